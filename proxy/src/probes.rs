@@ -1,0 +1,1 @@
+//! The application's probes, as the injector wrote them into `REMORA_PROBES`.
