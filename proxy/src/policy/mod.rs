@@ -2,6 +2,7 @@
 //!
 //! # Layout, in the order in which a request meets them
 //! - [`config`]: what a policy says.
+//! - [`rate_limit`]: how many requests in a time.
 //! - [`limit`]: how many of anything at the same time.
 //! - [`breaker`]: which endpoint gets nothing for a while.
 //! - [`deadline`]: how long anything may take.
@@ -13,4 +14,5 @@ pub mod budget;
 pub mod config;
 pub mod deadline;
 pub mod limit;
+pub mod rate_limit;
 pub mod retry;

@@ -106,11 +106,12 @@ impl BreakerSet {
     /// pod's address: its uid, or what else tells it from its successor.
     pub fn endpoint(&self, name: &str, now: Timestamp) -> Arc<SharedBreaker> {
         let mut members = self.members.lock();
-        // One more already, so that one which comes back while it is out finds its place.
+        // Counted before it is listed, so that one which comes back while it is out finds a place.
+        let arriving = u32::from(!members.is_listed(name));
         self.common
             .floor
             .lock()
-            .set_listed(members.listed_count() + 1);
+            .set_listed(members.listed_count() + arriving);
         let breaker = members.list(name, &self.common, now);
         self.members_changed(&members, now);
         breaker
@@ -216,6 +217,12 @@ impl Members {
             self.breakers.remove(&oldest);
         }
         debug_assert!(self.departed.len() <= DEPARTED_CAPACITY);
+    }
+
+    fn is_listed(&self, name: &str) -> bool {
+        self.breakers
+            .get(name)
+            .is_some_and(|breaker| breaker.is_listed())
     }
 
     fn listed_count(&self) -> u32 {
