@@ -63,7 +63,8 @@ impl Rule {
             let carry = |tat| new_rate.carry_over(&self.rate, tat, now);
             Arc::new(match &*self.store {
                 Store::Keyed(keyed) if same_key => {
-                    Store::Keyed(keyed.carry_over(config.max_keys, (&self.rate, &new_rate), now))
+                    let rates = (&self.rate, &new_rate);
+                    Store::Keyed(Box::new(keyed.carry_over(config.max_keys, rates, now)))
                 }
                 Store::Keyed(keyed) => Store::full_at(config, carry(keyed.take_emptiest())),
                 Store::One(bucket) => Store::full_at(config, carry(bucket.take())),
