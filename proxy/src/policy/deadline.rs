@@ -1,0 +1,174 @@
+//! Which deadline of a request is next, and what it means that it passed.
+//!
+//! ```text
+//!  request's headers ──────────────────────── request ──────────────────────────▶│
+//!        attempt ├── response_headers ──▶│
+//!                ├────────── per_try ────────────▶│
+//!                               headers ├───── idle ─────▶│ (anew with each byte)
+//! ```
+//!
+//! No attempt outlives the request: where several deadlines fall together the
+//! request's is the one that passed. This module starts no timer.
+
+use std::time::Duration;
+
+use super::config::Timeouts;
+use crate::clock::Timestamp;
+
+/// Which bound passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// The whole request: nothing more is tried.
+    Request,
+    /// This attempt: another may follow.
+    PerTry,
+    /// This attempt gave no response headers: another may follow.
+    ResponseHeaders,
+    /// No byte went either way: the stream ends.
+    Idle,
+}
+
+impl Bound {
+    /// The word for it in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::PerTry => "per_try",
+            Self::ResponseHeaders => "response_headers",
+            Self::Idle => "idle",
+        }
+    }
+
+    /// Whether only the attempt has ended, so that a retry is a question at all.
+    pub const fn ends_attempt_only(self) -> bool {
+        matches!(self, Self::PerTry | Self::ResponseHeaders)
+    }
+}
+
+/// The moment at which something passes, and what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub bound: Bound,
+}
+
+/// The deadlines of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    request: Option<Timestamp>,
+    per_try: Option<Duration>,
+    response_headers: Option<Duration>,
+}
+
+impl Deadlines {
+    /// Of a request whose headers were complete at `start`.
+    pub fn new(timeouts: &Timeouts, start: Timestamp) -> Self {
+        Self {
+            request: timeouts.request.map(|span| start.after(span)),
+            per_try: timeouts.per_try,
+            response_headers: timeouts.response_headers,
+        }
+    }
+
+    /// Takes a bound of the caller's own over (`grpc-timeout`), where it is earlier.
+    pub fn shorten(&mut self, at: Timestamp) {
+        self.request = Some(self.request.map_or(at, |own| own.min(at)));
+    }
+
+    /// When the whole request ends; `None` is not limited.
+    pub fn request(&self) -> Option<Timestamp> {
+        self.request
+    }
+
+    /// What is left of the request at `now`, zero when it is over; `None` is not limited.
+    pub fn time_left(&self, now: Timestamp) -> Option<Duration> {
+        self.request.map(|at| at.since(now))
+    }
+
+    /// The deadlines of an attempt that begins at `began`.
+    pub fn attempt(&self, began: Timestamp) -> Attempt {
+        let request = bound(self.request, Bound::Request);
+        let per_try = bound(self.per_try.map(|span| began.after(span)), Bound::PerTry);
+        let headers = bound(
+            self.response_headers.map(|span| began.after(span)),
+            Bound::ResponseHeaders,
+        );
+        let whole = earlier(request, per_try);
+        let attempt = Attempt {
+            until_headers: earlier(whole, headers),
+            until_end: whole,
+        };
+        debug_assert!(attempt.is_within(self.request));
+        attempt
+    }
+}
+
+/// The deadlines of one attempt.
+///
+/// After a 101, after the 200 of a CONNECT and after the response headers of a
+/// gRPC stream neither holds any longer, and [`Idle`] alone governs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// What is next while the response's headers have not come.
+    pub until_headers: Option<Deadline>,
+    /// What is next once they have.
+    pub until_end: Option<Deadline>,
+}
+
+impl Attempt {
+    fn is_within(&self, request: Option<Timestamp>) -> bool {
+        let within = |deadline: Option<Deadline>| match (deadline, request) {
+            (Some(deadline), Some(request)) => deadline.at <= request,
+            (None, Some(_)) => false,
+            (_, None) => true,
+        };
+        within(self.until_headers) && within(self.until_end)
+    }
+}
+
+/// Watches for a stream on which nothing moves.
+#[derive(Clone, Copy, Debug)]
+pub struct Idle {
+    span: Option<Duration>,
+    moved: Timestamp,
+}
+
+impl Idle {
+    /// Of a stream that begins at `now`.
+    pub fn new(timeouts: &Timeouts, now: Timestamp) -> Self {
+        Self {
+            span: timeouts.idle,
+            moved: now,
+        }
+    }
+
+    /// A byte went one way or the other.
+    pub fn moved(&mut self, now: Timestamp) {
+        self.moved = self.moved.max(now);
+    }
+
+    /// When the stream has been idle for too long; `None` is never.
+    pub fn deadline(&self) -> Option<Deadline> {
+        bound(self.span.map(|span| self.moved.after(span)), Bound::Idle)
+    }
+
+    /// Whether it has been idle for too long at `now`.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.deadline().is_some_and(|deadline| deadline.at <= now)
+    }
+}
+
+fn bound(at: Option<Timestamp>, bound: Bound) -> Option<Deadline> {
+    at.map(|at| Deadline { at, bound })
+}
+
+/// The earlier of the two; the first where they fall together.
+fn earlier(first: Option<Deadline>, second: Option<Deadline>) -> Option<Deadline> {
+    match (first, second) {
+        (Some(first), Some(second)) if second.at < first.at => Some(second),
+        (Some(first), _) => Some(first),
+        (None, second) => second,
+    }
+}
