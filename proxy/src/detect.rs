@@ -130,6 +130,11 @@ impl Detector {
         if self.seen.is_empty() { Step::Race } else { Step::Decided(Verdict::Opaque) }
     }
 
+    /// Whether the client has sent anything.
+    pub fn has_seen(&self) -> bool {
+        !self.seen.is_empty()
+    }
+
     /// All that was read, to be given on to whoever speaks the protocol.
     pub fn into_seen(self) -> Vec<u8> {
         self.seen
