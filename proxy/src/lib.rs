@@ -4,6 +4,8 @@
 //! - [`policy`]: limits, breaker, retries, timeouts, rate limits: pure state machines.
 //! - [`balance`]: which endpoint gets the next attempt.
 //! - [`runtime`]: what is shared by all workers about a service and an endpoint.
+//! - [`state`]: what the control plane says, as the rest reads it.
+//! - [`stream`]: how it gets here, and what is reported back.
 //! - [`clock`] and [`random`]: the only sources of time and chance.
 
 pub mod balance;
@@ -11,3 +13,5 @@ pub mod clock;
 pub mod policy;
 pub mod random;
 pub mod runtime;
+pub mod state;
+pub mod stream;
