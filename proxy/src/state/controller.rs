@@ -160,7 +160,7 @@ impl Controller {
         for event in received.events {
             self.apply(event, now);
         }
-        self.publish();
+        self.publish(now);
         received.error
     }
 
@@ -177,7 +177,7 @@ impl Controller {
                 }
             }
             None => {
-                self.make_room();
+                self.make_room(now);
                 self.machine
                     .subscribe(Kind::Service, &target.subscription());
                 self.subscriptions.add(target.clone(), now);
@@ -206,7 +206,7 @@ impl Controller {
             retired.insert(name, state.retire());
         }
         self.retired.retain(|_, retired| retired.is_held());
-        self.publish();
+        self.publish(now);
     }
 
     /// Asks again for collections that were not answered, at most every
@@ -225,12 +225,12 @@ impl Controller {
         true
     }
 
-    fn make_room(&mut self) {
+    fn make_room(&mut self, now: Timestamp) {
         let services = &self.services;
         let last_use = |name: &str| services.get(name).map(|state| state.usage().last());
         if let Some(target) = self.subscriptions.surplus(last_use) {
             self.drop_target(&target);
-            self.publish();
+            self.publish(now);
         }
     }
 
@@ -280,7 +280,7 @@ impl Controller {
     }
 
     /// Gives the workers the new picture, and those who wait their answers.
-    fn publish(&mut self) {
+    fn publish(&mut self, now: Timestamp) {
         for name in std::mem::take(&mut self.stale) {
             self.snapshot_stale = true;
             let complete = self
@@ -289,7 +289,7 @@ impl Controller {
                 .is_some_and(|state| self.is_complete(&name, state));
             match self.services.get_mut(&name) {
                 Some(state) if complete => {
-                    let service = state.publish();
+                    let service = state.publish(now);
                     self.published.insert(service.name.clone(), service);
                 }
                 // Known once, and its endpoints are being asked for anew: nothing false is shown.
