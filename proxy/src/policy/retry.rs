@@ -158,10 +158,11 @@ impl Attempts {
                 self.resends += 1;
             } else {
                 self.retries += 1;
+                // Only of this decision: a later policy may allow fewer than were made.
+                debug_assert!(policy.is_some_and(|policy| self.retries <= policy.attempts));
             }
         }
         debug_assert!(self.resends <= MAX_RESENDS);
-        debug_assert!(self.retries <= policy.map_or(self.retries, |policy| policy.attempts));
         decision
     }
 
