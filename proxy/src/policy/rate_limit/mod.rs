@@ -21,6 +21,8 @@ mod facts;
 mod gcra;
 mod keyed;
 mod rule;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
