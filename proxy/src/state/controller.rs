@@ -343,7 +343,7 @@ impl Controller {
     fn count_held(&self) {
         let subscriptions = &self.subscriptions;
         self.mesh
-            .set_held(subscriptions.len(), subscriptions.unknown());
+            .set_held(subscriptions.count(), subscriptions.unknown());
     }
 }
 

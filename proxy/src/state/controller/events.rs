@@ -172,10 +172,10 @@ impl Controller {
             state.remove_all_endpoints(now);
             if self.gone.len() >= MAX_GONE {
                 let longest = self.gone.iter().min_by_key(|(_, (_, since))| *since);
-                if let Some(longest) = longest.map(|(name, _)| name.clone()) {
-                    if let Some((state, _)) = self.gone.remove(&longest) {
-                        self.retired.insert(longest, state.retire());
-                    }
+                if let Some(longest) = longest.map(|(name, _)| name.clone())
+                    && let Some((state, _)) = self.gone.remove(&longest)
+                {
+                    self.retired.insert(longest, state.retire());
                 }
             }
             self.gone.insert(name.to_owned(), (state, now));

@@ -250,6 +250,36 @@ fn an_address_moves_from_one_service_to_another() {
 }
 
 #[test]
+fn an_address_that_moved_while_the_stream_was_away_leaves_nothing_behind() {
+    let mut machine = machine();
+    machine.subscribe(Kind::Service, "address/10.0.0.1");
+    let old = [resource(
+        Kind::Service,
+        "shop/old",
+        "1",
+        &["address/10.0.0.1"],
+    )];
+    take(&mut machine, response(Kind::Service, "a", &old, &[]));
+    machine.connected();
+    let new = [resource(
+        Kind::Service,
+        "shop/new",
+        "2",
+        &["address/10.0.0.1"],
+    )];
+    let received = take(&mut machine, response(Kind::Service, "b", &new, &[]));
+    let removed = Event::Removed {
+        kind: Kind::Service,
+        name: "shop/old".to_owned(),
+    };
+    assert!(received.events.contains(&removed), "{:?}", received.events);
+    assert_eq!(
+        machine.held(Kind::Service).collect::<Vec<_>>(),
+        [("shop/new", "2")]
+    );
+}
+
+#[test]
 fn collections_are_asked_for_one_by_one() {
     let mut machine = machine();
     machine.subscribe(Kind::Endpoint, "shop/a/*");
