@@ -29,7 +29,9 @@ use crate::stream::Kind;
 use crate::stream::protocol::Machine;
 
 /// A collection that was not answered for so long is asked for again.
-pub const ASK_AGAIN: Duration = Duration::from_millis(250);
+pub const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// After so long without a question no answer can still be under way.
+pub const ANSWERED_SURELY: Duration = Duration::from_secs(2);
 /// So many responses may wait for their ACK or NACK to be sent; then no more are read.
 pub const MAX_PENDING_ACKNOWLEDGEMENTS: usize = 64;
 /// Services that went away of themselves whose state is kept for their return.
@@ -211,9 +213,15 @@ impl Controller {
 
     /// Asks again for collections that were not answered, at most every
     /// [`ASK_AGAIN`]. Returns whether any is waited for.
+    ///
+    /// A server may answer several questions with one response, which then
+    /// seems to answer only the first; so this is how the others get theirs.
     pub(crate) fn ask_again(&mut self, now: Timestamp) -> bool {
         let open = self.machine.unanswered();
         if open.is_empty() {
+            if now.since(self.asked_again) >= ANSWERED_SURELY {
+                self.machine.forget_open_questions();
+            }
             return false;
         }
         if now.since(self.asked_again) >= ASK_AGAIN {
@@ -335,7 +343,7 @@ impl Controller {
     fn count_held(&self) {
         let subscriptions = &self.subscriptions;
         self.mesh
-            .set_held(subscriptions.len(), subscriptions.unknown());
+            .set_held(subscriptions.count(), subscriptions.unknown());
     }
 }
 

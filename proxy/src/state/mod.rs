@@ -20,6 +20,8 @@ pub mod resource;
 pub mod service_state;
 pub mod snapshot;
 pub mod subscriptions;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use self::mesh::{Counts, Mesh, Resolution, Status};
 pub use self::resource::{

@@ -93,7 +93,7 @@ impl Subscriptions {
     }
 
     /// Targets subscribed to.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.entries.len()
     }
 

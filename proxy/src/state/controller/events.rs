@@ -86,8 +86,8 @@ impl Controller {
                 self.services.insert(name.to_owned(), state);
             }
         }
-        if has_endpoints {
-            self.machine.subscribe(Kind::Endpoint, &collection_of(name));
+        if has_endpoints && self.machine.subscribe(Kind::Endpoint, &collection_of(name)) {
+            self.asked_again = now;
         }
         self.bind(name, aliases);
         self.stale.insert(name.to_owned());
