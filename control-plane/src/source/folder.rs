@@ -48,38 +48,65 @@ impl Folder {
         let mut touched = BTreeSet::new();
         for (name, change) in changes {
             let before = self.files.remove(&name).unwrap_or_default();
-            touched.extend(before.given.keys().cloned());
+            for key in before.given.keys() {
+                if let Some(givers) = self.givers.get_mut(key) {
+                    givers.remove(&name);
+                }
+                touched.insert(key.clone());
+            }
             let now = match change {
                 Change::Gone => None,
                 Change::Text(text) => Some(read(&name, &text, before)),
                 Change::Unreadable(why) => {
-                    let problem = Problem { field: String::new(), ..problem(&name, (0, 0), None, &why) };
-                    Some(File { problems: vec![problem], ..before })
+                    let problem = Problem {
+                        field: String::new(),
+                        ..problem(&name, (0, 0), None, &why)
+                    };
+                    Some(File {
+                        problems: vec![problem],
+                        ..before
+                    })
                 }
             };
             if let Some(now) = now {
-                touched.extend(now.given.keys().cloned());
+                for key in now.given.keys() {
+                    self.givers
+                        .entry(key.clone())
+                        .or_default()
+                        .insert(name.clone());
+                    touched.insert(key.clone());
+                }
                 self.tell_skipped(&name, &now.skipped);
                 self.files.insert(name, now);
             }
         }
-        touched.into_iter().filter_map(|key| self.settle(key)).collect()
+        touched
+            .into_iter()
+            .filter_map(|key| self.settle(key))
+            .collect()
     }
 
     /// Whose an object is now, and what the core is to be told of it.
     fn settle(&mut self, key: Key) -> Option<Event> {
-        let files = self.files.iter();
-        let givers: BTreeSet<String> =
-            files.filter(|(_, file)| file.given.contains_key(&key)).map(|(name, _)| name.clone()).collect();
+        let empty = BTreeSet::new();
+        let givers = self.givers.get(&key).unwrap_or(&empty);
         let before = self.in_force.remove(&key);
-        let owner = before.as_ref().map(|(owner, _)| owner).filter(|owner| givers.contains(*owner));
+        let owner = before
+            .as_ref()
+            .map(|(owner, _)| owner)
+            .filter(|owner| givers.contains(*owner));
         let Some(owner) = owner.or_else(|| givers.first()).cloned() else {
             self.givers.remove(&key);
             return before.map(|_| Event::Delete(key));
         };
-        let given = self.files.get(&owner).and_then(|file| file.given.get(&key))?;
-        let object = counted(given.object.clone(), before.as_ref().map(|(_, object)| object));
-        self.givers.insert(key.clone(), givers);
+        let given = self
+            .files
+            .get(&owner)
+            .and_then(|file| file.given.get(&key))?;
+        let object = counted(
+            given.object.clone(),
+            before.as_ref().map(|(_, object)| object),
+        );
         let same = before.is_some_and(|(_, before)| before == object);
         self.in_force.insert(key, (owner, object.clone()));
         (!same).then_some(Event::Apply(object))
@@ -89,23 +116,37 @@ impl Folder {
     fn tell_skipped(&mut self, file: &str, skipped: &BTreeSet<String>) {
         for kind in skipped {
             if self.told_skipped.insert(kind.clone()) {
-                tracing::info!(file, kind, "objects of this kind have no meaning for Remora and are passed over");
+                tracing::info!(
+                    file,
+                    kind,
+                    "objects of this kind have no meaning for Remora and are passed over"
+                );
             }
         }
     }
 
     /// What is wrong now.
     pub fn problems(&self) -> BTreeSet<Problem> {
-        let mut problems: BTreeSet<Problem> =
-            self.files.values().flat_map(|file| file.problems.iter().cloned()).collect();
+        let mut problems: BTreeSet<Problem> = self
+            .files
+            .values()
+            .flat_map(|file| file.problems.iter().cloned())
+            .collect();
         for (key, givers) in &self.givers {
             let Some((owner, _)) = self.in_force.get(key).filter(|_| givers.len() > 1) else {
                 continue;
             };
             let owner_line = self.line(owner, key);
             for giver in givers.iter().filter(|giver| *giver != owner) {
-                let message = format!("stands already in {owner}, line {owner_line}: that one is in force, this one is not");
-                problems.insert(problem(giver, (self.line(giver, key), 1), Some(key), &message));
+                let message = format!(
+                    "stands already in {owner}, line {owner_line}: that one is in force, this one is not"
+                );
+                problems.insert(problem(
+                    giver,
+                    (self.line(giver, key), 1),
+                    Some(key),
+                    &message,
+                ));
             }
         }
         problems
@@ -115,13 +156,22 @@ impl Folder {
     pub fn places(&self) -> HashMap<Key, Place> {
         let in_force = self.in_force.iter();
         let places = in_force.map(|(key, (owner, _))| {
-            (key.clone(), Place { file: owner.clone(), line: self.line(owner, key) })
+            (
+                key.clone(),
+                Place {
+                    file: owner.clone(),
+                    line: self.line(owner, key),
+                },
+            )
         });
         places.collect()
     }
 
     fn line(&self, file: &str, key: &Key) -> u64 {
-        self.files.get(file).and_then(|file| file.given.get(key)).map_or(0, |given| given.line)
+        self.files
+            .get(file)
+            .and_then(|file| file.given.get(key))
+            .map_or(0, |given| given.line)
     }
 }
 
@@ -131,7 +181,11 @@ fn counted(mut object: Object, before: Option<&Object>) -> Object {
         policy.generation = match before {
             Some(Object::TrafficPolicy(before)) => {
                 let same = before.settings == policy.settings && before.targets == policy.targets;
-                if same { before.generation } else { before.generation + 1 }
+                if same {
+                    before.generation
+                } else {
+                    before.generation + 1
+                }
             }
             _ => 1,
         };
@@ -159,22 +213,38 @@ fn read(name: &str, text: &str, mut before: File) -> File {
             Read::Object(object) => {
                 let key = object.key();
                 if let Some(first) = file.given.get(&key) {
-                    let message = format!("stands already in line {} of this file: that one is in force, this one is not", first.line);
-                    file.problems.push(problem(name, (placed.line, 1), Some(&key), &message));
+                    let message = format!(
+                        "stands already in line {} of this file: that one is in force, this one is not",
+                        first.line
+                    );
+                    file.problems
+                        .push(problem(name, (placed.line, 1), Some(&key), &message));
                 } else {
-                    file.given.insert(key, Given { object, line: placed.line });
+                    file.given.insert(
+                        key,
+                        Given {
+                            object,
+                            line: placed.line,
+                        },
+                    );
                 }
             }
             Read::Broken(key, errors) => {
                 let last_good = before.given.contains_key(&key);
-                let errors = errors.into_iter().map(|error| located(name, Some(&key), error, last_good));
+                let errors = errors
+                    .into_iter()
+                    .map(|error| located(name, Some(&key), error, last_good));
                 file.problems.extend(errors);
                 kept.push(key);
             }
             Read::Unknown(errors) => {
                 all_known = false;
                 let last_good = !before.given.is_empty();
-                file.problems.extend(errors.into_iter().map(|error| located(name, None, error, last_good)));
+                file.problems.extend(
+                    errors
+                        .into_iter()
+                        .map(|error| located(name, None, error, last_good)),
+                );
             }
             Read::Skipped(kind) => {
                 file.skipped.insert(kind);
@@ -193,7 +263,14 @@ fn read(name: &str, text: &str, mut before: File) -> File {
 }
 
 fn located(file: &str, object: Option<&Key>, error: Located, last_good: bool) -> Problem {
-    let stays = if last_good { " (the last good version stays in force)" } else { "" };
+    let stays = if last_good {
+        " (the last good version stays in force)"
+    } else {
+        ""
+    };
     let message = format!("{}{stays}", error.message);
-    Problem { field: error.field, ..problem(file, error.position, object, &message) }
+    Problem {
+        field: error.field,
+        ..problem(file, error.position, object, &message)
+    }
 }
