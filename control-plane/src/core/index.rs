@@ -67,7 +67,7 @@ impl Index {
             Object::Service(service) => self.apply_service(service),
             Object::EndpointSlice(slice) => self.apply_slice(slice),
             Object::Pod(pod) => self.apply_pod(pod),
-            Object::TrafficPolicy(policy) => self.apply_policy(policy),
+            Object::TrafficPolicy(policy) => self.apply_policy(*policy),
             Object::Namespace(_) | Object::Deployment(_) => {}
         }
     }
@@ -206,10 +206,15 @@ impl Index {
                     .iter()
                     .filter(|one| !old.endpoints.contains(one));
                 let new: Vec<_> = new.cloned().collect();
+                self.touch_endpoints(&slice, &gone);
+                self.touch_endpoints(&slice, &new);
                 self.relist(&slice, &gone, false);
+                // A pod of which another entry stays is still listed.
+                let changed = |one: &&SliceEndpoint| gone.iter().any(|gone| gone.pod == one.pod);
+                let stay = slice.endpoints.iter().filter(changed).cloned();
+                let stay: Vec<_> = stay.collect();
+                self.relist(&slice, &stay, true);
                 self.relist(&slice, &new, true);
-                // A pod that stays listed by another entry of the slice stays so.
-                self.relist(&slice, &slice.endpoints.clone(), true);
             }
             old => {
                 self.slices.insert(slice.id.clone(), slice.clone());
@@ -233,12 +238,12 @@ impl Index {
     }
 
     fn unlist(&mut self, slice: &EndpointSlice) {
-        if let Some(service) = service_id(slice) {
-            if let Some(slices) = self.slices_of.get_mut(&service) {
-                slices.remove(&slice.id);
-                if slices.is_empty() {
-                    self.slices_of.remove(&service);
-                }
+        if let Some(service) = service_id(slice)
+            && let Some(slices) = self.slices_of.get_mut(&service)
+        {
+            slices.remove(&slice.id);
+            if slices.is_empty() {
+                self.slices_of.remove(&service);
             }
         }
         self.touch_endpoints(slice, &slice.endpoints);
@@ -267,7 +272,6 @@ impl Index {
                 self.dirty.pods.insert(pod);
             }
         }
-        self.touch_endpoints(slice, endpoints);
     }
 
     fn touch_endpoints(&mut self, slice: &EndpointSlice, endpoints: &[SliceEndpoint]) {

@@ -105,7 +105,7 @@ pub enum Object {
     /// A Pod.
     Pod(Pod),
     /// A TrafficPolicy.
-    TrafficPolicy(TrafficPolicy),
+    TrafficPolicy(Box<TrafficPolicy>),
     /// A Deployment (its name is enough).
     Deployment(Id),
 }

@@ -420,14 +420,11 @@ fn workload(index: &Index, pod: &Pod) -> v1::Workload {
 /// The limits that the pod itself enforces, and whose they are.
 fn enforced(effective: &Effective, policies: &mut Vec<v1::PolicyReference>) -> Vec<v1::RateLimit> {
     let limits = resolve::target_rate_limits(&effective.settings);
-    if let Some(policy) = effective
-        .rate_limits_from
-        .as_ref()
-        .filter(|_| !limits.is_empty())
+    if let Some(policy) = &effective.rate_limits_from
+        && !limits.is_empty()
+        && !policies.contains(policy)
     {
-        if !policies.contains(policy) {
-            policies.push(policy.clone());
-        }
+        policies.push(policy.clone());
     }
     limits
 }

@@ -218,12 +218,12 @@ impl Store {
         for alias in &old.aliases {
             held.unbind(alias, name);
         }
-        if let Some(prefix) = collection_of(kind, name) {
-            if let Some(members) = held.collections.get_mut(prefix) {
-                members.remove(name);
-                if members.is_empty() {
-                    held.collections.remove(prefix);
-                }
+        if let Some(prefix) = collection_of(kind, name)
+            && let Some(members) = held.collections.get_mut(prefix)
+        {
+            members.remove(name);
+            if members.is_empty() {
+                held.collections.remove(prefix);
             }
         }
         held.wake(kind, &old.name, old.aliases.iter());

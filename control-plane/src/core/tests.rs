@@ -148,6 +148,10 @@ fn policy(name: &str, target: Option<&str>, settings: Settings) -> TrafficPolicy
     }
 }
 
+fn as_object(policy: TrafficPolicy) -> Object {
+    Object::TrafficPolicy(Box::new(policy))
+}
+
 fn breaker(consecutive_failures: Option<u32>, max_requests: Option<u32>) -> Settings {
     let limits = v1::Limits {
         max_requests,
@@ -209,8 +213,8 @@ fn policies_merge_leaf_by_leaf_and_a_list_replaces_a_list() {
     world.apply([
         cluster_ip("catalog", &["10.0.0.1"]),
         cluster_ip("cart", &["10.0.0.2"]),
-        Object::TrafficPolicy(policy("own", Some("catalog"), breaker(Some(3), None))),
-        Object::TrafficPolicy(policy("general", None, breaker(Some(9), Some(7)))),
+        as_object(policy("own", Some("catalog"), breaker(Some(3), None))),
+        as_object(policy("general", None, breaker(Some(9), Some(7)))),
     ]);
     let catalog = world.service("shop/catalog").unwrap();
     assert_eq!(failures(&catalog), Some(3));
@@ -231,8 +235,8 @@ fn policies_merge_leaf_by_leaf_and_a_list_replaces_a_list() {
     assert_eq!(failures(&world.service("shop/cart").unwrap()), Some(9));
 
     world.apply([
-        Object::TrafficPolicy(policy("own", Some("catalog"), rate("own", true))),
-        Object::TrafficPolicy(policy("general", None, rate("general", true))),
+        as_object(policy("own", Some("catalog"), rate("own", true))),
+        as_object(policy("general", None, rate("general", true))),
     ]);
     let limits = |world: &World, name: &str| -> Vec<String> {
         let policy = world.service(name).unwrap().policy.unwrap();
@@ -255,8 +259,8 @@ fn a_policy_of_another_namespace_has_no_effect() {
     general.id = Id::new("other", "general");
     world.apply([
         cluster_ip("catalog", &["10.0.0.1"]),
-        Object::TrafficPolicy(foreign),
-        Object::TrafficPolicy(general),
+        Object::TrafficPolicy(Box::new(foreign)),
+        Object::TrafficPolicy(Box::new(general)),
     ]);
     assert_eq!(world.service("shop/catalog").unwrap().policy, None);
     assert_eq!(world.reasons()["foreign"], Reason::TargetNotFound);
@@ -268,7 +272,7 @@ fn of_two_policies_the_older_is_in_force_whole() {
     let dated = |name: &str, created: i64, failures: u32| {
         let mut dated = policy(name, Some("catalog"), breaker(Some(failures), None));
         dated.created = Some(created);
-        Object::TrafficPolicy(dated)
+        Object::TrafficPolicy(Box::new(dated))
     };
     world.apply([
         cluster_ip("catalog", &["10.0.0.1"]),
@@ -287,9 +291,8 @@ fn of_two_policies_the_older_is_in_force_whole() {
     assert_eq!(world.reasons()["a"], Reason::Accepted);
 
     // Without dates, the order of first sight; an edit keeps it.
-    let undated = |name: &str, failures| {
-        Object::TrafficPolicy(policy(name, Some("cart"), breaker(Some(failures), None)))
-    };
+    let undated =
+        |name: &str, failures| as_object(policy(name, Some("cart"), breaker(Some(failures), None)));
     world.apply([
         cluster_ip("cart", &["10.0.0.2"]),
         undated("y", 5),
@@ -392,7 +395,7 @@ fn a_pod_is_reached_by_its_address_with_the_policy_of_its_oldest_headless_servic
     };
     world.apply([
         Object::Pod(pod("db-0", "db", "10.1.0.1")),
-        Object::TrafficPolicy(policy("general", None, breaker(Some(9), None))),
+        as_object(policy("general", None, breaker(Some(9), None))),
     ]);
     let direct = world.service("address/10.1.0.1").unwrap();
     assert_eq!(
@@ -407,8 +410,8 @@ fn a_pod_is_reached_by_its_address_with_the_policy_of_its_oldest_headless_servic
         headless("older", 10),
         slice("n", "newer", vec![seat("db-0", "10.1.0.1")]),
         slice("o", "older", vec![seat("db-0", "10.1.0.1")]),
-        Object::TrafficPolicy(policy("newer", Some("newer"), breaker(Some(2), None))),
-        Object::TrafficPolicy(policy("older", Some("older"), breaker(Some(3), None))),
+        as_object(policy("newer", Some("newer"), breaker(Some(2), None))),
+        as_object(policy("older", Some("older"), breaker(Some(3), None))),
     ]);
     let direct = world.service("pod/shop/db-0").unwrap();
     assert_eq!(
@@ -470,9 +473,9 @@ fn a_workload_enforces_the_limits_of_every_service_that_covers_its_port() {
         cluster_ip("catalog", &["10.0.0.1"]),
         slice("a", "catalog", vec![seat("c-1", "10.1.0.1")]),
         Object::Service(second),
-        Object::TrafficPolicy(policy("one", Some("catalog"), rate("one", false))),
-        Object::TrafficPolicy(policy("two", Some("second"), rate("two", false))),
-        Object::TrafficPolicy(policy("general", None, rate("general", false))),
+        as_object(policy("one", Some("catalog"), rate("one", false))),
+        as_object(policy("two", Some("second"), rate("two", false))),
+        as_object(policy("general", None, rate("general", false))),
     ]);
     let workload = world.workload("shop/c-1");
     let port = |number: u32| {
@@ -549,7 +552,7 @@ mod order {
     fn objects() -> Vec<Object> {
         let dated = |mut dated: TrafficPolicy, created| {
             dated.created = Some(created);
-            Object::TrafficPolicy(dated)
+            Object::TrafficPolicy(Box::new(dated))
         };
         let mut headless = service("db", Reach::Headless);
         headless.created = Some(1);

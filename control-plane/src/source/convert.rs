@@ -345,3 +345,115 @@ fn container_ports(spec: &core_v1::PodSpec, errors: &mut Errors) -> Vec<(Name, u
     errors.bounded("spec.containers", ports.len(), MAX_PORTS);
     ports
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_protocol_comes_from_app_protocol_or_the_names_prefix() {
+        for (app_protocol, name, wanted) in [
+            (None, "http", Protocol::Http1),
+            (None, "http-web", Protocol::Http1),
+            (None, "http2-web", Protocol::Http2),
+            (None, "grpc", Protocol::Grpc),
+            (None, "tcp-inventory", Protocol::Tcp),
+            (None, "https", Protocol::Tcp),
+            (None, "web", Protocol::Detect),
+            (None, "httpx", Protocol::Detect),
+            (None, "", Protocol::Detect),
+            (Some("kubernetes.io/h2c"), "http", Protocol::Http2),
+            (Some("example.com/own"), "http", Protocol::Detect),
+        ] {
+            assert_eq!(
+                protocol(app_protocol, name),
+                wanted,
+                "{app_protocol:?} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_services_own_settings_are_read() {
+        let mut errors = Errors::default();
+        let read = serde_json::from_value(json!({
+            "metadata": {"annotations": {"remora.io/opaque-ports": "3306, 7000-7010"}},
+            "spec": {
+                "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "fd00::1"],
+                "sessionAffinity": "ClientIP",
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}},
+                "internalTrafficPolicy": "Local",
+                "ports": [
+                    {"name": "http-db", "port": 3306, "targetPort": "db"},
+                    {"name": "dns", "port": 53, "protocol": "UDP"},
+                ],
+            },
+        }));
+        let read = service(Id::new("shop", "db"), &read.unwrap(), &mut errors);
+        assert_eq!(errors.0, []);
+        assert_eq!(read.session_affinity_seconds, Some(60));
+        assert!(read.internal_traffic_local);
+        assert_eq!(read.ports.len(), 1, "UDP is never touched");
+        assert_eq!(
+            read.ports[0].protocol,
+            Protocol::Tcp,
+            "opaque wins over the name"
+        );
+        assert_eq!(read.ports[0].target, PortReference::Name("db".into()));
+        let Reach::ClusterIp(addresses) = read.reach else {
+            panic!()
+        };
+        assert_eq!(addresses.len(), 2);
+    }
+
+    #[test]
+    fn the_address_of_a_host_or_of_a_pod_that_ended_is_not_the_pods() {
+        let addresses = |pod_of: serde_json::Value| {
+            let read = serde_json::from_value(pod_of).unwrap();
+            pod(Id::new("shop", "a"), &read, &mut Errors::default())
+                .addresses
+                .len()
+        };
+        let ips = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
+        let status = json!({"podIP": "10.0.0.1", "podIPs": ips});
+        let spec = json!({"containers": []});
+        assert_eq!(
+            addresses(json!({"metadata": {}, "spec": spec, "status": status})),
+            2
+        );
+        let host = json!({"containers": [], "hostNetwork": true});
+        assert_eq!(
+            addresses(json!({"metadata": {}, "spec": host, "status": status})),
+            0
+        );
+        let ended = json!({"podIP": "10.0.0.1", "phase": "Succeeded"});
+        assert_eq!(
+            addresses(json!({"metadata": {}, "spec": spec, "status": ended})),
+            0
+        );
+    }
+
+    #[test]
+    fn what_a_slice_does_not_say_has_kubernetes_defaults() {
+        let mut errors = Errors::default();
+        let read = serde_json::from_value(json!({
+            "metadata": {"labels": {"kubernetes.io/service-name": "a"}},
+            "addressType": "IPv4",
+            "ports": [{"port": 80}],
+            "endpoints": [
+                {"addresses": ["10.0.0.1"]},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true},
+                 "hints": {"forZones": [{"name": "z"}]}},
+                {"addresses": ["nonsense"]},
+            ],
+        }));
+        let read = endpoint_slice(Id::new("shop", "a-1"), &read.unwrap(), &mut errors);
+        let (first, second) = (&read.endpoints[0], &read.endpoints[1]);
+        assert!(first.ready && first.serving && !first.terminating);
+        assert!(!second.ready && second.serving && second.terminating);
+        assert_eq!(second.hint_zones, ["z"]);
+        assert_eq!(errors.0[0].field, "endpoints[2].addresses[0]");
+    }
+}

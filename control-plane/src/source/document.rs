@@ -189,7 +189,7 @@ fn object(key: &Key, text: &str, node: &Node, value: &Value) -> Result<Object, V
             let slice = typed::<EndpointSlice>(text, node)?;
             Object::EndpointSlice(convert::endpoint_slice(id, &slice, &mut errors))
         }
-        Kind::TrafficPolicy => Object::TrafficPolicy(policy(id, value)?),
+        Kind::TrafficPolicy => Object::TrafficPolicy(Box::new(policy(id, value)?)),
     };
     if errors.0.is_empty() {
         Ok(object)

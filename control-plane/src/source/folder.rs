@@ -274,3 +274,166 @@ fn located(file: &str, object: Option<&Key>, error: Located, last_good: bool) ->
         ..problem(file, error.position, object, &message)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::objects::{Id, Kind};
+
+    fn policy(name: &str, attempts: &str) -> String {
+        format!(
+            "---\napiVersion: remora.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec:\n  targetRefs: [{{kind: Service, name: catalog}}]\n  retries: {{attempts: {attempts}}}\n"
+        )
+    }
+
+    fn key(name: &str) -> Key {
+        Key {
+            kind: Kind::TrafficPolicy,
+            id: Id::new("shop", name),
+        }
+    }
+
+    fn write(folder: &mut Folder, name: &str, text: &str) -> Vec<String> {
+        let change = Change::Text(text.to_owned());
+        told(folder.update([(name.to_owned(), change)]))
+    }
+
+    fn remove(folder: &mut Folder, name: &str) -> Vec<String> {
+        told(folder.update([(name.to_owned(), Change::Gone)]))
+    }
+
+    fn told(events: Vec<Event>) -> Vec<String> {
+        let shown = events.into_iter().map(|event| match event {
+            Event::Apply(Object::TrafficPolicy(policy)) => {
+                let retries = policy.settings.retries.unwrap_or_default();
+                format!(
+                    "{} {} generation {}",
+                    policy.id.name,
+                    retries.attempts.unwrap_or(0),
+                    policy.generation
+                )
+            }
+            Event::Apply(object) => object.key().to_string(),
+            Event::Delete(key) => format!("-{}", key.id.name),
+            Event::Synced => "synced".to_owned(),
+        });
+        shown.collect()
+    }
+
+    #[test]
+    fn only_what_changed_is_told_and_the_generation_counts_changes() {
+        let mut folder = Folder::default();
+        let both = policy("a", "1") + &policy("b", "1");
+        assert_eq!(
+            write(&mut folder, "x", &both),
+            ["a 1 generation 1", "b 1 generation 1"]
+        );
+        let changed = policy("a", "2") + "# a comment\n" + &policy("b", "1");
+        assert_eq!(write(&mut folder, "x", &changed), ["a 2 generation 2"]);
+        assert_eq!(write(&mut folder, "x", &policy("a", "2")), ["-b"]);
+        assert_eq!(remove(&mut folder, "x"), ["-a"]);
+    }
+
+    #[test]
+    fn a_broken_object_keeps_its_last_good_version_and_spoils_no_other() {
+        let mut folder = Folder::default();
+        write(&mut folder, "x", &(policy("a", "1") + &policy("b", "1")));
+        let broken = policy("a", "99") + &policy("b", "2");
+        assert_eq!(write(&mut folder, "x", &broken), ["b 2 generation 2"]);
+        let problems: Vec<Problem> = folder.problems().into_iter().collect();
+        assert_eq!(problems.len(), 1);
+        assert_eq!(
+            (problems[0].line, problems[0].field.as_str()),
+            (7, "spec.retries.attempts")
+        );
+        assert_eq!(problems[0].object, "TrafficPolicy shop/a");
+        // Broken and then out of the file: it is gone.
+        assert_eq!(write(&mut folder, "x", &policy("b", "2")), ["-a"]);
+        assert!(folder.problems().is_empty());
+    }
+
+    #[test]
+    fn a_document_that_is_no_yaml_keeps_all_that_its_file_gave() {
+        let mut folder = Folder::default();
+        write(&mut folder, "x", &(policy("a", "1") + &policy("b", "1")));
+        let broken = "---\nkind: [TrafficPolicy\n".to_owned() + &policy("b", "2");
+        assert_eq!(write(&mut folder, "x", &broken), ["b 2 generation 2"]);
+        assert_eq!(
+            folder.problems().first().map(|problem| problem.line),
+            Some(2)
+        );
+        let unreadable = Change::Unreadable("is not UTF-8".to_owned());
+        assert!(folder.update([("x".to_owned(), unreadable)]).is_empty());
+        assert_eq!(folder.problems().len(), 1);
+        assert_eq!(remove(&mut folder, "x"), ["-a", "-b"]);
+    }
+
+    #[test]
+    fn of_an_object_in_two_files_the_first_stays_and_both_are_named() {
+        let mut folder = Folder::default();
+        write(&mut folder, "z", &policy("a", "1"));
+        assert!(write(&mut folder, "b", &policy("a", "2")).is_empty());
+        let problem = folder.problems().pop_first().unwrap();
+        assert_eq!(problem.file, "b");
+        assert!(problem.message.contains("z, line 2"), "{problem:?}");
+        assert_eq!(folder.places()[&key("a")].file, "z");
+        assert_eq!(remove(&mut folder, "z"), ["a 2 generation 2"]);
+        assert!(folder.problems().is_empty());
+        // The same in one file.
+        write(&mut folder, "b", &(policy("a", "2") + &policy("a", "3")));
+        assert!(
+            folder
+                .problems()
+                .pop_first()
+                .unwrap()
+                .message
+                .contains("line 2 of this file")
+        );
+    }
+
+    #[test]
+    fn kinds_of_kubernetes_are_read_with_fields_that_are_not_known() {
+        let mut folder = Folder::default();
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec: {clusterIP: 10.0.0.1, later: 1, ports: [{port: 80}]}\n\
+                    ---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n\
+                    ---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a, namespace: shop}\nspec: {selector: {}, template: {}}\n";
+        assert_eq!(
+            write(&mut folder, "x", text),
+            ["Service shop/a", "Deployment shop/a"]
+        );
+        assert!(folder.problems().is_empty());
+        let wrong = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec:\n  clusterIP: nonsense\n  ports:\n  - port: many\n";
+        assert!(write(&mut folder, "x", wrong).contains(&"-a".to_owned()));
+        let problem = folder.problems().pop_first().unwrap();
+        assert_eq!(
+            (problem.line, problem.field.as_str()),
+            (7, "spec.ports[0].port"),
+            "{problem:?}"
+        );
+        for (text, field) in [
+            (
+                "apiVersion: v1\nkind: Service\nmetadata: {name: UPPER}\n",
+                "metadata.name",
+            ),
+            (
+                "apiVersion: v2\nkind: Pod\nmetadata: {name: a}\n",
+                "apiVersion",
+            ),
+            ("kind: Pod\n", "apiVersion"),
+            ("apiVersion: v1\nkind: List\nitems: []\n", "kind"),
+            ("- a\n", ""),
+            (
+                "apiVersion: remora.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: a}\nspec: {}\nextra: 1\n",
+                "extra",
+            ),
+        ] {
+            write(&mut folder, "y", text);
+            let problems = folder.problems();
+            let found = problems
+                .iter()
+                .any(|problem| problem.file == "y" && problem.field == field);
+            assert!(found, "{text}: {problems:#?}");
+        }
+    }
+}

@@ -22,17 +22,15 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut start_line) = (0, 0);
     let mut position = 0;
-    let mut lines = 0;
-    for line in text.split_inclusive('\n') {
+    for (number, line) in (0..).zip(text.split_inclusive('\n')) {
         if is_marker(line) && position > start {
             documents.push(Document {
                 text: &text[start..position],
                 line_offset: start_line,
             });
-            (start, start_line) = (position, lines);
+            (start, start_line) = (position, number);
         }
         position += line.len();
-        lines += 1;
     }
     documents.push(Document {
         text: &text[start..],

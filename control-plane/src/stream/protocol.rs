@@ -286,10 +286,12 @@ impl TypeStream {
                 Some(resource) => Told::Bound(resource.name.clone()),
                 None => Told::Missing,
             };
-            if let Told::Bound(before) = &told {
-                if now != told && self.release(before, name) && before != name {
-                    response.removed.push(before.clone());
-                }
+            if let Told::Bound(before) = &told
+                && now != told
+                && self.release(before, name)
+                && before != name
+            {
+                response.removed.push(before.clone());
             }
             match &found {
                 Some(resource) => self.offer(resource, name.clone(), asked, response),
@@ -332,7 +334,7 @@ impl TypeStream {
                 .iter()
                 .any(|sent| sent.name == resource.name)
         };
-        if (known && !asked) || (known && twice()) {
+        if known && (!asked || twice()) {
             return;
         }
         held.version = resource.version.clone();

@@ -384,6 +384,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A response that is not answered yet: its nonce, names and versions.
+type Waiting = (String, Vec<(String, String)>);
+
 /// A sidecar as simple as can be, and what it was sent.
 #[derive(Default)]
 struct Model {
@@ -394,7 +397,7 @@ struct Model {
     refused: HashMap<String, String>,
     /// What was sent and has not been asked for, removed or unsubscribed since.
     sent: HashMap<String, String>,
-    waiting: BTreeMap<&'static str, (String, Vec<(String, String)>)>,
+    waiting: BTreeMap<&'static str, Waiting>,
 }
 
 impl Model {

@@ -1,6 +1,6 @@
 //! What users and sidecars live through.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use remora_proto::discovery::DeltaDiscoveryRequest;
 use remora_proto::v1;
@@ -76,7 +76,7 @@ async fn a_change_of_yaml_arrives_at_once() {
             "catalog",
             &format!("circuitBreaker: {{consecutiveFailures: {failures_wanted}}}"),
         );
-        let before = Instant::now();
+        let before = remora_control_plane::clock::now();
         plane.write("policy.yaml", &text);
         let response = sidecar.receive().await;
         times.push(before.elapsed());
