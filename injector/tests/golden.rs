@@ -1,6 +1,8 @@
 //! Pods as they are written, and what becomes of them: each `golden/*.yaml`
 //! has its snapshot in `snapshots`.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // a test may fail by them
+
 use std::fmt::Write;
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! What holds for every pod.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // a test may fail by them
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
