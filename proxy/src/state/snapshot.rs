@@ -56,6 +56,14 @@ pub struct EndpointList {
     pub is_even: bool,
 }
 
+impl std::ops::Deref for EndpointList {
+    type Target = [Endpoint];
+
+    fn deref(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+}
+
 impl EndpointList {
     /// Of these endpoints.
     pub fn new(endpoints: Arc<[Endpoint]>) -> Self {
