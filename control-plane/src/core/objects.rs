@@ -242,6 +242,8 @@ pub struct Pod {
     pub ports: Vec<(Name, u16)>,
     /// The annotation remora.io/opaque-ports.
     pub opaque_ports: Vec<PortRange>,
+    /// A sidecar of ours runs in it.
+    pub sidecar: bool,
 }
 
 /// Ports from the first to the second, both included.

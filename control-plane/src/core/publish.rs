@@ -245,6 +245,7 @@ fn one_endpoint(
         draining,
         serving: endpoint.serving,
         hint_zones: endpoint.hint_zones.clone(),
+        sidecar: pod.is_some_and(|pod| pod.sidecar),
     };
     (name.into(), message)
 }
@@ -292,6 +293,7 @@ fn pod_service(index: &Index, pod: &Pod) -> v1::Service {
             ready: pod.ready && !pod.draining,
             draining: pod.draining,
             serving: pod.ready,
+            sidecar: pod.sidecar,
             ..v1::Endpoint::default()
         }),
     }

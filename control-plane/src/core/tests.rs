@@ -112,6 +112,7 @@ fn pod(name: &str, app: &str, address: &str) -> Pod {
         ready: true,
         ports: Vec::new(),
         opaque_ports: Vec::new(),
+        sidecar: true,
     }
 }
 

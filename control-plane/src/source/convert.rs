@@ -317,7 +317,15 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         ready: ready.is_none_or(|ready| ready.status == "True"),
         ports: container_ports(&spec, errors),
         opaque_ports: opaque_ports(&pod.metadata, errors),
+        sidecar: has_sidecar(&spec),
     }
+}
+
+/// A native sidecar of ours is among the init containers.
+fn has_sidecar(spec: &core_v1::PodSpec) -> bool {
+    let init = spec.init_containers.iter().flatten();
+    init.into_iter()
+        .any(|container| container.name == well_known::SIDECAR_CONTAINER)
 }
 
 fn container_ports(spec: &core_v1::PodSpec, errors: &mut Errors) -> Vec<(Name, u16)> {
