@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 
 use crate::answer::Reason;
@@ -453,6 +453,7 @@ impl<'a> Attempting<'a> {
         let now = clock::now();
         self.source.commit();
         let (mut parts, body) = response.into_parts();
+        parts.version = Version::HTTP_11;
         headers::strip_hop_by_hop(&mut parts.headers);
         let said = parts
             .headers

@@ -269,6 +269,7 @@ async fn forward(
     match sent {
         Ok((response, connection)) => {
             let (mut parts, body) = response.into_parts();
+            parts.version = Version::HTTP_11;
             headers::strip_hop_by_hop(&mut parts.headers);
             headers::strip_ours(&mut parts.headers);
             exchange.answered(parts.status, None, clock::now());
