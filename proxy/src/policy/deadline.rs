@@ -39,6 +39,16 @@ impl Bound {
         }
     }
 
+    /// The field of `timeouts` that sets it.
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::PerTry => "perTry",
+            Self::ResponseHeaders => "responseHeaders",
+            Self::Idle => "idle",
+        }
+    }
+
     /// Whether only the attempt has ended, so that a retry is a question at all.
     pub const fn ends_attempt_only(self) -> bool {
         matches!(self, Self::PerTry | Self::ResponseHeaders)
@@ -165,7 +175,7 @@ fn bound(at: Option<Timestamp>, bound: Bound) -> Option<Deadline> {
 }
 
 /// The earlier of the two; the first where they fall together.
-fn earlier(first: Option<Deadline>, second: Option<Deadline>) -> Option<Deadline> {
+pub fn earlier(first: Option<Deadline>, second: Option<Deadline>) -> Option<Deadline> {
     match (first, second) {
         (Some(first), Some(second)) if second.at < first.at => Some(second),
         (Some(first), _) => Some(first),

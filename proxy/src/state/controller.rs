@@ -1,0 +1,356 @@
+//! What the stream's news and the workers' questions do to the state. Runs on
+//! the control thread, in one task; does no input or output itself.
+//!
+//! ```text
+//! question --> subscription (Service) --> Service arrives --> subscription (its
+//!    ^                                          |              Endpoints)  |
+//!    |                                       pod address                   v
+//!    '------ answer <--- snapshot published <---'<---- all Endpoints are known
+//! ```
+
+mod events;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use remora_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use remora_proto::well_known;
+
+use super::decode;
+use super::departed::KEEP_DEPARTED;
+use super::mesh::{Demand, Mesh, Resolution};
+use super::resource::{EndpointConfig, ServiceConfig, ServiceKind, WorkloadConfig};
+use super::service_state::{Retired, ServiceState};
+use super::snapshot::{Known, Service, Snapshot, Workload};
+use super::subscriptions::{Answer, Entry, Subscriptions, Target};
+use crate::clock::Timestamp;
+use crate::stream::Kind;
+use crate::stream::protocol::Machine;
+
+/// A collection that was not answered for so long is asked for again.
+pub const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// After so long without a question no answer can still be under way.
+pub const ANSWERED_SURELY: Duration = Duration::from_secs(2);
+/// So many responses may wait for their ACK or NACK to be sent; then no more are read.
+pub const MAX_PENDING_ACKNOWLEDGEMENTS: usize = 64;
+/// Services that went away of themselves whose state is kept for their return.
+pub const MAX_GONE: usize = 256;
+
+/// Whose sidecar this is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's uid.
+    pub pod_uid: String,
+    /// The pod's service account; may be empty.
+    pub service_account: String,
+    /// The sidecar's version.
+    pub version: String,
+}
+
+impl Identity {
+    /// The name of its Workload resource.
+    pub fn workload_name(&self) -> String {
+        well_known::resource_name(&self.namespace, &self.pod)
+    }
+
+    fn node(&self) -> Node {
+        Node {
+            id: well_known::node_id(&self.namespace, &self.pod, &self.pod_uid),
+            cluster: format!("{}/{}", self.namespace, self.service_account),
+            user_agent_name: "remora-proxy".to_owned(),
+            user_agent_version: self.version.clone(),
+        }
+    }
+}
+
+/// A resource's content.
+enum Parsed {
+    Service(Box<ServiceConfig>),
+    Endpoint(Box<EndpointConfig>),
+    Workload(Box<WorkloadConfig>),
+}
+
+/// The state behind a [`Mesh`].
+#[derive(Debug)]
+pub struct Controller {
+    mesh: Arc<Mesh>,
+    machine: Machine,
+    subscriptions: Subscriptions,
+    services: HashMap<String, ServiceState>,
+    /// Went away although they are wanted; kept for their return.
+    gone: HashMap<String, (ServiceState, Timestamp)>,
+    /// No longer wanted, but perhaps still held by a connection.
+    retired: HashMap<String, Retired>,
+    workload: Option<Workload>,
+    published: HashMap<Arc<str>, Arc<Service>>,
+    stale: BTreeSet<String>,
+    snapshot_stale: bool,
+    asked_again: Timestamp,
+}
+
+impl Controller {
+    /// Nothing known yet, the sidecar's own Workload wanted.
+    pub(crate) fn new(identity: &Identity, mesh: Arc<Mesh>) -> Self {
+        let mut machine = Machine::new(identity.node());
+        machine.subscribe(Kind::Workload, &identity.workload_name());
+        Self {
+            mesh,
+            machine,
+            subscriptions: Subscriptions::default(),
+            services: HashMap::new(),
+            gone: HashMap::new(),
+            retired: HashMap::new(),
+            workload: None,
+            published: HashMap::new(),
+            stale: BTreeSet::new(),
+            snapshot_stale: false,
+            asked_again: Timestamp::default(),
+        }
+    }
+
+    /// A new stream is open.
+    pub(crate) fn connected(&mut self, now: Timestamp) {
+        self.machine.connected();
+        self.asked_again = now;
+    }
+
+    /// The server accepted it.
+    pub(crate) fn accepted(&mut self) {
+        self.mesh.set_connected(true);
+    }
+
+    /// The stream is gone; what is known stays in force.
+    pub(crate) fn disconnected(&mut self) {
+        self.machine.disconnected();
+        self.mesh.set_connected(false);
+    }
+
+    /// What to send next.
+    pub(crate) fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+        self.machine.next_request()
+    }
+
+    /// Whether so many answers wait to be sent that no more may be caused.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.machine.pending_acknowledgements() >= MAX_PENDING_ACKNOWLEDGEMENTS
+    }
+
+    /// Takes a response. Returns the error that it will be refused with, if it is.
+    pub(crate) fn receive(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+        now: Timestamp,
+    ) -> Option<String> {
+        let received = self.machine.receive(response, |kind, name, bytes| {
+            let parsed =
+                match kind {
+                    Kind::Service => {
+                        decode::service(name, bytes).map(|config| Parsed::Service(Box::new(config)))
+                    }
+                    Kind::Endpoint => decode::endpoint(name, bytes)
+                        .map(|config| Parsed::Endpoint(Box::new(config))),
+                    Kind::Workload => decode::workload(name, bytes)
+                        .map(|config| Parsed::Workload(Box::new(config))),
+                };
+            parsed.map_err(|error| error.to_string())
+        });
+        for event in received.events {
+            self.apply(event, now);
+        }
+        self.publish(now);
+        received.error
+    }
+
+    /// A worker asks.
+    pub(crate) fn demand(&mut self, demand: Demand, now: Timestamp) {
+        let Demand { target, reply } = demand;
+        match self.subscriptions.entry(&target) {
+            Some(entry) => {
+                entry.usage.touch(now);
+                // The answer may have come while the question was on its way.
+                if let Some(resolution) = self.resolution(entry) {
+                    let _ = reply.send(resolution);
+                    return;
+                }
+            }
+            None => {
+                self.make_room(now);
+                self.machine
+                    .subscribe(Kind::Service, &target.subscription());
+                self.subscriptions.add(target.clone(), now);
+                self.count_held();
+            }
+        }
+        self.subscriptions.wait(&target, reply);
+    }
+
+    /// Drops what has been idle, and what nobody can come back for. To be
+    /// called about once a second.
+    pub(crate) fn sweep(&mut self, now: Timestamp) {
+        self.subscriptions.drop_gone_waiters();
+        let services = &self.services;
+        let last_use = |name: &str| services.get(name).map(|state| state.usage().last());
+        for target in self.subscriptions.idle(now, last_use) {
+            self.drop_target(&target);
+        }
+        for state in self.services.values_mut() {
+            state.expire(now);
+        }
+        let (gone, retired) = (&mut self.gone, &mut self.retired);
+        for (name, (state, _)) in
+            gone.extract_if(|_, (_, since)| now.since(*since) >= KEEP_DEPARTED)
+        {
+            retired.insert(name, state.retire());
+        }
+        self.retired.retain(|_, retired| retired.is_held());
+        self.publish(now);
+    }
+
+    /// Asks again for collections that were not answered, at most every
+    /// [`ASK_AGAIN`]. Returns whether any is waited for.
+    ///
+    /// A server may answer several questions with one response, which then
+    /// seems to answer only the first; so this is how the others get theirs.
+    pub(crate) fn ask_again(&mut self, now: Timestamp) -> bool {
+        let open = self.machine.unanswered();
+        if open.is_empty() {
+            if now.since(self.asked_again) >= ANSWERED_SURELY {
+                self.machine.forget_open_questions();
+            }
+            return false;
+        }
+        if now.since(self.asked_again) >= ASK_AGAIN {
+            self.asked_again = now;
+            for collection in &open {
+                self.machine.ask_again(collection);
+            }
+        }
+        true
+    }
+
+    fn make_room(&mut self, now: Timestamp) {
+        let services = &self.services;
+        let last_use = |name: &str| services.get(name).map(|state| state.usage().last());
+        if let Some(target) = self.subscriptions.surplus(last_use) {
+            self.drop_target(&target);
+            self.publish(now);
+        }
+    }
+
+    fn drop_target(&mut self, target: &Target) {
+        self.subscriptions.remove(target);
+        self.snapshot_stale = true;
+        let unwanted = self
+            .machine
+            .unsubscribe(Kind::Service, &target.subscription());
+        for name in unwanted {
+            self.mesh.ledger().drop_resource(Kind::Service, &name);
+            self.drop_endpoints(&name);
+            if let Some(state) = self.services.remove(&name) {
+                self.retired.insert(name.clone(), state.retire());
+            }
+            self.stale.insert(name);
+        }
+        self.mesh.report_soon();
+        self.count_held();
+    }
+
+    /// Wants the endpoints of a service no longer.
+    fn drop_endpoints(&mut self, service: &str) {
+        let collection = collection_of(service);
+        let dropped = self.machine.unsubscribe(Kind::Endpoint, &collection);
+        let mut ledger = self.mesh.ledger();
+        for name in dropped {
+            ledger.drop_resource(Kind::Endpoint, &name);
+        }
+    }
+
+    /// Whether all that callers need of a service has arrived.
+    fn is_complete(&self, name: &str, state: &ServiceState) -> bool {
+        state.kind() == ServiceKind::Pod || self.machine.is_complete(&collection_of(name))
+    }
+
+    fn resolution(&self, entry: &Entry) -> Option<Resolution> {
+        match &entry.answer {
+            Answer::Waiting => None,
+            Answer::Unknown => Some(Resolution::Unknown),
+            Answer::Refused => Some(Resolution::NoAnswer),
+            Answer::Service(name) => self
+                .published
+                .get(name.as_str())
+                .map(|service| Resolution::Service(service.clone())),
+        }
+    }
+
+    /// Gives the workers the new picture, and those who wait their answers.
+    fn publish(&mut self, now: Timestamp) {
+        for name in std::mem::take(&mut self.stale) {
+            self.snapshot_stale = true;
+            let complete = self
+                .services
+                .get(&name)
+                .is_some_and(|state| self.is_complete(&name, state));
+            match self.services.get_mut(&name) {
+                Some(state) if complete => {
+                    let service = state.publish(now);
+                    self.published.insert(service.name.clone(), service);
+                }
+                // Known once, and its endpoints are being asked for anew: nothing false is shown.
+                _ => drop(self.published.remove(name.as_str())),
+            }
+        }
+        if std::mem::take(&mut self.snapshot_stale) {
+            self.mesh.publish(self.snapshot());
+            self.count_held();
+        }
+        for target in self.subscriptions.waited_for() {
+            let entry = self.subscriptions.entry(&target);
+            if let Some(resolution) = entry.and_then(|entry| self.resolution(entry)) {
+                self.subscriptions.reply(&target, &resolution);
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot {
+            services: self.published.clone(),
+            workload: self.workload.clone(),
+            ..Snapshot::default()
+        };
+        for (target, entry) in self.subscriptions.iter() {
+            let known = match &entry.answer {
+                Answer::Waiting => continue,
+                Answer::Unknown => Known::Unknown(entry.usage.clone()),
+                Answer::Refused => Known::Refused(entry.usage.clone()),
+                Answer::Service(name) => match self.published.get(name.as_str()) {
+                    Some(service) => Known::Service(service.clone()),
+                    None => continue,
+                },
+            };
+            match target {
+                Target::Address(address) => drop(snapshot.addresses.insert(*address, known)),
+                Target::Name(name) => drop(snapshot.names.insert(name.clone(), known)),
+            }
+        }
+        snapshot
+    }
+
+    fn count_held(&self) {
+        let subscriptions = &self.subscriptions;
+        self.mesh
+            .set_held(subscriptions.count(), subscriptions.unknown());
+    }
+}
+
+/// The collection of the endpoints of a service with this canonical name.
+fn collection_of(service: &str) -> String {
+    format!("{service}/*")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,343 @@
+//! The stream's resources to parsed types, every bound checked; all that is
+//! wrong with a resource is reported together, so that one NACK tells it all.
+//!
+//! # Layout
+//! - this file: Service, Endpoint, Workload.
+//! - [`policy`]: the policies in them.
+//! - [`names`]: which names and addresses are accepted.
+//! - [`problems`]: how problems are collected and shown.
+
+pub mod names;
+pub mod policy;
+pub mod problems;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use remora_proto::{v1, well_known};
+
+pub use self::problems::DecodeError;
+use self::problems::Problems;
+use super::resource::{
+    EndpointConfig, InboundPort, PolicyReference, Protocol, ServiceConfig, ServiceKind,
+    ServicePort, WorkloadConfig,
+};
+
+/// Ports of one service or workload.
+pub const MAX_PORTS: usize = 4096;
+/// Addresses of one service or workload.
+pub const MAX_ADDRESSES: usize = 64;
+/// Policies that take part in one resource.
+pub const MAX_POLICIES: usize = 1024;
+/// Zones in one endpoint's hints.
+pub const MAX_HINT_ZONES: usize = 64;
+/// The longest `sessionAffinity` that Kubernetes accepts: a day.
+const MAX_AFFINITY_SECONDS: u32 = 86_400;
+/// The largest weight of an endpoint.
+const MAX_WEIGHT: u32 = 1_000_000;
+
+/// A Service resource called `name`.
+///
+/// # Errors
+/// When it is not one, or says what it must not; every problem is named.
+pub fn service(name: &str, value: &[u8]) -> Result<ServiceConfig, DecodeError> {
+    let service = v1::Service::decode(value).map_err(not_a("Service"))?;
+    let mut problems = Problems::default();
+    let config = service_config(&service, &mut problems);
+    if config.kind == ServiceKind::Pod {
+        match &config.pod {
+            Some(pod) => {
+                let expected = well_known::pod_resource_name(&pod.namespace, &pod.pod);
+                expect_name(name, &expected, &mut problems);
+            }
+            None => problems.add("pod", "is missing"),
+        }
+    } else {
+        let expected = well_known::resource_name(&config.namespace, &config.name);
+        expect_name(name, &expected, &mut problems);
+    }
+    problems.finish(config)
+}
+
+/// An Endpoint resource called `name`.
+///
+/// # Errors
+/// When it is not one, or says what it must not; every problem is named.
+pub fn endpoint(name: &str, value: &[u8]) -> Result<EndpointConfig, DecodeError> {
+    let endpoint = v1::Endpoint::decode(value).map_err(not_a("Endpoint"))?;
+    let mut problems = Problems::default();
+    let port = problems.port("port", endpoint.port);
+    let target_port = problems.port("target_port", endpoint.target_port);
+    let config = endpoint_config(&endpoint, port, target_port, &mut problems);
+    let expected = well_known::endpoint_name(
+        &config.namespace,
+        &config.service,
+        config.port,
+        &config.member(),
+    );
+    expect_name(name, &expected, &mut problems);
+    problems.finish(config)
+}
+
+/// A Workload resource called `name`.
+///
+/// # Errors
+/// When it is not one, or says what it must not; every problem is named.
+pub fn workload(name: &str, value: &[u8]) -> Result<WorkloadConfig, DecodeError> {
+    let workload = v1::Workload::decode(value).map_err(not_a("Workload"))?;
+    let mut problems = Problems::default();
+    let mut ports = BTreeMap::new();
+    for (index, port) in problems
+        .list("ports", &workload.ports, MAX_PORTS)
+        .iter()
+        .enumerate()
+    {
+        problems.within(format!("ports[{index}]"), |problems| {
+            let number = problems.port("port", port.port);
+            let inbound = InboundPort {
+                protocol: protocol(port.protocol, problems),
+                rate_limits: policy::rate_limits(&port.rate_limits, problems),
+            };
+            if ports.insert(number, inbound).is_some() {
+                problems.add("port", format_args!("{number} is there twice"));
+            }
+        });
+    }
+    let config = WorkloadConfig {
+        namespace: label("namespace", &workload.namespace, &mut problems),
+        pod: problems.text("pod", &workload.pod, names::is_subdomain, "a pod's name"),
+        pod_uid: optional_uid(&workload.pod_uid, &mut problems),
+        service_account: optional_subdomain(
+            "service_account",
+            &workload.service_account,
+            &mut problems,
+        ),
+        node: optional_subdomain("node", &workload.node, &mut problems),
+        zone: optional_zone("zone", &workload.zone, &mut problems),
+        addresses: addresses(&workload.addresses, &mut problems),
+        draining: workload.draining,
+        ports,
+        rate_limits: policy::rate_limits(&workload.rate_limits, &mut problems),
+        policies: policy_references(&workload.policies, &mut problems),
+    };
+    let expected = well_known::resource_name(&config.namespace, &config.pod);
+    expect_name(name, &expected, &mut problems);
+    problems.finish(config)
+}
+
+fn service_config(service: &v1::Service, problems: &mut Problems) -> ServiceConfig {
+    let kind = match v1::service::Kind::try_from(service.kind) {
+        Ok(v1::service::Kind::ClusterIp) => ServiceKind::ClusterIp,
+        Ok(v1::service::Kind::Headless) => ServiceKind::Headless,
+        Ok(v1::service::Kind::Pod) => ServiceKind::Pod,
+        Err(_) => {
+            problems.add("kind", format_args!("{} is not known", service.kind));
+            ServiceKind::ClusterIp
+        }
+    };
+    let session_affinity = service.session_affinity_seconds.map(|seconds| {
+        let field = "session_affinity_seconds";
+        let seconds = problems.number(field, seconds, 1..=MAX_AFFINITY_SECONDS);
+        Duration::from_secs(u64::from(seconds))
+    });
+    let pod = match (kind, &service.pod) {
+        (ServiceKind::Pod, Some(pod)) => Some(problems.within("pod", |problems| {
+            for (field, port) in [("port", pod.port), ("target_port", pod.target_port)] {
+                problems.number(field, port, 0..=0);
+            }
+            endpoint_config(pod, 0, 0, problems)
+        })),
+        _ => None,
+    };
+    ServiceConfig {
+        namespace: label("namespace", &service.namespace, problems),
+        // That of a pod may be as long as pods' names are.
+        name: problems.text(
+            "name",
+            &service.name,
+            |name| names::is_label(name) || (kind == ServiceKind::Pod && names::is_subdomain(name)),
+            "a Service's name",
+        ),
+        kind,
+        addresses: addresses(&service.addresses, problems),
+        ports: service_ports(&service.ports, problems),
+        policy: service
+            .policy
+            .as_ref()
+            .map(|part| {
+                problems.within("policy", |problems| policy::service_policy(part, problems))
+            })
+            .unwrap_or_default(),
+        policies: policy_references(&service.policies, problems),
+        session_affinity,
+        internal_traffic_local: service.internal_traffic_local,
+        pod,
+    }
+}
+
+fn service_ports(ports: &[v1::ServicePort], problems: &mut Problems) -> Vec<ServicePort> {
+    let mut parsed: Vec<ServicePort> = problems
+        .list("ports", ports, MAX_PORTS)
+        .iter()
+        .enumerate()
+        .map(|(index, port)| {
+            problems.within(format!("ports[{index}]"), |problems| ServicePort {
+                port: problems.port("port", port.port),
+                name: problems.text(
+                    "name",
+                    &port.name,
+                    |name| name.is_empty() || names::is_label(name),
+                    "a port's name",
+                ),
+                protocol: protocol(port.protocol, problems),
+            })
+        })
+        .collect();
+    parsed.sort_by_key(|port| port.port);
+    for pair in parsed.windows(2) {
+        if pair[0].port == pair[1].port && pair[0].port != 0 {
+            problems.add("ports", format_args!("{} is there twice", pair[0].port));
+        }
+    }
+    parsed
+}
+
+fn endpoint_config(
+    endpoint: &v1::Endpoint,
+    port: u16,
+    target_port: u16,
+    problems: &mut Problems,
+) -> EndpointConfig {
+    let ip = address("address", &endpoint.address, problems);
+    let hint_zones = problems
+        .list("hint_zones", &endpoint.hint_zones, MAX_HINT_ZONES)
+        .iter()
+        .map(|zone| problems.text("hint_zones", zone, names::is_label_value, "a zone"))
+        .collect();
+    EndpointConfig {
+        namespace: label("namespace", &endpoint.namespace, problems),
+        // A pod that no Service lists has the pod's name here, or none.
+        service: problems.text(
+            "service",
+            &endpoint.service,
+            |name| {
+                names::is_label(name)
+                    || (port == 0 && (name.is_empty() || names::is_subdomain(name)))
+            },
+            "a Service's name",
+        ),
+        port,
+        address: SocketAddr::new(ip, target_port),
+        pod: if port == 0 {
+            problems.text("pod", &endpoint.pod, names::is_subdomain, "a pod's name")
+        } else {
+            optional_subdomain("pod", &endpoint.pod, problems)
+        },
+        pod_uid: optional_uid(&endpoint.pod_uid, problems),
+        node: optional_subdomain("node", &endpoint.node, problems),
+        zone: optional_zone("zone", &endpoint.zone, problems),
+        weight: problems
+            .number("weight", endpoint.weight, 0..=MAX_WEIGHT)
+            .max(1),
+        ready: endpoint.ready,
+        draining: endpoint.draining,
+        serving: endpoint.serving,
+        hint_zones,
+        sidecar: endpoint.sidecar,
+    }
+}
+
+fn policy_references(
+    policies: &[v1::PolicyReference],
+    problems: &mut Problems,
+) -> Vec<PolicyReference> {
+    problems
+        .list("policies", policies, MAX_POLICIES)
+        .iter()
+        .map(|policy| PolicyReference {
+            namespace: label("policies.namespace", &policy.namespace, problems),
+            name: problems.text(
+                "policies.name",
+                &policy.name,
+                names::is_subdomain,
+                "a policy's name",
+            ),
+            generation: policy.generation,
+        })
+        .collect()
+}
+
+fn protocol(value: i32, problems: &mut Problems) -> Protocol {
+    match v1::Protocol::try_from(value) {
+        Ok(v1::Protocol::Detect) => Protocol::Detect,
+        Ok(v1::Protocol::Http1) => Protocol::Http1,
+        Ok(v1::Protocol::Http2) => Protocol::Http2,
+        Ok(v1::Protocol::Grpc) => Protocol::Grpc,
+        Ok(v1::Protocol::Tcp) => Protocol::Tcp,
+        Err(_) => {
+            problems.add("protocol", format_args!("{value} is not known"));
+            Protocol::Detect
+        }
+    }
+}
+
+fn addresses(list: &[Bytes], problems: &mut Problems) -> Vec<IpAddr> {
+    problems
+        .list("addresses", list, MAX_ADDRESSES)
+        .iter()
+        .map(|bytes| address("addresses", bytes, problems))
+        .collect()
+}
+
+fn address(field: &str, bytes: &[u8], problems: &mut Problems) -> IpAddr {
+    match names::address(bytes) {
+        Some(address) => address,
+        None => {
+            let length = bytes.len();
+            problems.add(field, format_args!("has {length} bytes, must be 4 or 16"));
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        }
+    }
+}
+
+fn label(field: &str, value: &str, problems: &mut Problems) -> String {
+    problems.text(field, value, names::is_label, "a Kubernetes name")
+}
+
+fn optional_subdomain(field: &str, value: &str, problems: &mut Problems) -> String {
+    let valid = |value: &str| value.is_empty() || names::is_subdomain(value);
+    problems.text(field, value, valid, "a Kubernetes name or empty")
+}
+
+fn optional_zone(field: &str, value: &str, problems: &mut Problems) -> String {
+    let valid = |value: &str| value.is_empty() || names::is_label_value(value);
+    problems.text(field, value, valid, "a zone or empty")
+}
+
+fn optional_uid(value: &str, problems: &mut Problems) -> String {
+    let valid = |value: &str| value.is_empty() || names::is_uid(value);
+    problems.text("pod_uid", value, valid, "a pod's uid or empty")
+}
+
+/// A resource under another's name would shadow it.
+fn expect_name(name: &str, expected: &str, problems: &mut Problems) {
+    if name != expected {
+        problems.add(
+            "",
+            format_args!(
+                "is named {}, but describes {expected}",
+                problems::quote(name)
+            ),
+        );
+    }
+}
+
+fn not_a(kind: &'static str) -> impl FnOnce(prost::DecodeError) -> DecodeError {
+    move |error| DecodeError::new(format!("is not a {kind}: {error}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! The stream's resources, parsed: what they say, checked once, in types that
+//! need no checking again. [`super::decode`] makes them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::policy::config::{RateLimit, ServicePolicy};
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// Not declared: sniffed on each connection.
+    #[default]
+    Detect,
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2
+    Http2,
+    /// gRPC
+    Grpc,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// How a service is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// By addresses of its own.
+    #[default]
+    ClusterIp,
+    /// By the addresses of its pods.
+    Headless,
+    /// A pod by its own address: that endpoint is kept.
+    Pod,
+}
+
+/// A policy object that took part in a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyReference {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `metadata.generation`; from files a counter.
+    pub generation: i64,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The service's port number.
+    pub port: u16,
+    /// Its name; may be empty.
+    pub name: String,
+    /// What is spoken there.
+    pub protocol: Protocol,
+}
+
+/// A service as its callers see it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceConfig {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name; for a pod that no headless Service lists, the pod's name.
+    pub name: String,
+    /// How it is reached.
+    pub kind: ServiceKind,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports, by rising number.
+    pub ports: Vec<ServicePort>,
+    /// How calls to it are treated.
+    pub policy: ServicePolicy,
+    /// Every policy that took part, most specific first.
+    pub policies: Vec<PolicyReference>,
+    /// `sessionAffinity: ClientIP` and how long it lasts.
+    pub session_affinity: Option<Duration>,
+    /// `internalTrafficPolicy: Local`.
+    pub internal_traffic_local: bool,
+    /// Kind [`ServiceKind::Pod`] only, and there always: the pod itself, its port zero.
+    pub pod: Option<EndpointConfig>,
+}
+
+impl ServiceConfig {
+    /// The port with this number, if the service has it.
+    pub fn port(&self, port: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|candidate| candidate.port == port)
+    }
+}
+
+/// One pod and port behind one service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointConfig {
+    /// The service's namespace.
+    pub namespace: String,
+    /// The service's name.
+    pub service: String,
+    /// The service's port number; 0 for a pod reached by its own address.
+    pub port: u16,
+    /// The pod's address and target port; port 0 for a pod reached by its own address.
+    pub address: SocketAddr,
+    /// The pod's name; may be empty.
+    pub pod: String,
+    /// The pod's uid; may be empty.
+    pub pod_uid: String,
+    /// The pod's node; may be empty.
+    pub node: String,
+    /// The pod's zone; may be empty.
+    pub zone: String,
+    /// At least 1.
+    pub weight: u32,
+    /// Ready to take requests.
+    pub ready: bool,
+    /// Terminating: no new requests while others serve.
+    pub draining: bool,
+    /// Still serves although it is terminating.
+    pub serving: bool,
+    /// Zones for which topology hints reserve it; empty: any.
+    pub hint_zones: Vec<String>,
+    /// Its pod has a sidecar, whose `x-remora-reason` is believed.
+    pub sidecar: bool,
+}
+
+impl EndpointConfig {
+    /// Where to connect to, for a call to the service's port `port`.
+    pub fn address_for(&self, port: u16) -> SocketAddr {
+        match self.address.port() {
+            // A pod reached by its own address: the port is the caller's.
+            0 => SocketAddr::new(self.address.ip(), port),
+            _ => self.address,
+        }
+    }
+
+    /// What tells this endpoint from others of the same service and port: the
+    /// pod's uid, or else its address.
+    pub fn member(&self) -> String {
+        if self.pod_uid.is_empty() {
+            self.address.ip().to_string()
+        } else {
+            self.pod_uid.clone()
+        }
+    }
+
+    /// What people call it: the pod, or else its address.
+    pub fn display_name(&self) -> String {
+        if self.pod.is_empty() {
+            self.address.to_string()
+        } else {
+            self.pod.clone()
+        }
+    }
+}
+
+/// What the sidecar enforces for its own pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WorkloadConfig {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's uid; may be empty.
+    pub pod_uid: String,
+    /// Its service account; may be empty.
+    pub service_account: String,
+    /// Its node; may be empty.
+    pub node: String,
+    /// Its zone; may be empty.
+    pub zone: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// It has a deletion timestamp: drain.
+    pub draining: bool,
+    /// Its ports that some Service covers.
+    pub ports: BTreeMap<u16, InboundPort>,
+    /// For ports that no Service covers.
+    pub rate_limits: Vec<RateLimit>,
+    /// Every policy that took part.
+    pub policies: Vec<PolicyReference>,
+}
+
+/// One port of the sidecar's own pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InboundPort {
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// All apply.
+    pub rate_limits: Vec<RateLimit>,
+}

@@ -1,0 +1,268 @@
+//! One service as the control thread holds it: what arrived so far, and the
+//! lists that the workers get.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
+
+use super::departed::{Departed, EndpointKey};
+use super::resource::{EndpointConfig, ServiceConfig, ServiceKind};
+use super::snapshot::{Endpoint, EndpointList, Service, Usage};
+use crate::clock::Timestamp;
+use crate::policy::breaker::Journal;
+use crate::runtime::{EndpointRuntime, Identity, ServiceRuntime};
+
+/// State of a service that is no longer subscribed to, for as long as a
+/// connection still holds it: so what it counts stays exact when the service
+/// is called again.
+#[derive(Debug)]
+pub struct Retired {
+    runtime: Weak<ServiceRuntime>,
+    endpoints: HashMap<EndpointKey, Weak<EndpointRuntime>>,
+}
+
+impl Retired {
+    /// Whether anybody still holds it.
+    pub fn is_held(&self) -> bool {
+        self.runtime.strong_count() > 0
+            || self.endpoints.values().any(|held| held.strong_count() > 0)
+    }
+}
+
+/// One service that is subscribed to.
+#[derive(Debug)]
+pub struct ServiceState {
+    name: Arc<str>,
+    config: Arc<ServiceConfig>,
+    runtime: Arc<ServiceRuntime>,
+    usage: Arc<Usage>,
+    pod: Option<Endpoint>,
+    /// By resource name, which gives the lists their stable order.
+    endpoints: BTreeMap<String, Endpoint>,
+    /// Endpoints of several service ports may be the same pod and port.
+    runtimes: HashMap<EndpointKey, (Arc<EndpointRuntime>, usize)>,
+    departed: Departed,
+    retired: HashMap<EndpointKey, Weak<EndpointRuntime>>,
+    lists: BTreeMap<u16, EndpointList>,
+    stale_lists: BTreeSet<u16>,
+}
+
+impl ServiceState {
+    /// A service that arrived for the first time, or again after it was dropped.
+    pub fn new(
+        name: &str,
+        config: ServiceConfig,
+        retired: Option<Retired>,
+        usage: Arc<Usage>,
+        journal: &Arc<Journal>,
+        now: Timestamp,
+    ) -> Self {
+        let (held, retired) = retired
+            .map(|retired| (retired.runtime.upgrade(), retired.endpoints))
+            .unwrap_or_default();
+        let runtime = match held {
+            Some(runtime) => {
+                runtime.reconfigure(&config.policy, now);
+                runtime
+            }
+            None => {
+                let mark_only = config.kind == ServiceKind::Pod;
+                Arc::new(ServiceRuntime::new(
+                    name,
+                    &config.policy,
+                    mark_only,
+                    journal,
+                    now,
+                ))
+            }
+        };
+        let mut state = Self {
+            name: name.into(),
+            config: Arc::new(config),
+            runtime,
+            usage,
+            pod: None,
+            endpoints: BTreeMap::new(),
+            runtimes: HashMap::new(),
+            departed: Departed::default(),
+            retired,
+            lists: BTreeMap::new(),
+            stale_lists: BTreeSet::new(),
+        };
+        state.renew_pod(now);
+        state
+    }
+
+    /// Takes a changed configuration; what is counted stays.
+    pub fn reconfigure(&mut self, config: ServiceConfig, now: Timestamp) {
+        if config.policy != self.config.policy {
+            self.runtime.reconfigure(&config.policy, now);
+            for (runtime, _) in self.runtimes.values() {
+                runtime.reconfigure(&config.policy);
+            }
+        }
+        self.config = Arc::new(config);
+        self.renew_pod(now);
+    }
+
+    /// Its last use.
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
+    }
+
+    /// How it is reached.
+    pub fn kind(&self) -> ServiceKind {
+        self.config.kind
+    }
+
+    /// Takes an endpoint, new or changed.
+    pub fn put_endpoint(&mut self, name: &str, config: EndpointConfig, now: Timestamp) {
+        let key = key_of(&config);
+        self.stale_lists.insert(config.port);
+        let previous = self.endpoints.remove(name);
+        // Taken before the previous one is released, or an unchanged key would depart in between.
+        let runtime = self.acquire(key, &config, now);
+        if let Some(previous) = previous {
+            self.stale_lists.insert(previous.config.port);
+            self.release(&key_of(&previous.config), now);
+        }
+        let config = Arc::new(config);
+        self.endpoints
+            .insert(name.to_owned(), Endpoint { config, runtime });
+    }
+
+    /// An endpoint left. Returns whether there was one.
+    pub fn remove_endpoint(&mut self, name: &str, now: Timestamp) -> bool {
+        let Some(endpoint) = self.endpoints.remove(name) else {
+            return false;
+        };
+        self.stale_lists.insert(endpoint.config.port);
+        self.release(&key_of(&endpoint.config), now);
+        true
+    }
+
+    /// The service went away: its endpoints left with it.
+    pub fn remove_all_endpoints(&mut self, now: Timestamp) {
+        for (_, endpoint) in std::mem::take(&mut self.endpoints) {
+            self.stale_lists.insert(endpoint.config.port);
+            self.release(&key_of(&endpoint.config), now);
+        }
+    }
+
+    /// Forgets state that nobody can come back for.
+    pub fn expire(&mut self, now: Timestamp) {
+        self.departed.expire(now);
+        self.retired.retain(|_, held| held.strong_count() > 0);
+    }
+
+    /// As the workers get it. Only the lists that changed are made anew.
+    pub fn publish(&mut self, now: Timestamp) -> Arc<Service> {
+        if !self.stale_lists.is_empty() {
+            self.tell_members(now);
+        }
+        for port in std::mem::take(&mut self.stale_lists) {
+            let list: Arc<[Endpoint]> = self
+                .endpoints
+                .values()
+                .filter(|endpoint| endpoint.config.port == port)
+                .cloned()
+                .collect();
+            if list.is_empty() {
+                self.lists.remove(&port);
+            } else {
+                self.lists.insert(port, EndpointList::new(list));
+            }
+        }
+        Arc::new(Service {
+            name: self.name.clone(),
+            config: self.config.clone(),
+            runtime: self.runtime.clone(),
+            endpoints_by_port: self
+                .lists
+                .iter()
+                .map(|(port, list)| (*port, list.clone()))
+                .collect(),
+            pod: self.pod.clone(),
+            usage: self.usage.clone(),
+        })
+    }
+
+    /// The breakers' floor counts the endpoints that may be picked.
+    fn tell_members(&self, now: Timestamp) {
+        let mut members: BTreeMap<u16, Vec<Identity>> = BTreeMap::new();
+        for endpoint in self.endpoints.values() {
+            let of_port = members.entry(endpoint.config.address.port()).or_default();
+            if endpoint.config.ready || endpoint.config.serving {
+                of_port.push(Identity::of(&endpoint.config));
+            }
+        }
+        self.runtime.set_members(&members, now);
+    }
+
+    /// No longer subscribed to: only what others still hold can be found again.
+    pub fn retire(self) -> Retired {
+        let mut endpoints = self.retired;
+        for (key, (runtime, _)) in &self.runtimes {
+            endpoints.insert(key.clone(), Arc::downgrade(runtime));
+        }
+        Retired {
+            runtime: Arc::downgrade(&self.runtime),
+            endpoints,
+        }
+    }
+
+    fn renew_pod(&mut self, now: Timestamp) {
+        let previous = self.pod.take();
+        if let Some(pod) = self.config.pod.clone() {
+            let runtime = self.acquire(key_of(&pod), &pod, now);
+            let config = Arc::new(pod);
+            self.pod = Some(Endpoint { config, runtime });
+        }
+        if let Some(previous) = previous {
+            self.release(&key_of(&previous.config), now);
+        }
+    }
+
+    fn acquire(
+        &mut self,
+        key: EndpointKey,
+        config: &EndpointConfig,
+        now: Timestamp,
+    ) -> Arc<EndpointRuntime> {
+        if let Some((runtime, uses)) = self.runtimes.get_mut(&key) {
+            *uses += 1;
+            return runtime.clone();
+        }
+        let held = self.retired.remove(&key).and_then(|held| held.upgrade());
+        let runtime = self.departed.take(&key, now).or(held).unwrap_or_else(|| {
+            let identity = Identity::of(config);
+            Arc::new(EndpointRuntime::new(
+                &self.runtime,
+                &self.config.policy,
+                identity,
+                now,
+            ))
+        });
+        self.runtimes.insert(key, (runtime.clone(), 1));
+        runtime
+    }
+
+    fn release(&mut self, key: &EndpointKey, now: Timestamp) {
+        let Some((_, uses)) = self.runtimes.get_mut(key) else {
+            debug_assert!(false, "an endpoint without state");
+            return;
+        };
+        *uses -= 1;
+        if *uses == 0
+            && let Some((runtime, _)) = self.runtimes.remove(key)
+        {
+            self.departed.keep(key.clone(), runtime, now);
+        }
+    }
+}
+
+fn key_of(config: &EndpointConfig) -> EndpointKey {
+    EndpointKey {
+        member: config.member(),
+        target_port: config.address.port(),
+    }
+}

@@ -1,0 +1,189 @@
+//! What a report says. Pure: what was acknowledged is not told again, what
+//! was not is.
+
+use std::collections::HashMap;
+
+use remora_proto::v1::{
+    AppliedResource, RefusedResource, ServiceUsage, SidecarIdentity, SidecarReport,
+};
+
+use super::ReportSource;
+use crate::state::controller::Identity;
+use crate::state::ledger::{Changes, Ledger};
+
+/// Resources in one report; more go into the next one.
+pub const MAX_RESOURCES: usize = 2000;
+/// Changes of breakers in one report; more go into the next one.
+pub const MAX_BREAKER_CHANGES: usize = 256;
+/// Services with usage in one report; more go into the next one.
+pub const MAX_USAGE: usize = 2000;
+
+/// The ledger no longer knows all that changed: a new stream tells everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MustBeginAnew;
+
+/// How far the control plane has been told.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    ledger: u64,
+    breakers: u64,
+    usage: HashMap<String, ServiceUsage>,
+}
+
+/// Makes the reports of one stream after another.
+#[derive(Debug)]
+pub(super) struct Composer {
+    identity: Identity,
+    sequence: u64,
+    stream_start: u64,
+    told: Told,
+    under_way: Option<(u64, Told)>,
+}
+
+impl Composer {
+    pub(super) fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            sequence: 0,
+            stream_start: 0,
+            told: Told::default(),
+            under_way: None,
+        }
+    }
+
+    /// A new stream: all resources are told again. Breakers and usage go on
+    /// where they were acknowledged.
+    pub(super) fn begin(&mut self, ledger: &Ledger) {
+        self.sequence = 0;
+        self.stream_start = ledger.sequence();
+        self.told.ledger = 0;
+        self.under_way = None;
+    }
+
+    /// Whether a report waits for its acknowledgement.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Whether something should be told before the longest interval is over.
+    /// Usage alone waits.
+    pub(super) fn has_news(&self, ledger_sequence: u64, source: &dyn ReportSource) -> bool {
+        ledger_sequence > self.told.ledger
+            || !source.breaker_changes_since(self.told.breakers).is_empty()
+    }
+
+    /// The next report.
+    pub(super) fn compose(
+        &mut self,
+        ledger: &Ledger,
+        source: &dyn ReportSource,
+    ) -> Result<SidecarReport, MustBeginAnew> {
+        let changes = ledger
+            .changes_since(self.told.ledger, self.stream_start, MAX_RESOURCES)
+            .ok_or(MustBeginAnew)?;
+        let mut told = Told {
+            ledger: changes.sequence,
+            ..self.told.clone()
+        };
+        let mut breaker_changes = source.breaker_changes_since(self.told.breakers);
+        breaker_changes.truncate(MAX_BREAKER_CHANGES);
+        if let Some(last) = breaker_changes.last() {
+            told.breakers = last.sequence;
+        }
+        let usage = usage_since(&mut told.usage, source.usage());
+        self.sequence += 1;
+        self.under_way = Some((self.sequence, told));
+        let first = self.sequence == 1;
+        Ok(SidecarReport {
+            sequence: self.sequence,
+            sidecar: first.then(|| SidecarIdentity {
+                namespace: self.identity.namespace.clone(),
+                pod: self.identity.pod.clone(),
+                pod_uid: self.identity.pod_uid.clone(),
+                version: self.identity.version.clone(),
+            }),
+            breaker_changes: breaker_changes
+                .into_iter()
+                .map(|numbered| numbered.change)
+                .collect(),
+            usage,
+            ..resources(changes)
+        })
+    }
+
+    /// The control plane has a report, and so all before it.
+    pub(super) fn acknowledge(&mut self, sequence: u64) {
+        if let Some((_, told)) = self
+            .under_way
+            .take_if(|(under_way, _)| *under_way <= sequence)
+        {
+            self.told = told;
+        }
+    }
+}
+
+fn resources(changes: Changes) -> SidecarReport {
+    let applied = changes.applied.into_iter().map(|applied| AppliedResource {
+        type_url: applied.kind.type_url().to_owned(),
+        name: applied.name,
+        version: applied.version,
+    });
+    let dropped = changes
+        .dropped
+        .into_iter()
+        .map(|(kind, name)| AppliedResource {
+            type_url: kind.type_url().to_owned(),
+            name,
+            version: String::new(),
+        });
+    let refused = changes.refused.into_iter().map(|refused| RefusedResource {
+        type_url: refused.kind.type_url().to_owned(),
+        name: refused.name,
+        version: refused.version,
+        reason: refused.reason,
+    });
+    SidecarReport {
+        applied: applied.collect(),
+        dropped: dropped.collect(),
+        refused: refused.collect(),
+        ..SidecarReport::default()
+    }
+}
+
+/// What was used since `told`, which becomes what has been told then.
+fn usage_since(
+    told: &mut HashMap<String, ServiceUsage>,
+    totals: Vec<ServiceUsage>,
+) -> Vec<ServiceUsage> {
+    let mut previous = std::mem::take(told);
+    let mut usage = Vec::new();
+    for total in totals {
+        let before = previous.remove(&total.service);
+        let since = difference(&total, before.as_ref());
+        let used = since.requests + since.failures + since.retries + since.rate_limited > 0;
+        if !used || usage.len() < MAX_USAGE {
+            told.insert(total.service.clone(), total);
+        } else if let Some(before) = before {
+            told.insert(before.service.clone(), before);
+        }
+        if used && usage.len() < MAX_USAGE {
+            usage.push(since);
+        }
+    }
+    usage
+}
+
+/// Totals that fell began anew: the service was dropped and came back.
+fn difference(total: &ServiceUsage, before: Option<&ServiceUsage>) -> ServiceUsage {
+    let since = |total: u64, before: Option<u64>| match before {
+        Some(before) if before <= total => total - before,
+        _ => total,
+    };
+    ServiceUsage {
+        service: total.service.clone(),
+        requests: since(total.requests, before.map(|before| before.requests)),
+        failures: since(total.failures, before.map(|before| before.failures)),
+        retries: since(total.retries, before.map(|before| before.retries)),
+        rate_limited: since(total.rate_limited, before.map(|before| before.rate_limited)),
+    }
+}
