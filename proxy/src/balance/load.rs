@@ -26,9 +26,9 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// In this time an average fades to a third (1/e). Short enough that an endpoint
-/// which failed once (1 s) draws level with one of 1 ms in about 35 s without any
-/// traffic, long enough to remember the ranking between bursts.
+/// In this time an average fades to a third (1/e): long enough to remember the
+/// ranking between bursts, short enough that a peak of 1 s draws level with 10 ms
+/// in half a minute without any traffic.
 const FADE: Duration = Duration::from_secs(5);
 /// A failed attempt weighs at least so much.
 const FAILURE_AT_LEAST: Duration = Duration::from_secs(1);
@@ -90,15 +90,6 @@ impl LoadMeter {
     /// Attempts in flight.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// Forgets what was measured, not what is in flight. For an endpoint whose
-    /// breaker has closed: what it did before says nothing of it now, and with
-    /// its penalty it would stay without traffic for half a minute.
-    pub fn forget(&self) {
-        self.average.clear();
-        self.penalty.clear();
-        self.failures_in_a_row.store(0, Ordering::Relaxed);
     }
 
     fn answered(&self, latency: Duration, now: Timestamp) {
@@ -318,9 +309,6 @@ mod tests {
         let now = answer(&honest, start(), MS(40));
         fast_failer.start(now).failed(now.after(MS(1)));
         assert!(fast_failer.load(now) > honest.load(now) * 10.0);
-        // Forgiven, it is as one that is new.
-        fast_failer.forget();
-        assert_eq!(fast_failer.load(now), 0.0);
     }
 
     #[test]

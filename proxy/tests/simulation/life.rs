@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use remora_proxy::balance::{LoadGuard, pick};
-use remora_proxy::policy::breaker::{BreakerPermit, Outcome, SharedBreaker, State};
+use remora_proxy::policy::breaker::{BreakerPermit, Outcome, SharedBreaker};
 use remora_proxy::policy::config::{self, AttemptEnd};
 use remora_proxy::policy::deadline::Deadlines;
 use remora_proxy::policy::limit::{Kind, Limits, Permit};
@@ -200,9 +200,7 @@ impl World {
             Outcome::Failure(_) => live.load.failed(self.now),
         }
         let random = self.random.u64(..);
-        if live.permit.record(outcome, retry_after, self.now, random) == Some(State::Closed) {
-            self.endpoints[live.endpoint].load.forget();
-        }
+        live.permit.record(outcome, retry_after, self.now, random);
         let Some(mut request) = self.requests.remove(&id) else {
             return;
         };
