@@ -9,8 +9,9 @@
 //! | none | not available: its breaker refuses |
 //!
 //! Of two endpoints of a tier the one with the lower load for its weight is
-//! taken. One whose breaker waits for a probe is taken before that, whatever
-//! its load: with its penalty it would hardly ever be probed.
+//! taken. One whose breaker waits for an answer is taken before that, whatever
+//! its load: with its penalty it would hardly ever be tried, and a breaker that
+//! hears nothing can neither open nor close.
 
 use crate::random;
 
@@ -21,7 +22,7 @@ pub enum Availability {
     No,
     /// It admits.
     Yes,
-    /// It admits a probe.
+    /// It admits, and waits to learn how the endpoint is: half-open, or after a failure.
     Probe,
 }
 
@@ -45,7 +46,7 @@ impl Standing {
         Some(self.terminating as u8 * 2 + self.tried as u8)
     }
 
-    const fn waits_for_probe(self) -> bool {
+    const fn waits_for_answer(self) -> bool {
         matches!(self.availability, Availability::Probe) && !self.tried && !self.terminating
     }
 }
@@ -95,10 +96,10 @@ fn two_of(count: usize, chance: &mut Chance) -> Option<(usize, usize)> {
 }
 
 fn better(candidates: &impl Candidates, first: usize, second: usize) -> usize {
-    if candidates.standing(first).waits_for_probe() {
+    if candidates.standing(first).waits_for_answer() {
         return first;
     }
-    if candidates.standing(second).waits_for_probe() {
+    if candidates.standing(second).waits_for_answer() {
         return second;
     }
     if cost(candidates, second) < cost(candidates, first) {

@@ -4,6 +4,7 @@
 //!   answer slower than the average ──▶ the average jumps to it
 //!   answer faster                  ──▶ the average moves towards it, by the time since the last
 //!   attempt failed or was refused  ──▶ a penalty: ten times the average, at least 1 s
+//!   answer under a penalty         ──▶ half of the penalty goes
 //!   time passes                    ──▶ average and penalty fade
 //!
 //!   load = (average + penalty) x (in flight + 1)
@@ -13,6 +14,11 @@
 //! that a row of failures does not multiply without bound and the average stays
 //! a latency that can be shown. Latency is from the request's headers to the
 //! response's headers.
+//!
+//! Under a penalty an endpoint would not be picked for half a minute, though
+//! one request in a million had failed. So now and then one attempt is let try
+//! it, as if there were no penalty: 50 ms after the first failure, and twice as
+//! late after each further one in a row.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -20,14 +26,18 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// In this time an average fades to a third (1/e). Short enough that an endpoint
-/// which failed once (1 s) draws level with one of 1 ms in about 35 s without any
-/// traffic, long enough to remember the ranking between bursts.
+/// In this time an average fades to a third (1/e): long enough to remember the
+/// ranking between bursts, short enough that a peak of 1 s draws level with 10 ms
+/// in half a minute without any traffic.
 const FADE: Duration = Duration::from_secs(5);
 /// A failed attempt weighs at least so much.
 const FAILURE_AT_LEAST: Duration = Duration::from_secs(1);
 /// ... and at least so many times the average.
 const FAILURE_TIMES: f32 = 10.0;
+/// An endpoint under a penalty is tried again after this, doubled with each failure in a row ...
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+/// ... so many times at most (6.4 s).
+const RETRY_DOUBLINGS: u32 = 7;
 /// What an endpoint without any measurement is taken for once it has a request in
 /// flight: so the first one is tried at once, and the rest wait for its answer.
 const UNKNOWN_NANOS: f64 = 1e9;
@@ -38,6 +48,9 @@ pub struct LoadMeter {
     average: Fading,
     penalty: Fading,
     in_flight: AtomicU32,
+    failures_in_a_row: AtomicU32,
+    /// Nanoseconds; has a meaning only under a penalty.
+    try_again_at: AtomicU64,
 }
 
 impl LoadMeter {
@@ -49,6 +62,9 @@ impl LoadMeter {
     /// An attempt begins: its headers are being sent.
     pub fn start(self: &Arc<Self>, now: Timestamp) -> LoadGuard {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if !self.penalty.is_clear() {
+            self.postpone(now);
+        }
         LoadGuard {
             meter: Arc::clone(self),
             started: now,
@@ -58,7 +74,7 @@ impl LoadMeter {
     /// What the balancer compares, without unit: lower is better.
     pub fn load(&self, now: Timestamp) -> f64 {
         let in_flight = f64::from(self.in_flight());
-        let cost = f64::from(self.average.read(now)) + f64::from(self.penalty.read(now));
+        let cost = f64::from(self.average.read(now)) + f64::from(self.penalty(now));
         if cost > 0.0 {
             cost * (in_flight + 1.0)
         } else {
@@ -76,16 +92,16 @@ impl LoadMeter {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Forgets what was measured, not what is in flight. For an endpoint whose
-    /// breaker has closed: what it did before says nothing of it now, and with
-    /// its penalty it would stay without traffic for half a minute.
-    pub fn forget(&self) {
-        self.average.clear();
-        self.penalty.clear();
-    }
-
     fn answered(&self, latency: Duration, now: Timestamp) {
         self.average.observe(nanos(latency), now);
+        if !self.penalty.is_clear() {
+            self.failures_in_a_row.store(0, Ordering::Relaxed);
+            self.postpone(now);
+            let left = self.penalty.halve(now);
+            if left < self.average.read(now) {
+                self.penalty.clear();
+            }
+        }
     }
 
     fn failed(&self, latency: Duration, now: Timestamp) {
@@ -93,6 +109,23 @@ impl LoadMeter {
             .max(nanos(FAILURE_AT_LEAST))
             .max(nanos(latency));
         self.penalty.raise(slow, now);
+        self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
+        self.postpone(now);
+    }
+
+    fn postpone(&self, now: Timestamp) {
+        let row = self.failures_in_a_row.load(Ordering::Relaxed);
+        let doublings = row.saturating_sub(1).min(RETRY_DOUBLINGS);
+        let at = now.after(RETRY_FIRST * (1 << doublings));
+        self.try_again_at.store(at.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// The penalty that counts now: none when it is time to try again.
+    fn penalty(&self, now: Timestamp) -> f32 {
+        if self.penalty.is_clear() || self.try_again_at.load(Ordering::Relaxed) <= now.as_nanos() {
+            return 0.0;
+        }
+        self.penalty.read(now)
     }
 }
 
@@ -161,6 +194,16 @@ impl Fading {
         self.change(now, |value, age| {
             (sample > value * remaining(age)).then_some(sample)
         });
+    }
+
+    /// Takes half of it away; tells what is left.
+    fn halve(&self, now: Timestamp) -> f32 {
+        self.change(now, |value, age| Some(value * remaining(age) / 2.0));
+        self.read(now)
+    }
+
+    fn is_clear(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
     }
 
     fn clear(&self) {
@@ -266,9 +309,19 @@ mod tests {
         let now = answer(&honest, start(), MS(40));
         fast_failer.start(now).failed(now.after(MS(1)));
         assert!(fast_failer.load(now) > honest.load(now) * 10.0);
-        // Forgiven, it is as one that is new.
-        fast_failer.forget();
-        assert_eq!(fast_failer.load(now), 0.0);
+    }
+
+    #[test]
+    fn answers_take_a_penalty_away_one_by_one() {
+        let meter = LoadMeter::new();
+        let mut now = answer(&meter, start(), MS(10));
+        meter.start(now).failed(now);
+        let mut answers = 0;
+        while meter.load(now) > 1.1e7 {
+            now = answer(&meter, now, MS(10));
+            answers += 1;
+        }
+        assert_eq!(answers, 7, "1000 ms, 500, ... 10 ms");
     }
 
     #[test]
@@ -312,6 +365,11 @@ mod tests {
                 prop_assert!(meter.load(now) >= (average * 10.0).max(1e9) * 0.9999);
             }
             prop_assert!(meter.load(now) <= (average * 11.0).max(1e9 + average) * 1.0001);
+            // As if nothing had been, for one attempt, when it is time.
+            let again = now.after(RETRY_FIRST * (1 << (failures - 1).min(7)));
+            prop_assert!(meter.load(again) <= average);
+            meter.start(again);
+            prop_assert!(average == 0.0 || meter.load(again) > average);
             prop_assert!(meter.load(now.after(FADE * 40)) < 1.0);
         }
 

@@ -5,17 +5,25 @@
 //! played again alone with `REMORA_SEED=n cargo test -p remora-proxy --test simulation`.
 //!
 //! # Layout
-//! - [`world`]: the clock, the events and the life of a request.
+//! - [`world`]: the clock and the events.
+//! - [`life`]: the life of a request.
+//! - [`checks`]: what must hold after every event, and at the end.
 //! - [`upstream`]: the endpoints and how they answer.
+//! - [`kill`]: one pod of three dies and comes back.
 //! - [`settings`]: policies, drawn by chance.
 //! - [`models`]: what is promised, written down naively.
 
+mod checks;
+mod kill;
+mod life;
 mod models;
 mod settings;
+mod summary;
 mod upstream;
 mod world;
 
-use world::{Summary, World};
+use summary::Summary;
+use world::World;
 
 const SEEDS: u64 = 400;
 

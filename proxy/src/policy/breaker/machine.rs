@@ -57,8 +57,10 @@ impl Ticket {
 pub(super) enum Gate {
     /// Closed, and the last outcome was no failure: success changes nothing.
     Healthy,
-    /// Closed or marked, with failures on record.
-    Troubled,
+    /// Closed, with failures in a row: the next outcomes decide.
+    Suspect,
+    /// Marked.
+    Marked,
     /// Admits nothing before this.
     ShutUntil(Timestamp),
     /// Admits a probe.
@@ -151,7 +153,8 @@ impl Breaker {
                 failures: 0,
                 marked: None,
             } => Gate::Healthy,
-            Phase::Closed { .. } => Gate::Troubled,
+            Phase::Closed { marked: None, .. } => Gate::Suspect,
+            Phase::Closed { .. } => Gate::Marked,
             Phase::Open { until } => Gate::ShutUntil(*until),
             Phase::HalfOpen { probes, .. } if has_free_place(probes, trip) => Gate::ProbeFree,
             // Then the oldest probe is overdue, and the machine must be asked.

@@ -97,7 +97,7 @@ impl BreakerSet {
     }
 
     /// The service's own breaker: passes everything but with `scope: Service`.
-    /// A permit is taken and recorded for each attempt.
+    /// It hears how each request ended, whichever endpoints that took.
     pub fn service(&self) -> &Arc<SharedBreaker> {
         &self.service
     }

@@ -34,6 +34,12 @@ pub(super) struct Common {
     pub(super) floor: Mutex<Floor>,
 }
 
+/// While an endpoint has failures in a row but is not open, the balancer sends it
+/// an attempt each time this has passed. Otherwise it would shun the endpoint for
+/// its failures, and a dead one would neither be used nor be known to be dead. By
+/// this, five failures in a row take a quarter of a second.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
 /// One breaker: an endpoint's, or a service's own.
 #[derive(Debug)]
 pub struct SharedBreaker {
@@ -44,6 +50,8 @@ pub struct SharedBreaker {
     published: AtomicU64,
     /// Nanoseconds; has a meaning only while the gate is shut.
     shut_until: AtomicU64,
+    /// Nanoseconds; has a meaning only while the endpoint is suspect.
+    look_again_at: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -85,6 +93,7 @@ impl SharedBreaker {
             scope,
             published: AtomicU64::new(Published::new(Gate::Healthy, 0).pack()),
             shut_until: AtomicU64::new(0),
+            look_again_at: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 breaker: Breaker::new(now),
                 since: now,
@@ -104,12 +113,13 @@ impl SharedBreaker {
     /// What the balancer needs to know, without a lock. Another worker may be
     /// quicker: [`Self::try_admit`] decides.
     pub fn availability(&self, now: Timestamp) -> Availability {
+        let has_passed = |at: &AtomicU64| at.load(Ordering::Acquire) <= now.as_nanos();
         match Published::unpack(self.published.load(Ordering::Acquire)).gate {
-            GateKind::Healthy | GateKind::Troubled => Availability::Yes,
+            GateKind::Healthy | GateKind::Marked => Availability::Yes,
+            GateKind::Suspect if has_passed(&self.look_again_at) => Availability::Probe,
+            GateKind::Suspect => Availability::Yes,
             GateKind::ProbeFree => Availability::Probe,
-            GateKind::Shut if self.shut_until.load(Ordering::Acquire) <= now.as_nanos() => {
-                Availability::Probe
-            }
+            GateKind::Shut if has_passed(&self.shut_until) => Availability::Probe,
             GateKind::Shut => Availability::No,
         }
     }
@@ -123,7 +133,12 @@ impl SharedBreaker {
     pub fn try_admit(self: &Arc<Self>, now: Timestamp) -> Option<BreakerPermit> {
         let published = Published::unpack(self.published.load(Ordering::Acquire));
         let ticket = match published.gate {
-            GateKind::Healthy | GateKind::Troubled => Ticket::ordinary(published.epoch),
+            GateKind::Healthy | GateKind::Marked => Ticket::ordinary(published.epoch),
+            GateKind::Suspect => {
+                let next = now.after(LOOK_AGAIN_AFTER).as_nanos();
+                self.look_again_at.store(next, Ordering::Release);
+                Ticket::ordinary(published.epoch)
+            }
             GateKind::Shut if self.availability(now) == Availability::No => return None,
             GateKind::Shut | GateKind::ProbeFree => self.admit_slowly(now)?,
         };
@@ -380,12 +395,13 @@ impl Drop for BreakerPermit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum GateKind {
     Healthy,
-    Troubled,
+    Suspect,
+    Marked,
     Shut,
     ProbeFree,
 }
 
-/// The word that is read without the lock: the gate in the two low bits, above it the epoch.
+/// The word that is read without the lock: the gate in the three low bits, above it the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Published {
     gate: GateKind,
@@ -396,7 +412,8 @@ impl Published {
     fn new(gate: Gate, epoch: u64) -> Self {
         let gate = match gate {
             Gate::Healthy => GateKind::Healthy,
-            Gate::Troubled => GateKind::Troubled,
+            Gate::Suspect => GateKind::Suspect,
+            Gate::Marked => GateKind::Marked,
             Gate::ShutUntil(_) => GateKind::Shut,
             Gate::ProbeFree => GateKind::ProbeFree,
         };
@@ -404,19 +421,20 @@ impl Published {
     }
 
     const fn pack(self) -> u64 {
-        (self.epoch << 2) | self.gate as u64
+        (self.epoch << 3) | self.gate as u64
     }
 
     const fn unpack(word: u64) -> Self {
-        let gate = match word & 0b11 {
+        let gate = match word & 0b111 {
             0 => GateKind::Healthy,
-            1 => GateKind::Troubled,
-            2 => GateKind::Shut,
+            1 => GateKind::Suspect,
+            2 => GateKind::Marked,
+            3 => GateKind::Shut,
             _ => GateKind::ProbeFree,
         };
         Self {
             gate,
-            epoch: word >> 2,
+            epoch: word >> 3,
         }
     }
 }

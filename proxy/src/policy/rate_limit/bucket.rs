@@ -87,3 +87,18 @@ impl Bucket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moved_bucket_stays_moved_whatever_is_given_back() {
+        let rate = Rate::new(10, Duration::from_secs(1), 5);
+        let bucket = Bucket::default();
+        assert!(bucket.debit(&rate, 1).is_ok());
+        bucket.take();
+        bucket.give_back(&rate);
+        assert_eq!(bucket.debit(&rate, 1), Err(Halt::Moved));
+    }
+}
