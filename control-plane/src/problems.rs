@@ -24,6 +24,8 @@ pub struct Problem {
     pub field: String,
     /// In words.
     pub message: String,
+    /// Only to be known: nothing is wrong.
+    pub information: bool,
 }
 
 /// Where an object stands.
@@ -74,6 +76,7 @@ impl Problems {
                 object: note.key.to_string(),
                 field: note.field,
                 message: note.message,
+                information: note.information,
             }
         });
         let located: BTreeSet<Problem> = located.collect();
@@ -101,7 +104,12 @@ fn log_new(before: &BTreeSet<Problem>, now: &BTreeSet<Problem>) {
             object,
             field,
             message,
+            information,
         } = problem;
-        tracing::warn!(file, line, column, object, field, "{message}");
+        if *information {
+            tracing::info!(file, line, column, object, field, "{message}");
+        } else {
+            tracing::warn!(file, line, column, object, field, "{message}");
+        }
     }
 }

@@ -201,6 +201,7 @@ fn problem(file: &str, at: (u64, u64), object: Option<&Key>, message: &str) -> P
         object: object.map(ToString::to_string).unwrap_or_default(),
         field: String::new(),
         message: message.to_owned(),
+        information: false,
     }
 }
 
