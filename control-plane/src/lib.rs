@@ -41,6 +41,7 @@ use crate::core::objects::Event;
 use crate::core::store::Store;
 use crate::problems::Problems;
 use crate::reports::Sidecars;
+use crate::stream::peers::Peers;
 use crate::stream::server::AdsServer;
 
 /// How long streams may take to end.
@@ -179,13 +180,15 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
     });
     let core = Core::new(store.clone());
     tasks.spawn(feed(core, events, problems.clone(), synced_sender));
+    let peers = Peers::default();
     let ads = AdsServer::new(
         store.clone(),
         sidecars.clone(),
         synced.clone(),
         ended.clone(),
+        peers.clone(),
     );
-    let reports = reports::server::service(sidecars.clone(), ended.clone());
+    let reports = reports::server::service(sidecars.clone(), ended.clone(), peers);
     tasks.spawn(async move { ("the streams", serve(streams, ads, reports, ended).await) });
     let router = admin::router(admin::Admin {
         store,

@@ -1,7 +1,7 @@
 //! Everything that is wrong in the source right now: what the source itself
 //! could not read, and what only shows between objects.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -24,6 +24,8 @@ pub struct Problem {
     pub field: String,
     /// In words.
     pub message: String,
+    /// Only to be known: nothing is wrong.
+    pub information: bool,
 }
 
 /// Where an object stands.
@@ -33,6 +35,8 @@ pub struct Place {
     pub file: String,
     /// The line of its document's first field.
     pub line: u64,
+    /// Line and column of the fields that notes are about.
+    pub fields: BTreeMap<String, (u64, u64)>,
 }
 
 #[derive(Default)]
@@ -62,13 +66,17 @@ impl Problems {
         let mut inner = self.lock();
         let located = notes.into_iter().map(|note| {
             let place = inner.places.get(&note.key);
+            let whole = place.map_or(0, |place| place.line);
+            let field = place.and_then(|place| place.fields.get(&note.field));
+            let (line, column) = field.copied().unwrap_or((whole, 0));
             Problem {
                 file: place.map(|place| place.file.clone()).unwrap_or_default(),
-                line: place.map_or(0, |place| place.line),
-                column: 0,
+                line,
+                column,
                 object: note.key.to_string(),
                 field: note.field,
                 message: note.message,
+                information: note.information,
             }
         });
         let located: BTreeSet<Problem> = located.collect();
@@ -96,7 +104,12 @@ fn log_new(before: &BTreeSet<Problem>, now: &BTreeSet<Problem>) {
             object,
             field,
             message,
+            information,
         } = problem;
-        tracing::warn!(file, line, column, object, field, "{message}");
+        if *information {
+            tracing::info!(file, line, column, object, field, "{message}");
+        } else {
+            tracing::warn!(file, line, column, object, field, "{message}");
+        }
     }
 }

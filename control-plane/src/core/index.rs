@@ -115,9 +115,10 @@ impl Index {
                         id: service.id.clone(),
                     },
                     field: "spec.externalName".to_owned(),
-                    message: "for information: an ExternalName Service has no address of its own; \
+                    message: "an ExternalName Service has no address of its own; \
                               calls to it are relayed untouched and no policy applies"
                         .to_owned(),
+                    information: true,
                 });
             }
         }
@@ -133,6 +134,7 @@ impl Index {
             field: "metadata.labels".to_owned(),
             message:
                 "has no label kubernetes.io/service-name and so belongs to no Service".to_owned(),
+            information: false,
         }));
         notes
     }
@@ -158,6 +160,7 @@ impl Index {
                         message: format!(
                             "{address} is the address of Service {first} already, which keeps it"
                         ),
+                        information: false,
                     });
                 }
             }

@@ -39,6 +39,8 @@ pub struct Note {
     pub field: String,
     /// In words.
     pub message: String,
+    /// Only to be known: nothing is wrong.
+    pub information: bool,
 }
 
 impl Core {
@@ -91,6 +93,7 @@ impl Core {
             },
             field: format!("spec.targetRefs[{}]", condition.target_index),
             message: format!("{}: {}", condition.reason.as_str(), condition.message),
+            information: false,
         }));
         notes
     }

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Origin, Sidecars};
+use crate::stream::peers::Peers;
 use crate::stream::session::Node;
 
 /// Bytes of one report.
@@ -21,15 +22,21 @@ const MAX_REPORT_BYTES: usize = 4 * 1024 * 1024;
 pub struct ReportService {
     sidecars: Arc<Sidecars>,
     ending: watch::Receiver<bool>,
+    peers: Peers,
 }
 
 /// The service over a registry; its streams end when `ending` turns true.
 pub fn service(
     sidecars: Arc<Sidecars>,
     ending: watch::Receiver<bool>,
+    peers: Peers,
 ) -> ReportsServer<ReportService> {
-    ReportsServer::new(ReportService { sidecars, ending })
-        .max_decoding_message_size(MAX_REPORT_BYTES)
+    let service = ReportService {
+        sidecars,
+        ending,
+        peers,
+    };
+    ReportsServer::new(service).max_decoding_message_size(MAX_REPORT_BYTES)
 }
 
 type Acknowledgements = mpsc::Sender<Result<ReportAcknowledgement, Status>>;
@@ -42,6 +49,7 @@ impl Reports for ReportService {
         &self,
         request: Request<Streaming<SidecarReport>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
+        let permit = self.peers.admit(request.remote_addr())?;
         let (sender, receiver) = mpsc::channel(4);
         let sidecars = self.sidecars.clone();
         let mut ending = self.ending.clone();
@@ -56,6 +64,7 @@ impl Reports for ReportService {
                 // No place, or no receiver: then nobody wants the reason.
                 let _ = sender.try_send(Err(status));
             }
+            drop(permit);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }

@@ -1,6 +1,8 @@
 //! One document to one object, or to all that is wrong with it, each with
 //! its place.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1 as core_v1;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -29,6 +31,8 @@ pub enum Read {
 pub struct Placed {
     /// The line of its first field.
     pub line: u64,
+    /// Where those fields stand that may be found wrong only beside other objects.
+    pub fields: BTreeMap<String, Position>,
     /// What it is.
     pub read: Read,
 }
@@ -64,6 +68,7 @@ fn read(document: &Document<'_>) -> Placed {
             };
             return Placed {
                 line: position.0,
+                fields: BTreeMap::new(),
                 read: Read::Unknown(vec![error]),
             };
         }
@@ -89,7 +94,34 @@ fn read(document: &Document<'_>) -> Placed {
             Err(errors) => Read::Broken(key, locate(errors)),
         },
     };
-    Placed { line, read }
+    let fields = match &read {
+        Read::Object(object) => noted_fields(object),
+        _ => Vec::new(),
+    };
+    let fields = fields.into_iter().map(|field| {
+        let position = shift(node.place(&field));
+        (field, position)
+    });
+    Placed {
+        line,
+        fields: fields.collect(),
+        read,
+    }
+}
+
+/// The fields that [`crate::core::Note`]s are about.
+fn noted_fields(object: &Object) -> Vec<String> {
+    match object {
+        Object::Service(_) => vec!["spec.externalName".to_owned(), "spec.clusterIP".to_owned()],
+        Object::EndpointSlice(_) => vec!["metadata.labels".to_owned()],
+        Object::TrafficPolicy(policy) => {
+            let indexes = 0..policy.targets.len();
+            indexes
+                .map(|index| format!("spec.targetRefs[{index}]"))
+                .collect()
+        }
+        Object::Namespace(_) | Object::Pod(_) | Object::Deployment(_) => Vec::new(),
+    }
 }
 
 fn text(value: &Value) -> &str {

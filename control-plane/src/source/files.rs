@@ -41,13 +41,13 @@ const MAX_HINTS: usize = 1_024;
 pub enum Error {
     /// A folder cannot be watched.
     #[error(
-        "cannot watch the folder {folder}: {source} (is it there, and may it be read? is fs.inotify.max_user_watches exhausted?)"
+        "cannot watch the folder {folder}: {cause} (is it there, and may it be read? is fs.inotify.max_user_watches exhausted?)"
     )]
     Watch {
         /// The folder.
         folder: String,
         /// Why.
-        source: notify::Error,
+        cause: notify::Error,
     },
     /// The receiver of events is gone.
     #[error("the core takes no more events")]
@@ -180,9 +180,9 @@ impl Files {
             .iter()
             .map(|folder| folder.display().to_string())
             .collect::<Vec<_>>();
-        let watcher = watcher.map_err(|source| Error::Watch {
+        let watcher = watcher.map_err(|cause| Error::Watch {
             folder: shown.join(", "),
-            source,
+            cause,
         })?;
         let (stamps, watched, folder, failed) = Default::default();
         let mut files = Self {
@@ -202,9 +202,9 @@ impl Files {
 
     /// A folder that is another one now (a symbolic link turned) is watched anew.
     fn watch(&mut self, folder: &Path) -> Result<(), Error> {
-        let failed = |source| Error::Watch {
+        let failed = |cause| Error::Watch {
             folder: folder.display().to_string(),
-            source,
+            cause,
         };
         let metadata =
             std::fs::metadata(folder).map_err(|error| failed(notify::Error::io(error)))?;

@@ -22,6 +22,7 @@ pub enum Change {
 struct Given {
     object: Object,
     line: u64,
+    fields: BTreeMap<String, (u64, u64)>,
 }
 
 #[derive(Default)]
@@ -154,15 +155,14 @@ impl Folder {
 
     /// Where each object stands.
     pub fn places(&self) -> HashMap<Key, Place> {
-        let in_force = self.in_force.iter();
-        let places = in_force.map(|(key, (owner, _))| {
-            (
-                key.clone(),
-                Place {
-                    file: owner.clone(),
-                    line: self.line(owner, key),
-                },
-            )
+        let places = self.in_force.iter().filter_map(|(key, (owner, _))| {
+            let given = self.files.get(owner)?.given.get(key)?;
+            let place = Place {
+                file: owner.clone(),
+                line: given.line,
+                fields: given.fields.clone(),
+            };
+            Some((key.clone(), place))
         });
         places.collect()
     }
@@ -201,6 +201,7 @@ fn problem(file: &str, at: (u64, u64), object: Option<&Key>, message: &str) -> P
         object: object.map(ToString::to_string).unwrap_or_default(),
         field: String::new(),
         message: message.to_owned(),
+        information: false,
     }
 }
 
@@ -225,6 +226,7 @@ fn read(name: &str, text: &str, mut before: File) -> File {
                         Given {
                             object,
                             line: placed.line,
+                            fields: placed.fields,
                         },
                     );
                 }

@@ -302,6 +302,15 @@ mod tests {
         assert!(read("a: 1\na: 2\n").is_err(), "a field twice is an error");
     }
 
+    #[test]
+    fn words_and_anchors_are_read_as_kubernetes_reads_them() {
+        let text = "a: no\nb: \"no\"\nc: &x {d: 1}\ne: *x\nf: 10s\ng:\nh: 1.5\n";
+        let wanted = serde_json::json!({
+            "a": false, "b": "no", "c": {"d": 1}, "e": {"d": 1}, "f": "10s", "g": null, "h": 1.5,
+        });
+        assert_eq!(read(text).unwrap().value(), wanted);
+    }
+
     proptest! {
         #[test]
         fn no_text_panics(text in "[ -~\n\t:{}\\[\\]&*!|>-]{0,200}") {

@@ -3,10 +3,12 @@
 //! # Layout
 //! - [`protocol`]: what to send when, one type of one stream; pure.
 //! - [`session`]: one stream: its types, its bounds, what it watches.
+//! - [`peers`]: how many streams each address has.
 //! - [`server`]: the shell of gRPC around sessions.
 //!
 //! What the resources mean is not here but in [`crate::core`].
 
+pub mod peers;
 pub mod protocol;
 pub mod server;
 pub mod session;

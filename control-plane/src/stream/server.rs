@@ -1,11 +1,9 @@
 //! The shell of gRPC: one task for each stream, which carries requests into
 //! its session and responses out of it.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,13 +14,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::{Body, BoxFuture, Service, StdError, http};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::peers::Peers;
 use super::protocol::{self, Answer};
 use super::session::{MAX_TYPES, Node, Session, Violation};
 use crate::core::store::Store;
 use crate::reports::{Origin, Sidecars};
 
-/// Streams from one address at once.
-const MAX_STREAMS_PER_PEER: usize = 1024;
 /// Bytes of one request: some 16,000 names with versions.
 const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 /// How long a stream may stay without its first request.
@@ -79,7 +76,7 @@ struct Shared {
     synced: watch::Receiver<bool>,
     /// True when the process ends: streams end then too.
     ending: watch::Receiver<bool>,
-    peers: Mutex<HashMap<IpAddr, usize>>,
+    peers: Peers,
 }
 
 impl AdsServer {
@@ -89,8 +86,8 @@ impl AdsServer {
         sidecars: Arc<Sidecars>,
         synced: watch::Receiver<bool>,
         ending: watch::Receiver<bool>,
+        peers: Peers,
     ) -> Self {
-        let peers = Mutex::default();
         Self {
             shared: Arc::new(Shared {
                 store,
@@ -105,44 +102,6 @@ impl AdsServer {
 
 type Responses = ReceiverStream<Result<EncodedResponse, Status>>;
 
-/// Counts a stream of a peer for as long as it lives.
-struct PeerPermit {
-    shared: Arc<Shared>,
-    peer: IpAddr,
-}
-
-impl PeerPermit {
-    fn take(shared: &Arc<Shared>, peer: IpAddr) -> Result<Self, Status> {
-        let mut peers = shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let streams = peers.entry(peer).or_insert(0);
-        if *streams >= MAX_STREAMS_PER_PEER {
-            let message = format!("{peer} has {MAX_STREAMS_PER_PEER} streams already");
-            return Err(Status::resource_exhausted(message));
-        }
-        *streams += 1;
-        Ok(Self {
-            shared: shared.clone(),
-            peer,
-        })
-    }
-}
-
-impl Drop for PeerPermit {
-    fn drop(&mut self) {
-        let mut peers = self
-            .shared
-            .peers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(streams) = peers.get_mut(&self.peer) {
-            *streams -= 1;
-            if *streams == 0 {
-                peers.remove(&self.peer);
-            }
-        }
-    }
-}
-
 struct Method(Arc<Shared>);
 
 impl tonic::server::StreamingService<DeltaDiscoveryRequest> for Method {
@@ -153,12 +112,7 @@ impl tonic::server::StreamingService<DeltaDiscoveryRequest> for Method {
     fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
         let shared = self.0.clone();
         Box::pin(async move {
-            let peer = request
-                .remote_addr()
-                .map(|address| address.ip().to_canonical());
-            let permit = peer
-                .map(|peer| PeerPermit::take(&shared, peer))
-                .transpose()?;
+            let permit = shared.peers.admit(request.remote_addr())?;
             // Of each type at most one response is in flight, and one error.
             let (sender, receiver) = mpsc::channel(MAX_TYPES + 1);
             tokio::spawn(async move {

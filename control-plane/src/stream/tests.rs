@@ -430,9 +430,13 @@ impl Model {
         assert!(before.is_none(), "two responses in flight");
     }
 
-    /// Who unsubscribes drops what no other subscription covers.
     fn unsubscribe(&mut self, name: &'static str) {
         self.subscribed.remove(name);
+        self.drop_uncovered();
+    }
+
+    /// What no subscription covers is not held, even when it just arrives.
+    fn drop_uncovered(&mut self) {
         let subscribed = &self.subscribed;
         self.held.retain(|held, _| {
             let collection =
@@ -453,6 +457,7 @@ impl Model {
                     self.refused.insert(name, version);
                 }
             }
+            self.drop_uncovered();
             let error_detail = (!accept).then(|| Status {
                 message: "no".into(),
                 ..Status::default()

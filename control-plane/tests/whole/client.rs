@@ -30,7 +30,11 @@ impl Plane {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let running = run(folder.path()).await;
-        Self { folder, running }
+        let plane = Self { folder, running };
+        while !plane.fetch("/ready").await.0.contains("200") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        plane
     }
 
     pub fn write(&self, name: &str, text: &str) {

@@ -187,9 +187,13 @@ async fn of_two_policies_the_older_is_in_force_and_a_missing_target_is_said() {
         problem["file"].as_str().unwrap().ends_with("newer.yaml"),
         "{problem}"
     );
-    plane
+    let problem = plane
         .problem(says("TrafficPolicy shop/cart", "TargetNotFound"))
         .await;
+    assert_eq!(
+        (&problem["line"], &problem["field"]),
+        (&5.into(), &"spec.targetRefs[0]".into())
+    );
     sidecar.nothing_comes().await;
 
     plane.write("cart.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec: {clusterIP: 10.96.0.11, ports: [{port: 80}]}\n");
