@@ -126,14 +126,6 @@ impl ServiceState {
         true
     }
 
-    /// The service went away: its endpoints left with it.
-    pub fn remove_all_endpoints(&mut self, now: Timestamp) {
-        for (_, endpoint) in std::mem::take(&mut self.endpoints) {
-            self.stale_lists.insert(endpoint.config.port);
-            self.release(&key_of(&endpoint.config), now);
-        }
-    }
-
     /// Forgets state that nobody can come back for.
     pub fn expire(&mut self, now: Timestamp) {
         self.departed.expire(now);
