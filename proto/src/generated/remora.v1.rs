@@ -443,6 +443,9 @@ pub struct Endpoint {
     /// Zones for which topology hints reserve it; empty: any.
     #[prost(string, repeated, tag = "14")]
     pub hint_zones: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Its pod has a sidecar: x-remora-reason of its answers is believed.
+    #[prost(bool, tag = "15")]
+    pub sidecar: bool,
 }
 /// What one sidecar enforces for its own pod.
 /// Name: `<namespace>/<pod>`.

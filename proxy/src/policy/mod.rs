@@ -2,5 +2,17 @@
 //!
 //! # Layout, in the order in which a request meets them
 //! - [`config`]: what a policy says.
+//! - [`rate_limit`]: how many requests in a time.
+//! - [`limit`]: how many of anything at the same time.
+//! - [`breaker`]: which endpoint gets nothing for a while.
+//! - [`deadline`]: how long anything may take.
+//! - [`retry`]: whether an attempt is followed by another.
+//! - [`budget`]: how many retries a service bears.
 
+pub mod breaker;
+pub mod budget;
 pub mod config;
+pub mod deadline;
+pub mod limit;
+pub mod rate_limit;
+pub mod retry;

@@ -177,7 +177,7 @@ impl Controller {
         for event in received.events {
             self.apply(event, now);
         }
-        self.publish();
+        self.publish(now);
         received.error
     }
 
@@ -220,7 +220,7 @@ impl Controller {
             .retain(|_, since| now.since(*since) < ANSWERED_SURELY);
         self.forget_absent(now);
         self.retired.retain(|_, retired| retired.is_held());
-        self.publish();
+        self.publish(now);
     }
 
     /// Asks again for collections that were not answered, at most every
@@ -322,7 +322,7 @@ impl Controller {
     }
 
     /// Gives the workers the new picture, and those who wait their answers.
-    fn publish(&mut self) {
+    fn publish(&mut self, now: Timestamp) {
         for name in std::mem::take(&mut self.stale) {
             self.snapshot_stale = true;
             let complete = self
@@ -331,7 +331,7 @@ impl Controller {
                 .is_some_and(|state| self.is_complete(&name, state));
             match self.services.get_mut(&name) {
                 Some(state) if complete => {
-                    let service = state.publish();
+                    let service = state.publish(now);
                     self.published.insert(service.name.clone(), service);
                 }
                 // Known once, and its endpoints are being asked for anew: nothing false is shown.

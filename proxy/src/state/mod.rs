@@ -28,4 +28,4 @@ pub use self::resource::{
     EndpointConfig, InboundPort, PolicyReference, Protocol, ServiceConfig, ServiceKind,
     ServicePort, WorkloadConfig,
 };
-pub use self::snapshot::{Endpoint, Service, Snapshot, Workload};
+pub use self::snapshot::{Endpoint, EndpointList, Service, Snapshot, Workload};

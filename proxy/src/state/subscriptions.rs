@@ -97,6 +97,11 @@ impl Subscriptions {
         self.entries.len()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Targets that belong to nothing.
     pub fn unknown(&self) -> usize {
         self.unknown

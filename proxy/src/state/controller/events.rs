@@ -28,7 +28,7 @@ impl Controller {
                 let policies = match value {
                     Parsed::Service(config) => self.take_service(&name, &aliases, *config, now),
                     Parsed::Endpoint(config) => self.take_endpoint(&name, *config, now),
-                    Parsed::Workload(config) => self.take_workload(*config),
+                    Parsed::Workload(config) => self.take_workload(*config, now),
                 };
                 self.mesh
                     .ledger()
@@ -79,7 +79,8 @@ impl Controller {
             None => {
                 let retired = self.retired.remove(name);
                 let usage = Arc::new(Usage::new(now));
-                let state = ServiceState::new(name, config, retired, usage, now);
+                let state =
+                    ServiceState::new(name, config, retired, usage, self.mesh.journal(), now);
                 self.services.insert(name.to_owned(), state);
             }
         }
@@ -135,7 +136,7 @@ impl Controller {
         Vec::new()
     }
 
-    fn take_workload(&mut self, config: WorkloadConfig) -> Vec<PolicyReference> {
+    fn take_workload(&mut self, config: WorkloadConfig, now: Timestamp) -> Vec<PolicyReference> {
         let policies = config.policies.clone();
         let draining = config.draining;
         self.workload = Some(Workload {
@@ -143,7 +144,8 @@ impl Controller {
         });
         // Before anybody is told to be ready, the workers must see it.
         self.snapshot_stale = true;
-        self.publish();
+        self.publish(now);
+        self.mesh.workload_changed();
         self.mesh.set_draining(draining);
         self.mesh.set_ready();
         policies

@@ -217,8 +217,8 @@ fn a_change_of_one_endpoint_changes_only_its_list() {
     assert!(Arc::ptr_eq(&before.runtime, &after.runtime));
     assert!(Arc::ptr_eq(&before.config, &after.config));
     assert!(Arc::ptr_eq(
-        before.endpoints(9090).unwrap(),
-        after.endpoints(9090).unwrap()
+        &before.endpoints(9090).unwrap().endpoints,
+        &after.endpoints(9090).unwrap().endpoints,
     ));
     let pods: Vec<&str> = after
         .endpoints(8080)

@@ -1,0 +1,143 @@
+//! What Remora itself answers: a closed list of reasons, the same word in the
+//! header, the access log and the metrics.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+
+use crate::http1::headers::REASON;
+use crate::http1::response_body::ResponseBody;
+
+/// Why Remora answered instead of the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The service's breaker is open.
+    BreakerOpen,
+    /// A limit of `circuitBreaker` is reached.
+    Overloaded,
+    /// A rate limit refused it.
+    RateLimited,
+    /// The service has no endpoint that could take it.
+    NoEndpoints,
+    /// No connection came about, nothing reached the application.
+    ConnectFailed,
+    /// A deadline passed.
+    Timeout,
+    /// The upstream broke off, and no retry was left or allowed.
+    RetriesExhausted,
+    /// The request itself is wrong.
+    BadRequest,
+}
+
+impl Reason {
+    /// Every reason, in the order of [`Reason::index`].
+    pub const ALL: [Self; 8] = [
+        Self::BreakerOpen,
+        Self::Overloaded,
+        Self::RateLimited,
+        Self::NoEndpoints,
+        Self::ConnectFailed,
+        Self::Timeout,
+        Self::RetriesExhausted,
+        Self::BadRequest,
+    ];
+
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::BreakerOpen => "breaker_open",
+            Self::Overloaded => "overloaded",
+            Self::RateLimited => "rate_limited",
+            Self::NoEndpoints => "no_endpoints",
+            Self::ConnectFailed => "connect_failed",
+            Self::Timeout => "timeout",
+            Self::RetriesExhausted => "retries_exhausted",
+            Self::BadRequest => "bad_request",
+        }
+    }
+
+    /// Its place in [`Reason::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The HTTP status that goes with it.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::RetriesExhausted => StatusCode::BAD_GATEWAY,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::BreakerOpen | Self::Overloaded | Self::NoEndpoints | Self::ConnectFailed => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// The reason that a word of the header names.
+    pub fn from_word(word: &[u8]) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|reason| reason.word().as_bytes() == word)
+    }
+}
+
+/// Remora's own answer; `detail` says in words what happened and what to check.
+pub fn refuse(reason: Reason, detail: String) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::own(Bytes::from(detail + "\n")));
+    *response.status_mut() = reason.status();
+    response
+        .headers_mut()
+        .insert(REASON, HeaderValue::from_static(reason.word()));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+/// Sets `Retry-After`, rounded up to whole seconds and at least one.
+pub fn set_retry_after(response: &mut Response<ResponseBody>, after: Duration) {
+    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+}
+
+/// Sets `RateLimit-Limit`, `-Remaining` and `-Reset`
+/// (draft-ietf-httpapi-ratelimit-headers-03).
+pub fn set_rate_limit(
+    response: &mut Response<ResponseBody>,
+    limit: u32,
+    remaining: u64,
+    reset_seconds: u64,
+) {
+    let headers = response.headers_mut();
+    headers.insert("ratelimit-limit", HeaderValue::from(limit));
+    headers.insert("ratelimit-remaining", HeaderValue::from(remaining));
+    headers.insert("ratelimit-reset", HeaderValue::from(reset_seconds));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_found_by_its_word() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            assert_eq!(Reason::from_word(reason.word().as_bytes()), Some(reason));
+        }
+        assert_eq!(Reason::from_word(b"nonsense"), None);
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up() {
+        let mut response = refuse(Reason::RateLimited, "no".into());
+        set_retry_after(&mut response, Duration::from_millis(1500));
+        assert_eq!(response.headers()[RETRY_AFTER], "2");
+        assert_eq!(response.headers()[REASON], "rate_limited");
+    }
+}

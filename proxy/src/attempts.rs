@@ -1,0 +1,520 @@
+//! The attempts of one request: picks an endpoint, sends, records how it
+//! ended, and asks whether there is another.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::answer::Reason;
+use crate::attempt::{self, Bounds, Failure};
+use crate::clock::{self, Timestamp};
+use crate::connect::Target;
+use crate::exchange::{Exchange, LiveAttempt};
+use crate::http1::headers;
+use crate::http1::request_body::{RequestBody, RequestSource};
+use crate::http1::response_body::{ResponseBody, Until};
+use crate::pipeline;
+use crate::policy::breaker::Outcome;
+use crate::policy::config::{AttemptEnd, ServicePolicy};
+use crate::policy::deadline::{Bound, Deadlines};
+use crate::policy::limit::{Kind, Permit};
+use crate::policy::retry::{self, Attempts, Decision, Ended};
+use crate::pool::UpstreamConnection;
+use crate::select::{self, NoPick, Tried};
+use crate::state::{Endpoint, Service};
+use crate::worker::Worker;
+
+/// Endpoints that are looked at for one attempt: another request may take the
+/// last place of a limit or a probe between the look and the taking.
+const PICKS: usize = 8;
+
+/// A request's attempts.
+#[derive(Debug)]
+pub struct Attempting<'a> {
+    worker: &'a Rc<Worker>,
+    service: &'a Service,
+    port: u16,
+    peer: SocketAddr,
+    parts: Parts,
+    source: RequestSource,
+    exchange: Exchange,
+    attempts: Attempts,
+    deadlines: Deadlines,
+    tried: Tried,
+    /// Of the retry that is about to be made.
+    retry_permit: Option<Permit>,
+}
+
+/// What an attempt came to.
+#[allow(clippy::large_enum_variant)] // made once for an attempt and taken apart at once; a box would be an allocation
+enum Attempted {
+    /// Response headers; whether the policy counts them as a failure is settled.
+    Answered(Response<Incoming>, LiveAttempt, AttemptEnd),
+    /// No response.
+    Ended(AttemptEnd, String),
+    /// Remora's own answer.
+    Refused(Reason, String),
+    /// The pod itself was picked, and its own inbound rules refused it.
+    RefusedByOwnPod(Response<ResponseBody>),
+}
+
+/// An endpoint that was picked, with its places in breaker and limits.
+struct Taken<'a> {
+    endpoint: &'a Endpoint,
+    live: LiveAttempt,
+}
+
+impl<'a> Attempting<'a> {
+    /// Prepares the attempts of a request that all limits have admitted.
+    pub fn new(
+        worker: &'a Rc<Worker>,
+        service: &'a Service,
+        port: u16,
+        peer: SocketAddr,
+        parts: Parts,
+        source: RequestSource,
+        exchange: Exchange,
+    ) -> Self {
+        let deadlines = Deadlines::new(&service.config.policy.timeouts, exchange.started());
+        Self {
+            worker,
+            service,
+            port,
+            peer,
+            parts,
+            source,
+            exchange,
+            attempts: Attempts::new(),
+            deadlines,
+            tried: Tried::default(),
+            retry_permit: None,
+        }
+    }
+
+    fn policy(&self) -> &'a ServicePolicy {
+        &self.service.config.policy
+    }
+
+    /// Attempts until one is answered or nothing more may be tried.
+    pub async fn run(mut self) -> Response<ResponseBody> {
+        loop {
+            let (end, attempted) = match self.attempt().await {
+                Attempted::Refused(reason, detail) => {
+                    return pipeline::refuse(self.exchange, reason, detail);
+                }
+                Attempted::RefusedByOwnPod(answer) => {
+                    return pipeline::answering(answer, self.exchange);
+                }
+                Attempted::Answered(response, live, end) => (end, Ok((response, live))),
+                Attempted::Ended(end, detail) => (end, Err(detail)),
+            };
+            let retry_after = attempted
+                .as_ref()
+                .ok()
+                .and_then(|(response, _)| headers::retry_after(response.headers()));
+            match self.decide(end, retry_after) {
+                Decision::Again { after, free } => {
+                    if let Ok((response, live)) = attempted {
+                        self.let_go(response, live);
+                    }
+                    let traffic = self.exchange.traffic();
+                    let counter = if free {
+                        &traffic.resends
+                    } else {
+                        &traffic.retries
+                    };
+                    counter.fetch_add(1, Relaxed);
+                    if !after.is_zero() {
+                        tokio::time::sleep(after).await;
+                    }
+                }
+                Decision::No(_) => {
+                    self.record_service_failure(end, retry_after);
+                    return match attempted {
+                        Ok((response, live)) => self.give(response, live),
+                        Err(detail) => self.give_up(end, detail),
+                    };
+                }
+            }
+        }
+    }
+
+    fn decide(&mut self, end: AttemptEnd, retry_after: Option<Duration>) -> Decision {
+        let policy = self.policy().retries.as_ref();
+        let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
+        let request = retry::Request {
+            method: self.parts.method.as_str(),
+            grpc_method: None,
+            has_idempotency_header: header
+                .is_some_and(|name| self.parts.headers.contains_key(name)),
+        };
+        let now = clock::now();
+        let ended = Ended {
+            end,
+            body_replayable: self.source.replayable(),
+            response_started: false,
+            retry_after,
+            time_left: self.deadlines.time_left(now),
+        };
+        // A pod that was called by its own address has no other to turn to.
+        if self.service.is_direct() {
+            return Decision::No(retry::Reason::Off);
+        }
+        let before = self.attempts;
+        let decision = self
+            .attempts
+            .decide(policy, &request, &ended, crate::random::next());
+        let Decision::Again { free: false, .. } = decision else {
+            return decision;
+        };
+        let runtime = &self.service.runtime;
+        match runtime.limits.try_acquire(Kind::Retries) {
+            Some(permit) => self.retry_permit = Some(permit),
+            None => {
+                self.attempts = before;
+                return Decision::No(retry::Reason::RetryLimit);
+            }
+        }
+        if !runtime.budget.try_spend(now) {
+            self.retry_permit = None;
+            self.attempts = before;
+            self.exchange
+                .traffic()
+                .budget_exhausted
+                .fetch_add(1, Relaxed);
+            return Decision::No(retry::Reason::BudgetExhausted);
+        }
+        decision
+    }
+
+    async fn attempt(&mut self) -> Attempted {
+        let now = clock::now();
+        if self
+            .deadlines
+            .time_left(now)
+            .is_some_and(|left| left.is_zero())
+        {
+            return Attempted::Refused(Reason::Timeout, late(Bound::Request));
+        }
+        let Taken { endpoint, live } = match self.take_endpoint(now) {
+            Ok(taken) => taken,
+            Err((reason, detail)) => return Attempted::Refused(reason, detail),
+        };
+        self.tried.add(endpoint);
+        self.exchange.attempts += 1;
+        if let Some(answer) = self.ask_own_pod(endpoint) {
+            return Attempted::RefusedByOwnPod(answer);
+        }
+        let target = Target {
+            service: &self.service.runtime,
+            endpoint: &endpoint.runtime,
+            address: endpoint.config.address_for(self.port),
+            outbound: &self.policy().outbound,
+        };
+        let bounds = Bounds {
+            until_headers: self.deadlines.attempt(now).until_headers,
+            idle: self.policy().timeouts.idle,
+        };
+        endpoint.runtime.attempts.fetch_add(1, Relaxed);
+        match self.send(target, endpoint.config.sidecar, bounds).await {
+            Ok((response, connection)) => self.answered(endpoint, response, connection, live),
+            Err(failure) => self.failed(endpoint, failure, live),
+        }
+    }
+
+    async fn send(
+        &mut self,
+        target: Target<'_>,
+        has_sidecar: bool,
+        bounds: Bounds,
+    ) -> Result<(Response<Incoming>, UpstreamConnection), Failure> {
+        let safe = retry::is_idempotent(self.parts.method.as_str());
+        let (parts, number) = (&self.parts, self.exchange.attempts);
+        let request = |body| request(parts, number, body);
+        attempt::send(
+            self.worker,
+            target,
+            safe,
+            has_sidecar,
+            &self.source,
+            bounds,
+            request,
+        )
+        .await
+    }
+
+    fn take_endpoint(&mut self, now: Timestamp) -> Result<Taken<'a>, (Reason, String)> {
+        let name = &self.service.runtime.name;
+        let config = &self.worker.shared.config;
+        for _ in 0..PICKS {
+            let random = crate::random::next();
+            let source = Some(self.peer.ip());
+            let picked = select::pick(
+                self.service,
+                self.port,
+                source,
+                &config.node,
+                &self.tried,
+                now,
+                random,
+            );
+            let endpoint = match picked {
+                Ok(endpoint) => endpoint,
+                Err(NoPick::Overloaded) => {
+                    let detail = format!(
+                        "circuitBreaker.perEndpoint.maxRequests of every endpoint of {name} is reached"
+                    );
+                    return Err((Reason::Overloaded, detail));
+                }
+                Err(NoPick::NoEndpoints) => {
+                    let detail = format!(
+                        "{name} has no endpoint for port {} that is ready",
+                        self.port
+                    );
+                    return Err((Reason::NoEndpoints, detail));
+                }
+            };
+            if let Some(live) = self.take_places(endpoint, now) {
+                return Ok(Taken { endpoint, live });
+            }
+        }
+        Err((
+            Reason::Overloaded,
+            format!("every endpoint of {name} that was looked at is at its limits"),
+        ))
+    }
+
+    fn take_places(&mut self, endpoint: &Endpoint, now: Timestamp) -> Option<LiveAttempt> {
+        let permit = endpoint.runtime.limits.try_acquire(Kind::Requests)?;
+        let retry_permits = match self.retry_permit.take() {
+            None => None,
+            Some(of_service) => match endpoint.runtime.limits.try_acquire(Kind::Retries) {
+                Some(of_endpoint) => Some((of_service, of_endpoint)),
+                None => {
+                    self.retry_permit = Some(of_service);
+                    return None;
+                }
+            },
+        };
+        let Some(breaker) = endpoint.runtime.breaker.try_admit(now) else {
+            self.retry_permit = retry_permits.map(|(of_service, _)| of_service);
+            return None;
+        };
+        Some(LiveAttempt {
+            endpoint: Arc::clone(&endpoint.runtime),
+            connection: None,
+            breaker: Some(breaker),
+            load: endpoint.runtime.load.start(now),
+            permit,
+            retry_permits,
+        })
+    }
+
+    /// Where the pick is the sidecar's own pod its inbound rules are asked here,
+    /// in process: the connection that follows passes no redirect.
+    fn ask_own_pod(&mut self, endpoint: &Endpoint) -> Option<Response<ResponseBody>> {
+        let address = endpoint.config.address_for(self.port);
+        if !self.worker.shared.is_own_pod(address.ip()) {
+            return None;
+        }
+        let inbound = self.worker.shared.inbound.port(address.port());
+        pipeline::limit_rate(
+            &mut self.exchange,
+            &inbound.limiter,
+            &self.parts,
+            self.peer.ip(),
+            |limit| inbound.applies(limit),
+        )
+    }
+
+    fn answered(
+        &mut self,
+        endpoint: &Endpoint,
+        mut response: Response<Incoming>,
+        connection: UpstreamConnection,
+        mut live: LiveAttempt,
+    ) -> Attempted {
+        let now = clock::now();
+        live.connection = Some(connection);
+        let said = response
+            .headers()
+            .get(headers::REASON)
+            .and_then(|word| Reason::from_word(word.as_bytes()));
+        let said = said.filter(|_| endpoint.config.sidecar);
+        if said.is_none() {
+            headers::strip_ours(response.headers_mut());
+        }
+        let end = match said {
+            Some(Reason::ConnectFailed) => AttemptEnd::ConnectFailure,
+            _ => AttemptEnd::Response {
+                status: response.status().as_u16(),
+                grpc: None,
+            },
+        };
+        if said.is_some() && end != AttemptEnd::ConnectFailure {
+            // Remora refused it at the target: never a failure of the endpoint.
+            live.breaker = None;
+            self.exchange.service_breaker = None;
+            live.load.failed(now);
+        } else if self.is_failure(end) {
+            let retry_after = headers::retry_after(response.headers());
+            record_failure(&mut live, end, retry_after, now);
+        } else {
+            live.load.answered(now);
+            if let Some(probe) = live.breaker.take_if(|permit| permit.is_probe()) {
+                // A long answer must not keep the place of a probe.
+                probe.record(Outcome::Success, None, now, crate::random::next());
+            }
+        }
+        Attempted::Answered(response, live, end)
+    }
+
+    fn failed(
+        &mut self,
+        endpoint: &Endpoint,
+        failure: Failure,
+        mut live: LiveAttempt,
+    ) -> Attempted {
+        let now = clock::now();
+        match failure {
+            Failure::Overloaded(detail) => Attempted::Refused(Reason::Overloaded, detail),
+            Failure::CallerBroke(detail) => {
+                live.breaker = None;
+                Attempted::Refused(Reason::BadRequest, detail)
+            }
+            Failure::OutOfTime(bound) => {
+                // The caller's time is over while this endpoint had the request.
+                self.record_service_failure(AttemptEnd::Timeout, None);
+                if self.is_failure(AttemptEnd::Timeout) {
+                    record_failure(&mut live, AttemptEnd::Timeout, None, now);
+                }
+                Attempted::Refused(Reason::Timeout, late(bound))
+            }
+            Failure::Stale { .. } => {
+                live.breaker = None;
+                let detail = format!(
+                    "{} closed the pooled connection without an answer",
+                    endpoint.runtime.name
+                );
+                Attempted::Ended(AttemptEnd::Reset, detail)
+            }
+            Failure::Ended(end, detail) => {
+                if self.is_failure(end) {
+                    record_failure(&mut live, end, None, now);
+                } else {
+                    live.load.failed(now);
+                }
+                Attempted::Ended(end, detail)
+            }
+        }
+    }
+
+    fn is_failure(&self, end: AttemptEnd) -> bool {
+        self.policy()
+            .circuit_breaker
+            .as_ref()
+            .is_some_and(|breaker| breaker.trip.failures.matches(end))
+    }
+
+    /// The service's own breaker learns how the request ended, not each attempt.
+    fn record_service_failure(&mut self, end: AttemptEnd, retry_after: Option<Duration>) {
+        if self.is_failure(end)
+            && let Some(breaker) = self.exchange.service_breaker.take()
+        {
+            breaker.record(
+                Outcome::Failure(end),
+                retry_after,
+                clock::now(),
+                crate::random::next(),
+            );
+        }
+    }
+
+    /// A response that a retry follows: its connection is kept where it has ended already.
+    fn let_go(&self, response: Response<Incoming>, mut live: LiveAttempt) {
+        use http_body::Body;
+        if response.body().is_end_stream()
+            && let Some(connection) = live.connection.take()
+        {
+            let waiting = self.service.runtime.somebody_waits();
+            self.worker
+                .pool
+                .give_back(live.endpoint.id, connection, clock::now(), waiting);
+        }
+    }
+
+    fn give(mut self, response: Response<Incoming>, live: LiveAttempt) -> Response<ResponseBody> {
+        let now = clock::now();
+        self.source.commit();
+        let (mut parts, body) = response.into_parts();
+        headers::strip_hop_by_hop(&mut parts.headers);
+        let said = parts
+            .headers
+            .get(headers::REASON)
+            .and_then(|word| Reason::from_word(word.as_bytes()));
+        self.exchange.answered(parts.status, said, now);
+        let until = Until {
+            deadline: self.deadlines.attempt(self.exchange.started()).until_end,
+            idle: self.policy().timeouts.idle,
+        };
+        self.exchange.live = Some(live);
+        Response::from_parts(parts, ResponseBody::relayed(body, self.exchange, until))
+    }
+
+    fn give_up(self, end: AttemptEnd, detail: String) -> Response<ResponseBody> {
+        let reason = match end {
+            AttemptEnd::ConnectFailure => Reason::ConnectFailed,
+            AttemptEnd::Timeout => Reason::Timeout,
+            AttemptEnd::RefusedStream | AttemptEnd::Reset | AttemptEnd::Response { .. } => {
+                Reason::RetriesExhausted
+            }
+        };
+        pipeline::refuse(
+            self.exchange,
+            reason,
+            format!("{}: {detail}", self.service.runtime.name),
+        )
+    }
+}
+
+fn late(bound: Bound) -> String {
+    format!("timeouts.{} passed", bound.field())
+}
+
+fn record_failure(
+    live: &mut LiveAttempt,
+    end: AttemptEnd,
+    retry_after: Option<Duration>,
+    now: Timestamp,
+) {
+    live.load.failed(now);
+    live.endpoint.failures.fetch_add(1, Relaxed);
+    if let Some(breaker) = live.breaker.take() {
+        breaker.record(
+            Outcome::Failure(end),
+            retry_after,
+            now,
+            crate::random::next(),
+        );
+    }
+}
+
+/// The request for attempt `number`. Its head is copied, because another
+/// attempt may follow when this one has already consumed it.
+fn request(parts: &Parts, number: u32, body: RequestBody) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = parts.uri.clone();
+    *request.version_mut() = parts.version;
+    *request.headers_mut() = parts.headers.clone();
+    request
+        .headers_mut()
+        .insert(headers::ATTEMPT, headers::attempt_value(number));
+    request
+}

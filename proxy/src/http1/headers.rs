@@ -1,0 +1,165 @@
+//! What is taken off and put on a message's headers at each hop.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use remora_proto::well_known::header as ours;
+
+/// Why Remora itself answered.
+pub const REASON: HeaderName = HeaderName::from_static(ours::REASON);
+/// The number of an attempt.
+pub const ATTEMPT: HeaderName = HeaderName::from_static(ours::ATTEMPT);
+
+/// Headers that concern one connection only (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 4] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::UPGRADE,
+    header::TRANSFER_ENCODING,
+];
+
+/// Removes what concerns only the connection that a message came on, with all
+/// that its `Connection` names. `TE: trailers` may pass (RFC 9110, section 10.1.4).
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        strip_named_by_connection(headers);
+    }
+    for name in &HOP_BY_HOP {
+        // `remove` hashes the name even when the map is small; a look first is cheaper.
+        if headers.contains_key(name) {
+            headers.remove(name);
+        }
+    }
+    if let Some(te) = headers.get(header::TE)
+        && !te.as_bytes().eq_ignore_ascii_case(b"trailers")
+    {
+        headers.remove(header::TE);
+    }
+}
+
+fn strip_named_by_connection(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        // What frames or addresses the message is not the sender's to remove.
+        .filter(|name| ![header::HOST, header::CONTENT_LENGTH, header::TE].contains(name))
+        .collect();
+    headers.remove(header::CONNECTION);
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// Removes every header of ours that came from outside.
+pub fn strip_ours(headers: &mut HeaderMap) {
+    if !headers.keys().any(is_ours) {
+        return;
+    }
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_ours(name))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Removes every header of ours but the attempt's number, which the
+/// application may see and nothing decides on.
+pub fn strip_ours_but_attempt(headers: &mut HeaderMap) {
+    let attempt = headers.remove(ATTEMPT);
+    strip_ours(headers);
+    if let Some(attempt) = attempt {
+        headers.insert(ATTEMPT, attempt);
+    }
+}
+
+fn is_ours(name: &HeaderName) -> bool {
+    name.as_str().starts_with(ours::PREFIX)
+}
+
+/// The number of an attempt, from 1, as a header's value.
+pub fn attempt_value(number: u32) -> HeaderValue {
+    match number {
+        1 => HeaderValue::from_static("1"),
+        2 => HeaderValue::from_static("2"),
+        3 => HeaderValue::from_static("3"),
+        number => HeaderValue::from(number),
+    }
+}
+
+/// `Retry-After` in seconds; the form with a date needs a calendar and is left alone.
+pub fn retry_after(headers: &HeaderMap) -> Option<std::time::Duration> {
+    let seconds: u64 = headers
+        .get(header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(std::time::Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_concerns_one_connection_is_taken_off() {
+        let mut headers = map(&[
+            ("connection", "close, x-private"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip"),
+            ("upgrade", "h2c"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("accept", "*/*")]));
+    }
+
+    #[test]
+    fn connection_cannot_remove_what_frames_the_message() {
+        let mut headers = map(&[
+            ("connection", "host, content-length"),
+            ("host", "a"),
+            ("content-length", "3"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("host", "a"), ("content-length", "3")]));
+    }
+
+    #[test]
+    fn our_headers_from_outside_are_taken_off() {
+        let mut headers = map(&[
+            ("x-remora-reason", "timeout"),
+            ("x-remora-anything", "1"),
+            ("x-request-id", "7"),
+        ]);
+        strip_ours(&mut headers);
+        assert_eq!(headers, map(&[("x-request-id", "7")]));
+    }
+
+    #[test]
+    fn retry_after_in_seconds_is_read() {
+        assert_eq!(
+            retry_after(&map(&[("retry-after", "3")])),
+            Some(std::time::Duration::from_secs(3))
+        );
+        assert_eq!(retry_after(&map(&[("retry-after", "soon")])), None);
+    }
+}

@@ -1,0 +1,319 @@
+//! The life of a request to the pod: rate limits, then the application.
+//!
+//! Owns what is counted and limited for each of the pod's ports. A connection
+//! to the application is a plain one; nothing is retried here, because only
+//! the caller knows other endpoints.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::request::Parts;
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::answer::Reason;
+use crate::attempt::{self, Bounds, Failure};
+use crate::clock;
+use crate::connect::Target;
+use crate::exchange::{Exchange, LiveAttempt, Side};
+use crate::http1::caller::CallerState;
+use crate::http1::headers;
+use crate::http1::request_body::RequestSource;
+use crate::http1::response_body::{ResponseBody, Until};
+use crate::pipeline;
+use crate::policy::breaker::Journal;
+use crate::policy::config::{AttemptEnd, Outbound, RateLimit, ServicePolicy};
+use crate::policy::limit::Kind;
+use crate::policy::rate_limit::RateLimiter;
+use crate::policy::retry;
+use crate::runtime::{EndpointRuntime, ServiceRuntime};
+use crate::state::{Protocol, WorkloadConfig};
+use crate::worker::Worker;
+
+/// Ports beyond the workload's own that get counters of their own.
+const OTHER_PORTS: usize = 256;
+
+/// What is counted for one of the pod's ports; lives as long as the sidecar.
+#[derive(Debug)]
+struct Counted {
+    runtime: Arc<ServiceRuntime>,
+    application: Arc<EndpointRuntime>,
+}
+
+/// One of the pod's ports, as its workload says now.
+#[derive(Clone, Debug)]
+pub struct InboundPort {
+    /// Counters, limits and the pool's name of the port.
+    pub runtime: Arc<ServiceRuntime>,
+    /// The application on it.
+    pub application: Arc<EndpointRuntime>,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Every rate limit of the pod; a limit is one bucket for all ports.
+    pub limiter: Arc<RateLimiter>,
+    /// Which of them hold for this port.
+    limits: Arc<Vec<LimitName>>,
+}
+
+/// `namespace/policy` and the limit's name.
+type LimitName = (Arc<str>, Arc<str>);
+
+impl InboundPort {
+    /// Whether this one of the pod's rate limits holds for the port.
+    pub fn applies(&self, limit: &RateLimit) -> bool {
+        self.limits
+            .iter()
+            .any(|(policy, name)| *policy == limit.policy && *name == limit.name)
+    }
+}
+
+#[derive(Debug)]
+struct Rules {
+    ports: BTreeMap<u16, (Protocol, Arc<Vec<LimitName>>)>,
+    /// For ports that no Service covers.
+    others: Arc<Vec<LimitName>>,
+}
+
+/// The pod's ports.
+#[derive(Debug)]
+pub struct Inbound {
+    limiter: Arc<RateLimiter>,
+    rules: ArcSwap<Rules>,
+    counted: ArcSwap<BTreeMap<u16, Arc<Counted>>>,
+    journal: Arc<Journal>,
+}
+
+impl Inbound {
+    /// Before the workload has arrived nothing is limited.
+    pub fn new() -> Self {
+        Self {
+            limiter: Arc::new(RateLimiter::new(&[])),
+            rules: ArcSwap::from_pointee(Rules {
+                ports: BTreeMap::new(),
+                others: Arc::default(),
+            }),
+            counted: ArcSwap::default(),
+            journal: Journal::new(),
+        }
+    }
+
+    /// Takes a workload over; buckets keep their fill.
+    pub fn configure(&self, workload: &WorkloadConfig) {
+        let mut all: Vec<RateLimit> = Vec::new();
+        let mut names = |limits: &[RateLimit]| -> Arc<Vec<LimitName>> {
+            let name = |limit: &RateLimit| {
+                let known = all
+                    .iter()
+                    .any(|held| held.policy == limit.policy && held.name == limit.name);
+                if !known {
+                    all.push(limit.clone());
+                }
+                (Arc::clone(&limit.policy), Arc::clone(&limit.name))
+            };
+            Arc::new(limits.iter().map(name).collect())
+        };
+        let others = names(&workload.rate_limits);
+        let ports = workload
+            .ports
+            .iter()
+            .map(|(port, rules)| (*port, (rules.protocol, names(&rules.rate_limits))))
+            .collect();
+        self.limiter.reconfigure(&all, clock::now());
+        self.rules.store(Arc::new(Rules { ports, others }));
+    }
+
+    /// One of the pod's ports, known to the workload or not.
+    pub fn port(&self, port: u16) -> InboundPort {
+        let rules = self.rules.load();
+        let (protocol, limits) = match rules.ports.get(&port) {
+            Some((protocol, limits)) => (*protocol, Arc::clone(limits)),
+            None => (Protocol::Detect, Arc::clone(&rules.others)),
+        };
+        let counted = self.counted(port);
+        InboundPort {
+            runtime: Arc::clone(&counted.runtime),
+            application: Arc::clone(&counted.application),
+            protocol,
+            limiter: Arc::clone(&self.limiter),
+            limits,
+        }
+    }
+
+    /// Every port that has been called, with what was counted.
+    pub fn counted_ports(&self) -> Vec<(u16, Arc<ServiceRuntime>)> {
+        self.counted
+            .load()
+            .iter()
+            .map(|(port, counted)| (*port, Arc::clone(&counted.runtime)))
+            .collect()
+    }
+
+    fn counted(&self, port: u16) -> Arc<Counted> {
+        if let Some(counted) = self.counted.load().get(&port) {
+            return Arc::clone(counted);
+        }
+        // Port 0 stands for all that came after the bound, so that a scan of
+        // every port cannot make the map grow.
+        let port = if self.counted.load().len() >= OTHER_PORTS {
+            0
+        } else {
+            port
+        };
+        self.counted.rcu(|held| {
+            let mut held = BTreeMap::clone(held);
+            held.entry(port).or_insert_with(|| {
+                let runtime = ServiceRuntime::with_limiter(
+                    &port.to_string(),
+                    &ServicePolicy::default(),
+                    true,
+                    &self.journal,
+                    Arc::clone(&self.limiter),
+                    clock::now(),
+                );
+                let application = EndpointRuntime::application(&runtime);
+                Arc::new(Counted {
+                    runtime: Arc::new(runtime),
+                    application: Arc::new(application),
+                })
+            });
+            held
+        });
+        match self.counted.load().get(&port) {
+            Some(counted) => Arc::clone(counted),
+            // Never so: entries are only ever added.
+            None => self.counted(0),
+        }
+    }
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Carries `request` to the application at `address`, and the answer back.
+pub async fn serve(
+    worker: Rc<Worker>,
+    caller: Rc<CallerState>,
+    address: SocketAddr,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let started = clock::now();
+    let port = worker.shared.inbound.port(address.port());
+    let (mut parts, body) = request.into_parts();
+    let mut exchange = Exchange::new(
+        &worker,
+        caller,
+        Side::Inbound(Arc::clone(&port.runtime)),
+        peer,
+        started,
+    );
+    exchange.note_head(&parts.method, &parts.uri);
+    headers::strip_hop_by_hop(&mut parts.headers);
+    headers::strip_ours_but_attempt(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+    let limited = pipeline::limit_rate(&mut exchange, &port.limiter, &parts, peer.ip(), |limit| {
+        port.applies(limit)
+    });
+    if let Some(answer) = limited {
+        return pipeline::answering(answer, exchange);
+    }
+    forward(
+        &worker,
+        &port,
+        worker.shared.application_address(address),
+        parts,
+        body,
+        exchange,
+    )
+    .await
+}
+
+async fn forward(
+    worker: &Rc<Worker>,
+    port: &InboundPort,
+    address: SocketAddr,
+    parts: Parts,
+    body: Incoming,
+    mut exchange: Exchange,
+) -> Response<ResponseBody> {
+    let outbound = Outbound::default();
+    let target = Target {
+        service: &port.runtime,
+        endpoint: &port.application,
+        address,
+        outbound: &outbound,
+    };
+    let Some(permit) = port.application.limits.try_acquire(Kind::Requests) else {
+        return pipeline::refuse(
+            exchange,
+            Reason::Overloaded,
+            "the application is at its limit".to_owned(),
+        );
+    };
+    let load = port.application.load.start(clock::now());
+    exchange.attempts = 1;
+    let safe = retry::is_idempotent(parts.method.as_str());
+    let source = RequestSource::new(body, 0, exchange.started());
+    let bounds = Bounds {
+        until_headers: None,
+        idle: None,
+    };
+    let request = |body| Request::from_parts(parts.clone(), body);
+    let sent = attempt::send(worker, target, safe, false, &source, bounds, request).await;
+    match sent {
+        Ok((response, connection)) => {
+            let (mut parts, body) = response.into_parts();
+            headers::strip_hop_by_hop(&mut parts.headers);
+            headers::strip_ours(&mut parts.headers);
+            exchange.answered(parts.status, None, clock::now());
+            let endpoint = Arc::clone(&port.application);
+            let connection = Some(connection);
+            exchange.live = Some(LiveAttempt {
+                endpoint,
+                connection,
+                breaker: None,
+                load,
+                permit,
+                retry_permits: None,
+            });
+            Response::from_parts(
+                parts,
+                ResponseBody::relayed(body, exchange, Until::default()),
+            )
+        }
+        Err(failure) => {
+            let (reason, detail) = explain(failure, address);
+            pipeline::refuse(exchange, reason, detail)
+        }
+    }
+}
+
+fn explain(failure: Failure, address: SocketAddr) -> (Reason, String) {
+    match failure {
+        Failure::Ended(AttemptEnd::ConnectFailure, detail) => (
+            Reason::ConnectFailed,
+            format!("the application does not answer on its port: {detail}"),
+        ),
+        Failure::Ended(_, detail) => (Reason::RetriesExhausted, detail),
+        Failure::Stale { unsent: true } => (
+            Reason::ConnectFailed,
+            format!("the application at {address} closes its connections"),
+        ),
+        Failure::Stale { unsent: false } => (
+            Reason::RetriesExhausted,
+            format!("the application at {address} closed the connection without an answer"),
+        ),
+        Failure::Overloaded(detail) => (Reason::Overloaded, detail),
+        Failure::CallerBroke(detail) => (Reason::BadRequest, detail),
+        Failure::OutOfTime(bound) => (
+            Reason::Timeout,
+            format!("timeouts.{} passed", bound.field()),
+        ),
+    }
+}

@@ -1,0 +1,154 @@
+//! Counters that every worker adds to and the admin endpoint reads.
+//!
+//! All are atomics without locks; a handle to them is held by whoever counts,
+//! so nothing is looked up for a request.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::answer::Reason;
+
+/// Upper bounds of the latency histogram's buckets, milliseconds; one more
+/// bucket takes what is slower.
+pub const LATENCY_BOUNDS_MS: [f64; 16] = [
+    0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0,
+    10_000.0,
+];
+
+/// Latency from the request's headers to the response's headers.
+#[derive(Debug, Default)]
+pub struct Latency {
+    counts: [AtomicU64; LATENCY_BOUNDS_MS.len() + 1],
+    sum_nanos: AtomicU64,
+}
+
+impl Latency {
+    /// Counts one.
+    pub fn observe(&self, latency: Duration) {
+        let millis = latency.as_secs_f64() * 1_000.0;
+        let bucket = LATENCY_BOUNDS_MS.partition_point(|bound| *bound < millis);
+        self.counts[bucket].fetch_add(1, Relaxed);
+        self.sum_nanos.fetch_add(latency.as_nanos() as u64, Relaxed);
+    }
+
+    /// How many fell into each bucket.
+    pub fn counts(&self) -> [u64; LATENCY_BOUNDS_MS.len() + 1] {
+        std::array::from_fn(|bucket| self.counts[bucket].load(Relaxed))
+    }
+
+    /// All of them added up.
+    pub fn sum_seconds(&self) -> f64 {
+        self.sum_nanos.load(Relaxed) as f64 / 1e9
+    }
+}
+
+/// What is counted about the requests of one service (outbound) or port (inbound).
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// By class of status: 1xx to 5xx.
+    classes: [AtomicU64; 5],
+    /// Answered by Remora itself, by reason.
+    reasons: [AtomicU64; Reason::ALL.len()],
+    /// Attempts that were retries by the policy.
+    pub retries: AtomicU64,
+    /// Attempts sent again because nothing had reached the application.
+    pub resends: AtomicU64,
+    /// Retries that the budget refused.
+    pub budget_exhausted: AtomicU64,
+    /// Requests whose caller went away before the answer had ended.
+    pub cancelled: AtomicU64,
+    /// Requests in flight.
+    pub in_flight: AtomicU64,
+    /// Raw TCP connections so far.
+    pub tcp_connections: AtomicU64,
+    /// Raw TCP connections that did not come about or broke.
+    pub tcp_failures: AtomicU64,
+    /// Raw TCP connections open.
+    pub tcp_open: AtomicU64,
+    /// From the request's headers to the response's.
+    pub latency: Latency,
+}
+
+/// A moment's reading of [`Traffic`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrafficTotals {
+    /// Requests that were answered, by anyone.
+    pub requests: u64,
+    /// Of those: 5xx, and what Remora itself refused but for rate limits.
+    pub failures: u64,
+    /// Retries and resends.
+    pub retries: u64,
+    /// Refused by a rate limit.
+    pub rate_limited: u64,
+    /// Refused by a limit of the circuit breaker, or by the open breaker.
+    pub overloaded: u64,
+    /// Requests in flight.
+    pub in_flight: u64,
+}
+
+impl Traffic {
+    /// Counts an answer that the upstream gave.
+    pub fn answered(&self, status: http::StatusCode) {
+        let class = (status.as_u16() / 100).clamp(1, 5) as usize - 1;
+        self.classes[class].fetch_add(1, Relaxed);
+    }
+
+    /// Counts an answer that Remora gave itself.
+    pub fn refused(&self, reason: Reason) {
+        self.reasons[reason.index()].fetch_add(1, Relaxed);
+    }
+
+    /// Answers of the upstream, by class of status from 1xx.
+    pub fn classes(&self) -> [u64; 5] {
+        std::array::from_fn(|class| self.classes[class].load(Relaxed))
+    }
+
+    /// Answers of Remora for `reason`.
+    pub fn reason(&self, reason: Reason) -> u64 {
+        self.reasons[reason.index()].load(Relaxed)
+    }
+
+    /// A moment's reading.
+    pub fn totals(&self) -> TrafficTotals {
+        let classes = self.classes();
+        let refused: u64 = Reason::ALL.iter().map(|reason| self.reason(*reason)).sum();
+        let rate_limited = self.reason(Reason::RateLimited);
+        TrafficTotals {
+            requests: classes.iter().sum::<u64>() + refused,
+            failures: classes[4] + refused - rate_limited,
+            retries: self.retries.load(Relaxed) + self.resends.load(Relaxed),
+            rate_limited,
+            overloaded: self.reason(Reason::Overloaded) + self.reason(Reason::BreakerOpen),
+            in_flight: self.in_flight.load(Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_latency_falls_into_its_bucket() {
+        let latency = Latency::default();
+        latency.observe(Duration::from_micros(250));
+        latency.observe(Duration::from_micros(251));
+        latency.observe(Duration::from_secs(60));
+        let counts = latency.counts();
+        assert_eq!((counts[0], counts[1], counts[16]), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_rate_limited_request_is_not_a_failure() {
+        let traffic = Traffic::default();
+        traffic.refused(Reason::RateLimited);
+        traffic.refused(Reason::Overloaded);
+        traffic.answered(http::StatusCode::OK);
+        traffic.answered(http::StatusCode::BAD_GATEWAY);
+        let totals = traffic.totals();
+        assert_eq!(
+            (totals.requests, totals.failures, totals.rate_limited),
+            (4, 2, 1)
+        );
+    }
+}

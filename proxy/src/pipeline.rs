@@ -1,0 +1,183 @@
+//! The life of a request from the pod to a service, in one page.
+//!
+//! ```text
+//! head ─► rate limits ─► limits ─► service breaker ─► budget counts it
+//!      ┌────────────────────────────────────────────────────────────┐
+//!      ▼                                                            │
+//!   pick endpoint ─► its breaker ─► its limits ─► send ─► ended? ─► again?
+//!                                                   │ response
+//!                                                   ▼
+//!                              headers to the caller, body, [`Exchange::finish`]
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::answer::{self, Reason};
+use crate::attempts::Attempting;
+use crate::clock;
+use crate::exchange::{Exchange, Side};
+use crate::http1::caller::CallerState;
+use crate::http1::headers;
+use crate::http1::request_body::RequestSource;
+use crate::http1::response_body::ResponseBody;
+use crate::policy::config::RateLimit;
+use crate::policy::limit::Kind;
+use crate::policy::rate_limit::{self, Decision};
+use crate::state::Service;
+use crate::worker::Worker;
+
+/// A request on its way to a service.
+#[derive(Debug)]
+pub struct Call {
+    /// Who carries it.
+    pub worker: Rc<Worker>,
+    /// The connection that it came on.
+    pub caller: Rc<CallerState>,
+    /// The service that it is for.
+    pub service: Arc<Service>,
+    /// The service's port.
+    pub port: u16,
+    /// Who sent it.
+    pub peer: SocketAddr,
+}
+
+/// Carries `request` to the service, and the answer back.
+pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<ResponseBody> {
+    let started = clock::now();
+    let Call {
+        worker,
+        caller,
+        service,
+        port,
+        peer,
+    } = call;
+    let runtime = &service.runtime;
+    let (mut parts, body) = request.into_parts();
+    let mut exchange = Exchange::new(
+        &worker,
+        caller,
+        Side::Outbound(Arc::clone(runtime)),
+        peer,
+        started,
+    );
+    exchange.note_head(&parts.method, &parts.uri);
+    headers::strip_hop_by_hop(&mut parts.headers);
+    headers::strip_ours(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+
+    if let Some(answer) = limit_rate(
+        &mut exchange,
+        runtime.rate_limiter(),
+        &parts,
+        peer.ip(),
+        |_| true,
+    ) {
+        return answering(answer, exchange);
+    }
+    match runtime.limits.try_acquire(Kind::Requests) {
+        Some(permit) => exchange.permit = Some(permit),
+        None => {
+            let detail = format!("circuitBreaker.maxRequests of {} is reached", runtime.name);
+            return refuse(exchange, Reason::Overloaded, detail);
+        }
+    }
+    match runtime.service_breaker().try_admit(started) {
+        Some(permit) => exchange.service_breaker = Some(permit),
+        None => {
+            let cause = runtime.service_breaker().describe(started).cause;
+            let detail = format!("the circuit breaker of {} is open: {cause}", runtime.name);
+            return refuse(exchange, Reason::BreakerOpen, detail);
+        }
+    }
+    runtime.budget.request(started);
+    let buffer_bytes = service
+        .config
+        .policy
+        .retries
+        .as_ref()
+        .map_or(0, |retries| retries.buffer_bytes);
+    let source = RequestSource::new(body, buffer_bytes, started);
+    Attempting::new(&worker, &service, port, peer, parts, source, exchange)
+        .run()
+        .await
+}
+
+/// Asks the rate limits. `applies` leaves out those that do not concern this port.
+///
+/// Gives the answer for a request that is over one.
+pub fn limit_rate(
+    exchange: &mut Exchange,
+    limiter: &rate_limit::RateLimiter,
+    parts: &Parts,
+    remote: IpAddr,
+    applies: impl Fn(&RateLimit) -> bool,
+) -> Option<Response<ResponseBody>> {
+    if limiter.is_empty() {
+        return None;
+    }
+    let Decision::Refused(refusal) =
+        limiter.check_those(&Facts { parts, remote }, exchange.started(), applies)
+    else {
+        return None;
+    };
+    let detail = format!(
+        "rate limit {} of policy {} is reached; try again in {} ms",
+        refusal.name,
+        refusal.policy,
+        refusal.retry_after.as_millis()
+    );
+    let mut answer = answer::refuse(Reason::RateLimited, detail);
+    answer::set_retry_after(&mut answer, refusal.retry_after);
+    answer::set_rate_limit(
+        &mut answer,
+        refusal.limit,
+        refusal.remaining,
+        refusal.reset_seconds(),
+    );
+    exchange.refused(Reason::RateLimited, answer.status(), clock::now());
+    Some(answer)
+}
+
+struct Facts<'a> {
+    parts: &'a Parts,
+    remote: IpAddr,
+}
+
+impl rate_limit::Facts for Facts<'_> {
+    fn method(&self) -> &str {
+        self.parts.method.as_str()
+    }
+
+    fn path(&self) -> &str {
+        self.parts.uri.path()
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.parts
+            .headers
+            .get(name)
+            .map(http::HeaderValue::as_bytes)
+    }
+
+    fn remote_address(&self) -> Option<IpAddr> {
+        Some(self.remote)
+    }
+}
+
+/// Remora's own answer, which ends `exchange`.
+pub fn refuse(mut exchange: Exchange, reason: Reason, detail: String) -> Response<ResponseBody> {
+    let answer = answer::refuse(reason, detail);
+    exchange.refused(reason, answer.status(), clock::now());
+    answering(answer, exchange)
+}
+
+/// `answer`, which ends `exchange` when it has gone out.
+pub fn answering(answer: Response<ResponseBody>, exchange: Exchange) -> Response<ResponseBody> {
+    answer.map(|body| body.answering(exchange))
+}

@@ -1,0 +1,422 @@
+//! The shell by which all workers share one breaker.
+//!
+//! While the endpoint is healthy nothing but one atomic word is read: it tells
+//! that attempts may pass and that a success changes nothing. Everything else
+//! (a failure, a success after one, half-open) goes through the machine behind
+//! a lock. That is allowed because the endpoint is in trouble then, and the
+//! lock is held for the machine's few instructions only, never across an await.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+use super::floor::Floor;
+use super::journal::{Counts, Entry, Journal};
+use super::machine::{Breaker, Failure, Gate, Ticket};
+use super::words::{Cause, Outcome, State};
+use crate::balance::Availability;
+use crate::clock::Timestamp;
+use crate::policy::config::{Scope, Trip};
+
+/// What the breakers of a service have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) service: Arc<str>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) counts: Counts,
+    pub(super) trip: ArcSwapOption<Trip>,
+    /// Never opens, only marks: the caller asked for this very pod.
+    pub(super) mark_only: bool,
+    // A lock is allowed: only trips, recoveries and configuration ask the floor.
+    pub(super) floor: Mutex<Floor>,
+}
+
+/// One breaker: an endpoint's, or a service's own.
+#[derive(Debug)]
+pub struct SharedBreaker {
+    common: Arc<Common>,
+    name: Arc<str>,
+    scope: Scope,
+    /// Gate and epoch, see [`Published`].
+    published: AtomicU64,
+    /// Nanoseconds; has a meaning only while the gate is shut.
+    shut_until: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    breaker: Breaker,
+    since: Timestamp,
+    cause: String,
+    ejections: u64,
+    listed: bool,
+    holds_place: bool,
+}
+
+/// What `/breakers` tells of a breaker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// How it stands.
+    pub state: State,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why it changed last; empty when it never did.
+    pub cause: String,
+    /// How often it has opened.
+    pub ejections: u64,
+    /// n of `baseEjection` x 2^(n-1), as it has faded with health.
+    pub level: u32,
+}
+
+impl SharedBreaker {
+    pub(super) fn new(
+        common: &Arc<Common>,
+        name: Arc<str>,
+        scope: Scope,
+        now: Timestamp,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            common: Arc::clone(common),
+            name,
+            scope,
+            published: AtomicU64::new(Published::new(Gate::Healthy, 0).pack()),
+            shut_until: AtomicU64::new(0),
+            inner: Mutex::new(Inner {
+                breaker: Breaker::new(now),
+                since: now,
+                cause: String::new(),
+                ejections: 0,
+                listed: false,
+                holds_place: false,
+            }),
+        })
+    }
+
+    /// The endpoint's name; empty for a service's own breaker.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What the balancer needs to know, without a lock. Another worker may be
+    /// quicker: [`Self::try_admit`] decides.
+    pub fn availability(&self, now: Timestamp) -> Availability {
+        match Published::unpack(self.published.load(Ordering::Acquire)).gate {
+            GateKind::Healthy | GateKind::Troubled => Availability::Yes,
+            GateKind::ProbeFree => Availability::Probe,
+            GateKind::Shut if self.shut_until.load(Ordering::Acquire) <= now.as_nanos() => {
+                Availability::Probe
+            }
+            GateKind::Shut => Availability::No,
+        }
+    }
+
+    /// Whether an attempt would be admitted, see [`Self::availability`].
+    pub fn available(&self, now: Timestamp) -> bool {
+        self.availability(now) != Availability::No
+    }
+
+    /// Admits an attempt that is about to begin, or refuses it.
+    pub fn try_admit(self: &Arc<Self>, now: Timestamp) -> Option<BreakerPermit> {
+        let published = Published::unpack(self.published.load(Ordering::Acquire));
+        let ticket = match published.gate {
+            GateKind::Healthy | GateKind::Troubled => Ticket::ordinary(published.epoch),
+            GateKind::Shut if self.availability(now) == Availability::No => return None,
+            GateKind::Shut | GateKind::ProbeFree => self.admit_slowly(now)?,
+        };
+        Some(BreakerPermit {
+            breaker: Arc::clone(self),
+            ticket,
+            is_settled: false,
+        })
+    }
+
+    /// How it stands at `now`.
+    pub fn describe(&self, now: Timestamp) -> Description {
+        let inner = self.inner.lock();
+        let trip = self.common.trip.load();
+        Description {
+            state: inner.breaker.state(),
+            since: inner.since,
+            cause: inner.cause.clone(),
+            ejections: inner.ejections,
+            level: trip
+                .as_ref()
+                .map_or(0, |trip| inner.breaker.level(trip, now)),
+        }
+    }
+
+    fn admit_slowly(&self, now: Timestamp) -> Option<Ticket> {
+        let mut inner = self.inner.lock();
+        let Some(trip) = self.trip() else {
+            // The policy is going away this moment, and nothing is refused any more.
+            return Some(Ticket::ordinary(inner.breaker.epoch()));
+        };
+        let before = inner.breaker.state();
+        let (ticket, cause) = inner.breaker.admit(&trip, now);
+        self.settle(&mut inner, before, cause, &trip, now);
+        ticket
+    }
+
+    fn record(
+        &self,
+        ticket: Ticket,
+        outcome: Outcome,
+        retry_after: Option<Duration>,
+        now: Timestamp,
+        random: u64,
+    ) -> Option<State> {
+        let published = Published::unpack(self.published.load(Ordering::Acquire));
+        if outcome == Outcome::Success && published.gate == GateKind::Healthy {
+            return None;
+        }
+        let mut inner = self.inner.lock();
+        // Read under the lock: a policy that goes away is first taken out and
+        // then every breaker is reset under its lock, so none opens after that.
+        let trip = self.trip()?;
+        let before = inner.breaker.state();
+        let Inner {
+            breaker,
+            listed,
+            holds_place,
+            ..
+        } = &mut *inner;
+        let cause = match outcome {
+            Outcome::Success => breaker.succeed(ticket, &trip, now),
+            Outcome::Failure(end) => {
+                let failure = Failure {
+                    end,
+                    retry_after,
+                    now,
+                    random,
+                };
+                breaker.fail(ticket, failure, &trip, || {
+                    *holds_place = self.may_open(*listed);
+                    *holds_place || (self.scope == Scope::Service && !self.common.mark_only)
+                })
+            }
+        };
+        self.settle(&mut inner, before, cause, &trip, now);
+        cause.map(|_| inner.breaker.state())
+    }
+
+    /// Takes a place under the floor, for an endpoint.
+    fn may_open(&self, listed: bool) -> bool {
+        self.scope == Scope::Endpoint
+            && listed
+            && !self.common.mark_only
+            && self.common.floor.lock().take()
+    }
+
+    fn give_back(&self, ticket: Ticket) {
+        let mut inner = self.inner.lock();
+        inner.breaker.give_back(ticket);
+        if let Some(trip) = self.trip() {
+            self.publish(&inner.breaker, &trip);
+        }
+    }
+
+    /// The policy, where it asks for this breaker.
+    fn trip(&self) -> Option<Arc<Trip>> {
+        self.common
+            .trip
+            .load_full()
+            .filter(|trip| trip.scope == self.scope)
+    }
+
+    /// After every step of the machine: books, journal, and what is read without the lock.
+    fn settle(
+        &self,
+        inner: &mut Inner,
+        before: State,
+        cause: Option<Cause>,
+        trip: &Trip,
+        now: Timestamp,
+    ) {
+        self.publish(&inner.breaker, trip);
+        let after = inner.breaker.state();
+        debug_assert_eq!(cause.is_some(), before != after, "a change without a cause");
+        let Some(cause) = cause else { return };
+        if after == State::Open {
+            inner.ejections += 1;
+        }
+        if inner.holds_place && matches!(after, State::Closed | State::WouldOpen) {
+            inner.holds_place = false;
+            self.common.floor.lock().give_back();
+        }
+        inner.since = now;
+        inner.cause = cause.to_string();
+        self.common.counts.count(after);
+        self.common.journal.write(Entry {
+            at: now,
+            service: &self.common.service,
+            endpoint: &self.name,
+            from: before,
+            to: after,
+            cause: inner.cause.clone(),
+        });
+    }
+
+    fn publish(&self, breaker: &Breaker, trip: &Trip) {
+        let gate = breaker.gate(trip);
+        if let Gate::ShutUntil(until) = gate {
+            self.shut_until.store(until.as_nanos(), Ordering::Release);
+        }
+        let word = Published::new(gate, breaker.epoch()).pack();
+        self.published.store(word, Ordering::Release);
+    }
+}
+
+/// What only the set asks of its breakers; it holds its members' lock meanwhile.
+impl SharedBreaker {
+    /// The endpoint is listed again: one that is still out needs a place for it.
+    pub(super) fn list(&self, now: Timestamp) {
+        let mut inner = self.inner.lock();
+        if std::mem::replace(&mut inner.listed, true) {
+            return;
+        }
+        let Some(trip) = self.trip() else { return };
+        let before = inner.breaker.state();
+        if matches!(before, State::Open | State::HalfOpen) {
+            inner.holds_place = self.may_open(true);
+            if !inner.holds_place {
+                let cause = inner.breaker.let_in(&trip);
+                self.settle(&mut inner, before, cause, &trip, now);
+            }
+        }
+    }
+
+    /// The endpoint has left: its place is free. Returns whether its state is worth keeping.
+    pub(super) fn unlist(&self, now: Timestamp) -> bool {
+        let mut inner = self.inner.lock();
+        inner.listed = false;
+        if std::mem::take(&mut inner.holds_place) {
+            self.common.floor.lock().give_back();
+        }
+        self.trip().is_some_and(|trip| {
+            inner.breaker.gate(&trip) != Gate::Healthy || inner.breaker.level(&trip, now) > 0
+        })
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        self.inner.lock().listed
+    }
+
+    /// Since when it has been out with a place under the floor.
+    pub(super) fn out_since(&self) -> Option<Timestamp> {
+        let inner = self.inner.lock();
+        inner.holds_place.then_some(inner.since)
+    }
+
+    /// Lets it back in, marked, because the floor has risen.
+    pub(super) fn let_in(&self, now: Timestamp) {
+        let mut inner = self.inner.lock();
+        let Some(trip) = self.trip() else { return };
+        let before = inner.breaker.state();
+        let cause = inner.breaker.let_in(&trip);
+        self.settle(&mut inner, before, cause, &trip, now);
+    }
+
+    /// After a change of the policy: resets a breaker that it no longer asks for.
+    pub(super) fn policy_changed(&self, now: Timestamp) {
+        let mut inner = self.inner.lock();
+        let before = inner.breaker.state();
+        match self.trip() {
+            Some(trip) => self.publish(&inner.breaker, &trip),
+            None => {
+                let cause = inner.breaker.reset(now);
+                self.settle(&mut inner, before, cause, &Trip::default(), now);
+            }
+        }
+    }
+}
+
+/// An admitted attempt. It remembers the epoch in which it began, so an answer
+/// from before a trip changes nothing. Dropped without an outcome it is neutral.
+#[must_use = "a permit that is dropped says nothing of the endpoint"]
+#[derive(Debug)]
+pub struct BreakerPermit {
+    breaker: Arc<SharedBreaker>,
+    ticket: Ticket,
+    is_settled: bool,
+}
+
+impl BreakerPermit {
+    /// Whether this attempt probes a half-open breaker.
+    pub fn is_probe(&self) -> bool {
+        self.ticket.is_probe()
+    }
+
+    /// Tells how the attempt ended. `retry_after` is the response's; `random`
+    /// spreads the opening. Returns the state that the breaker entered by it.
+    pub fn record(
+        mut self,
+        outcome: Outcome,
+        retry_after: Option<Duration>,
+        now: Timestamp,
+        random: u64,
+    ) -> Option<State> {
+        self.is_settled = true;
+        self.breaker
+            .record(self.ticket, outcome, retry_after, now, random)
+    }
+
+    /// The caller cancelled the attempt, or Remora refused it: neither success
+    /// nor failure, and a probe's place is free again.
+    pub fn neutral(self) {}
+}
+
+impl Drop for BreakerPermit {
+    fn drop(&mut self) {
+        if !self.is_settled && self.ticket.is_probe() {
+            self.breaker.give_back(self.ticket);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GateKind {
+    Healthy,
+    Troubled,
+    Shut,
+    ProbeFree,
+}
+
+/// The word that is read without the lock: the gate in the two low bits, above it the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Published {
+    gate: GateKind,
+    epoch: u64,
+}
+
+impl Published {
+    fn new(gate: Gate, epoch: u64) -> Self {
+        let gate = match gate {
+            Gate::Healthy => GateKind::Healthy,
+            Gate::Troubled => GateKind::Troubled,
+            Gate::ShutUntil(_) => GateKind::Shut,
+            Gate::ProbeFree => GateKind::ProbeFree,
+        };
+        Self { gate, epoch }
+    }
+
+    const fn pack(self) -> u64 {
+        (self.epoch << 2) | self.gate as u64
+    }
+
+    const fn unpack(word: u64) -> Self {
+        let gate = match word & 0b11 {
+            0 => GateKind::Healthy,
+            1 => GateKind::Troubled,
+            2 => GateKind::Shut,
+            _ => GateKind::ProbeFree,
+        };
+        Self {
+            gate,
+            epoch: word >> 2,
+        }
+    }
+}
