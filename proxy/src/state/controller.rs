@@ -35,7 +35,7 @@ pub const ANSWERED_SURELY: Duration = Duration::from_secs(2);
 /// So many responses may wait for their ACK or NACK to be sent; then no more are read.
 pub const MAX_PENDING_ACKNOWLEDGEMENTS: usize = 64;
 /// Services that went away of themselves whose state is kept for their return.
-pub const MAX_GONE: usize = 256;
+pub const MAX_ABSENT: usize = 256;
 
 /// Whose sidecar this is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,8 +82,11 @@ pub struct Controller {
     machine: Machine,
     subscriptions: Subscriptions,
     services: HashMap<String, ServiceState>,
-    /// Went away although they are wanted; kept for their return.
-    gone: HashMap<String, (ServiceState, Timestamp)>,
+    /// Those of them that went away, and when; kept for their return.
+    absent: HashMap<String, Timestamp>,
+    /// Collections that were given up lately on this stream, and when.
+    given_up: HashMap<String, Timestamp>,
+    ambiguous: bool,
     /// No longer wanted, but perhaps still held by a connection.
     retired: HashMap<String, Retired>,
     workload: Option<Workload>,
@@ -103,7 +106,9 @@ impl Controller {
             machine,
             subscriptions: Subscriptions::default(),
             services: HashMap::new(),
-            gone: HashMap::new(),
+            absent: HashMap::new(),
+            given_up: HashMap::new(),
+            ambiguous: false,
             retired: HashMap::new(),
             workload: None,
             published: HashMap::new(),
@@ -117,6 +122,8 @@ impl Controller {
     pub(crate) fn connected(&mut self, now: Timestamp) {
         self.machine.connected();
         self.asked_again = now;
+        self.given_up.clear();
+        self.ambiguous = false;
     }
 
     /// The server accepted it.
@@ -133,6 +140,14 @@ impl Controller {
     /// What to send next.
     pub(crate) fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
         self.machine.next_request()
+    }
+
+    /// Whether this stream must be replaced: a collection was given up and
+    /// wanted again at once, and a member that arrives may be a late one from
+    /// before, whose removal the server will never tell. A new stream begins
+    /// with what is held, so the server tells exactly what is not true of it.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.ambiguous
     }
 
     /// Whether so many answers wait to be sent that no more may be caused.
@@ -196,17 +211,14 @@ impl Controller {
         let services = &self.services;
         let last_use = |name: &str| services.get(name).map(|state| state.usage().last());
         for target in self.subscriptions.idle(now, last_use) {
-            self.drop_target(&target);
+            self.drop_target(&target, now);
         }
         for state in self.services.values_mut() {
             state.expire(now);
         }
-        let (gone, retired) = (&mut self.gone, &mut self.retired);
-        for (name, (state, _)) in
-            gone.extract_if(|_, (_, since)| now.since(*since) >= KEEP_DEPARTED)
-        {
-            retired.insert(name, state.retire());
-        }
+        self.given_up
+            .retain(|_, since| now.since(*since) < ANSWERED_SURELY);
+        self.forget_absent(now);
         self.retired.retain(|_, retired| retired.is_held());
         self.publish(now);
     }
@@ -237,12 +249,13 @@ impl Controller {
         let services = &self.services;
         let last_use = |name: &str| services.get(name).map(|state| state.usage().last());
         if let Some(target) = self.subscriptions.surplus(last_use) {
-            self.drop_target(&target);
-            self.publish(now);
+            // The picture follows with the next one: a flood of new addresses
+            // must not cost a new picture each.
+            self.drop_target(&target, now);
         }
     }
 
-    fn drop_target(&mut self, target: &Target) {
+    fn drop_target(&mut self, target: &Target, now: Timestamp) {
         self.subscriptions.remove(target);
         self.snapshot_stale = true;
         let unwanted = self
@@ -250,29 +263,50 @@ impl Controller {
             .unsubscribe(Kind::Service, &target.subscription());
         for name in unwanted {
             self.mesh.ledger().drop_resource(Kind::Service, &name);
-            self.drop_endpoints(&name);
-            if let Some(state) = self.services.remove(&name) {
-                self.retired.insert(name.clone(), state.retire());
-            }
-            self.stale.insert(name);
+            self.drop_service(&name, now);
         }
         self.mesh.report_soon();
         self.count_held();
     }
 
-    /// Wants the endpoints of a service no longer.
-    fn drop_endpoints(&mut self, service: &str) {
-        let collection = collection_of(service);
-        let dropped = self.machine.unsubscribe(Kind::Endpoint, &collection);
-        let mut ledger = self.mesh.ledger();
-        for name in dropped {
-            ledger.drop_resource(Kind::Endpoint, &name);
+    /// Those that went away too long ago, or too many, are not kept any longer.
+    fn forget_absent(&mut self, now: Timestamp) {
+        let mut oldest_first: Vec<(Timestamp, String)> = self
+            .absent
+            .iter()
+            .map(|(name, since)| (*since, name.clone()))
+            .collect();
+        oldest_first.sort();
+        let surplus = oldest_first.len().saturating_sub(MAX_ABSENT);
+        for (at, (since, name)) in oldest_first.into_iter().enumerate() {
+            if at < surplus || now.since(since) >= KEEP_DEPARTED {
+                self.drop_service(&name, now);
+            }
         }
+    }
+
+    /// Wants a service and its endpoints no longer.
+    fn drop_service(&mut self, name: &str, now: Timestamp) {
+        self.absent.remove(name);
+        let collection = collection_of(name);
+        let dropped = self.machine.unsubscribe(Kind::Endpoint, &collection);
+        self.given_up.insert(collection, now);
+        {
+            let mut ledger = self.mesh.ledger();
+            for endpoint in dropped {
+                ledger.drop_resource(Kind::Endpoint, &endpoint);
+            }
+        }
+        if let Some(state) = self.services.remove(name) {
+            self.retired.insert(name.to_owned(), state.retire());
+        }
+        self.stale.insert(name.to_owned());
     }
 
     /// Whether all that callers need of a service has arrived.
     fn is_complete(&self, name: &str, state: &ServiceState) -> bool {
-        state.kind() == ServiceKind::Pod || self.machine.is_complete(&collection_of(name))
+        !self.absent.contains_key(name)
+            && (state.kind() == ServiceKind::Pod || self.machine.is_complete(&collection_of(name)))
     }
 
     fn resolution(&self, entry: &Entry) -> Option<Resolution> {
@@ -352,5 +386,7 @@ fn collection_of(service: &str) -> String {
     format!("{service}/*")
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

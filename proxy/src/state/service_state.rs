@@ -140,14 +140,6 @@ impl ServiceState {
         true
     }
 
-    /// The service went away: its endpoints left with it.
-    pub fn remove_all_endpoints(&mut self, now: Timestamp) {
-        for (_, endpoint) in std::mem::take(&mut self.endpoints) {
-            self.stale_lists.insert(endpoint.config.port);
-            self.release(&key_of(&endpoint.config), now);
-        }
-    }
-
     /// Forgets state that nobody can come back for.
     pub fn expire(&mut self, now: Timestamp) {
         self.departed.expire(now);
@@ -233,15 +225,19 @@ impl ServiceState {
             return runtime.clone();
         }
         let held = self.retired.remove(&key).and_then(|held| held.upgrade());
-        let runtime = self.departed.take(&key, now).or(held).unwrap_or_else(|| {
-            let identity = Identity::of(config);
-            Arc::new(EndpointRuntime::new(
+        let runtime = match self.departed.take(&key, now).or(held) {
+            Some(runtime) => {
+                // The policy may have changed while it was away.
+                runtime.reconfigure(&self.config.policy);
+                runtime
+            }
+            None => Arc::new(EndpointRuntime::new(
                 &self.runtime,
                 &self.config.policy,
-                identity,
+                Identity::of(config),
                 now,
-            ))
-        });
+            )),
+        };
         self.runtimes.insert(key, (runtime.clone(), 1));
         runtime
     }

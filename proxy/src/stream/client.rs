@@ -11,7 +11,7 @@ use remora_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Options;
 use super::backoff::Backoff;
@@ -43,6 +43,8 @@ enum SessionError {
     Status(Box<tonic::Status>),
     #[error("the control plane closed the stream")]
     Closed,
+    #[error("what was given up and wanted again at once is only certain on a new stream")]
+    Ambiguous,
 }
 
 impl From<tonic::Status> for SessionError {
@@ -143,6 +145,9 @@ impl Client {
     ) -> Result<std::convert::Infallible, SessionError> {
         let mut next = None;
         loop {
+            if self.controller.is_ambiguous() {
+                return Err(SessionError::Ambiguous);
+            }
             if next.is_none() {
                 next = self.controller.next_request();
             }
@@ -184,7 +189,7 @@ impl Client {
     fn take_response(&mut self, response: DeltaDiscoveryResponse) {
         let now = clock::now();
         if let Some(error) = self.controller.receive(response, now) {
-            warn!(?error, "a response was refused in part");
+            debug!(?error, "a response was refused in part");
         }
         self.housekeeping_at = self.housekeeping_at.min(now.after(ASK_AGAIN));
     }

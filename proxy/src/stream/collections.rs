@@ -86,23 +86,24 @@ impl Collections {
     }
 
     /// A response showed something of `name`: a member, or that it does not
-    /// exist. All that was asked before is answered too. Returns what is
-    /// answered now for the first time.
-    pub fn seen(&mut self, name: &str) -> Vec<String> {
-        let mut settled = Vec::new();
-        let asked = self
-            .open
-            .iter()
-            .position(|question| question.as_deref() == Some(name));
-        if let Some(asked) = asked {
-            for question in self.open.drain(..=asked).flatten() {
-                settled.push(question);
+    /// exist. Returns whether it is answered now for the first time.
+    ///
+    /// What was asked before is not taken for answered too: this may be a
+    /// first part. And of a collection that was answered it may be an update,
+    /// which says nothing about what is still open.
+    pub fn seen(&mut self, name: &str) -> bool {
+        if self.is_answered(name) {
+            if self.open.front() == Some(&None) {
+                self.open.pop_front();
             }
-        } else if self.is_answered(name) && self.open.front() == Some(&None) {
-            self.open.pop_front();
+            return false;
         }
-        settled.retain(|name| self.settle(name));
-        settled
+        let mut open = self.open.iter();
+        let Some(asked) = open.position(|question| question.as_deref() == Some(name)) else {
+            return false;
+        };
+        self.open.remove(asked);
+        self.settle(name)
     }
 
     fn settle(&mut self, name: &str) -> bool {
@@ -139,12 +140,20 @@ mod tests {
     }
 
     #[test]
-    fn a_member_answers_its_collection_and_what_was_asked_before() {
+    fn a_member_answers_its_own_collection_only() {
         let mut collections = waiting(&["a/*", "b/*", "c/*"]);
-        assert_eq!(collections.seen("b/*"), ["a/*", "b/*"]);
-        assert!(!collections.is_answered("c/*"));
-        assert_eq!(collections.seen("b/*"), Vec::<String>::new());
+        assert!(collections.seen("b/*") && !collections.seen("b/*"));
+        assert!(!collections.is_answered("a/*") && !collections.is_answered("c/*"));
+        assert_eq!(collections.empty_response().as_deref(), Some("a/*"));
         assert_eq!(collections.empty_response().as_deref(), Some("c/*"));
+    }
+
+    #[test]
+    fn an_update_is_not_taken_for_the_answer_to_a_repeated_question() {
+        let mut collections = waiting(&["a/*", "b/*", "a/*", "b/*"]);
+        assert!(collections.seen("a/*"));
+        assert!(!collections.seen("a/*"), "an update");
+        assert!(!collections.is_answered("b/*"));
     }
 
     #[test]
@@ -166,7 +175,7 @@ mod tests {
         collections.empty_response();
         collections.add("b/*");
         collections.asked("b/*");
-        assert_eq!(collections.seen("a/*"), Vec::<String>::new());
+        assert!(!collections.seen("a/*"));
         assert!(!collections.is_answered("b/*"));
     }
 

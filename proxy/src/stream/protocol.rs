@@ -210,6 +210,15 @@ impl Machine {
         }
     }
 
+    /// Takes a collection for unanswered and asks for all of it anew.
+    pub fn reopen(&mut self, collection: &str) {
+        let wanted = &self.types[Kind::Endpoint.index()].wanted;
+        if wanted.contains(collection) {
+            self.collections.add(collection);
+            self.ask_again(collection);
+        }
+    }
+
     /// No question about a collection can still be under way.
     pub fn forget_open_questions(&mut self) {
         self.collections.forget_open();

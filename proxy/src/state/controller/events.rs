@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::{Controller, MAX_GONE, Parsed, collection_of};
+use super::{Controller, Parsed, collection_of};
 use crate::clock::Timestamp;
 use crate::state::resource::{
     EndpointConfig, PolicyReference, ServiceConfig, ServiceKind, WorkloadConfig,
@@ -37,7 +37,7 @@ impl Controller {
                 self.mesh.report_soon();
             }
             Event::Removed { kind, name } => self.remove(kind, &name, now),
-            Event::Absent { kind, name } => self.absent(kind, &name),
+            Event::Absent { kind, name } => self.take_absence(kind, &name),
             Event::Refused {
                 kind,
                 name,
@@ -52,7 +52,7 @@ impl Controller {
                     reason = ?reason,
                     "a resource was refused; what was in force before stays"
                 );
-                self.refused(kind, &name, &aliases);
+                self.take_refusal(kind, &name, &aliases);
                 self.mesh.ledger().refuse(kind, &name, &version, &reason);
                 self.mesh.count_refusal();
                 self.mesh.report_soon();
@@ -73,9 +73,7 @@ impl Controller {
     ) -> Vec<PolicyReference> {
         let policies = config.policies.clone();
         let has_endpoints = config.kind != ServiceKind::Pod;
-        if let Some((state, _)) = self.gone.remove(name) {
-            self.services.insert(name.to_owned(), state);
-        }
+        let returned = self.absent.remove(name).is_some();
         match self.services.get_mut(name) {
             Some(state) => state.reconfigure(config, now),
             None => {
@@ -86,12 +84,25 @@ impl Controller {
                 self.services.insert(name.to_owned(), state);
             }
         }
-        if has_endpoints && self.machine.subscribe(Kind::Endpoint, &collection_of(name)) {
-            self.asked_again = now;
+        if has_endpoints {
+            self.want_endpoints(name, returned, now);
         }
         self.bind(name, aliases);
         self.stale.insert(name.to_owned());
         policies
+    }
+
+    /// Asks for the endpoints of a service that is new, or that was away: then
+    /// they were removed with it, and those that are there now must come first.
+    fn want_endpoints(&mut self, service: &str, returned: bool, now: Timestamp) {
+        let collection = collection_of(service);
+        if self.machine.subscribe(Kind::Endpoint, &collection) {
+            self.ambiguous |= self.given_up.remove(&collection).is_some();
+            self.asked_again = now;
+        } else if returned {
+            self.machine.reopen(&collection);
+            self.asked_again = now;
+        }
     }
 
     /// Notes which targets belong to a service now, and which no longer do.
@@ -169,23 +180,13 @@ impl Controller {
         for target in self.subscriptions.of_service(name) {
             self.subscriptions.answer(&target, Answer::Unknown);
         }
-        self.drop_endpoints(name);
-        if let Some(mut state) = self.services.remove(name) {
-            state.remove_all_endpoints(now);
-            if self.gone.len() >= MAX_GONE {
-                let longest = self.gone.iter().min_by_key(|(_, (_, since))| *since);
-                if let Some(longest) = longest.map(|(name, _)| name.clone())
-                    && let Some((state, _)) = self.gone.remove(&longest)
-                {
-                    self.retired.insert(longest, state.retire());
-                }
-            }
-            self.gone.insert(name.to_owned(), (state, now));
+        if self.services.contains_key(name) {
+            self.absent.insert(name.to_owned(), now);
         }
         self.stale.insert(name.to_owned());
     }
 
-    fn absent(&mut self, kind: Kind, name: &str) {
+    fn take_absence(&mut self, kind: Kind, name: &str) {
         match kind {
             Kind::Service => {
                 self.subscriptions
@@ -202,9 +203,13 @@ impl Controller {
         }
     }
 
+    fn is_in_force(&self, service: &str) -> bool {
+        self.services.contains_key(service) && !self.absent.contains_key(service)
+    }
+
     /// Who waits for a service that cannot be taken need not wait any longer.
-    fn refused(&mut self, kind: Kind, name: &str, aliases: &[String]) {
-        if kind != Kind::Service || self.services.contains_key(name) {
+    fn take_refusal(&mut self, kind: Kind, name: &str, aliases: &[String]) {
+        if kind != Kind::Service || self.is_in_force(name) {
             return;
         }
         for name in std::iter::once(name).chain(aliases.iter().map(String::as_str)) {

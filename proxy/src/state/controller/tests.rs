@@ -271,7 +271,9 @@ fn a_service_that_comes_back_finds_its_state() {
         bench.mesh.lookup(address("10.0.0.1"), bench.now),
         Some(Resolution::Unknown)
     ));
-    assert_eq!(bench.requests().1, ["shop/catalog/*"]);
+    assert_eq!(bench.requests().1, Vec::<String>::new());
+    let pod = "shop/catalog/8080/uid-catalog-1";
+    bench.send(Kind::Endpoint, Vec::new(), &[pod]);
     bench.send_catalog("2");
     assert_eq!(bench.requests().0, ["shop/catalog/*"]);
     assert!(
@@ -283,6 +285,37 @@ fn a_service_that_comes_back_finds_its_state() {
     assert!(Arc::ptr_eq(&before.runtime, &after.runtime));
     let runtime = |service: &Service| service.endpoints(8080).unwrap()[0].runtime.clone();
     assert!(Arc::ptr_eq(&runtime(&before), &runtime(&after)));
+}
+
+#[test]
+fn a_service_that_went_away_is_kept_for_a_named_time_only() {
+    let mut bench = Bench::with_catalog();
+    bench.send(
+        Kind::Service,
+        Vec::new(),
+        &["shop/catalog", "address/10.0.0.1"],
+    );
+    bench.requests();
+    bench.pass(KEEP_DEPARTED);
+    assert!(bench.requests().1.contains(&"shop/catalog/*".to_owned()));
+}
+
+#[test]
+fn what_was_given_up_and_wanted_again_at_once_needs_a_new_stream() {
+    let mut bench = Bench::with_catalog();
+    bench.pass(IDLE);
+    let _answer = bench.ask_address("10.0.0.1");
+    bench.send_catalog("1");
+    assert!(bench.controller.is_ambiguous());
+    bench.controller.connected(bench.now);
+    assert!(!bench.controller.is_ambiguous());
+
+    let mut bench = Bench::with_catalog();
+    bench.pass(IDLE);
+    bench.pass(ANSWERED_SURELY);
+    let _answer = bench.ask_address("10.0.0.1");
+    bench.send_catalog("1");
+    assert!(!bench.controller.is_ambiguous());
 }
 
 #[test]

@@ -174,8 +174,8 @@ impl Machine {
             .chain(response.removed_resources.iter().cloned())
             .filter(|name| is_collection(name) && wanted.contains(name))
             .collect();
-        for name in &touched {
-            for name in self.collections.seen(name) {
+        for name in touched {
+            if self.collections.seen(&name) {
                 events.push(Event::Complete { name });
             }
         }
