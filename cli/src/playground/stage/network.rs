@@ -1,0 +1,178 @@
+//! The pods' network: a bridge, and for each pod a network namespace with one
+//! virtual cable to it.
+//!
+//! ```text
+//! enclosing namespace: bridge remora0 10.77.0.1/16 ── pod7 ═══ eth0 10.77.1.7/16 (pod's own)
+//! ```
+//! Everything is said to the kernel by netlink; no `ip` program is needed. A
+//! pod's namespace lives as long as its descriptor or a process in it.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use anyhow::{Context, anyhow};
+use futures_util::TryStreamExt;
+use nix::sched::{CloneFlags, unshare};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
+
+/// The bridge's name.
+const BRIDGE: &str = "remora0";
+/// The bridge's address: where the control plane listens and the kubelet asks from.
+pub const BRIDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// Bits of the pods' network.
+const PREFIX_LENGTH: u8 = 16;
+/// Bits of the pods' IPv6 network.
+const PREFIX_LENGTH_V6: u8 = 64;
+
+/// The IPv4 address of the pod with this number.
+pub fn pod_address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 1, number)
+}
+
+/// The IPv6 address of the pod with this number (a unique local one).
+pub fn pod_address_v6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd52, 0x4d52, 0x4177, 0, 0, 0, 1, u16::from(number))
+}
+
+/// The bridge's IPv6 address.
+fn bridge_address_v6() -> Ipv6Addr {
+    Ipv6Addr::new(0xfd52, 0x4d52, 0x4177, 0, 0, 0, 0, 1)
+}
+
+/// The bridge, ready for pods.
+#[derive(Debug)]
+pub struct Network {
+    handle: Handle,
+    bridge: u32,
+    /// Whether this kernel does IPv6.
+    pub has_v6: bool,
+}
+
+impl Network {
+    /// Makes the bridge in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub async fn create() -> anyhow::Result<Self> {
+        let handle = connect()?;
+        let link = handle.link();
+        link.add(LinkBridge::new(BRIDGE).up().build())
+            .execute()
+            .await
+            .context("no bridge can be made")?;
+        let bridge = index_of(&handle, BRIDGE).await?;
+        add_address(&handle, bridge, BRIDGE_ADDRESS.into(), PREFIX_LENGTH).await?;
+        let has_v6 = add_address(&handle, bridge, bridge_address_v6().into(), PREFIX_LENGTH_V6)
+            .await
+            .is_ok();
+        set_up(&handle, "lo").await?;
+        Ok(Self { handle, bridge, has_v6 })
+    }
+
+    /// Makes a pod's network namespace and its cable to the bridge.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub async fn add_pod(&self, number: u8) -> anyhow::Result<OwnedFd> {
+        let enclosing: OwnedFd = File::open("/proc/self/ns/net")?.into();
+        let has_v6 = self.has_v6;
+        // A thread may be in another network namespace than its process; it
+        // ends when the pod's side is done.
+        let made = tokio::task::spawn_blocking(move || {
+            std::thread::spawn(move || make_pod_side(number, &enclosing, has_v6)).join()
+        })
+        .await?;
+        let namespace = made.map_err(|_| anyhow!("the thread that makes a pod's network panicked"))??;
+        let port = index_of(&self.handle, &cable_name(number)).await?;
+        self.handle
+            .link()
+            .change(rtnetlink::LinkMessageBuilder::<LinkUnspec>::new_with_index(port).controller(self.bridge).up().build())
+            .execute()
+            .await
+            .context("the pod's cable cannot be plugged into the bridge")?;
+        Ok(namespace)
+    }
+
+    /// Gives this namespace (the bridge's) an address of a service, so that
+    /// what is not in the mesh reaches nothing by accident.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+fn cable_name(number: u8) -> String {
+    format!("pod{number}")
+}
+
+/// Runs in a thread of its own: a new network namespace, its `lo` and `eth0`.
+fn make_pod_side(number: u8, enclosing: &OwnedFd, has_v6: bool) -> anyhow::Result<OwnedFd> {
+    unshare(CloneFlags::CLONE_NEWNET).context("no network namespace for a pod (unshare)")?;
+    let namespace: OwnedFd = File::open("/proc/thread-self/ns/net")?.into();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let handle = connect()?;
+        let cable = cable_name(number);
+        handle
+            .link()
+            .add(LinkVeth::new("eth0", &cable).build())
+            .execute()
+            .await
+            .context("no virtual cable (veth) can be made")?;
+        let outer_end = index_of(&handle, &cable).await?;
+        handle
+            .link()
+            .change(rtnetlink::LinkMessageBuilder::<LinkUnspec>::new_with_index(outer_end).setns_by_fd(enclosing.as_raw_fd()).build())
+            .execute()
+            .await
+            .context("the cable's other end cannot be moved out of the pod")?;
+        set_up(&handle, "lo").await?;
+        set_up(&handle, "eth0").await?;
+        let inner_end = index_of(&handle, "eth0").await?;
+        add_address(&handle, inner_end, pod_address(number).into(), PREFIX_LENGTH).await?;
+        // Cluster IPs need a route, or connect() fails before the redirect sees it.
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(BRIDGE_ADDRESS).build();
+        handle.route().add(route).execute().await.context("no default route for a pod")?;
+        if has_v6 {
+            add_address(&handle, inner_end, pod_address_v6(number).into(), PREFIX_LENGTH_V6).await?;
+            let route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(bridge_address_v6()).build();
+            handle.route().add(route).execute().await.context("no IPv6 default route for a pod")?;
+        }
+        anyhow::Ok(())
+    })?;
+    Ok(namespace)
+}
+
+fn connect() -> anyhow::Result<Handle> {
+    let (connection, handle, _messages) = new_connection().context("no netlink socket")?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+async fn index_of(handle: &Handle, name: &str) -> anyhow::Result<u32> {
+    let mut links = handle.link().get().match_name(name.to_owned()).execute();
+    let link = links.try_next().await.with_context(|| format!("no network link {name}"))?;
+    link.map(|link| link.header.index)
+        .with_context(|| format!("no network link {name}"))
+}
+
+async fn set_up(handle: &Handle, name: &str) -> anyhow::Result<()> {
+    let index = index_of(handle, name).await?;
+    handle
+        .link()
+        .change(rtnetlink::LinkMessageBuilder::<LinkUnspec>::new_with_index(index).up().build())
+        .execute()
+        .await
+        .with_context(|| format!("{name} cannot be set up"))
+}
+
+/// Adds an address; IPv6 ones without duplicate detection, which would hold
+/// them back for a second.
+async fn add_address(handle: &Handle, link: u32, address: IpAddr, prefix: u8) -> anyhow::Result<()> {
+    let mut request = handle.address().add(link, address, prefix);
+    if address.is_ipv6() {
+        request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    request.execute().await.with_context(|| format!("the address {address} cannot be set"))
+}
