@@ -1,1 +1,157 @@
-//! Placeholder.
+//! The injector: which pods get a sidecar, and how.
+//!
+//! Owns one pure function, [`patch()`], from a Pod to a JSON patch (RFC 6902). It
+//! does not serve the webhook, read a cluster, or emit Events; the caller hands
+//! in what it needs to know.
+//!
+//! # Layout
+//! - [`settings`]: what the operator decided once for the cluster.
+//! - [`decide`]: whether a pod is asked for, and whether it can be had.
+//! - [`annotations`]: what the pod's author wishes; [`values`]: how it is read.
+//! - [`probes`]: the kubelet's probes and hooks, pointed at the sidecar.
+//! - [`containers`]: the redirect step and the sidecar.
+//! - [`operations`]: the patch, one operation at a time.
+//!
+//! # What a patched pod has
+//! Two init containers in front of all others, side by side: `remora-intercept`
+//! (sets the redirect rules and ends) and `remora-proxy` (a native sidecar:
+//! `restartPolicy: Always`, so Jobs finish and other init containers already
+//! have the mesh). httpGet, tcpSocket and grpc probes and httpGet hooks of all
+//! other containers go to the sidecar's probe port. The annotation
+//! `remora.io/injected` is `true`.
+//!
+//! # A second run
+//! The API server calls webhooks again when a later one has changed the pod
+//! (`reinvocationPolicy: IfNeeded`). A second run moves the two containers back
+//! to the front, takes over the probes of containers that were added
+//! meanwhile, and touches nothing else: neither what the API server has
+//! defaulted in our containers nor what other webhooks have mounted there.
+
+use k8s_openapi::api::core::v1::Pod;
+
+pub mod annotations;
+pub mod containers;
+pub mod decide;
+pub mod operations;
+pub mod probes;
+pub mod settings;
+pub mod values;
+
+pub use json_patch::Patch;
+pub use settings::{KubernetesVersion, NamespaceFacts, Resources, Settings};
+
+use annotations::Wishes;
+use decide::Verdict;
+use operations::Operations;
+
+/// The annotation that says whether a pod was injected: `true`, or
+/// `false: <reason>`.
+pub const INJECTED: &str = "remora.io/injected";
+
+/// What becomes of a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// It gets the sidecar.
+    Inject {
+        /// What to change; empty where nothing is left to do.
+        patch: Patch,
+        /// What the author should know.
+        warnings: Vec<String>,
+    },
+    /// It was asked for, but cannot have the sidecar, or not as its author
+    /// wishes; it runs without.
+    ///
+    /// This is how a wrong annotation ends. To refuse the pod would turn a typo
+    /// into an outage (a ReplicaSet that cannot make pods, at night, on the
+    /// next node drain); to inject it without the wish would send through the
+    /// sidecar what its author had excluded. A pod without the mesh works as it
+    /// did before, is told apart by its annotation, by this warning and by the
+    /// control plane's Event, and is refused where strict mTLS must refuse it.
+    Decline {
+        /// Why not; also in the annotation.
+        reason: String,
+        /// Writes the annotation, and nothing else.
+        patch: Patch,
+        /// The reason, for whoever creates the pod.
+        warnings: Vec<String>,
+    },
+    /// Nobody asked for it, or it must never be; it stays as it is.
+    Skip {
+        /// Why, for the log.
+        reason: String,
+    },
+}
+
+impl Decision {
+    /// What to change in the pod.
+    pub fn patch(&self) -> Option<&Patch> {
+        match self {
+            Decision::Inject { patch, .. } | Decision::Decline { patch, .. } => Some(patch),
+            Decision::Skip { .. } => None,
+        }
+    }
+
+    /// What to answer beside the patch.
+    pub fn warnings(&self) -> &[String] {
+        match self {
+            Decision::Inject { warnings, .. } | Decision::Decline { warnings, .. } => warnings,
+            Decision::Skip { .. } => &[],
+        }
+    }
+}
+
+/// Decides on a pod that is being created.
+///
+/// `namespace` is the one in which the pod is being made: the pod itself need
+/// not name it yet.
+pub fn patch(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Decision {
+    match decide::verdict(pod, namespace, settings) {
+        Verdict::Skip(reason) => return Decision::Skip { reason },
+        Verdict::Decline(reason) => return decline(pod, reason),
+        Verdict::Inject => {}
+    }
+    let wishes = match Wishes::of(pod, &settings.resources) {
+        Ok(wishes) => wishes,
+        Err(wrong) => return decline(pod, wrong.to_string()),
+    };
+    let mut operations = Operations::new();
+    operations.annotate(pod, INJECTED, "true");
+    let mut warnings = Vec::new();
+    let rewritten = probes::rewrite(pod, &mut operations, &mut warnings);
+    containers::place(pod, &rewritten, &wishes, settings, &mut operations);
+    Decision::Inject {
+        patch: operations.into_patch(),
+        warnings,
+    }
+}
+
+fn decline(pod: &Pod, reason: String) -> Decision {
+    let mut operations = Operations::new();
+    operations.annotate(pod, INJECTED, &format!("false: {reason}"));
+    Decision::Decline {
+        patch: operations.into_patch(),
+        warnings: vec![format!("remora: no sidecar for this pod: {reason}")],
+        reason,
+    }
+}
+
+/// Why a patch could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The pod is not what the patch was made for.
+    #[error("the patch does not fit the pod: {0}")]
+    Patch(#[from] json_patch::PatchError),
+    /// The result is no pod.
+    #[error("the patched pod is none: {0}")]
+    Pod(#[from] serde_json::Error),
+}
+
+/// The pod after the patch, as the API server makes it.
+///
+/// # Errors
+/// When the patch was made for another pod.
+pub fn apply(pod: &Pod, patch: &Patch) -> Result<Pod, ApplyError> {
+    let mut value = serde_json::to_value(pod)?;
+    json_patch::patch(&mut value, patch)?;
+    Ok(serde_json::from_value(value)?)
+}

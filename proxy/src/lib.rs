@@ -6,10 +6,12 @@
 //! - [`runtime`]: what is shared by all workers about a service and an endpoint.
 //! - [`state`]: what the control plane says, as the rest reads it.
 //! - [`stream`]: how it gets here, and what is reported back.
+//! - [`intercept`]: the redirect rules of a pod.
 //! - [`clock`] and [`random`]: the only sources of time and chance.
 
 pub mod balance;
 pub mod clock;
+pub mod intercept;
 pub mod policy;
 pub mod random;
 pub mod runtime;

@@ -1,0 +1,213 @@
+//! The demo shop: an application with no knowledge of the mesh.
+//!
+//! Owns the roles that `manifests/demo` runs; does not start pods, read
+//! policies or know that a sidecar stands between its processes.
+//!
+//! # Layout
+//! - [`server`]: an HTTP/1.1 server that ends as the kubelet expects, with the
+//!   switches by which the playground makes a pod slow or broken.
+//! - [`client`]: a small connection pool for one upstream; [`dial`]: how a
+//!   connection is made, directly or through `HTTP_PROXY`.
+//! - [`shop`]: the roles web, catalog, cart and payment.
+//! - [`inventory`]: the plain TCP role, whose server speaks first.
+//! - [`visitor`]: the load; [`record`]: what became of it, `GET /stats`.
+//!
+//! # HTTP of each role
+//! - `GET /healthz`: 200 `{"role":"web","pod":"web-1"}`. (All roles; inventory
+//!   serves HTTP at `CONTROL_PORT`.)
+//! - `POST /slow?ms=N`: answers come N ms late (0 to 60000; 0 mends).
+//!   `POST /break?status=N`: every answer is that status (400 to 599; 0 mends);
+//!   the inventory closes its connections instead. (All roles but visitor,
+//!   which serves nothing that could be slow.)
+//! - web: `GET /` (asks catalog and cart), `GET /products` (catalog),
+//!   `GET /cart` (cart), `POST /checkout` (`POST /charge` of payment).
+//! - catalog: `GET /products`. cart: `GET /cart` (asks the inventory).
+//!   payment: `POST /charge`.
+//! - inventory: lines over TCP, see [`inventory`].
+//! - visitor: `GET /stats`, see [`record`].
+//!
+//! An upstream's refusal is passed on with its status; one that cannot be
+//! reached becomes 502, one that does not answer 504.
+
+pub mod client;
+pub mod clock;
+pub mod dial;
+pub mod inventory;
+pub mod record;
+pub mod server;
+pub mod shop;
+pub mod visitor;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use client::Client;
+use dial::Dialer;
+use server::Switches;
+
+/// What one demo process is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoOptions {
+    /// The part of the shop to play
+    pub role: Role,
+    /// The address to listen at
+    #[arg(long, env = "BIND", default_value = "0.0.0.0")]
+    pub bind: IpAddr,
+    /// The port to listen at [default: 8080, inventory: 7000]
+    #[arg(long, env = "PORT")]
+    pub port: Option<u16>,
+    /// Where the inventory serves HTTP
+    #[arg(long, env = "CONTROL_PORT", default_value_t = 8080)]
+    pub control_port: u16,
+    /// Send everything through this HTTP proxy (http://host:port)
+    #[arg(
+        long,
+        env = "HTTP_PROXY",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub http_proxy: String,
+    /// Where web is
+    #[arg(long, env = "WEB", default_value = "web:8080")]
+    pub web: String,
+    /// Where the catalog is
+    #[arg(long, env = "CATALOG", default_value = "catalog:8080")]
+    pub catalog: String,
+    /// Where the cart is
+    #[arg(long, env = "CART", default_value = "cart:8080")]
+    pub cart: String,
+    /// Where payment is
+    #[arg(long, env = "PAYMENT", default_value = "payment:8080")]
+    pub payment: String,
+    /// Where the inventory is
+    #[arg(long, env = "INVENTORY", default_value = "inventory:7000")]
+    pub inventory: String,
+    /// The version that payment names in its answers
+    #[arg(long, env = "PAYMENT_VERSION", default_value = "v1")]
+    pub payment_version: String,
+    /// Requests a second that the visitor sends
+    #[arg(long, env = "RATE", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub rate: u32,
+    /// Requests that the visitor has under way at most; what would be more is skipped
+    #[arg(long, env = "CONCURRENCY", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=8192))]
+    pub concurrency: u16,
+}
+
+/// A part of the shop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// The front.
+    Web,
+    /// What there is to buy.
+    Catalog,
+    /// What somebody is about to buy.
+    Cart,
+    /// Takes the money.
+    Payment,
+    /// How much of everything there is (plain TCP).
+    Inventory,
+    /// The load.
+    Visitor,
+}
+
+impl Role {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Web => "web",
+            Role::Catalog => "catalog",
+            Role::Cart => "cart",
+            Role::Payment => "payment",
+            Role::Inventory => "inventory",
+            Role::Visitor => "visitor",
+        }
+    }
+}
+
+/// Plays the role until SIGTERM or SIGINT; requests under way are finished.
+/// Meant for a current-thread runtime.
+///
+/// # Errors
+/// When the port cannot be had, or an address is none.
+pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
+    // Before the port opens: whoever sees it open may send the signal.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop, stopped) = watch::channel(false);
+    let role = play(options, stopped);
+    tokio::pin!(role);
+    tokio::select! {
+        ended = &mut role => return ended,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.send_replace(true);
+    role.await
+}
+
+/// Plays the role until `stopped` turns true.
+///
+/// # Errors
+/// As [`run`].
+pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let dialer = Dialer::new(&options.http_proxy)?;
+    let client = |authority: &str| Client::new(dialer.clone(), authority).map(Arc::new);
+    let default_port = match options.role {
+        Role::Inventory => inventory::DEFAULT_PORT,
+        _ => 8080,
+    };
+    let listener = listen(options.bind, options.port.unwrap_or(default_port)).await?;
+    let switches = Arc::new(Switches::default());
+    let role = options.role.name();
+    match options.role {
+        Role::Web => {
+            let web = shop::Web {
+                catalog: client(&options.catalog)?,
+                cart: client(&options.cart)?,
+                payment: client(&options.payment)?,
+            };
+            server::serve(listener, role, web, Some(switches), stopped).await;
+        }
+        Role::Catalog => {
+            server::serve(listener, role, shop::Catalog, Some(switches), stopped).await;
+        }
+        Role::Cart => {
+            let cart = shop::Cart {
+                inventory: inventory::Client::new(dialer, &options.inventory)?,
+            };
+            server::serve(listener, role, cart, Some(switches), stopped).await;
+        }
+        Role::Payment => {
+            let payment = shop::Payment {
+                version: options.payment_version,
+            };
+            server::serve(listener, role, payment, Some(switches), stopped).await;
+        }
+        Role::Inventory => {
+            let control = listen(options.bind, options.control_port).await?;
+            let lines = inventory::serve(listener, Arc::clone(&switches), stopped.clone());
+            let http = server::serve(control, role, shop::Nothing, Some(switches), stopped);
+            tokio::join!(lines, http);
+        }
+        Role::Visitor => {
+            let web = client(&options.web)?;
+            let visitor = visitor::Visitor::new(web, options.rate, options.concurrency);
+            let stats = visitor::Stats(Arc::clone(&visitor));
+            let http = server::serve(listener, role, stats, None, stopped.clone());
+            tokio::join!(visitor.run(stopped), http);
+        }
+    }
+    Ok(())
+}
+
+async fn listen(address: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::new(address, port);
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening at {address} (BIND, PORT)"))
+}

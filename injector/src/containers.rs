@@ -1,0 +1,238 @@
+//! The redirect step and the sidecar, as the first two init containers.
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use remora_proto::well_known::{
+    ADMIN_PORT, INTERCEPT_CONTAINER, PROBE_PORT, SIDECAR_CONTAINER, SIDECAR_UID,
+};
+use serde_json::{Map, Value, json};
+
+use crate::annotations::Wishes;
+use crate::operations::{Operations, at};
+use crate::probes::{self, Probe};
+use crate::settings::{Resources, Settings};
+
+const PROBES: &str = "REMORA_PROBES";
+/// How many seconds the sidecar may stay unready before the kubelet restarts
+/// it. Long: without a control plane it waits, and restarting does not help.
+const STARTUP_SECONDS: u32 = 600;
+
+/// Puts both containers in front, or back in front.
+pub fn place(
+    pod: &Pod,
+    new_probes: &[Probe],
+    wishes: &Wishes,
+    settings: &Settings,
+    operations: &mut Operations,
+) {
+    let init = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.init_containers.as_deref());
+    let init = init.unwrap_or_default();
+    let present = init
+        .iter()
+        .position(|container| container.name == SIDECAR_CONTAINER);
+    match present {
+        Some(index) => update_probes(&init[index], index, new_probes, operations),
+        None if init.is_empty() => {
+            let both = json!([
+                intercept(wishes, settings),
+                sidecar(new_probes, wishes, settings),
+            ]);
+            operations.add(at(["spec", "initContainers"]), both);
+            return;
+        }
+        None => {}
+    }
+    // The names as they stand after each operation.
+    let mut order: Vec<&str> = init
+        .iter()
+        .map(|container| container.name.as_str())
+        .collect();
+    for (target, name) in [INTERCEPT_CONTAINER, SIDECAR_CONTAINER]
+        .into_iter()
+        .enumerate()
+    {
+        let path = at(["spec", "initContainers", &target.to_string()]);
+        match order.iter().position(|other| *other == name) {
+            Some(now) if now == target => continue,
+            Some(now) => {
+                order.remove(now);
+                operations.shift(at(["spec", "initContainers", &now.to_string()]), path);
+            }
+            None if name == INTERCEPT_CONTAINER => {
+                operations.add(path, intercept(wishes, settings));
+            }
+            None => operations.add(path, sidecar(new_probes, wishes, settings)),
+        }
+        order.insert(target.min(order.len()), name);
+    }
+}
+
+/// Hands the probes of containers that came after the first run to the sidecar
+/// that is already there.
+fn update_probes(
+    sidecar: &Container,
+    index: usize,
+    new_probes: &[Probe],
+    operations: &mut Operations,
+) {
+    let env = sidecar.env.as_deref().unwrap_or_default();
+    let place = env.iter().position(|variable| variable.name == PROBES);
+    let before = place.and_then(|place| env[place].value.as_deref());
+    let Some(value) = probes::variable(before, new_probes) else {
+        return;
+    };
+    if before == Some(value.as_str()) {
+        return;
+    }
+    let index = index.to_string();
+    let variable = json!({"name": PROBES, "value": value});
+    match (place, sidecar.env.is_some()) {
+        (Some(place), _) => {
+            let path = ["spec", "initContainers", &index, "env", &place.to_string()];
+            operations.replace(at(path), variable);
+        }
+        (None, true) => {
+            operations.add(at(["spec", "initContainers", &index, "env", "-"]), variable)
+        }
+        (None, false) => {
+            operations.add(
+                at(["spec", "initContainers", &index, "env"]),
+                json!([variable]),
+            );
+        }
+    }
+}
+
+/// A variable that the kubelet fills in.
+fn field(name: &str, path: &str) -> Value {
+    json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
+}
+
+fn variable(name: &str, value: impl Into<String>) -> Value {
+    json!({"name": name, "value": value.into()})
+}
+
+/// The container that sets the redirect rules and ends.
+fn intercept(wishes: &Wishes, settings: &Settings) -> Value {
+    let mut command = vec!["remora-proxy".to_owned(), "intercept".to_owned()];
+    command.extend(wishes.flags.iter().cloned());
+    command.extend(
+        settings
+            .socket_mark
+            .map(|mark| format!("--exclude-mark={mark:#x}")),
+    );
+    let mut container = json!({
+        "name": INTERCEPT_CONTAINER,
+        "image": settings.image,
+        "command": command,
+        // By these it sees a pod that shares its host's network.
+        "env": [
+            field("REMORA_POD_IPS", "status.podIPs"),
+            field("REMORA_HOST_IP", "status.hostIP"),
+        ],
+        "resources": resources(&wishes.resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            // A capability of a container reaches only its root user.
+            "runAsGroup": 0,
+            "runAsNonRoot": false,
+            "runAsUser": 0,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    });
+    pull_policy(&mut container, settings);
+    container
+}
+
+/// The native sidecar.
+fn sidecar(new_probes: &[Probe], wishes: &Wishes, settings: &Settings) -> Value {
+    let mut container = json!({
+        "name": SIDECAR_CONTAINER,
+        "image": settings.image,
+        "command": ["remora-proxy"],
+        "restartPolicy": "Always",
+        "env": environment(new_probes, wishes, settings),
+        "ports": [
+            {"name": "remora-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
+            {"name": "remora-probe", "containerPort": PROBE_PORT, "protocol": "TCP"},
+        ],
+        // Holds back every container after it until the sidecar is ready.
+        "startupProbe": {
+            "httpGet": {"path": "/ready", "port": ADMIN_PORT},
+            "periodSeconds": 1,
+            "failureThreshold": STARTUP_SECONDS,
+        },
+        "resources": resources(&wishes.resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"]},
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            "runAsGroup": SIDECAR_UID,
+            "runAsNonRoot": true,
+            "runAsUser": SIDECAR_UID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    });
+    pull_policy(&mut container, settings);
+    container
+}
+
+fn environment(new_probes: &[Probe], wishes: &Wishes, settings: &Settings) -> Vec<Value> {
+    let mut env = vec![
+        field("REMORA_NAMESPACE", "metadata.namespace"),
+        field("REMORA_POD", "metadata.name"),
+        field("REMORA_POD_UID", "metadata.uid"),
+        field("REMORA_POD_IPS", "status.podIPs"),
+        field("REMORA_NODE", "spec.nodeName"),
+        variable("REMORA_CONTROL_PLANE", &settings.control_plane),
+    ];
+    let mark = settings.socket_mark;
+    env.extend(mark.map(|mark| variable("REMORA_SOCKET_MARK", format!("{mark:#x}"))));
+    env.extend(
+        wishes
+            .variables
+            .iter()
+            .map(|(name, value)| variable(name, value)),
+    );
+    env.extend(probes::variable(None, new_probes).map(|value| variable(PROBES, value)));
+    env
+}
+
+fn pull_policy(container: &mut Value, settings: &Settings) {
+    if let Some(policy) = &settings.image_pull_policy {
+        container["imagePullPolicy"] = policy.clone().into();
+    }
+}
+
+fn resources(resources: &Resources) -> Value {
+    let map = |entries: [(&str, &Option<String>); 2]| -> Map<String, Value> {
+        let set = entries
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        set.map(|(name, value)| (name.to_owned(), value.clone().into()))
+            .collect()
+    };
+    let requests = map([
+        ("cpu", &resources.cpu_request),
+        ("memory", &resources.memory_request),
+    ]);
+    let limits = map([
+        ("cpu", &resources.cpu_limit),
+        ("memory", &resources.memory_limit),
+    ]);
+    let mut both = Map::new();
+    for (name, values) in [("limits", limits), ("requests", requests)] {
+        if !values.is_empty() {
+            both.insert(name.to_owned(), values.into());
+        }
+    }
+    both.into()
+}

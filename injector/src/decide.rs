@@ -1,0 +1,251 @@
+//! Whether a pod is asked for, and whether it can be had.
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use remora_proto::well_known::{
+    INJECT, INJECT_DISABLED, INJECT_ENABLED, INTERCEPT_CONTAINER, SIDECAR_CONTAINER, SIDECAR_UID,
+};
+
+use crate::settings::{KubernetesVersion, NamespaceFacts, Settings};
+
+/// Namespaces in which the cluster itself lives: a fault here would take away
+/// the means to mend it.
+const NEVER: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+
+/// As [`crate::Decision`], before there is a patch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Asked for, and possible.
+    Inject,
+    /// Asked for, and not possible.
+    Decline(String),
+    /// Not asked for.
+    Skip(String),
+}
+
+/// Decides by what the pod and its namespace say.
+///
+/// The pod's label or annotation `remora.io/inject` wins over its namespace's
+/// label; where label and annotation of the pod disagree, `disabled` wins.
+pub fn verdict(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Verdict {
+    let name = namespace.name.as_str();
+    if NEVER.contains(&name) || name == settings.system_namespace {
+        return Verdict::Skip(format!("nothing is ever injected in the namespace {name}"));
+    }
+    match asked(pod, namespace) {
+        Ok(true) => {}
+        Ok(false) => return Verdict::Skip("injection is not enabled".to_owned()),
+        Err(wrong) => return Verdict::Decline(wrong),
+    }
+    match impossible(pod, settings) {
+        Some(reason) => Verdict::Decline(reason),
+        None => Verdict::Inject,
+    }
+}
+
+/// Whether somebody asked.
+fn asked(pod: &Pod, namespace: &NamespaceFacts) -> Result<bool, String> {
+    let read = |what: &str, value: Option<&String>| match value.map(String::as_str) {
+        None => Ok(None),
+        Some(INJECT_ENABLED) => Ok(Some(true)),
+        Some(INJECT_DISABLED) => Ok(Some(false)),
+        Some(value) => Err(format!(
+            "{what} {INJECT}: `{value}` is neither {INJECT_ENABLED} nor {INJECT_DISABLED}"
+        )),
+    };
+    let labels = pod.metadata.labels.as_ref();
+    let annotations = pod.metadata.annotations.as_ref();
+    let label = read("label", labels.and_then(|labels| labels.get(INJECT)))?;
+    let annotation = read("annotation", annotations.and_then(|all| all.get(INJECT)))?;
+    match (label, annotation) {
+        (Some(label), Some(annotation)) => Ok(label && annotation),
+        (Some(one), None) | (None, Some(one)) => Ok(one),
+        (None, None) => {
+            let namespace = read("namespace label", namespace.labels.get(INJECT))?;
+            Ok(namespace.unwrap_or(false))
+        }
+    }
+}
+
+/// Why this pod cannot be had, if so.
+fn impossible(pod: &Pod, settings: &Settings) -> Option<String> {
+    let oldest = KubernetesVersion::NATIVE_SIDECARS;
+    if settings.kubernetes < oldest {
+        return Some(format!(
+            "Kubernetes {} has no native sidecars: {oldest} or later is needed",
+            settings.kubernetes
+        ));
+    }
+    let Some(spec) = pod.spec.as_ref() else {
+        return Some("the pod has no spec".to_owned());
+    };
+    if spec.host_network == Some(true) {
+        return Some("hostNetwork: its traffic cannot be told from the node's".to_owned());
+    }
+    if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
+        return Some("the sidecar runs on Linux only".to_owned());
+    }
+    if let Some(taken) = spec.containers.iter().find(|c| is_ours(&c.name)) {
+        return Some(format!("a container of its own is named {}", taken.name));
+    }
+    let twin = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
+    let twin = twin
+        .filter(|c| !is_ours(&c.name))
+        .find(|c| runs_as_us(c, spec));
+    twin.map(|container| {
+        format!(
+            "container {} runs as user {SIDECAR_UID}, which is the sidecar's: \
+             its connections could not be told apart",
+            container.name
+        )
+    })
+}
+
+/// Whether the name is one of our two containers'.
+pub fn is_ours(name: &str) -> bool {
+    name == SIDECAR_CONTAINER || name == INTERCEPT_CONTAINER
+}
+
+fn runs_as_us(container: &Container, spec: &PodSpec) -> bool {
+    let own = container
+        .security_context
+        .as_ref()
+        .and_then(|context| context.run_as_user);
+    let pods = spec
+        .security_context
+        .as_ref()
+        .and_then(|context| context.run_as_user);
+    own.or(pods) == Some(i64::from(SIDECAR_UID))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(metadata: serde_json::Value, spec: serde_json::Value) -> Pod {
+        let mut spec = spec;
+        if spec.get("containers").is_none() {
+            spec["containers"] = json!([{"name": "app"}]);
+        }
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+    }
+
+    fn namespace(name: &str, inject: Option<&str>) -> NamespaceFacts {
+        NamespaceFacts {
+            name: name.to_owned(),
+            labels: inject
+                .map(|v| (INJECT.to_owned(), v.to_owned()))
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    fn decided(metadata: serde_json::Value, inject: Option<&str>) -> Verdict {
+        verdict(
+            &pod(metadata, json!({})),
+            &namespace("shop", inject),
+            &Settings::default(),
+        )
+    }
+
+    #[test]
+    fn the_pod_wins_over_its_namespace_and_no_over_yes() {
+        let label = |value: &str| json!({"labels": {INJECT: value}});
+        let annotation = |value: &str| json!({"annotations": {INJECT: value}});
+        let both = json!({"labels": {INJECT: "enabled"}, "annotations": {INJECT: "disabled"}});
+        let skipped = |verdict| matches!(verdict, Verdict::Skip(_));
+        assert!(skipped(decided(json!({}), None)));
+        assert!(skipped(decided(json!({}), Some("disabled"))));
+        assert_eq!(decided(json!({}), Some("enabled")), Verdict::Inject);
+        assert_eq!(decided(label("enabled"), None), Verdict::Inject);
+        assert_eq!(
+            decided(annotation("enabled"), Some("disabled")),
+            Verdict::Inject
+        );
+        assert!(skipped(decided(label("disabled"), Some("enabled"))));
+        assert!(skipped(decided(annotation("disabled"), Some("enabled"))));
+        assert!(skipped(decided(both, Some("enabled"))));
+    }
+
+    #[test]
+    fn a_word_that_is_neither_is_declined_and_named() {
+        for verdict in [
+            decided(json!({"labels": {INJECT: "true"}}), None),
+            decided(json!({"annotations": {INJECT: "true"}}), Some("enabled")),
+            decided(json!({}), Some("true")),
+        ] {
+            let Verdict::Decline(reason) = verdict else {
+                panic!("{verdict:?}");
+            };
+            assert!(
+                reason.contains("`true`") && reason.contains(INJECT),
+                "{reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_clusters_own_namespaces_are_never_touched() {
+        let asked = pod(json!({"labels": {INJECT: "enabled"}}), json!({}));
+        for name in [
+            "kube-system",
+            "kube-public",
+            "kube-node-lease",
+            "remora-system",
+        ] {
+            let verdict = verdict(
+                &asked,
+                &namespace(name, Some("enabled")),
+                &Settings::default(),
+            );
+            assert!(matches!(verdict, Verdict::Skip(_)), "{name}: {verdict:?}");
+        }
+    }
+
+    fn declined(spec: serde_json::Value, settings: &Settings) -> String {
+        match verdict(
+            &pod(json!({}), spec),
+            &namespace("shop", Some("enabled")),
+            settings,
+        ) {
+            Verdict::Decline(reason) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_declined_with_its_reason() {
+        let settings = Settings::default();
+        let reason = declined(json!({"hostNetwork": true}), &settings);
+        assert!(reason.contains("hostNetwork"), "{reason}");
+        let reason = declined(json!({"os": {"name": "windows"}}), &settings);
+        assert!(reason.contains("Linux"), "{reason}");
+        let reason = declined(json!({"containers": [{"name": "remora-proxy"}]}), &settings);
+        assert!(reason.contains("remora-proxy"), "{reason}");
+        let reason = declined(json!({"securityContext": {"runAsUser": 2102}}), &settings);
+        assert!(reason.contains("2102"), "{reason}");
+        let old = Settings {
+            kubernetes: "v1.28.9".parse().unwrap(),
+            ..Settings::default()
+        };
+        let reason = declined(json!({}), &old);
+        assert!(
+            reason.contains("1.28") && reason.contains("1.29"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn a_container_may_run_as_another_user_than_its_pod_says() {
+        let spec = json!({
+            "securityContext": {"runAsUser": 2102},
+            "containers": [{"name": "app", "securityContext": {"runAsUser": 1000}}],
+        });
+        let shop = namespace("shop", Some("enabled"));
+        let verdict = verdict(&pod(json!({}), spec), &shop, &Settings::default());
+        assert_eq!(verdict, Verdict::Inject);
+    }
+}
