@@ -25,7 +25,7 @@ use super::cluster::endpoints::{Standing, slices};
 use super::cluster::generated::{ClusterIps, Generated, hosts};
 use super::cluster::kubelet::{self, Happening, Order, PodEvent};
 use super::cluster::staging::Mirror;
-use super::cluster::pods;
+use super::cluster::pods::{self, Injection};
 use super::options::{Isolation, Plan};
 use super::stage::network::{BRIDGE_ADDRESS, Network, pod_address, pod_address_v6};
 
@@ -89,6 +89,7 @@ pub struct World {
     pods: BTreeMap<String, Member>,
     events: mpsc::Sender<PodEvent>,
     load_may_start: bool,
+    warnings: Vec<String>,
 }
 
 impl World {
@@ -113,6 +114,7 @@ impl World {
             pods: BTreeMap::new(),
             events,
             load_may_start: false,
+            warnings: Vec::new(),
             plan: plan.clone(),
         })
     }
@@ -218,7 +220,9 @@ impl World {
             return Ok(());
         };
         let namespace = self.catalogue.namespace(&deployment.0);
-        let mut pod = pods::make(&asked, deployment, name, &namespace, &pods::new_uid()?)?;
+        let injection = Injection::new(&self.control_plane, self.network.is_some());
+        let (mut pod, warnings) = pods::make(&asked, deployment, name, &namespace, &injection)?;
+        self.warnings.extend(warnings.into_iter().map(|warning| format!("{name}: {warning}")));
         let number = self.free_number()?;
         let (addresses, application, host) = self.addresses(number);
         pods::place(&mut pod, &addresses, host);
@@ -234,7 +238,6 @@ impl World {
             namespace: fd,
             address: addresses[0],
             application_address: application,
-            control_plane: self.control_plane.clone(),
             logs: self.plan.stage().join("logs"),
         };
         let member = Member {
@@ -398,6 +401,11 @@ impl World {
         for member in load.into_iter().chain(rest) {
             let _ = member.orders.try_send(Order::Remove);
         }
+    }
+
+    /// What the injector warned of since this was last asked.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     /// Where the load's own counts are.

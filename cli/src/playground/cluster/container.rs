@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use remora_proto::well_known::{
-    ADMIN_PORT, INBOUND_PORT, INTERCEPT_CONTAINER, OUTBOUND_PORT, PROBE_PORT, SIDECAR_CONTAINER, SIDECAR_MARK,
+    ADMIN_PORT, INBOUND_PORT, INTERCEPT_CONTAINER, OUTBOUND_PORT, PROBE_PORT, SIDECAR_CONTAINER,
 };
 use tokio::process::{Child, Command};
 
@@ -35,8 +35,6 @@ pub struct Surroundings {
     pub address: IpAddr,
     /// Where the application binds, when not at the pod's address.
     pub application_address: IpAddr,
-    /// `http://host:port` of the control plane.
-    pub control_plane: String,
     /// The folder of logs.
     pub logs: PathBuf,
 }
@@ -94,17 +92,10 @@ impl Surroundings {
     /// What the stage itself must tell a container.
     fn ours(&self, container: &Container) -> Vec<(&'static str, String)> {
         let listen = |port: u16| std::net::SocketAddr::new(self.address, port).to_string();
-        let mark = SIDECAR_MARK.to_string();
         match (container.name.as_str(), self.isolation()) {
-            // One user id is all that a rootless namespace has, so the
-            // sidecar's own connections are told by their mark.
-            (INTERCEPT_CONTAINER, _) => vec![("REMORA_EXCLUDE_MARK", mark)],
-            (SIDECAR_CONTAINER, Isolation::Netns) => vec![
-                ("REMORA_CONTROL_PLANE", self.control_plane.clone()),
-                ("REMORA_SOCKET_MARK", mark),
-            ],
+            // The injector was told the mark and the control plane's address.
+            (SIDECAR_CONTAINER, Isolation::Netns) => Vec::new(),
             (SIDECAR_CONTAINER, Isolation::Loopback) => vec![
-                ("REMORA_CONTROL_PLANE", self.control_plane.clone()),
                 ("REMORA_MODE", "explicit".to_owned()),
                 ("REMORA_OUTBOUND_LISTEN", listen(OUTBOUND_PORT)),
                 ("REMORA_INBOUND_LISTEN", listen(INBOUND_PORT)),
@@ -218,7 +209,6 @@ mod tests {
             namespace: None,
             address: [127, 77, 1, 3].into(),
             application_address: [127, 177, 1, 3].into(),
-            control_plane: "http://127.77.0.1:15110".to_owned(),
             logs: PathBuf::new(),
         };
         let of = |name: &str| BTreeMap::from_iter(around.ours(&Container { name: name.to_owned(), ..Container::default() }));

@@ -4,16 +4,25 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use remora_injector::Settings;
+use remora_proto::well_known::SIDECAR_MARK;
 use serde_json::{Value, json};
 
 use super::catalogue::Key;
 use super::environment::NODE;
 
-/// Makes the Pod and lets the injector see it as the webhook would.
+/// Makes the Pod and lets the injector see it as the webhook would; with the
+/// injector's warnings.
 ///
 /// # Errors
-/// When the template is no pod, or the injector refuses it.
-pub fn make(deployment: &Deployment, key: &Key, name: &str, namespace: &Namespace, uid: &str) -> anyhow::Result<Pod> {
+/// When the template is no pod, or the injector's patch does not fit.
+pub fn make(
+    deployment: &Deployment,
+    key: &Key,
+    name: &str,
+    namespace: &Namespace,
+    injection: &Injection,
+) -> anyhow::Result<(Pod, Vec<String>)> {
     let template = deployment.spec.as_ref().map(|spec| &spec.template);
     let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": {}});
     if let Some(template) = template {
@@ -22,15 +31,42 @@ pub fn make(deployment: &Deployment, key: &Key, name: &str, namespace: &Namespac
     }
     pod["metadata"]["name"] = name.into();
     pod["metadata"]["namespace"] = key.0.clone().into();
-    pod["metadata"]["uid"] = uid.into();
+    pod["metadata"]["uid"] = new_uid()?.into();
     pod["metadata"]["ownerReferences"] = json!([{
         "apiVersion": "apps/v1", "kind": "Deployment", "name": key.1, "uid": key.1, "controller": true,
     }]);
-    inject(&serde_json::from_value(pod)?, namespace)
+    injection.inject(&serde_json::from_value(pod)?, namespace)
 }
 
-fn inject(pod: &Pod, _namespace: &Namespace) -> anyhow::Result<Pod> {
-    Ok(pod.clone())
+/// What the injector is told about this stage.
+#[derive(Debug, Clone)]
+pub struct Injection {
+    /// How sidecars are made here.
+    pub settings: Settings,
+}
+
+impl Injection {
+    /// For a control plane at `control_plane` (`http://host:port`).
+    pub fn new(control_plane: &str, has_namespaces: bool) -> Self {
+        // One user id is all that a rootless namespace has, so the sidecar's
+        // own connections are told by their mark.
+        let settings = Settings {
+            control_plane: control_plane.to_owned(),
+            socket_mark: has_namespaces.then_some(SIDECAR_MARK),
+            ..Settings::default()
+        };
+        Self { settings }
+    }
+
+    fn inject(&self, pod: &Pod, namespace: &Namespace) -> anyhow::Result<(Pod, Vec<String>)> {
+        let decision = remora_injector::patch(pod, &namespace.into(), &self.settings);
+        let warnings = decision.warnings().to_vec();
+        let pod = match decision.patch() {
+            Some(patch) => remora_injector::apply(pod, patch)?,
+            None => pod.clone(),
+        };
+        Ok((pod, warnings))
+    }
 }
 
 /// Gives the Pod its node and addresses, as the scheduler and the kubelet do.
@@ -62,7 +98,7 @@ pub fn object(pod: &Pod, deleted_at: Option<&str>) -> anyhow::Result<Value> {
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn new_uid() -> std::io::Result<String> {
+fn new_uid() -> std::io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned())
 }
 

@@ -88,17 +88,11 @@ impl Network {
         let port = index_of(&self.handle, &cable_name(number)).await?;
         self.handle
             .link()
-            .change(rtnetlink::LinkMessageBuilder::<LinkUnspec>::new_with_index(port).controller(self.bridge).up().build())
+            .change(LinkUnspec::new_with_index(port).controller(self.bridge).up().build())
             .execute()
             .await
             .context("the pod's cable cannot be plugged into the bridge")?;
         Ok(namespace)
-    }
-
-    /// Gives this namespace (the bridge's) an address of a service, so that
-    /// what is not in the mesh reaches nothing by accident.
-    pub fn handle(&self) -> &Handle {
-        &self.handle
     }
 }
 
@@ -123,7 +117,7 @@ fn make_pod_side(number: u8, enclosing: &OwnedFd, has_v6: bool) -> anyhow::Resul
         let outer_end = index_of(&handle, &cable).await?;
         handle
             .link()
-            .change(rtnetlink::LinkMessageBuilder::<LinkUnspec>::new_with_index(outer_end).setns_by_fd(enclosing.as_raw_fd()).build())
+            .change(LinkUnspec::new_with_index(outer_end).setns_by_fd(enclosing.as_raw_fd()).build())
             .execute()
             .await
             .context("the cable's other end cannot be moved out of the pod")?;
@@ -161,7 +155,7 @@ async fn set_up(handle: &Handle, name: &str) -> anyhow::Result<()> {
     let index = index_of(handle, name).await?;
     handle
         .link()
-        .change(rtnetlink::LinkMessageBuilder::<LinkUnspec>::new_with_index(index).up().build())
+        .change(LinkUnspec::new_with_index(index).up().build())
         .execute()
         .await
         .with_context(|| format!("{name} cannot be set up"))

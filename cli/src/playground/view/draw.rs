@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, BorderType, Borders, Cell, Clear, Padding, Paragraph, Row, Sparkline, Table};
+use ratatui::widgets::{Block, BorderType, Borders, Cell, Clear, Padding, Paragraph, Row, Sparkline, Table, Wrap};
 
 use super::scene::{BreakerRow, EventRow, PodRow, Scene, Tone};
 use super::theme::Theme;
@@ -40,7 +40,7 @@ pub fn draw(frame: &mut Frame<'_>, scene: &Scene, selected: usize, is_help_open:
     .areas(area);
     draw_top(frame, top, scene, theme);
     draw_pods(frame, pods, scene, selected, theme);
-    let [breakers, events] = Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(lower);
+    let [breakers, events] = Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).spacing(1).areas(lower);
     draw_breakers(frame, breakers, scene, theme);
     draw_events(frame, events, scene, theme);
     draw_problems(frame, problems, scene, theme);
@@ -183,7 +183,7 @@ fn draw_breakers(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme)
     } else {
         scene.breakers.iter().flat_map(|breaker| breaker_lines(breaker, theme)).collect()
     };
-    frame.render_widget(Paragraph::new(lines).block(block), area);
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).block(block), area);
 }
 
 fn breaker_lines(breaker: &BreakerRow, theme: Theme) -> [Line<'static>; 2] {
@@ -201,7 +201,7 @@ fn breaker_lines(breaker: &BreakerRow, theme: Theme) -> [Line<'static>; 2] {
 
 fn draw_events(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
     let lines: Vec<Line<'_>> = scene.events.iter().map(|event| event_line(event, theme)).collect();
-    frame.render_widget(Paragraph::new(lines).block(panel("events".to_owned(), theme)), area);
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).block(panel("events".to_owned(), theme)), area);
 }
 
 fn event_line(event: &EventRow, theme: Theme) -> Line<'static> {
