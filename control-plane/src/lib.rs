@@ -1,1 +1,227 @@
-//! Placeholder.
+//! Remora's control plane: objects in, resources out to the sidecars.
+//!
+//! # Layout
+//! In the order in which a change meets them:
+//! - [`source`]: where objects come from; now a watched folder of YAML.
+//! - [`policy`]: the custom resource TrafficPolicy, parsed once into typed settings.
+//! - [`core`](mod@core): objects in, resources out; free of Kubernetes and of the transport.
+//! - [`stream`]: the resources to the sidecars (xDS incremental).
+//! - [`reports`]: what the sidecars tell.
+//! - [`problems`]: all that is wrong in the source right now.
+//! - [`admin`]: health, metrics, sidecars, problems over HTTP.
+//! - [`clock`]: the only reader of time.
+//!
+//! [`run`] starts them all and watches over them: a task that ends, ends the
+//! process.
+
+pub mod admin;
+pub mod clock;
+pub mod core;
+pub mod policy;
+pub mod problems;
+pub mod reports;
+pub mod source;
+pub mod stream;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tonic::transport::server::TcpIncoming;
+
+use crate::core::Core;
+use crate::core::objects::Event;
+use crate::core::store::Store;
+use crate::problems::Problems;
+use crate::reports::Sidecars;
+use crate::stream::server::AdsServer;
+
+/// How long streams may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a connection without traffic is asked whether it is alive.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long it may take to say so.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Streams on one connection: a sidecar needs two.
+const MAX_STREAMS_PER_CONNECTION: u32 = 16;
+/// Batches of events that wait for the core.
+const MAX_WAITING_EVENTS: usize = 64;
+
+/// How the control plane is run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Where objects come from: files:DIR, a folder of Kubernetes YAML that is
+    /// watched. Several folders are one source.
+    #[arg(long = "source", value_name = "files:DIR", required = true)]
+    pub sources: Vec<Source>,
+    /// Address of the streams to the sidecars (gRPC).
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:15110")]
+    pub listen: SocketAddr,
+    /// Address of the admin endpoint (HTTP).
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:15114")]
+    pub admin: SocketAddr,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A watched folder.
+    Files(PathBuf),
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("files:") {
+            Some(folder) if !folder.is_empty() => Ok(Self::Files(folder.into())),
+            _ => Err(format!("{text:?} is not files:DIR")),
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When an address or a folder cannot be had, or a part of it ends.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut running = start(options).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = running.ended() => return ended,
+    }
+    running.stop().await;
+    Ok(())
+}
+
+/// A control plane that runs. Dropping it ends it at once.
+pub struct Running {
+    /// Where its streams are served.
+    pub listen: SocketAddr,
+    /// Where its admin endpoint is.
+    pub admin: SocketAddr,
+    ending: watch::Sender<bool>,
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+}
+
+impl Running {
+    /// Resolves when one of its parts ends, which none should.
+    ///
+    /// # Errors
+    /// Always: what ended, and why.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        match self.tasks.join_next().await {
+            Some(Ok((name, Ok(())))) => bail!("{name} ended"),
+            Some(Ok((name, Err(error)))) => Err(error.context(format!("{name} ended"))),
+            Some(Err(error)) => Err(anyhow::Error::new(error).context("a part of the control plane died")),
+            None => bail!("nothing runs"),
+        }
+    }
+
+    /// Ends it: the streams are told, then closed.
+    pub async fn stop(mut self) {
+        tracing::info!("ending");
+        self.ending.send_replace(true);
+        let ended = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if matches!(ended, Ok(("the streams", _))) {
+                    break;
+                }
+            }
+        };
+        if tokio::time::timeout(END_TIMEOUT, ended).await.is_err() {
+            tracing::warn!(timeout = ?END_TIMEOUT, "some streams did not end in time");
+        }
+    }
+}
+
+/// Starts a control plane.
+///
+/// # Errors
+/// When an address or a folder cannot be had.
+pub async fn start(options: Options) -> anyhow::Result<Running> {
+    let folders = options.sources.into_iter().map(|Source::Files(folder)| folder).collect();
+    let files = source::files::Files::new(folders)?;
+    let streams = bind(options.listen).await?;
+    let admin_listener = bind(options.admin).await?;
+    let (listen, admin) = (streams.local_addr()?, admin_listener.local_addr()?);
+
+    let store = Arc::new(Store::default());
+    let problems = Arc::new(Problems::default());
+    let sidecars = Arc::new(Sidecars::default());
+    let (synced_sender, synced) = watch::channel(false);
+    let (ending, ended) = watch::channel(false);
+    let (event_sender, events) = mpsc::channel(MAX_WAITING_EVENTS);
+
+    let mut tasks = JoinSet::new();
+    let told = problems.clone();
+    tasks.spawn(async move {
+        ("the file source", files.run(event_sender, told).await.map_err(Into::into))
+    });
+    let core = Core::new(store.clone());
+    tasks.spawn(feed(core, events, problems.clone(), synced_sender));
+    let ads = AdsServer::new(store.clone(), sidecars.clone(), synced.clone(), ended.clone());
+    let reports = reports::server::service(sidecars.clone(), ended.clone());
+    tasks.spawn(async move { ("the streams", serve(streams, ads, reports, ended).await) });
+    let router = admin::router(admin::Admin { store, sidecars, problems, synced });
+    tasks.spawn(async move {
+        let served = axum::serve(admin_listener, router).await;
+        ("the admin endpoint", served.map_err(Into::into))
+    });
+    tracing::info!(%listen, %admin, "the control plane runs");
+    Ok(Running { listen, admin, ending, tasks })
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} (is another process there?)"))
+}
+
+async fn feed(
+    mut core: Core,
+    mut events: mpsc::Receiver<Vec<Event>>,
+    problems: Arc<Problems>,
+    synced: watch::Sender<bool>,
+) -> (&'static str, anyhow::Result<()>) {
+    while let Some(batch) = events.recv().await {
+        tracing::debug!(events = batch.len(), "objects changed");
+        core.handle(batch);
+        problems.set_notes(core.notes());
+        if core.is_synced() {
+            synced.send_replace(true);
+        }
+    }
+    ("the core", Ok(()))
+}
+
+async fn serve(
+    listener: TcpListener,
+    ads: AdsServer,
+    reports: remora_proto::v1::reports_server::ReportsServer<reports::server::ReportService>,
+    mut ending: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+        .add_service(ads)
+        .add_service(reports)
+        .serve_with_incoming_shutdown(incoming, async move {
+            // The sender lives as long as the process does.
+            let _ = ending.wait_for(|ending| *ending).await;
+        })
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! The admin endpoint: health, metrics, what is known of the sidecars, what
+//! is wrong in the source. It only reads.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::sync::watch;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::core::store::{ResourceType, Store};
+use crate::problems::Problems;
+use crate::reports::Sidecars;
+
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request's body; nothing here takes one.
+const MAX_BODY_BYTES: usize = 1_024;
+/// Requests at once.
+const MAX_CONCURRENT: usize = 64;
+
+/// What the endpoint shows.
+#[derive(Clone)]
+pub struct Admin {
+    /// The resources.
+    pub store: Arc<Store>,
+    /// The sidecars.
+    pub sidecars: Arc<Sidecars>,
+    /// What is wrong.
+    pub problems: Arc<Problems>,
+    /// Whether the source has told all it had at the start.
+    pub synced: watch::Receiver<bool>,
+}
+
+/// The routes.
+pub fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/live", get(async || "live\n"))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/sidecars", get(async |State(admin): State<Admin>| Json(admin.sidecars.shown())))
+        .route("/problems", get(async |State(admin): State<Admin>| Json(admin.problems.all())))
+        .with_state(admin)
+        .layer(CatchPanicLayer::new())
+        .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT))
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(MAX_CONCURRENT))
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    if *admin.synced.borrow() {
+        "ready\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the source has not been read yet\n").into_response()
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let mut text = String::new();
+    let mut gauge = |name: &str, help: &str, values: &[(String, usize)]| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (labels, value) in values {
+            let _ = writeln!(text, "{name}{labels} {value}");
+        }
+    };
+    let resources = ResourceType::ALL
+        .map(|kind| (format!("{{type=\"{kind:?}\"}}"), admin.store.count(kind)));
+    gauge("remora_control_plane_resources", "Resources of the stream, by type.", &resources);
+    let connected = [(String::new(), admin.sidecars.connected())];
+    gauge("remora_control_plane_sidecars_connected", "Sidecars with a stream.", &connected);
+    let problems = [(String::new(), admin.problems.all().len())];
+    gauge("remora_control_plane_problems", "Problems in the source now.", &problems);
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (kind, text).into_response()
+}

@@ -1,0 +1,357 @@
+//! The objects, and in reverse who depends on which: so that an event touches
+//! only what its object takes part in, however large the cluster is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use super::Note;
+use super::objects::{
+    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Reach, Service, SliceEndpoint, Target,
+    TrafficPolicy,
+};
+use super::policies::{Age, Policies};
+
+/// One endpoint of a Service over all its slices: the pod where there is one,
+/// so that a pod of two address families is one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Seat {
+    /// A pod.
+    Pod(Name),
+    /// An address without a pod.
+    Address(IpAddr),
+}
+
+impl Seat {
+    fn of(endpoint: &SliceEndpoint) -> Self {
+        match &endpoint.pod {
+            Some(pod) => Self::Pod(pod.clone()),
+            None => Self::Address(endpoint.address),
+        }
+    }
+}
+
+/// What has to be published anew.
+#[derive(Debug, Default, PartialEq)]
+pub struct Dirty {
+    /// Services.
+    pub services: BTreeSet<Id>,
+    /// Endpoints of Services.
+    pub seats: BTreeSet<(Id, Seat)>,
+    /// Pods: their Workload, and the Service by which they are reached directly.
+    pub pods: BTreeSet<Id>,
+}
+
+/// The objects.
+#[derive(Default)]
+pub struct Index {
+    /// Services by name.
+    pub services: BTreeMap<Id, Service>,
+    /// Pods by name.
+    pub pods: BTreeMap<Id, Pod>,
+    /// Policies.
+    pub policies: Policies,
+    slices: HashMap<Id, EndpointSlice>,
+    /// Service to its slices.
+    slices_of: HashMap<Id, BTreeSet<Id>>,
+    /// Pod to the slices that list it.
+    listed_in: HashMap<Id, BTreeSet<Id>>,
+    ages: HashMap<Id, Age>,
+    seen: u64,
+    dirty: Dirty,
+}
+
+impl Index {
+    /// Takes an object, new or changed.
+    pub fn apply(&mut self, object: Object) {
+        match object {
+            Object::Service(service) => self.apply_service(service),
+            Object::EndpointSlice(slice) => self.apply_slice(slice),
+            Object::Pod(pod) => self.apply_pod(pod),
+            Object::TrafficPolicy(policy) => self.apply_policy(policy),
+            Object::Namespace(_) | Object::Deployment(_) => {}
+        }
+    }
+
+    /// Forgets an object.
+    pub fn delete(&mut self, key: &Key) {
+        match key.kind {
+            Kind::Service => {
+                if let Some(old) = self.services.remove(&key.id) {
+                    self.touch_service(&old);
+                    self.ages.remove(&key.id);
+                }
+            }
+            Kind::EndpointSlice => {
+                if let Some(old) = self.slices.remove(&key.id) {
+                    self.unlist(&old);
+                }
+            }
+            Kind::Pod => {
+                if self.pods.remove(&key.id).is_some() {
+                    self.touch_pod(&key.id);
+                }
+            }
+            Kind::TrafficPolicy => {
+                let touched = self.policies.delete(&key.id);
+                self.touch_targets(&key.id.namespace, touched);
+            }
+            Kind::Namespace | Kind::Deployment => {}
+        }
+    }
+
+    /// What has to be published anew, since the last time.
+    pub fn take_dirty(&mut self) -> Dirty {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// What is to be known of objects that are right in themselves.
+    pub fn notes(&self) -> Vec<Note> {
+        let mut notes = Vec::new();
+        for service in self.services.values() {
+            if service.reach == Reach::ExternalName {
+                notes.push(Note {
+                    key: Key { kind: Kind::Service, id: service.id.clone() },
+                    field: "spec.externalName".to_owned(),
+                    message: "for information: an ExternalName Service has no address of its own; \
+                              calls to it are relayed untouched and no policy applies"
+                        .to_owned(),
+                });
+            }
+        }
+        let unowned = self.slices.values().filter(|slice| slice.service.is_none());
+        let mut unowned: Vec<&Id> = unowned.map(|slice| &slice.id).collect();
+        unowned.sort();
+        notes.extend(unowned.into_iter().map(|id| Note {
+            key: Key { kind: Kind::EndpointSlice, id: id.clone() },
+            field: "metadata.labels".to_owned(),
+            message: "has no label kubernetes.io/service-name and so belongs to no Service".to_owned(),
+        }));
+        notes
+    }
+
+    fn apply_service(&mut self, service: Service) {
+        let id = service.id.clone();
+        let old = self.services.get(&id);
+        if old == Some(&service) {
+            return;
+        }
+        let old = old.cloned();
+        let dated_anew = old.as_ref().is_none_or(|old| old.created != service.created);
+        if dated_anew {
+            self.seen += 1;
+            self.ages.insert(id.clone(), Age::new(service.created, self.seen, id.clone()));
+        }
+        if let Some(old) = old {
+            self.touch_service(&old);
+        }
+        self.services.insert(id, service.clone());
+        self.touch_service(&service);
+    }
+
+    fn apply_slice(&mut self, slice: EndpointSlice) {
+        let old = self.slices.get(&slice.id);
+        if old == Some(&slice) {
+            return;
+        }
+        match old.cloned() {
+            // The common change: the same ports, some endpoints differ.
+            Some(old) if old.service == slice.service && old.ports == slice.ports => {
+                self.slices.insert(slice.id.clone(), slice.clone());
+                let gone = old.endpoints.iter().filter(|one| !slice.endpoints.contains(one));
+                let gone: Vec<_> = gone.cloned().collect();
+                let new = slice.endpoints.iter().filter(|one| !old.endpoints.contains(one));
+                let new: Vec<_> = new.cloned().collect();
+                self.relist(&slice, &gone, false);
+                self.relist(&slice, &new, true);
+                // A pod that stays listed by another entry of the slice stays so.
+                self.relist(&slice, &slice.endpoints.clone(), true);
+            }
+            old => {
+                self.slices.insert(slice.id.clone(), slice.clone());
+                if let Some(old) = old {
+                    self.unlist(&old);
+                }
+                self.list(&slice);
+            }
+        }
+    }
+
+    fn list(&mut self, slice: &EndpointSlice) {
+        if let Some(service) = service_id(slice) {
+            self.slices_of.entry(service).or_default().insert(slice.id.clone());
+        }
+        self.touch_endpoints(slice, &slice.endpoints);
+        self.relist(slice, &slice.endpoints, true);
+    }
+
+    fn unlist(&mut self, slice: &EndpointSlice) {
+        if let Some(service) = service_id(slice) {
+            if let Some(slices) = self.slices_of.get_mut(&service) {
+                slices.remove(&slice.id);
+                if slices.is_empty() {
+                    self.slices_of.remove(&service);
+                }
+            }
+        }
+        self.touch_endpoints(slice, &slice.endpoints);
+        self.relist(slice, &slice.endpoints, false);
+    }
+
+    fn relist(&mut self, slice: &EndpointSlice, endpoints: &[SliceEndpoint], listed: bool) {
+        for endpoint in endpoints {
+            let Some(pod) = &endpoint.pod else {
+                continue;
+            };
+            let pod = Id { namespace: slice.id.namespace.clone(), name: pod.clone() };
+            let slices = self.listed_in.entry(pod.clone()).or_default();
+            let changed = if listed { slices.insert(slice.id.clone()) } else { slices.remove(&slice.id) };
+            if slices.is_empty() {
+                self.listed_in.remove(&pod);
+            }
+            if changed {
+                self.dirty.pods.insert(pod);
+            }
+        }
+        self.touch_endpoints(slice, endpoints);
+    }
+
+    fn touch_endpoints(&mut self, slice: &EndpointSlice, endpoints: &[SliceEndpoint]) {
+        let Some(service) = service_id(slice) else {
+            return;
+        };
+        for endpoint in endpoints {
+            self.dirty.seats.insert((service.clone(), Seat::of(endpoint)));
+            // Its ports may be others now.
+            if let Some(pod) = &endpoint.pod {
+                let id = Id { namespace: slice.id.namespace.clone(), name: pod.clone() };
+                self.dirty.pods.insert(id);
+            }
+        }
+    }
+
+    fn apply_pod(&mut self, pod: Pod) {
+        if self.pods.get(&pod.id) != Some(&pod) {
+            let id = pod.id.clone();
+            self.pods.insert(id.clone(), pod);
+            self.touch_pod(&id);
+        }
+    }
+
+    fn apply_policy(&mut self, policy: TrafficPolicy) {
+        let namespace = policy.id.namespace.clone();
+        let touched = self.policies.apply(policy);
+        self.touch_targets(&namespace, touched);
+    }
+
+    fn touch_targets(&mut self, namespace: &Name, targets: Vec<Target>) {
+        for target in targets {
+            match target {
+                Target::Service(name) => {
+                    let id = Id { namespace: namespace.clone(), name };
+                    let pods = self.services.get(&id).map(|service| self.pods_of(service));
+                    self.dirty.services.insert(id);
+                    self.dirty.pods.extend(pods.into_iter().flatten());
+                }
+                Target::Namespace => {
+                    let services: Vec<Id> = within(&self.services, namespace).map(|(id, _)| id.clone()).collect();
+                    self.dirty.services.extend(services);
+                    let pods: Vec<Id> = within(&self.pods, namespace).map(|(id, _)| id.clone()).collect();
+                    self.dirty.pods.extend(pods);
+                }
+            }
+        }
+    }
+
+    fn touch_service(&mut self, service: &Service) {
+        self.dirty.services.insert(service.id.clone());
+        let pods = self.pods_of(service);
+        self.dirty.pods.extend(pods);
+        let seats: Vec<Seat> = self.slices_of(&service.id).flat_map(|slice| &slice.endpoints).map(Seat::of).collect();
+        self.dirty.seats.extend(seats.into_iter().map(|seat| (service.id.clone(), seat)));
+    }
+
+    fn touch_pod(&mut self, id: &Id) {
+        self.dirty.pods.insert(id.clone());
+        let slices = self.listed_in.get(id).into_iter().flatten();
+        let services = slices.filter_map(|slice| self.slices.get(slice)).filter_map(service_id);
+        let seats = services.map(|service| (service, Seat::Pod(id.name.clone())));
+        self.dirty.seats.extend(seats.collect::<Vec<_>>());
+    }
+
+    /// The slices of a Service, in the order of their names.
+    pub fn slices_of(&self, service: &Id) -> impl Iterator<Item = &EndpointSlice> {
+        let slices = self.slices_of.get(service).into_iter().flatten();
+        slices.filter_map(|slice| self.slices.get(slice))
+    }
+
+    /// The entries of one endpoint of a Service, each with its slice.
+    pub fn entries(&self, service: &Id, seat: &Seat) -> Vec<(&EndpointSlice, &SliceEndpoint)> {
+        let slices: Vec<&EndpointSlice> = match seat {
+            Seat::Pod(pod) => {
+                let pod = Id { namespace: service.namespace.clone(), name: pod.clone() };
+                let listed = self.listed_in.get(&pod).into_iter().flatten();
+                let slices = listed.filter_map(|slice| self.slices.get(slice));
+                slices.filter(|slice| slice.service.as_ref() == Some(&service.name)).collect()
+            }
+            Seat::Address(_) => self.slices_of(service).collect(),
+        };
+        let entries = slices.into_iter().flat_map(|slice| slice.endpoints.iter().map(move |one| (slice, one)));
+        entries.filter(|(_, endpoint)| Seat::of(endpoint) == *seat).collect()
+    }
+
+    /// The Services that list a pod in a slice, oldest first.
+    pub fn services_that_list(&self, pod: &Id) -> Vec<&Service> {
+        let slices = self.listed_in.get(pod).into_iter().flatten();
+        let ids = slices.filter_map(|slice| self.slices.get(slice)).filter_map(service_id);
+        let ids: BTreeSet<Id> = ids.collect();
+        self.by_age(ids.iter().filter_map(|id| self.services.get(id)).collect())
+    }
+
+    /// The Services that cover a pod, by a slice or by their selector, oldest first.
+    pub fn services_that_cover(&self, pod: &Pod) -> Vec<&Service> {
+        let mut services = self.services_that_list(&pod.id);
+        for (_, service) in within(&self.services, &pod.id.namespace) {
+            let known = services.iter().any(|listed| listed.id == service.id);
+            if !known && selects(service, pod) {
+                services.push(service);
+            }
+        }
+        self.by_age(services)
+    }
+
+    fn by_age<'a>(&self, mut services: Vec<&'a Service>) -> Vec<&'a Service> {
+        services.sort_by(|a, b| self.ages.get(&a.id).cmp(&self.ages.get(&b.id)));
+        services
+    }
+
+    fn pods_of(&self, service: &Service) -> BTreeSet<Id> {
+        let namespace = &service.id.namespace;
+        let listed = self.slices_of(&service.id).flat_map(|slice| &slice.endpoints);
+        let listed = listed.filter_map(|endpoint| endpoint.pod.clone());
+        let mut pods: BTreeSet<Id> =
+            listed.map(|name| Id { namespace: namespace.clone(), name }).collect();
+        if !service.selector.is_empty() {
+            let selected = within(&self.pods, namespace).filter(|(_, pod)| selects(service, pod));
+            pods.extend(selected.map(|(id, _)| id.clone()));
+        }
+        pods
+    }
+}
+
+fn service_id(slice: &EndpointSlice) -> Option<Id> {
+    let name = slice.service.clone()?;
+    Some(Id { namespace: slice.id.namespace.clone(), name })
+}
+
+fn within<'a, T>(map: &'a BTreeMap<Id, T>, namespace: &Name) -> impl Iterator<Item = (&'a Id, &'a T)> {
+    let first = Id { namespace: namespace.clone(), name: "".into() };
+    let namespace = namespace.clone();
+    map.range(first..).take_while(move |(id, _)| id.namespace == namespace)
+}
+
+/// Whether a Service selects a pod by its labels.
+pub fn selects(service: &Service, pod: &Pod) -> bool {
+    !service.selector.is_empty()
+        && service.id.namespace == pod.id.namespace
+        && service.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value))
+}

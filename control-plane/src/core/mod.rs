@@ -1,0 +1,92 @@
+//! The heart of the control plane, free of Kubernetes and of the transport:
+//! fed events about compact objects, it publishes the resources of the stream.
+//!
+//! # Layout
+//! - [`objects`]: what events are about.
+//! - [`settings`]: what one policy says.
+//! - [`policies`]: which policy is in force where, and what is said of the others.
+//! - [`index`]: the objects, and in reverse who depends on which.
+//! - [`resolve`]: policies to what a sidecar does.
+//! - [`publish`]: objects to resources.
+//! - [`store`]: the resources, encoded once, and who is woken for which.
+
+pub mod index;
+pub mod objects;
+pub mod policies;
+pub mod publish;
+pub mod resolve;
+pub mod settings;
+pub mod store;
+
+use std::sync::Arc;
+
+use objects::{Event, Key};
+use policies::Condition;
+
+/// The control plane's knowledge, and the resources made of it.
+pub struct Core {
+    index: index::Index,
+    publisher: publish::Publisher,
+    synced: bool,
+}
+
+/// Something that one object alone did not show to be wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The object.
+    pub key: Key,
+    /// The field that it is about.
+    pub field: String,
+    /// In words.
+    pub message: String,
+}
+
+impl Core {
+    /// An empty one, which publishes into `store`.
+    pub fn new(store: Arc<store::Store>) -> Self {
+        Self {
+            index: index::Index::default(),
+            publisher: publish::Publisher::new(store),
+            synced: false,
+        }
+    }
+
+    /// Takes events that belong together, then publishes what they changed.
+    /// A resource that several of them touch is published once.
+    pub fn handle(&mut self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            match event {
+                Event::Apply(object) => self.index.apply(object),
+                Event::Delete(key) => self.index.delete(&key),
+                Event::Synced => self.synced = true,
+            }
+        }
+        let dirty = self.index.take_dirty();
+        self.publisher.publish(&self.index, dirty);
+    }
+
+    /// Whether the source has given all it had at the start.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// The conditions of every policy, for its status.
+    pub fn conditions(&self) -> Vec<Condition> {
+        self.index.policies.conditions(|id| self.index.services.contains_key(id))
+    }
+
+    /// What is wrong between objects, and what is only to be known.
+    pub fn notes(&self) -> Vec<Note> {
+        let mut notes = self.index.notes();
+        let refused = self.conditions().into_iter().filter(|condition| !condition.accepted);
+        notes.extend(refused.map(|condition| Note {
+            key: Key { kind: objects::Kind::TrafficPolicy, id: condition.policy },
+            field: format!("spec.targetRefs[{}]", condition.target_index),
+            message: format!("{}: {}", condition.reason.as_str(), condition.message),
+        }));
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! What events are about: of each Kubernetes kind only what Remora uses.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use remora_proto::v1::Protocol;
+
+use super::settings::Settings;
+
+/// A name, shared wherever it stands.
+pub type Name = Arc<str>;
+
+/// Namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id {
+    /// The namespace; for a Namespace its own name.
+    pub namespace: Name,
+    /// The name.
+    pub name: Name,
+}
+
+impl Id {
+    /// From its parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The kinds of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// v1 Namespace
+    Namespace,
+    /// v1 Service
+    Service,
+    /// discovery.k8s.io/v1 EndpointSlice
+    EndpointSlice,
+    /// v1 Pod
+    Pod,
+    /// remora.io/v1alpha1 TrafficPolicy
+    TrafficPolicy,
+    /// apps/v1 Deployment: read and checked, of no meaning for the stream.
+    Deployment,
+}
+
+impl Kind {
+    /// As it is written in YAML.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
+            Self::TrafficPolicy => "TrafficPolicy",
+            Self::Deployment => "Deployment",
+        }
+    }
+}
+
+/// Which object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace and name.
+    pub id: Id,
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind.as_str(), self.id)
+    }
+}
+
+/// What a source tells the core.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The object is there, new or changed.
+    Apply(Object),
+    /// The object is gone.
+    Delete(Key),
+    /// All that there was at the start has been told.
+    Synced,
+}
+
+/// An object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// A Namespace (its name is enough).
+    Namespace(Id),
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// A Pod.
+    Pod(Pod),
+    /// A TrafficPolicy.
+    TrafficPolicy(TrafficPolicy),
+    /// A Deployment (its name is enough).
+    Deployment(Id),
+}
+
+impl Object {
+    /// Which object this is.
+    pub fn key(&self) -> Key {
+        let (kind, id) = match self {
+            Self::Namespace(id) => (Kind::Namespace, id),
+            Self::Service(service) => (Kind::Service, &service.id),
+            Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.id),
+            Self::Pod(pod) => (Kind::Pod, &pod.id),
+            Self::TrafficPolicy(policy) => (Kind::TrafficPolicy, &policy.id),
+            Self::Deployment(id) => (Kind::Deployment, id),
+        };
+        Key { kind, id: id.clone() }
+    }
+}
+
+/// When an object was made, seconds since the Unix epoch where it says so.
+pub type Created = Option<i64>;
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Namespace and name.
+    pub id: Id,
+    /// metadata.creationTimestamp
+    pub created: Created,
+    /// How it is reached.
+    pub reach: Reach,
+    /// TCP ports.
+    pub ports: Vec<ServicePort>,
+    /// spec.selector; empty selects nothing.
+    pub selector: BTreeMap<String, String>,
+    /// sessionAffinity ClientIP: its timeout.
+    pub session_affinity_seconds: Option<u32>,
+    /// internalTrafficPolicy Local.
+    pub internal_traffic_local: bool,
+}
+
+/// How a Service is reached.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reach {
+    /// By its cluster IPs, the first of the primary family; none where none was assigned.
+    ClusterIp(Vec<IpAddr>),
+    /// By the addresses of its pods.
+    Headless,
+    /// By a name outside; it has no address of its own.
+    ExternalName,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePort {
+    /// Its name; may be empty.
+    pub name: Name,
+    /// Its number.
+    pub port: u16,
+    /// The pods' port, for pods that are matched by selector.
+    pub target: PortReference,
+    /// From appProtocol, the name's prefix, or the annotation.
+    pub protocol: Protocol,
+}
+
+/// targetPort.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PortReference {
+    /// By number.
+    Number(u16),
+    /// By the name of a container's port.
+    Name(Name),
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub id: Id,
+    /// The Service, from the label kubernetes.io/service-name.
+    pub service: Option<Name>,
+    /// TCP ports: name and number.
+    pub ports: Vec<(Name, u16)>,
+    /// Its endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SliceEndpoint {
+    /// The first of its addresses (they are interchangeable).
+    pub address: IpAddr,
+    /// targetRef of kind Pod: its name.
+    pub pod: Option<Name>,
+    /// targetRef's uid.
+    pub pod_uid: Option<Name>,
+    /// nodeName
+    pub node: Option<Name>,
+    /// zone
+    pub zone: Option<Name>,
+    /// conditions.ready; unknown is ready.
+    pub ready: bool,
+    /// conditions.serving; unknown is as ready.
+    pub serving: bool,
+    /// conditions.terminating
+    pub terminating: bool,
+    /// hints.forZones
+    pub hint_zones: Vec<String>,
+}
+
+/// A Pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub id: Id,
+    /// metadata.uid; empty where a file gives none.
+    pub uid: Name,
+    /// spec.serviceAccountName
+    pub service_account: Name,
+    /// spec.nodeName
+    pub node: Name,
+    /// metadata.labels
+    pub labels: BTreeMap<String, String>,
+    /// status.podIPs; none for a pod on its host's network, or one that has ended.
+    pub addresses: Vec<IpAddr>,
+    /// Has a deletion timestamp.
+    pub draining: bool,
+    /// The condition Ready; unknown is ready.
+    pub ready: bool,
+    /// TCP ports of its containers: name and number.
+    pub ports: Vec<(Name, u16)>,
+    /// The annotation remora.io/opaque-ports.
+    pub opaque_ports: Vec<PortRange>,
+}
+
+/// Ports from the first to the second, both included.
+pub type PortRange = (u16, u16);
+
+/// Whether any of the ranges holds the port.
+pub fn in_ranges(ranges: &[PortRange], port: u16) -> bool {
+    ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
+}
+
+/// A TrafficPolicy, parsed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrafficPolicy {
+    /// Namespace and name.
+    pub id: Id,
+    /// metadata.creationTimestamp
+    pub created: Created,
+    /// Rises with each change of the spec.
+    pub generation: i64,
+    /// What it is for.
+    pub targets: Vec<Target>,
+    /// What it says.
+    pub settings: Settings,
+}
+
+/// One target of a policy, in the policy's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// A Service by name.
+    Service(Name),
+    /// The namespace.
+    Namespace,
+}

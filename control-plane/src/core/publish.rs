@@ -1,0 +1,372 @@
+//! Objects to resources. Each function makes one resource anew from the index;
+//! the store sees to it that what comes out as before wakes nobody.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use remora_proto::{v1, well_known};
+
+use super::index::{Dirty, Index, Seat, selects};
+use super::objects::{
+    EndpointSlice, Id, Name, Pod, PortReference, Reach, Service, SliceEndpoint, in_ranges,
+};
+use super::resolve::{self, Effective};
+use super::store::{Resource, ResourceType, Store};
+
+/// Publishes into a store.
+pub struct Publisher {
+    store: Arc<Store>,
+    /// The Endpoint resources of each seat, so that those which went can be removed.
+    seats: HashMap<(Id, Seat), Vec<Name>>,
+}
+
+impl Publisher {
+    /// Into `store`.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, seats: HashMap::new() }
+    }
+
+    /// Makes anew what is dirty.
+    pub fn publish(&mut self, index: &Index, dirty: Dirty) {
+        for seat in dirty.seats {
+            self.endpoints(index, seat);
+        }
+        for id in dirty.services {
+            self.service(index, &id);
+        }
+        for id in dirty.pods {
+            self.pod(index, &id);
+        }
+    }
+
+    fn service(&self, index: &Index, id: &Id) {
+        let name = well_known::resource_name(&id.namespace, &id.name);
+        let service = index.services.get(id);
+        let Some((service, kind, addresses)) = service.and_then(reach) else {
+            self.store.remove(ResourceType::Service, &name);
+            return;
+        };
+        let effective = resolve::effective(&index.policies, &id.namespace, Some(&id.name));
+        let message = v1::Service {
+            namespace: id.namespace.to_string(),
+            name: id.name.to_string(),
+            kind: kind.into(),
+            addresses: addresses.iter().copied().map(octets).collect(),
+            ports: service.ports.iter().map(service_port).collect(),
+            policy: resolve::service_policy(&effective.settings),
+            policies: effective.policies,
+            session_affinity_seconds: service.session_affinity_seconds,
+            internal_traffic_local: service.internal_traffic_local,
+            pod: None,
+        };
+        let aliases = aliases(addresses);
+        let resource = Resource::new(ResourceType::Service, name.into(), aliases, None, &message);
+        self.store.set(ResourceType::Service, resource);
+    }
+
+    fn endpoints(&mut self, index: &Index, at: (Id, Seat)) {
+        let made = endpoints(index, &at.0, &at.1);
+        let names: Vec<Name> = made.iter().map(|(name, _)| name.clone()).collect();
+        for (name, endpoint) in made {
+            let resource = Resource::new(ResourceType::Endpoint, name, Vec::new(), None, &endpoint);
+            self.store.set(ResourceType::Endpoint, resource);
+        }
+        let before = if names.is_empty() {
+            self.seats.remove(&at)
+        } else {
+            self.seats.insert(at, names.clone())
+        };
+        for name in before.into_iter().flatten().filter(|name| !names.contains(name)) {
+            self.store.remove(ResourceType::Endpoint, &name);
+        }
+    }
+
+    fn pod(&self, index: &Index, id: &Id) {
+        let direct = well_known::pod_resource_name(&id.namespace, &id.name);
+        let workload_name = well_known::resource_name(&id.namespace, &id.name);
+        let Some(pod) = index.pods.get(id) else {
+            self.store.remove(ResourceType::Service, &direct);
+            self.store.remove(ResourceType::Workload, &workload_name);
+            return;
+        };
+        if pod.addresses.is_empty() {
+            self.store.remove(ResourceType::Service, &direct);
+        } else {
+            let message = pod_service(index, pod);
+            let aliases = aliases(&pod.addresses);
+            let resource = Resource::new(ResourceType::Service, direct.into(), aliases, None, &message);
+            self.store.set(ResourceType::Service, resource);
+        }
+        let node = well_known::node_id(&id.namespace, &id.name, &pod.uid);
+        let resource = Resource::new(
+            ResourceType::Workload,
+            workload_name.into(),
+            Vec::new(),
+            Some(node.into()),
+            &workload(index, pod),
+        );
+        self.store.set(ResourceType::Workload, resource);
+    }
+}
+
+fn reach(service: &Service) -> Option<(&Service, v1::service::Kind, &[IpAddr])> {
+    match &service.reach {
+        Reach::ClusterIp(addresses) => Some((service, v1::service::Kind::ClusterIp, addresses)),
+        Reach::Headless => Some((service, v1::service::Kind::Headless, &[])),
+        Reach::ExternalName => None,
+    }
+}
+
+fn service_port(port: &super::objects::ServicePort) -> v1::ServicePort {
+    v1::ServicePort {
+        port: port.port.into(),
+        name: port.name.to_string(),
+        protocol: port.protocol.into(),
+    }
+}
+
+fn octets(address: IpAddr) -> Bytes {
+    match address.to_canonical() {
+        IpAddr::V4(address) => Bytes::copy_from_slice(&address.octets()),
+        IpAddr::V6(address) => Bytes::copy_from_slice(&address.octets()),
+    }
+}
+
+fn aliases(addresses: &[IpAddr]) -> Vec<Name> {
+    addresses.iter().map(|address| well_known::address_alias(*address).into()).collect()
+}
+
+/// The Endpoint resources of one seat: one for each of the Service's ports.
+fn endpoints(index: &Index, id: &Id, seat: &Seat) -> Vec<(Name, v1::Endpoint)> {
+    let Some((service, ..)) = index.services.get(id).and_then(reach) else {
+        return Vec::new();
+    };
+    let entries = index.entries(id, seat);
+    let mut made = Vec::new();
+    for port in &service.ports {
+        let served = entries.iter().filter_map(|(slice, endpoint)| {
+            let (_, number) = slice.ports.iter().find(|(name, _)| *name == port.name)?;
+            Some((*slice, *endpoint, *number))
+        });
+        // In two slices at once (a move, or two families): the family of the
+        // Service's first address, then what is ready, then the slice's name.
+        let best = served.min_by_key(|(slice, endpoint, _)| {
+            (!primary_family(service, endpoint), !endpoint.ready, slice.id.name.clone())
+        });
+        if let Some((slice, endpoint, target_port)) = best {
+            made.push(one_endpoint(index, service, port.port, (slice, endpoint, target_port)));
+        }
+    }
+    made
+}
+
+fn primary_family(service: &Service, endpoint: &SliceEndpoint) -> bool {
+    match &service.reach {
+        Reach::ClusterIp(addresses) => {
+            addresses.first().is_none_or(|first| first.is_ipv4() == endpoint.address.is_ipv4())
+        }
+        Reach::Headless | Reach::ExternalName => endpoint.address.is_ipv4(),
+    }
+}
+
+fn one_endpoint(
+    index: &Index,
+    service: &Service,
+    port: u16,
+    (slice, endpoint, target_port): (&EndpointSlice, &SliceEndpoint, u16),
+) -> (Name, v1::Endpoint) {
+    let pod = endpoint.pod.as_ref().and_then(|name| {
+        index.pods.get(&Id { namespace: slice.id.namespace.clone(), name: name.clone() })
+    });
+    let uid = endpoint.pod_uid.clone().or_else(|| pod.map(|pod| pod.uid.clone()));
+    let uid = uid.filter(|uid| !uid.is_empty());
+    let address = endpoint.address.to_canonical().to_string();
+    // A pod of the same name but another uid is another pod (a StatefulSet's next).
+    let pod = pod.filter(|pod| uid.as_ref().is_none_or(|uid| pod.uid.is_empty() || pod.uid == *uid));
+    let draining = endpoint.terminating || pod.is_some_and(|pod| pod.draining);
+    let member = uid.as_deref().unwrap_or(&address);
+    let id = &service.id;
+    let name = well_known::endpoint_name(&id.namespace, &id.name, port, member);
+    let node = endpoint.node.clone().or_else(|| pod.map(|pod| pod.node.clone()));
+    let message = v1::Endpoint {
+        namespace: id.namespace.to_string(),
+        service: id.name.to_string(),
+        port: port.into(),
+        address: octets(endpoint.address),
+        target_port: target_port.into(),
+        pod: endpoint.pod.as_deref().unwrap_or_default().to_owned(),
+        pod_uid: uid.as_deref().unwrap_or_default().to_owned(),
+        node: node.as_deref().unwrap_or_default().to_owned(),
+        zone: endpoint.zone.as_deref().unwrap_or_default().to_owned(),
+        weight: 1,
+        ready: endpoint.ready && !draining,
+        draining,
+        serving: endpoint.serving,
+        hint_zones: endpoint.hint_zones.clone(),
+    };
+    (name.into(), message)
+}
+
+/// The Service by which a pod is reached at its own address.
+fn pod_service(index: &Index, pod: &Pod) -> v1::Service {
+    let headless = index.services_that_list(&pod.id).into_iter();
+    let headless = headless.filter(|service| service.reach == Reach::Headless);
+    let headless: Vec<&Service> = headless.collect();
+    let oldest = headless.first();
+    let policy_of = oldest.map(|service| &service.id.name);
+    let effective = resolve::effective(&index.policies, &pod.id.namespace, policy_of);
+    let ports = pod_ports(index, pod);
+    v1::Service {
+        namespace: pod.id.namespace.to_string(),
+        name: policy_of.unwrap_or(&pod.id.name).to_string(),
+        kind: v1::service::Kind::Pod.into(),
+        addresses: pod.addresses.iter().copied().map(octets).collect(),
+        ports: ports
+            .into_iter()
+            .map(|(port, protocol)| v1::ServicePort {
+                port: port.into(),
+                name: String::new(),
+                protocol: protocol.into(),
+            })
+            .collect(),
+        policy: resolve::service_policy(&effective.settings),
+        policies: effective.policies,
+        session_affinity_seconds: None,
+        internal_traffic_local: false,
+        pod: Some(v1::Endpoint {
+            namespace: pod.id.namespace.to_string(),
+            service: policy_of.unwrap_or(&pod.id.name).to_string(),
+            address: pod.addresses.first().copied().map(octets).unwrap_or_default(),
+            pod: pod.id.name.to_string(),
+            pod_uid: pod.uid.to_string(),
+            node: pod.node.to_string(),
+            zone: zone(index, pod),
+            weight: 1,
+            ready: pod.ready && !pod.draining,
+            draining: pod.draining,
+            serving: pod.ready,
+            ..v1::Endpoint::default()
+        }),
+    }
+}
+
+/// The zone that a slice gives for the pod.
+fn zone(index: &Index, pod: &Pod) -> String {
+    let services = index.services_that_list(&pod.id);
+    let seat = Seat::Pod(pod.id.name.clone());
+    let mut zones = services.iter().flat_map(|service| index.entries(&service.id, &seat));
+    zones.find_map(|(_, endpoint)| endpoint.zone.clone()).as_deref().unwrap_or_default().to_owned()
+}
+
+/// A pod's ports that some Service covers or an annotation names, with what is
+/// known of the protocol: what says opaque wins, what disagrees is detected.
+fn pod_ports(index: &Index, pod: &Pod) -> BTreeMap<u16, v1::Protocol> {
+    let mut ports = BTreeMap::new();
+    for service in index.services_that_cover(pod) {
+        for (number, protocol) in covered_ports(index, service, pod) {
+            ports
+                .entry(number)
+                .and_modify(|known| *known = agree(*known, protocol))
+                .or_insert(protocol);
+        }
+    }
+    for (_, number) in &pod.ports {
+        ports.entry(*number).or_insert(v1::Protocol::Detect);
+    }
+    for (first, last) in &pod.opaque_ports {
+        // A long range names no ports, it only marks those that are known.
+        if last - first < 16 {
+            for number in *first..=*last {
+                ports.entry(number).or_insert(v1::Protocol::Tcp);
+            }
+        }
+    }
+    for (number, protocol) in &mut ports {
+        if in_ranges(&pod.opaque_ports, *number) {
+            *protocol = v1::Protocol::Tcp;
+        }
+    }
+    ports
+}
+
+fn agree(one: v1::Protocol, other: v1::Protocol) -> v1::Protocol {
+    match (one, other) {
+        (one, other) if one == other => one,
+        (v1::Protocol::Tcp, _) | (_, v1::Protocol::Tcp) => v1::Protocol::Tcp,
+        _ => v1::Protocol::Detect,
+    }
+}
+
+/// The pod's ports that one Service covers: as its slices say, and as its selector does.
+fn covered_ports(index: &Index, service: &Service, pod: &Pod) -> Vec<(u16, v1::Protocol)> {
+    let mut covered = Vec::new();
+    let entries = index.entries(&service.id, &Seat::Pod(pod.id.name.clone()));
+    let selected = selects(service, pod);
+    for port in &service.ports {
+        for (slice, _) in &entries {
+            let numbers = slice.ports.iter().filter(|(name, _)| *name == port.name);
+            covered.extend(numbers.map(|(_, number)| (*number, port.protocol)));
+        }
+        let number = match &port.target {
+            PortReference::Number(number) => Some(*number),
+            PortReference::Name(name) => {
+                let known = pod.ports.iter().find(|(known, _)| known == name);
+                known.map(|(_, number)| *number)
+            }
+        };
+        covered.extend(number.filter(|_| selected).map(|number| (number, port.protocol)));
+    }
+    covered
+}
+
+fn workload(index: &Index, pod: &Pod) -> v1::Workload {
+    let namespace = &pod.id.namespace;
+    let general = resolve::effective(&index.policies, namespace, None);
+    let mut policies = Vec::new();
+    let mut limits: BTreeMap<u16, Vec<v1::RateLimit>> = BTreeMap::new();
+    for service in index.services_that_cover(pod) {
+        let effective = resolve::effective(&index.policies, namespace, Some(&service.id.name));
+        let enforced = enforced(&effective, &mut policies);
+        for (number, _) in covered_ports(index, service, pod) {
+            let limits = limits.entry(number).or_default();
+            for limit in &enforced {
+                // Two Services may both have the Namespace's: it is one bucket.
+                if !limits.contains(limit) {
+                    limits.push(limit.clone());
+                }
+            }
+        }
+    }
+    let rate_limits = enforced(&general, &mut policies);
+    let inbound = pod_ports(index, pod).into_iter().map(|(port, protocol)| v1::InboundPort {
+        port: port.into(),
+        protocol: protocol.into(),
+        rate_limits: limits.remove(&port).unwrap_or_else(|| rate_limits.clone()),
+    });
+    v1::Workload {
+        namespace: namespace.to_string(),
+        pod: pod.id.name.to_string(),
+        pod_uid: pod.uid.to_string(),
+        service_account: pod.service_account.to_string(),
+        node: pod.node.to_string(),
+        zone: zone(index, pod),
+        addresses: pod.addresses.iter().copied().map(octets).collect(),
+        draining: pod.draining,
+        ports: inbound.collect(),
+        policies,
+        rate_limits: rate_limits.clone(),
+    }
+}
+
+/// The limits that the pod itself enforces, and whose they are.
+fn enforced(effective: &Effective, policies: &mut Vec<v1::PolicyReference>) -> Vec<v1::RateLimit> {
+    let limits = resolve::target_rate_limits(&effective.settings);
+    if let Some(policy) = effective.rate_limits_from.as_ref().filter(|_| !limits.is_empty()) {
+        if !policies.contains(policy) {
+            policies.push(policy.clone());
+        }
+    }
+    limits
+}

@@ -1,0 +1,119 @@
+//! Policies to what a sidecar does: Service over Namespace, leaf by leaf, and
+//! then the defaults.
+
+use remora_proto::v1;
+
+use super::objects::{Name, Target};
+use super::policies::Policies;
+use super::settings::{CircuitBreaker, Outbound, RateLimit, Retries, Settings, defaults};
+use crate::policy::conditions::{default_failures, default_retry_on};
+
+/// What is in force somewhere, and whose doing it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Effective {
+    /// Leaf by leaf, without defaults.
+    pub settings: Settings,
+    /// Every policy that took part, most specific first.
+    pub policies: Vec<v1::PolicyReference>,
+    /// The policy from which `rateLimits` came.
+    pub rate_limits_from: Option<v1::PolicyReference>,
+}
+
+/// What is in force on a Service, or on what no Service covers (`None`).
+pub fn effective(policies: &Policies, namespace: &Name, service: Option<&Name>) -> Effective {
+    let mut result = Effective::default();
+    let levels = [service.map(|name| Target::Service(name.clone())), Some(Target::Namespace)];
+    for target in levels.into_iter().flatten() {
+        let Some(policy) = policies.in_force(namespace, target) else {
+            continue;
+        };
+        let reference = v1::PolicyReference {
+            namespace: policy.id.namespace.to_string(),
+            name: policy.id.name.to_string(),
+            generation: policy.generation,
+        };
+        if result.settings.rate_limits.is_none() && policy.settings.rate_limits.is_some() {
+            result.rate_limits_from = Some(reference.clone());
+        }
+        result.settings = std::mem::take(&mut result.settings).over(&policy.settings);
+        // One policy may name both the Service and its Namespace.
+        if !result.policies.contains(&reference) {
+            result.policies.push(reference);
+        }
+    }
+    result
+}
+
+/// What callers do, with the defaults; `None` where no block says anything.
+pub fn service_policy(settings: &Settings) -> Option<v1::ServicePolicy> {
+    let policy = v1::ServicePolicy {
+        circuit_breaker: settings.circuit_breaker.as_ref().map(circuit_breaker),
+        outbound: settings.outbound.as_ref().map(outbound),
+        retries: settings.retries.as_ref().map(retries),
+        timeouts: settings.timeouts,
+        rate_limits: limits(settings, true),
+    };
+    (policy != v1::ServicePolicy::default()).then_some(policy)
+}
+
+/// The rate limits that the target's own sidecar enforces.
+pub fn target_rate_limits(settings: &Settings) -> Vec<v1::RateLimit> {
+    limits(settings, false)
+}
+
+fn limits(settings: &Settings, at_caller: bool) -> Vec<v1::RateLimit> {
+    let listed = settings.rate_limits.iter().flatten();
+    let here = listed.filter(|RateLimit { at_caller: caller, .. }| *caller == at_caller);
+    here.map(|limit| limit.limit.clone()).collect()
+}
+
+fn circuit_breaker(block: &CircuitBreaker) -> v1::CircuitBreaker {
+    // Each object keeps base at or below max; two levels together may not.
+    let max_ejection_ms = block.max_ejection_ms.unwrap_or(defaults::MAX_EJECTION_MS);
+    let base_ejection_ms = block.base_ejection_ms.unwrap_or(defaults::BASE_EJECTION_MS);
+    v1::CircuitBreaker {
+        limits: Some(block.limits),
+        per_endpoint: block.per_endpoint,
+        trip: Some(v1::Trip {
+            scope: block.scope.unwrap_or(v1::trip::Scope::Endpoint).into(),
+            consecutive_failures: block.consecutive_failures.unwrap_or(defaults::CONSECUTIVE_FAILURES),
+            failures: Some(block.failures.clone().unwrap_or_else(default_failures)),
+            base_ejection_ms: base_ejection_ms.min(max_ejection_ms),
+            max_ejection_ms,
+            honor_retry_after: block.honor_retry_after.unwrap_or(true),
+            probes: block.probes.unwrap_or(1),
+            successes: block.successes.unwrap_or(1),
+            max_ejected_percent: block.max_ejected_percent.unwrap_or(defaults::MAX_EJECTED_PERCENT),
+            min_endpoints: block.min_endpoints.unwrap_or(defaults::MIN_ENDPOINTS),
+        }),
+    }
+}
+
+fn outbound(block: &Outbound) -> v1::Outbound {
+    v1::Outbound {
+        connect_timeout_ms: block.connect_timeout_ms.unwrap_or(defaults::CONNECT_TIMEOUT_MS),
+        idle_timeout_ms: block.idle_timeout_ms.unwrap_or(defaults::IDLE_TIMEOUT_MS),
+        max_requests_per_connection: block.max_requests_per_connection,
+        max_connection_age_ms: block.max_connection_age_ms,
+    }
+}
+
+fn retries(block: &Retries) -> v1::Retries {
+    let backoff_max_ms = block.backoff_max_ms.unwrap_or(defaults::BACKOFF_MAX_MS);
+    let backoff_base_ms = block.backoff_base_ms.unwrap_or(defaults::BACKOFF_BASE_MS);
+    v1::Retries {
+        attempts: block.attempts.unwrap_or(0),
+        on: Some(block.on.clone().unwrap_or_else(default_retry_on)),
+        backoff_base_ms: backoff_base_ms.min(backoff_max_ms),
+        backoff_max_ms,
+        max_retry_after_ms: block.max_retry_after_ms.unwrap_or(defaults::MAX_RETRY_AFTER_MS),
+        idempotency_header: block.idempotency_header.clone().unwrap_or_default(),
+        methods: block.methods.clone().unwrap_or_default(),
+        budget: Some(v1::RetryBudget {
+            percent: block.budget_percent.unwrap_or(defaults::BUDGET_PERCENT),
+            min_per_second: block.budget_min_per_second.unwrap_or(defaults::BUDGET_MIN_PER_SECOND),
+            window_ms: block.budget_window_ms.unwrap_or(defaults::BUDGET_WINDOW_MS),
+        }),
+        buffer_bytes: block.buffer_bytes.unwrap_or(defaults::BUFFER_BYTES),
+    }
+}

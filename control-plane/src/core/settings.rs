@@ -1,0 +1,221 @@
+//! What one policy says, parsed: leaf fields with their units gone, each
+//! unset where the policy is silent. Merging is leaf by leaf, defaults are
+//! filled in only after it.
+
+use remora_proto::v1;
+
+/// All that one policy says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// `circuitBreaker`
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// `outbound`
+    pub outbound: Option<Outbound>,
+    /// `retries`
+    pub retries: Option<Retries>,
+    /// `timeouts`
+    pub timeouts: Option<v1::Timeouts>,
+    /// `rateLimits`, in the order written.
+    pub rate_limits: Option<Vec<RateLimit>>,
+}
+
+/// `circuitBreaker`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CircuitBreaker {
+    /// The service's limits.
+    pub limits: v1::Limits,
+    /// `perEndpoint`
+    pub per_endpoint: Option<v1::Limits>,
+    /// `scope`
+    pub scope: Option<v1::trip::Scope>,
+    /// `consecutiveFailures`
+    pub consecutive_failures: Option<u32>,
+    /// `failures`
+    pub failures: Option<v1::Conditions>,
+    /// `baseEjection`
+    pub base_ejection_ms: Option<u64>,
+    /// `maxEjection`
+    pub max_ejection_ms: Option<u64>,
+    /// `honorRetryAfter`
+    pub honor_retry_after: Option<bool>,
+    /// `probes`
+    pub probes: Option<u32>,
+    /// `successes`
+    pub successes: Option<u32>,
+    /// `maxEjectedPercent`
+    pub max_ejected_percent: Option<u32>,
+    /// `minEndpoints`
+    pub min_endpoints: Option<u32>,
+}
+
+/// `outbound`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outbound {
+    /// `connectTimeout`
+    pub connect_timeout_ms: Option<u64>,
+    /// `idleTimeout`
+    pub idle_timeout_ms: Option<u64>,
+    /// `maxRequestsPerConnection`
+    pub max_requests_per_connection: Option<u32>,
+    /// `maxConnectionAge`
+    pub max_connection_age_ms: Option<u64>,
+}
+
+/// `retries`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Retries {
+    /// `attempts`
+    pub attempts: Option<u32>,
+    /// `on`
+    pub on: Option<v1::Conditions>,
+    /// `backoff.base`
+    pub backoff_base_ms: Option<u64>,
+    /// `backoff.max`
+    pub backoff_max_ms: Option<u64>,
+    /// `maxRetryAfter`
+    pub max_retry_after_ms: Option<u64>,
+    /// `idempotencyHeader`, lower case.
+    pub idempotency_header: Option<String>,
+    /// `methods`
+    pub methods: Option<Vec<String>>,
+    /// `budget.percent`
+    pub budget_percent: Option<u32>,
+    /// `budget.minPerSecond`
+    pub budget_min_per_second: Option<u32>,
+    /// `budget.window`
+    pub budget_window_ms: Option<u64>,
+    /// `bufferBytes`
+    pub buffer_bytes: Option<u64>,
+}
+
+/// One of `rateLimits`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimit {
+    /// Whether the sidecar of each caller counts, instead of the target's.
+    pub at_caller: bool,
+    /// The limit itself, complete.
+    pub limit: v1::RateLimit,
+}
+
+/// Defaults of SEMANTICS, by the name of the field.
+pub mod defaults {
+    /// `circuitBreaker.consecutiveFailures`
+    pub const CONSECUTIVE_FAILURES: u32 = 5;
+    /// `circuitBreaker.baseEjection`
+    pub const BASE_EJECTION_MS: u64 = 10_000;
+    /// `circuitBreaker.maxEjection`
+    pub const MAX_EJECTION_MS: u64 = 300_000;
+    /// `circuitBreaker.maxEjectedPercent`
+    pub const MAX_EJECTED_PERCENT: u32 = 50;
+    /// `circuitBreaker.minEndpoints`
+    pub const MIN_ENDPOINTS: u32 = 1;
+    /// `outbound.connectTimeout`
+    pub const CONNECT_TIMEOUT_MS: u64 = 2_000;
+    /// `outbound.idleTimeout`
+    pub const IDLE_TIMEOUT_MS: u64 = 60_000;
+    /// `retries.backoff.base`
+    pub const BACKOFF_BASE_MS: u64 = 25;
+    /// `retries.backoff.max`
+    pub const BACKOFF_MAX_MS: u64 = 250;
+    /// `retries.maxRetryAfter`
+    pub const MAX_RETRY_AFTER_MS: u64 = 10_000;
+    /// `retries.budget.percent`
+    pub const BUDGET_PERCENT: u32 = 20;
+    /// `retries.budget.minPerSecond`
+    pub const BUDGET_MIN_PER_SECOND: u32 = 10;
+    /// `retries.budget.window`
+    pub const BUDGET_WINDOW_MS: u64 = 10_000;
+    /// `retries.bufferBytes`
+    pub const BUFFER_BYTES: u64 = 64 * 1024;
+    /// `rateLimits[].maxKeys`
+    pub const MAX_KEYS: u32 = 10_000;
+}
+
+impl Settings {
+    /// Leaf by leaf what `self` says, and where it is silent what `general` says.
+    pub fn over(self, general: &Self) -> Self {
+        Self {
+            circuit_breaker: both(self.circuit_breaker, &general.circuit_breaker, CircuitBreaker::over),
+            outbound: both(self.outbound, &general.outbound, Outbound::over),
+            retries: both(self.retries, &general.retries, Retries::over),
+            timeouts: both(self.timeouts, &general.timeouts, timeouts_over),
+            rate_limits: self.rate_limits.or_else(|| general.rate_limits.clone()),
+        }
+    }
+}
+
+fn both<T: Clone>(specific: Option<T>, general: &Option<T>, over: fn(T, &T) -> T) -> Option<T> {
+    match (specific, general) {
+        (Some(specific), Some(general)) => Some(over(specific, general)),
+        (Some(specific), None) => Some(specific),
+        (None, general) => general.clone(),
+    }
+}
+
+impl CircuitBreaker {
+    fn over(self, general: &Self) -> Self {
+        Self {
+            limits: limits_over(self.limits, &general.limits),
+            per_endpoint: both(self.per_endpoint, &general.per_endpoint, limits_over),
+            scope: self.scope.or(general.scope),
+            consecutive_failures: self.consecutive_failures.or(general.consecutive_failures),
+            failures: self.failures.or_else(|| general.failures.clone()),
+            base_ejection_ms: self.base_ejection_ms.or(general.base_ejection_ms),
+            max_ejection_ms: self.max_ejection_ms.or(general.max_ejection_ms),
+            honor_retry_after: self.honor_retry_after.or(general.honor_retry_after),
+            probes: self.probes.or(general.probes),
+            successes: self.successes.or(general.successes),
+            max_ejected_percent: self.max_ejected_percent.or(general.max_ejected_percent),
+            min_endpoints: self.min_endpoints.or(general.min_endpoints),
+        }
+    }
+}
+
+fn limits_over(specific: v1::Limits, general: &v1::Limits) -> v1::Limits {
+    v1::Limits {
+        max_connections: specific.max_connections.or(general.max_connections),
+        max_pending_requests: specific.max_pending_requests.or(general.max_pending_requests),
+        max_requests: specific.max_requests.or(general.max_requests),
+        max_retries: specific.max_retries.or(general.max_retries),
+    }
+}
+
+fn timeouts_over(specific: v1::Timeouts, general: &v1::Timeouts) -> v1::Timeouts {
+    v1::Timeouts {
+        request_ms: specific.request_ms.or(general.request_ms),
+        per_try_ms: specific.per_try_ms.or(general.per_try_ms),
+        idle_ms: specific.idle_ms.or(general.idle_ms),
+        response_headers_ms: specific.response_headers_ms.or(general.response_headers_ms),
+    }
+}
+
+impl Outbound {
+    fn over(self, general: &Self) -> Self {
+        let requests = general.max_requests_per_connection;
+        Self {
+            connect_timeout_ms: self.connect_timeout_ms.or(general.connect_timeout_ms),
+            idle_timeout_ms: self.idle_timeout_ms.or(general.idle_timeout_ms),
+            max_requests_per_connection: self.max_requests_per_connection.or(requests),
+            max_connection_age_ms: self.max_connection_age_ms.or(general.max_connection_age_ms),
+        }
+    }
+}
+
+impl Retries {
+    fn over(self, general: &Self) -> Self {
+        let header = || general.idempotency_header.clone();
+        Self {
+            attempts: self.attempts.or(general.attempts),
+            on: self.on.or_else(|| general.on.clone()),
+            backoff_base_ms: self.backoff_base_ms.or(general.backoff_base_ms),
+            backoff_max_ms: self.backoff_max_ms.or(general.backoff_max_ms),
+            max_retry_after_ms: self.max_retry_after_ms.or(general.max_retry_after_ms),
+            idempotency_header: self.idempotency_header.or_else(header),
+            methods: self.methods.or_else(|| general.methods.clone()),
+            budget_percent: self.budget_percent.or(general.budget_percent),
+            budget_min_per_second: self.budget_min_per_second.or(general.budget_min_per_second),
+            budget_window_ms: self.budget_window_ms.or(general.budget_window_ms),
+            buffer_bytes: self.buffer_bytes.or(general.buffer_bytes),
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The resources of the stream: encoded once per version, shared by all who
+//! send them, and who is woken when one changes.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use prost::Message;
+use remora_proto::well_known;
+use tokio::sync::Notify;
+
+use super::objects::Name;
+
+/// The types of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceType {
+    /// [`remora_proto::v1::Service`]
+    Service,
+    /// [`remora_proto::v1::Endpoint`]
+    Endpoint,
+    /// [`remora_proto::v1::Workload`]
+    Workload,
+}
+
+impl ResourceType {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Service, Self::Endpoint, Self::Workload];
+
+    /// Its type URL.
+    pub fn url(self) -> &'static str {
+        match self {
+            Self::Service => well_known::SERVICE_TYPE,
+            Self::Endpoint => well_known::ENDPOINT_TYPE,
+            Self::Workload => well_known::WORKLOAD_TYPE,
+        }
+    }
+
+    /// The type of a URL.
+    pub fn from_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.url() == url)
+    }
+}
+
+/// A resource at one version.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its canonical name.
+    pub name: Name,
+    /// Further names by which it may be subscribed to.
+    pub aliases: Vec<Name>,
+    /// A hash of its content: the same after a restart.
+    pub version: Name,
+    /// The only node that may have it, where it is not for all: a pod's
+    /// `sidecar/<namespace>/<pod>/` with its uid where that is known.
+    pub only_for: Option<Name>,
+    /// A whole `envoy.service.discovery.v3.Resource`, encoded.
+    pub encoded: Bytes,
+}
+
+/// `Any` and `Resource` of the published transport with shared bytes in them.
+#[derive(Clone, PartialEq, Message)]
+struct AnyBytes {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ResourceBytes {
+    #[prost(string, tag = "1")]
+    version: String,
+    #[prost(message, optional, tag = "2")]
+    resource: Option<AnyBytes>,
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(string, repeated, tag = "4")]
+    aliases: Vec<String>,
+}
+
+impl Resource {
+    /// Encodes a resource.
+    pub fn new(
+        kind: ResourceType,
+        name: Name,
+        aliases: Vec<Name>,
+        only_for: Option<Name>,
+        message: &impl Message,
+    ) -> Self {
+        let value = Bytes::from(message.encode_to_vec());
+        let mut hasher = DefaultHasher::new();
+        (&value[..], &aliases).hash(&mut hasher);
+        let version = format!("{:016x}", hasher.finish());
+        let whole = ResourceBytes {
+            version: version.clone(),
+            resource: Some(AnyBytes { type_url: kind.url().to_owned(), value }),
+            name: name.to_string(),
+            aliases: aliases.iter().map(ToString::to_string).collect(),
+        };
+        let encoded = Bytes::from(whole.encode_to_vec());
+        Self { name, aliases, version: version.into(), only_for, encoded }
+    }
+}
+
+/// The glob collection that a name is a member of: all but its last two
+/// segments, as `<namespace>/<service>/<port>/<member>` has them.
+pub fn collection_of(kind: ResourceType, name: &str) -> Option<&str> {
+    if kind != ResourceType::Endpoint {
+        return None;
+    }
+    let mut slashes = name.match_indices('/');
+    let end = slashes.nth(1)?.0;
+    slashes.next()?;
+    Some(&name[..end])
+}
+
+/// The prefix of a glob collection `<namespace>/<service>/*`.
+pub fn glob_prefix(kind: ResourceType, name: &str) -> Option<&str> {
+    let prefix = name.strip_suffix("/*").filter(|_| kind == ResourceType::Endpoint)?;
+    (prefix.split('/').count() == 2 && !prefix.contains('*')).then_some(prefix)
+}
+
+#[derive(Default)]
+struct Type {
+    resources: HashMap<Name, Arc<Resource>>,
+    /// Who bears an alias; the last is the newest and the one that is found.
+    aliases: HashMap<Name, Vec<Name>>,
+    /// Prefix of a collection to the names of its members.
+    collections: HashMap<Name, BTreeSet<Name>>,
+    /// Name, alias or prefix of a collection to who wants to know.
+    watchers: HashMap<Name, Vec<Arc<Mailbox>>>,
+}
+
+/// The resources.
+#[derive(Default)]
+pub struct Store {
+    types: [Mutex<Type>; 3],
+}
+
+/// What changed of all that one stream watches, each name once.
+#[derive(Default)]
+pub struct Mailbox {
+    changed: Mutex<HashSet<(ResourceType, Name)>>,
+    notify: Notify,
+}
+
+impl Mailbox {
+    /// Resolves when something changed that [`Mailbox::take`] has not given yet.
+    pub async fn changed(&self) {
+        self.notify.notified().await;
+    }
+
+    /// What changed since the last time: canonical names and aliases.
+    pub fn take(&self) -> HashSet<(ResourceType, Name)> {
+        std::mem::take(&mut *lock(&self.changed))
+    }
+
+    fn put(&self, kind: ResourceType, name: &Name) {
+        lock(&self.changed).insert((kind, name.clone()));
+        self.notify.notify_one();
+    }
+}
+
+impl Store {
+    /// Publishes a resource; nothing happens where it is as before.
+    /// Returns whether it was not.
+    pub fn set(&self, kind: ResourceType, resource: Resource) -> bool {
+        let mut held = self.of(kind);
+        let old = held.resources.get(&resource.name).cloned();
+        if old.as_ref().is_some_and(|old| **old == resource) {
+            return false;
+        }
+        let kept: &[Name] = old.as_ref().map_or(&[], |old| &old.aliases);
+        for alias in kept.iter().filter(|alias| !resource.aliases.contains(alias)) {
+            held.unbind(alias, &resource.name);
+        }
+        for alias in resource.aliases.iter().filter(|alias| !kept.contains(alias)) {
+            held.aliases.entry(alias.clone()).or_default().push(resource.name.clone());
+        }
+        if let Some(prefix) = collection_of(kind, &resource.name) {
+            let members = held.collections.entry(prefix.into()).or_default();
+            members.insert(resource.name.clone());
+        }
+        let (name, aliases) = (resource.name.clone(), resource.aliases.clone());
+        held.resources.insert(name.clone(), Arc::new(resource));
+        held.wake(kind, &name, aliases.iter().chain(kept));
+        true
+    }
+
+    /// Takes a resource away.
+    pub fn remove(&self, kind: ResourceType, name: &str) {
+        let mut held = self.of(kind);
+        let Some(old) = held.resources.remove(name) else {
+            return;
+        };
+        for alias in &old.aliases {
+            held.unbind(alias, name);
+        }
+        if let Some(prefix) = collection_of(kind, name) {
+            if let Some(members) = held.collections.get_mut(prefix) {
+                members.remove(name);
+                if members.is_empty() {
+                    held.collections.remove(prefix);
+                }
+            }
+        }
+        held.wake(kind, &old.name, old.aliases.iter());
+    }
+
+    /// The resource of a canonical name or an alias.
+    pub fn find(&self, kind: ResourceType, name: &str) -> Option<Arc<Resource>> {
+        let held = self.of(kind);
+        if let Some(resource) = held.resources.get(name) {
+            return Some(resource.clone());
+        }
+        let canonical = held.aliases.get(name)?.last()?;
+        held.resources.get(canonical).cloned()
+    }
+
+    /// The names of a collection's members; `prefix` as [`glob_prefix`] gives it.
+    pub fn members(&self, kind: ResourceType, prefix: &str) -> Vec<Name> {
+        let held = self.of(kind);
+        held.collections.get(prefix).map(|members| members.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// From now on `mailbox` hears of this name, alias, or prefix of a collection.
+    pub fn watch(&self, kind: ResourceType, name: &Name, mailbox: &Arc<Mailbox>) {
+        let mut held = self.of(kind);
+        let watchers = held.watchers.entry(name.clone()).or_default();
+        if !watchers.iter().any(|known| Arc::ptr_eq(known, mailbox)) {
+            watchers.push(mailbox.clone());
+        }
+    }
+
+    /// The end of [`Store::watch`].
+    pub fn unwatch(&self, kind: ResourceType, name: &str, mailbox: &Arc<Mailbox>) {
+        let mut held = self.of(kind);
+        if let Some(watchers) = held.watchers.get_mut(name) {
+            watchers.retain(|known| !Arc::ptr_eq(known, mailbox));
+            if watchers.is_empty() {
+                held.watchers.remove(name);
+            }
+        }
+    }
+
+    /// How many resources there are of a type.
+    pub fn count(&self, kind: ResourceType) -> usize {
+        self.of(kind).resources.len()
+    }
+
+    fn of(&self, kind: ResourceType) -> MutexGuard<'_, Type> {
+        lock(&self.types[kind as usize])
+    }
+}
+
+impl Type {
+    fn unbind(&mut self, alias: &str, name: &str) {
+        if let Some(bearers) = self.aliases.get_mut(alias) {
+            bearers.retain(|bearer| &**bearer != name);
+            if bearers.is_empty() {
+                self.aliases.remove(alias);
+            }
+        }
+    }
+
+    fn wake<'a>(&self, kind: ResourceType, name: &Name, aliases: impl Iterator<Item = &'a Name>) {
+        let prefix = collection_of(kind, name);
+        for key in std::iter::once(&**name).chain(prefix) {
+            for mailbox in self.watchers.get(key).into_iter().flatten() {
+                mailbox.put(kind, name);
+            }
+        }
+        for alias in aliases {
+            for mailbox in self.watchers.get(alias).into_iter().flatten() {
+                mailbox.put(kind, alias);
+            }
+        }
+    }
+}
+
+/// A panic elsewhere leaves these maps whole, since no step of a change can
+/// panic; so a poisoned lock is used on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

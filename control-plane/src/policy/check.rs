@@ -1,0 +1,181 @@
+//! Holds an object to the custom resource's own schema and names every fault
+//! with its path: serde stops at the first one, and an operator who mends a
+//! file wants them all. What is at fault is taken out of the value, so that
+//! the rest can still be read and examined.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use kube::CustomResourceExt;
+use serde_json::{Map, Value};
+
+use super::schema::TrafficPolicy;
+
+/// One thing that is wrong with an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// Where: `spec.retries.budget.percent`, `spec.rateLimits[0].name`.
+    pub field: String,
+    /// What is wrong, and what is allowed.
+    pub message: String,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// The schema of `spec`, as the generated custom resource definition has it.
+static SPEC: LazyLock<Value> = LazyLock::new(|| {
+    let definition = serde_json::to_value(TrafficPolicy::crd()).unwrap_or_default();
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+});
+
+/// Checks `spec` against the schema; what is at fault is removed from it.
+pub fn spec(value: &mut Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    node(&SPEC, value, "spec", &mut errors);
+    errors
+}
+
+/// Whether the value may stay.
+fn node(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) -> bool {
+    let before = errors.len();
+    if value.is_null() && schema["nullable"] == true {
+        if schema["type"] == "object" {
+            let message = "is empty: write {} for its defaults, or leave it out";
+            fault(errors, path, message.to_owned());
+            return false;
+        }
+        return true;
+    }
+    if schema["x-kubernetes-int-or-string"] == true {
+        if !value.is_string() && !value.is_i64() && !value.is_u64() {
+            fault(errors, path, format!("is {}, must be a number or a string", kind(value)));
+        }
+    } else {
+        match schema["type"].as_str() {
+            Some("object") => object(schema, value, path, errors),
+            Some("array") => array(schema, value, path, errors),
+            Some("string") => string(schema, value, path, errors),
+            Some("integer") => integer(schema, value, path, errors),
+            Some("boolean") if !value.is_boolean() => {
+                fault(errors, path, format!("is {}, must be true or false", kind(value)));
+            }
+            _ => {}
+        }
+    }
+    // An object stays with its faulty fields taken out; all else goes.
+    errors.len() == before || value.is_object()
+}
+
+fn object(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) {
+    let Value::Object(fields) = value else {
+        fault(errors, path, format!("is {}, must be an object", kind(value)));
+        return;
+    };
+    let empty = Map::new();
+    let known = schema["properties"].as_object().unwrap_or(&empty);
+    fields.retain(|name, field| {
+        let path = format!("{path}.{name}");
+        match known.get(name) {
+            Some(schema) => node(schema, field, &path, errors),
+            None => {
+                let names: Vec<&str> = known.keys().map(String::as_str).collect();
+                fault(errors, &path, format!("unknown field; allowed here: {}", names.join(", ")));
+                false
+            }
+        }
+    });
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let path = format!("{path}.{name}");
+        let told = errors.iter().any(|error| error.field.starts_with(&path));
+        if !fields.contains_key(name) && !told {
+            fault(errors, &path, "is missing and must be given".to_owned());
+        }
+    }
+}
+
+fn array(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) {
+    let Value::Array(items) = value else {
+        fault(errors, path, format!("is {}, must be a list", kind(value)));
+        return;
+    };
+    let (least, most) = (schema["minItems"].as_u64(), schema["maxItems"].as_u64());
+    let count = items.len() as u64;
+    if least.is_some_and(|least| count < least) || most.is_some_and(|most| count > most) {
+        let allowed = range(least.map(|n| n as f64), most.map(|n| n as f64));
+        fault(errors, path, format!("has {count} items, must have {allowed}"));
+        return;
+    }
+    for (index, item) in items.iter_mut().enumerate() {
+        node(&schema["items"], item, &format!("{path}[{index}]"), errors);
+    }
+}
+
+fn string(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let Value::String(text) = value else {
+        let hint = if schema["pattern"].is_string() {
+            "must be a duration such as 250ms, 10s, 5m"
+        } else {
+            "must be a string (put it in quotes)"
+        };
+        fault(errors, path, format!("is {}, {hint}", kind(value)));
+        return;
+    };
+    if let Some(allowed) = schema["enum"].as_array() {
+        if !allowed.contains(value) {
+            let names: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
+            fault(errors, path, format!("is {text:?}, must be one of: {}", names.join(", ")));
+        }
+        return;
+    }
+    let (least, most) = (schema["minLength"].as_u64(), schema["maxLength"].as_u64());
+    let length = text.chars().count() as u64;
+    if least.is_some_and(|least| length < least) || most.is_some_and(|most| length > most) {
+        let allowed = range(least.map(|n| n as f64), most.map(|n| n as f64));
+        fault(errors, path, format!("has {length} characters, must have {allowed}"));
+    }
+}
+
+fn integer(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let allowed = range(schema["minimum"].as_f64(), schema["maximum"].as_f64());
+    let number = match value {
+        Value::Number(number) if number.is_i64() || number.is_u64() => number.as_f64(),
+        _ => None,
+    };
+    let Some(number) = number else {
+        fault(errors, path, format!("is {}, must be a whole number {allowed}", kind(value)));
+        return;
+    };
+    let low = schema["minimum"].as_f64().is_some_and(|least| number < least);
+    let high = schema["maximum"].as_f64().is_some_and(|most| number > most);
+    if low || high {
+        fault(errors, path, format!("is {value}, must be {allowed}"));
+    }
+}
+
+fn range(least: Option<f64>, most: Option<f64>) -> String {
+    match (least, most) {
+        (Some(least), Some(most)) => format!("from {least} to {most}"),
+        (None, Some(most)) => format!("from 0 to {most}"),
+        (Some(least), None) => format!("at least {least}"),
+        (None, None) => "of any size".to_owned(),
+    }
+}
+
+/// What a value is, in words, short enough for a log line.
+fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "empty".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+        Value::String(text) => format!("{:?}", text.chars().take(64).collect::<String>()),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+fn fault(errors: &mut Vec<FieldError>, field: &str, message: String) {
+    errors.push(FieldError { field: field.to_owned(), message });
+}

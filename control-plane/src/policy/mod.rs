@@ -1,0 +1,17 @@
+//! TrafficPolicy: the custom resource, and its reading into typed settings.
+//!
+//! # Layout
+//! - [`schema`]: the object as users write it, and its schema.
+//! - [`check`]: every fault that the schema alone shows, each with its path.
+//! - [`units`]: durations and quantities.
+//! - [`conditions`]: the words of `failures` and `on`.
+//! - [`parse`]: from the object to [`crate::core::settings`], once.
+//!
+//! What several policies together mean is not here but in [`crate::core::resolve`].
+
+pub mod check;
+pub mod conditions;
+pub mod parse;
+pub mod rates;
+pub mod schema;
+pub mod units;

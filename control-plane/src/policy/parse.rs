@@ -1,0 +1,273 @@
+//! From the custom resource to typed settings, once; every fault of the
+//! object is reported together.
+
+use remora_proto::v1;
+use serde_json::Value;
+
+use super::check::{self, FieldError};
+use super::schema::{self, IntOrString, TargetKind, TrafficPolicySpec};
+use super::{conditions, rates, units};
+use crate::core::objects::Target;
+use crate::core::settings::{self, Settings, defaults};
+
+const SECOND_MS: u64 = 1_000;
+const MINUTE_MS: u64 = 60 * SECOND_MS;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
+const MAX_BUFFER_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What a policy says, typed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// What it is for, without repetition.
+    pub targets: Vec<Target>,
+    /// What it says.
+    pub settings: Settings,
+}
+
+/// Reads the `spec` of the policy `namespace/name`.
+///
+/// # Errors
+/// Every fault of the object, each with its field path and what is allowed.
+pub fn spec(namespace: &str, name: &str, spec: &Value) -> Result<Parsed, Vec<FieldError>> {
+    let mut value = spec.clone();
+    let mut faults = Faults { errors: check::spec(&mut value) };
+    let read = match serde_json::from_value::<TrafficPolicySpec>(value) {
+        Ok(read) => read,
+        // What is left out stands in `errors` already; else serde says it.
+        Err(error) if faults.errors.is_empty() => {
+            faults.add("spec", error.to_string());
+            return Err(faults.errors);
+        }
+        Err(_) => return Err(faults.errors),
+    };
+    let parsed = Parsed {
+        targets: targets(namespace, &read.target_refs, &mut faults),
+        settings: Settings {
+            circuit_breaker: read.circuit_breaker.map(|block| circuit_breaker(&block, &mut faults)),
+            outbound: read.outbound.map(|block| outbound(&block, &mut faults)),
+            retries: read.retries.map(|block| retries(block, &mut faults)),
+            timeouts: read.timeouts.map(|block| timeouts(&block, &mut faults)),
+            rate_limits: read
+                .rate_limits
+                .map(|limits| rates::limits(&format!("{namespace}/{name}"), &limits, &mut faults)),
+        },
+    };
+    if faults.errors.is_empty() { Ok(parsed) } else { Err(faults.errors) }
+}
+
+/// The faults found so far.
+pub(super) struct Faults {
+    errors: Vec<FieldError>,
+}
+
+impl Faults {
+    pub(super) fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.errors.push(FieldError { field: field.into(), message: message.into() });
+    }
+
+    /// A duration between two bounds, in milliseconds.
+    fn duration(
+        &mut self,
+        field: &str,
+        text: Option<&String>,
+        least_ms: u64,
+        most_ms: u64,
+    ) -> Option<u64> {
+        let text = text?;
+        let allowed =
+            format!("from {} to {}", units::display_ms(least_ms), units::display_ms(most_ms));
+        match units::duration_ms(text) {
+            Some(ms) if (least_ms..=most_ms).contains(&ms) => return Some(ms),
+            Some(_) => self.add(field, format!("is {text:?}, must be {allowed}")),
+            None => self.add(
+                field,
+                format!("is {text:?}, must be a duration such as 250ms, 10s, 5m, {allowed}"),
+            ),
+        }
+        None
+    }
+
+    fn conditions(&mut self, field: &str, words: &[IntOrString]) -> v1::Conditions {
+        let mut read = v1::Conditions::default();
+        for (index, word) in words.iter().enumerate() {
+            if conditions::add(&mut read, word).is_none() {
+                let word = match word {
+                    IntOrString::Int(number) => number.to_string(),
+                    IntOrString::String(text) => format!("{text:?}"),
+                };
+                let message = format!("is {word}, must be one of: {}", conditions::ALLOWED);
+                self.add(format!("{field}[{index}]"), message);
+            }
+        }
+        read
+    }
+
+    /// `base` and `max` of one object; a silent one counts as its default.
+    fn ordered(&mut self, base: (&str, Option<u64>, u64), max: (&str, Option<u64>, u64)) {
+        let (base_ms, max_ms) = (base.1.unwrap_or(base.2), max.1.unwrap_or(max.2));
+        if base_ms > max_ms && (base.1.is_some() || max.1.is_some()) {
+            let (field, other) = if base.1.is_some() { (base.0, max.0) } else { (max.0, base.0) };
+            let (base_ms, max_ms) = (units::display_ms(base_ms), units::display_ms(max_ms));
+            self.add(
+                field,
+                format!("{} is {base_ms} and {} is {max_ms}: the first must not be longer \
+                     (an unset one counts with its default; see {other})", base.0, max.0),
+            );
+        }
+    }
+}
+
+fn targets(namespace: &str, refs: &[schema::TargetRef], faults: &mut Faults) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for (index, reference) in refs.iter().enumerate() {
+        let field = format!("spec.targetRefs[{index}]");
+        if !reference.group.is_empty() {
+            let message = format!("is {:?}, must be \"\" (the core group)", reference.group);
+            faults.add(format!("{field}.group"), message);
+        }
+        let target = match reference.kind {
+            TargetKind::Service => Target::Service(reference.name.as_str().into()),
+            TargetKind::Namespace => {
+                if reference.name != namespace {
+                    let message = format!(
+                        "is {:?}, must be {namespace:?}: a policy is for its own namespace only",
+                        reference.name
+                    );
+                    faults.add(format!("{field}.name"), message);
+                }
+                Target::Namespace
+            }
+        };
+        if targets.contains(&target) {
+            faults.add(field, "names a target that stands before it already");
+        } else {
+            targets.push(target);
+        }
+    }
+    targets
+}
+
+fn circuit_breaker(block: &schema::CircuitBreaker, faults: &mut Faults) -> settings::CircuitBreaker {
+    let at = "spec.circuitBreaker";
+    let base = format!("{at}.baseEjection");
+    let max = format!("{at}.maxEjection");
+    let base_ejection_ms = faults.duration(&base, block.base_ejection.as_ref(), 1, DAY_MS);
+    let max_ejection_ms = faults.duration(&max, block.max_ejection.as_ref(), 1, DAY_MS);
+    faults.ordered(
+        (&base, base_ejection_ms, defaults::BASE_EJECTION_MS),
+        (&max, max_ejection_ms, defaults::MAX_EJECTION_MS),
+    );
+    let failures = block.failures.as_ref();
+    settings::CircuitBreaker {
+        limits: v1::Limits {
+            max_connections: block.max_connections,
+            max_pending_requests: block.max_pending_requests,
+            max_requests: block.max_requests,
+            max_retries: block.max_retries,
+        },
+        per_endpoint: block.per_endpoint.as_ref().map(|limits| v1::Limits {
+            max_connections: limits.max_connections,
+            max_pending_requests: limits.max_pending_requests,
+            max_requests: limits.max_requests,
+            max_retries: limits.max_retries,
+        }),
+        scope: block.scope.map(|scope| match scope {
+            schema::Scope::Endpoint => v1::trip::Scope::Endpoint,
+            schema::Scope::Service => v1::trip::Scope::Service,
+        }),
+        consecutive_failures: block.consecutive_failures,
+        failures: failures.map(|words| faults.conditions(&format!("{at}.failures"), words)),
+        base_ejection_ms,
+        max_ejection_ms,
+        honor_retry_after: block.honor_retry_after,
+        probes: block.probes,
+        successes: block.successes,
+        max_ejected_percent: block.max_ejected_percent,
+        min_endpoints: block.min_endpoints,
+    }
+}
+
+fn outbound(block: &schema::Outbound, faults: &mut Faults) -> settings::Outbound {
+    let mut duration = |field: &str, text: &Option<String>, least_ms, most_ms| {
+        faults.duration(&format!("spec.outbound.{field}"), text.as_ref(), least_ms, most_ms)
+    };
+    settings::Outbound {
+        connect_timeout_ms: duration("connectTimeout", &block.connect_timeout, 1, 5 * MINUTE_MS),
+        idle_timeout_ms: duration("idleTimeout", &block.idle_timeout, 1, DAY_MS),
+        max_connection_age_ms: duration("maxConnectionAge", &block.max_connection_age, 100, DAY_MS),
+        max_requests_per_connection: block.max_requests_per_connection,
+    }
+}
+
+fn retries(block: schema::Retries, faults: &mut Faults) -> settings::Retries {
+    let at = "spec.retries";
+    let backoff = block.backoff.unwrap_or_default();
+    let budget = block.budget.unwrap_or_default();
+    let base = format!("{at}.backoff.base");
+    let max = format!("{at}.backoff.max");
+    let backoff_base_ms = faults.duration(&base, backoff.base.as_ref(), 1, MINUTE_MS);
+    let backoff_max_ms = faults.duration(&max, backoff.max.as_ref(), 1, 10 * MINUTE_MS);
+    faults.ordered(
+        (&base, backoff_base_ms, defaults::BACKOFF_BASE_MS),
+        (&max, backoff_max_ms, defaults::BACKOFF_MAX_MS),
+    );
+    let on = block.on.as_ref();
+    let after = block.max_retry_after.as_ref();
+    let window = budget.window.as_ref();
+    for (index, method) in block.methods.iter().flatten().enumerate() {
+        if !rates::is_method(method) && !is_grpc_method(method) {
+            let message = format!("is {method:?}, must be an HTTP method such as POST, or /package.Service/Method");
+            faults.add(format!("{at}.methods[{index}]"), message);
+        }
+    }
+    settings::Retries {
+        attempts: block.attempts,
+        on: on.map(|words| faults.conditions(&format!("{at}.on"), words)),
+        backoff_base_ms,
+        backoff_max_ms,
+        max_retry_after_ms: faults.duration(&format!("{at}.maxRetryAfter"), after, 0, HOUR_MS),
+        idempotency_header: block
+            .idempotency_header
+            .map(|name| rates::header_name(&format!("{at}.idempotencyHeader"), &name, faults)),
+        methods: block.methods,
+        budget_percent: budget.percent,
+        budget_min_per_second: budget.min_per_second,
+        budget_window_ms: faults.duration(&format!("{at}.budget.window"), window, SECOND_MS, HOUR_MS),
+        buffer_bytes: block.buffer_bytes.and_then(|written| buffer_bytes(&written, faults)),
+    }
+}
+
+fn buffer_bytes(written: &IntOrString, faults: &mut Faults) -> Option<u64> {
+    let (bytes, shown) = match written {
+        IntOrString::Int(number) => (u64::try_from(*number).ok(), number.to_string()),
+        IntOrString::String(text) => (units::quantity_bytes(text), format!("{text:?}")),
+    };
+    let bytes = bytes.filter(|bytes| *bytes <= MAX_BUFFER_BYTES);
+    if bytes.is_none() {
+        let message = format!("is {shown}, must be bytes such as 65536 or 64KiB, at most 16MiB");
+        faults.add("spec.retries.bufferBytes", message);
+    }
+    bytes
+}
+
+fn is_grpc_method(text: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
+    };
+    let mut parts = text.strip_prefix('/').unwrap_or_default().split('/');
+    let (service, method) = (parts.next(), parts.next());
+    service.is_some_and(part) && method.is_some_and(part) && parts.next().is_none()
+}
+
+fn timeouts(block: &schema::Timeouts, faults: &mut Faults) -> v1::Timeouts {
+    let mut duration = |field: &str, text: &Option<String>| {
+        faults.duration(&format!("spec.timeouts.{field}"), text.as_ref(), 1, DAY_MS)
+    };
+    v1::Timeouts {
+        request_ms: duration("request", &block.request),
+        per_try_ms: duration("perTry", &block.per_try),
+        idle_ms: duration("idle", &block.idle),
+        response_headers_ms: duration("responseHeaders", &block.response_headers),
+    }
+}

@@ -1,0 +1,86 @@
+//! The Reports service: each report into the registry, each acknowledged.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use remora_proto::v1::reports_server::{Reports, ReportsServer};
+use remora_proto::v1::{ReportAcknowledgement, SidecarReport};
+use remora_proto::well_known;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Origin, Sidecars};
+use crate::stream::session::Node;
+
+/// Bytes of one report.
+const MAX_REPORT_BYTES: usize = 4 * 1024 * 1024;
+
+/// The service.
+pub struct ReportService {
+    sidecars: Arc<Sidecars>,
+    ending: watch::Receiver<bool>,
+}
+
+/// The service over a registry; its streams end when `ending` turns true.
+pub fn service(sidecars: Arc<Sidecars>, ending: watch::Receiver<bool>) -> ReportsServer<ReportService> {
+    ReportsServer::new(ReportService { sidecars, ending }).max_decoding_message_size(MAX_REPORT_BYTES)
+}
+
+type Acknowledgements = mpsc::Sender<Result<ReportAcknowledgement, Status>>;
+
+#[tonic::async_trait]
+impl Reports for ReportService {
+    type ReportStream = Pin<Box<dyn Stream<Item = Result<ReportAcknowledgement, Status>> + Send>>;
+
+    async fn report(
+        &self,
+        request: Request<Streaming<SidecarReport>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        let (sender, receiver) = mpsc::channel(4);
+        let sidecars = self.sidecars.clone();
+        let mut ending = self.ending.clone();
+        tokio::spawn(async move {
+            let ended = tokio::select! {
+                ended = take(&sidecars, request.into_inner(), &sender) => ended,
+                _ = ending.wait_for(|ending| *ending) => {
+                    Err(Status::unavailable("the control plane is ending; connect again"))
+                }
+            };
+            if let Err(status) = ended {
+                // No place, or no receiver: then nobody wants the reason.
+                let _ = sender.try_send(Err(status));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+async fn take(
+    sidecars: &Arc<Sidecars>,
+    mut reports: Streaming<SidecarReport>,
+    sender: &Acknowledgements,
+) -> Result<(), Status> {
+    let mut connected = None;
+    while let Some(report) = reports.message().await? {
+        let sequence = report.sequence;
+        let first = connected.is_none();
+        if first {
+            let sidecar = report.sidecar.clone().unwrap_or_default();
+            let id = well_known::node_id(&sidecar.namespace, &sidecar.pod, &sidecar.pod_uid);
+            let node = Node::parse(&id).map_err(|_| {
+                Status::invalid_argument("the first report must name the sidecar: namespace, pod, pod_uid")
+            })?;
+            let permit = sidecars.connect(&node, &sidecar.version, Origin::Reports);
+            connected = Some((node, permit));
+        }
+        if let Some((node, _)) = &connected {
+            sidecars.report(node, report, first);
+        }
+        if sender.send(Ok(ReportAcknowledgement { sequence })).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! Kubernetes' types to the core's: of each only what Remora uses. What
+//! cannot be used is said with its field.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core_v1;
+use k8s_openapi::api::discovery::v1 as discovery_v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use remora_proto::v1::Protocol;
+use remora_proto::well_known;
+
+use crate::core::objects::{
+    EndpointSlice, Id, Name, Pod, PortRange, PortReference, Reach, Service, ServicePort,
+    SliceEndpoint, in_ranges,
+};
+use crate::policy::check::FieldError;
+
+/// Endpoints of one slice (Kubernetes allows as many).
+const MAX_ENDPOINTS: usize = 1_000;
+/// Ports of one object.
+const MAX_PORTS: usize = 1_000;
+/// Kubernetes' default of sessionAffinityConfig.clientIP.timeoutSeconds.
+const SESSION_AFFINITY_SECONDS: u32 = 10_800;
+
+/// The errors of one object.
+#[derive(Default)]
+pub struct Errors(pub Vec<FieldError>);
+
+impl Errors {
+    fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.0.push(FieldError { field: field.into(), message: message.into() });
+    }
+
+    fn port(&mut self, field: String, number: i32) -> Option<u16> {
+        let port = u16::try_from(number).ok().filter(|port| *port > 0);
+        if port.is_none() {
+            self.add(field, format!("is {number}, must be from 1 to 65535"));
+        }
+        port
+    }
+
+    fn address(&mut self, field: String, text: &str) -> Option<IpAddr> {
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.add(field, format!("is {text:?}, must be an IP address"));
+        }
+        address
+    }
+
+    fn bounded(&mut self, field: &str, count: usize, most: usize) {
+        if count > most {
+            self.add(field, format!("has {count} items, must have at most {most}"));
+        }
+    }
+}
+
+/// Seconds since the Unix epoch at which the object was made.
+pub fn created(metadata: &ObjectMeta) -> Option<i64> {
+    metadata.creation_timestamp.as_ref().map(|time| time.0.as_second())
+}
+
+/// A Service.
+pub fn service(id: Id, service: &core_v1::Service, errors: &mut Errors) -> Service {
+    let spec = service.spec.clone().unwrap_or_default();
+    let reach = reach(&spec, errors);
+    let opaque = opaque_ports(&service.metadata, errors);
+    let listed = spec.ports.unwrap_or_default();
+    errors.bounded("spec.ports", listed.len(), MAX_PORTS);
+    let mut ports = Vec::new();
+    for (index, port) in listed.iter().enumerate().filter(|(_, port)| is_tcp(port.protocol.as_ref())) {
+        let at = format!("spec.ports[{index}]");
+        let Some(number) = errors.port(format!("{at}.port"), port.port) else {
+            continue;
+        };
+        let target = match &port.target_port {
+            Some(IntOrString::Int(target)) => {
+                let target = errors.port(format!("{at}.targetPort"), *target);
+                PortReference::Number(target.unwrap_or(number))
+            }
+            Some(IntOrString::String(name)) => PortReference::Name(name.as_str().into()),
+            None => PortReference::Number(number),
+        };
+        let name = port.name.clone().unwrap_or_default();
+        ports.push(ServicePort {
+            protocol: if in_ranges(&opaque, number) {
+                Protocol::Tcp
+            } else {
+                protocol(port.app_protocol.as_deref(), &name)
+            },
+            name: name.into(),
+            port: number,
+            target,
+        });
+    }
+    let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
+    let timeout = spec.session_affinity_config.and_then(|config| config.client_ip).and_then(|ip| ip.timeout_seconds);
+    let timeout = timeout.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(SESSION_AFFINITY_SECONDS);
+    Service {
+        id,
+        created: created(&service.metadata),
+        reach,
+        ports,
+        selector: spec.selector.unwrap_or_default(),
+        session_affinity_seconds: affinity.then_some(timeout),
+        internal_traffic_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+    }
+}
+
+fn reach(spec: &core_v1::ServiceSpec, errors: &mut Errors) -> Reach {
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Reach::ExternalName;
+    }
+    let listed = spec.cluster_ips.clone().unwrap_or_default();
+    let single = spec.cluster_ip.iter().filter(|ip| !listed.contains(ip)).cloned();
+    let all: Vec<String> = single.chain(listed.iter().cloned()).filter(|ip| !ip.is_empty()).collect();
+    if all.iter().any(|ip| ip == "None") {
+        return Reach::Headless;
+    }
+    let addresses = all.iter().filter_map(|ip| errors.address("spec.clusterIP".to_owned(), ip));
+    Reach::ClusterIp(addresses.collect())
+}
+
+/// From appProtocol where it says something known, else from the prefix of
+/// the port's name (`http-web` is http), else it is detected.
+pub fn protocol(app_protocol: Option<&str>, port_name: &str) -> Protocol {
+    let named = |word: &str| match word.to_ascii_lowercase().as_str() {
+        "http" | "http1" | "http/1.1" | "kubernetes.io/ws" | "ws" => Some(Protocol::Http1),
+        "http2" | "h2c" | "kubernetes.io/h2c" => Some(Protocol::Http2),
+        "grpc" => Some(Protocol::Grpc),
+        // What is encrypted by the application, or spoken by no one here, is opaque.
+        "tcp" | "tls" | "https" | "kubernetes.io/wss" | "wss" | "mysql" | "mongo" | "redis" => Some(Protocol::Tcp),
+        _ => None,
+    };
+    if let Some(word) = app_protocol {
+        return named(word).unwrap_or(Protocol::Detect);
+    }
+    let prefix = port_name.split('-').next().unwrap_or_default();
+    named(prefix).unwrap_or(Protocol::Detect)
+}
+
+fn is_tcp(protocol: Option<&String>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+/// `remora.io/opaque-ports: 3306,7000-7010`
+fn opaque_ports(metadata: &ObjectMeta, errors: &mut Errors) -> Vec<PortRange> {
+    let name = format!("{}opaque-ports", well_known::PREFIX);
+    let Some(text) = metadata.annotations.as_ref().and_then(|all| all.get(&name)) else {
+        return Vec::new();
+    };
+    let mut ranges = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        match (first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
+            (Ok(first), Ok(last)) if 0 < first && first <= last => ranges.push((first, last)),
+            _ => errors.add(
+                format!("metadata.annotations.{name}"),
+                format!("has {part:?}, must be ports and ranges such as 3306,7000-7010"),
+            ),
+        }
+    }
+    ranges
+}
+
+/// An EndpointSlice.
+pub fn endpoint_slice(id: Id, slice: &discovery_v1::EndpointSlice, errors: &mut Errors) -> EndpointSlice {
+    let labels = slice.metadata.labels.as_ref();
+    let service = labels.and_then(|labels| labels.get("kubernetes.io/service-name"));
+    let listed = slice.ports.as_deref().unwrap_or_default();
+    errors.bounded("ports", listed.len(), MAX_PORTS);
+    errors.bounded("endpoints", slice.endpoints.len(), MAX_ENDPOINTS);
+    let mut ports = Vec::new();
+    for (index, port) in listed.iter().enumerate().filter(|(_, port)| is_tcp(port.protocol.as_ref())) {
+        // No number stands for every port, which no Service port is.
+        let number = port.port.and_then(|number| errors.port(format!("ports[{index}].port"), number));
+        let name: Name = port.name.clone().unwrap_or_default().into();
+        ports.extend(number.map(|number| (name, number)));
+    }
+    let mut endpoints = Vec::new();
+    // Slices of addressType FQDN hold names; those are not intercepted.
+    if slice.address_type != "FQDN" {
+        for (index, endpoint) in slice.endpoints.iter().enumerate() {
+            endpoints.extend(slice_endpoint(index, endpoint, errors));
+        }
+    }
+    EndpointSlice { id, service: service.map(|name| name.as_str().into()), ports, endpoints }
+}
+
+fn slice_endpoint(index: usize, endpoint: &discovery_v1::Endpoint, errors: &mut Errors) -> Option<SliceEndpoint> {
+    let at = format!("endpoints[{index}].addresses");
+    let Some(first) = endpoint.addresses.first() else {
+        errors.add(at, "is empty, must have an IP address");
+        return None;
+    };
+    let address = errors.address(format!("{at}[0]"), first)?;
+    let target = endpoint.target_ref.as_ref();
+    let target = target.filter(|target| target.kind.as_deref() == Some("Pod"));
+    let conditions = endpoint.conditions.clone().unwrap_or_default();
+    let ready = conditions.ready.unwrap_or(true);
+    let hints = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_ref());
+    let name = |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(Name::from);
+    Some(SliceEndpoint {
+        address,
+        pod: target.and_then(|target| name(&target.name)),
+        pod_uid: target.and_then(|target| name(&target.uid)),
+        node: name(&endpoint.node_name),
+        zone: name(&endpoint.zone),
+        ready,
+        serving: conditions.serving.unwrap_or(ready),
+        terminating: conditions.terminating.unwrap_or(false),
+        hint_zones: hints.into_iter().flatten().map(|zone| zone.name.clone()).collect(),
+    })
+}
+
+/// A Pod.
+pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let status = pod.status.clone().unwrap_or_default();
+    let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone());
+    let mut texts: Vec<String> = listed.filter(|ip| !ip.is_empty()).collect();
+    if let Some(ip) = status.pod_ip.filter(|ip| !ip.is_empty() && !texts.contains(ip)) {
+        texts.insert(0, ip);
+    }
+    // A host's address is not the pod's own, and that of a pod which has
+    // ended may be another's already.
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let foreign = spec.host_network == Some(true) || ended;
+    let addresses = texts.iter().filter_map(|text| errors.address("status.podIPs".to_owned(), text));
+    let addresses: Vec<IpAddr> = addresses.collect();
+    let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+    let text = |text: &Option<String>| Name::from(text.as_deref().unwrap_or_default());
+    Pod {
+        id,
+        uid: text(&pod.metadata.uid),
+        service_account: spec.service_account_name.as_deref().unwrap_or("default").into(),
+        node: text(&spec.node_name),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
+        addresses: if foreign { Vec::new() } else { addresses },
+        draining: pod.metadata.deletion_timestamp.is_some(),
+        ready: ready.is_none_or(|ready| ready.status == "True"),
+        ports: container_ports(&spec, errors),
+        opaque_ports: opaque_ports(&pod.metadata, errors),
+    }
+}
+
+fn container_ports(spec: &core_v1::PodSpec, errors: &mut Errors) -> Vec<(Name, u16)> {
+    let mut ports = Vec::new();
+    // Init containers with restartPolicy Always run beside the others.
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|one| one.restart_policy.as_deref() == Some("Always"));
+    for container in sidecars.chain(&spec.containers) {
+        // Remora's own listeners are not the pod's.
+        if container.name == well_known::SIDECAR_CONTAINER {
+            continue;
+        }
+        for port in container.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_ref())) {
+            let at = format!("spec.containers.{}.ports.containerPort", container.name);
+            let number = errors.port(at, port.container_port);
+            let name: Name = port.name.clone().unwrap_or_default().into();
+            ports.extend(number.map(|number| (name, number)));
+        }
+    }
+    errors.bounded("spec.containers", ports.len(), MAX_PORTS);
+    ports
+}

@@ -1,0 +1,218 @@
+//! One document to one object, or to all that is wrong with it, each with
+//! its place.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1 as core_v1;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::convert::{self, Errors};
+use super::yaml::{self, Document, Node, Position};
+use crate::core::objects::{Id, Key, Kind, Object, TrafficPolicy};
+use crate::policy::check::FieldError;
+use crate::policy::parse;
+
+/// What a document is.
+pub enum Read {
+    /// An object; a policy's generation is still to be counted.
+    Object(Object),
+    /// An object that is known by name, and wrong.
+    Broken(Key, Vec<Located>),
+    /// Not even the name can be read.
+    Unknown(Vec<Located>),
+    /// A kind that is of no meaning here, with its place.
+    Skipped(String),
+}
+
+/// A document with its place in the file.
+pub struct Placed {
+    /// The line of its first field.
+    pub line: u64,
+    /// What it is.
+    pub read: Read,
+}
+
+/// An error with its place in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Located {
+    /// Line and column, from 1; 0 where they are not known.
+    pub position: Position,
+    /// The field; empty where it is about the whole.
+    pub field: String,
+    /// In words.
+    pub message: String,
+}
+
+/// Reads all documents of a file.
+pub fn read_all(text: &str) -> Vec<Placed> {
+    yaml::documents(text).iter().map(read).collect()
+}
+
+fn read(document: &Document<'_>) -> Placed {
+    let offset = document.line_offset;
+    let shift = |(line, column): Position| (if line > 0 { line + offset } else { 0 }, column);
+    let node = match yaml::read(document.text) {
+        Ok(node) => node,
+        Err(error) => {
+            let message = format!("is not YAML: {}", error.message);
+            let position = shift(error.position);
+            let error = Located { position, field: String::new(), message };
+            return Placed { line: position.0, read: Read::Unknown(vec![error]) };
+        }
+    };
+    let value = node.value();
+    let locate = |errors: Vec<FieldError>| -> Vec<Located> {
+        let located = errors.into_iter().map(|error| Located {
+            position: shift(node.place(&error.field)),
+            field: error.field,
+            message: error.message,
+        });
+        located.collect()
+    };
+    let line = shift(node.position).0;
+    let read = match identity(&value) {
+        Err(errors) => Read::Unknown(locate(errors)),
+        Ok(None) => {
+            let kind = format!("{} {}", text(&value["apiVersion"]), text(&value["kind"]));
+            Read::Skipped(kind)
+        }
+        Ok(Some(key)) => match object(&key, document.text, &node, &value) {
+            Ok(object) => Read::Object(object),
+            Err(errors) => Read::Broken(key, locate(errors)),
+        },
+    };
+    Placed { line, read }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Which object it is; `None` is one of a kind that has no meaning here.
+fn identity(value: &Value) -> Result<Option<Key>, Vec<FieldError>> {
+    let error = |field: &str, message: &str| {
+        vec![FieldError { field: field.to_owned(), message: message.to_owned() }]
+    };
+    if !value.is_object() {
+        return Err(error("", "is not an object of Kubernetes"));
+    }
+    let kind = text(&value["kind"]);
+    if kind.is_empty() {
+        return Err(error("kind", "must be given, such as Service"));
+    }
+    let version = text(&value["apiVersion"]);
+    if version.is_empty() {
+        return Err(error("apiVersion", "must be given, such as v1"));
+    }
+    let kind = match (version, kind) {
+        ("v1", "Namespace") => Kind::Namespace,
+        ("v1", "Service") => Kind::Service,
+        ("v1", "Pod") => Kind::Pod,
+        ("discovery.k8s.io/v1", "EndpointSlice") => Kind::EndpointSlice,
+        ("apps/v1", "Deployment") => Kind::Deployment,
+        ("remora.io/v1alpha1", "TrafficPolicy") => Kind::TrafficPolicy,
+        (_, "Namespace" | "Service" | "Pod") => return Err(error("apiVersion", "must be v1")),
+        (_, "EndpointSlice") => return Err(error("apiVersion", "must be discovery.k8s.io/v1")),
+        (_, "Deployment") => return Err(error("apiVersion", "must be apps/v1")),
+        (_, "TrafficPolicy") => return Err(error("apiVersion", "must be remora.io/v1alpha1")),
+        (version, _) if version.starts_with("remora.io/") => {
+            return Err(error("kind", "must be TrafficPolicy"));
+        }
+        ("v1", "List") => {
+            return Err(error("kind", "List is not read: write its items as documents of their own"));
+        }
+        _ => return Ok(None),
+    };
+    let metadata = &value["metadata"];
+    let name = text(&metadata["name"]);
+    if !is_name(name) {
+        let message = "must be a name of Kubernetes: lower case letters, digits, - and ., at most 253";
+        return Err(error("metadata.name", message));
+    }
+    let namespace = match &metadata["namespace"] {
+        Value::Null => "default",
+        Value::String(namespace) if is_name(namespace) => namespace,
+        _ => return Err(error("metadata.namespace", "must be a name of Kubernetes")),
+    };
+    let namespace = if kind == Kind::Namespace { name } else { namespace };
+    Ok(Some(Key { kind, id: Id::new(namespace, name) }))
+}
+
+/// RFC 1123 subdomain.
+fn is_name(text: &str) -> bool {
+    let mark = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    text.len() <= 253
+        && text.bytes().all(mark)
+        && ends(text.bytes().next())
+        && ends(text.bytes().last())
+}
+
+fn object(key: &Key, text: &str, node: &Node, value: &Value) -> Result<Object, Vec<FieldError>> {
+    let id = key.id.clone();
+    let mut errors = Errors::default();
+    let object = match key.kind {
+        Kind::Namespace => {
+            typed::<core_v1::Namespace>(text, node)?;
+            Object::Namespace(id)
+        }
+        Kind::Deployment => {
+            typed::<Deployment>(text, node)?;
+            Object::Deployment(id)
+        }
+        Kind::Service => Object::Service(convert::service(id, &typed(text, node)?, &mut errors)),
+        Kind::Pod => Object::Pod(convert::pod(id, &typed(text, node)?, &mut errors)),
+        Kind::EndpointSlice => {
+            let slice = typed::<EndpointSlice>(text, node)?;
+            Object::EndpointSlice(convert::endpoint_slice(id, &slice, &mut errors))
+        }
+        Kind::TrafficPolicy => Object::TrafficPolicy(policy(id, value)?),
+    };
+    if errors.0.is_empty() { Ok(object) } else { Err(errors.0) }
+}
+
+/// One of Kubernetes' own types; fields that it does not know are passed over.
+fn typed<T: DeserializeOwned>(text: &str, node: &Node) -> Result<T, Vec<FieldError>> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        let error = yaml::SyntaxError::from(error);
+        vec![FieldError { field: node.path_at(error.position), message: error.message }]
+    })
+}
+
+fn policy(id: Id, value: &Value) -> Result<TrafficPolicy, Vec<FieldError>> {
+    let mut errors = Vec::new();
+    let known = ["apiVersion", "kind", "metadata", "spec", "status"];
+    for name in value.as_object().into_iter().flat_map(|fields| fields.keys()) {
+        if !known.contains(&name.as_str()) {
+            let message = format!("unknown field; allowed here: {}", known.join(", "));
+            errors.push(FieldError { field: name.clone(), message });
+        }
+    }
+    let created = &value["metadata"]["creationTimestamp"];
+    let created = match created {
+        Value::Null => None,
+        _ => match serde_json::from_value::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>(created.clone()) {
+            Ok(time) => Some(time.0.as_second()),
+            Err(error) => {
+                let message = format!("must be a time as in RFC 3339: {error}");
+                errors.push(FieldError { field: "metadata.creationTimestamp".to_owned(), message });
+                None
+            }
+        },
+    };
+    match parse::spec(&id.namespace, &id.name, &value["spec"]) {
+        Ok(parsed) if errors.is_empty() => Ok(TrafficPolicy {
+            id,
+            created,
+            generation: 0,
+            targets: parsed.targets,
+            settings: parsed.settings,
+        }),
+        Ok(_) => Err(errors),
+        Err(more) => {
+            errors.extend(more);
+            Err(errors)
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The stream of resources to the sidecars: xDS v3 incremental.
+//!
+//! # Layout
+//! - [`protocol`]: what to send when, one type of one stream; pure.
+//! - [`session`]: one stream: its types, its bounds, what it watches.
+//! - [`server`]: the shell of gRPC around sessions.
+//!
+//! What the resources mean is not here but in [`crate::core`].
+
+pub mod protocol;
+pub mod server;
+pub mod session;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! The whole control plane on a loopback port, with a folder of YAML on one
+//! side and a scripted sidecar on the other.
+
+mod client;
+mod stories;
