@@ -6,12 +6,14 @@
 //! # Layout
 //! - [`values`]: port ranges, networks, lists of them.
 //! - [`rules`]: which connections, as data; why nothing loops.
-//! - [`netlink`]: one atomic nf_tables batch, no tool executed.
+//! - [`netlink`]: one atomic nf_tables batch, no tool executed;
+//!   [`encoding`]: a rule in the kernel's form.
 //!
 //! The rules live in one `inet` table `remora` (IPv4 and IPv6) in the network
 //! namespace of the caller. Setting them needs CAP_NET_ADMIN there and nothing
 //! else; setting them again replaces them; a failure changes nothing.
 
+pub mod encoding;
 pub mod netlink;
 pub mod rules;
 pub mod values;

@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use remora_proxy::intercept::values::{List, PortRange};
+use remora_proxy::intercept::values::{List, MAX_LIST, PortRange};
 use remora_proxy::intercept::{InterceptOptions, run};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, sendto,
@@ -40,6 +40,7 @@ const TESTS: &[Test] = &[
     ("a_second_run_replaces_the_first", second_run),
     ("remove_leaves_nothing_behind", remove),
     ("a_refused_batch_changes_nothing", refused),
+    ("the_longest_lists_fit_into_one_batch", longest),
 ];
 
 /// The child's exit status for "the namespaces cannot be had".
@@ -364,6 +365,26 @@ fn refused(_: &Peer) -> Result<Outcome> {
     ensure!(message.contains("nothing was changed"), "`{message}`");
     let to = SocketAddr::new(CLUSTER[0], 80);
     expect(ask(to), &format!("outbound {to}"))?;
+    Ok(Outcome::Passed)
+}
+
+fn longest(peer: &Peer) -> Result<Outcome> {
+    listeners()?;
+    peer.answer("elsewhere", 2000 + 2 * 127)?;
+    let list = |entry: &dyn Fn(usize) -> String| (0..MAX_LIST).map(entry).collect::<Vec<_>>();
+    let ports = list(&|n| format!("{}-{}", 2000 + 2 * n, 2000 + 2 * n)).join(",");
+    let ranges = list(&|n| format!("{}-{}", 3000 + 4 * n, 3002 + 4 * n)).join(",");
+    let networks = list(&|n| format!("fd00:{n:x}::/32")).join(",");
+    run(&InterceptOptions {
+        exclude_uid: List((5000..5000 + MAX_LIST as u32).collect()),
+        exclude_inbound_ports: ranges.parse()?,
+        exclude_outbound_ports: ports.parse()?,
+        exclude_outbound_cidrs: networks.parse()?,
+        ..InterceptOptions::default()
+    })?;
+    let at = |port| SocketAddr::new(PEER[0], port);
+    expect(who(ask(at(2000 + 2 * 127))), "elsewhere")?;
+    expect(who(ask(at(2001))), "outbound")?;
     Ok(Outcome::Passed)
 }
 

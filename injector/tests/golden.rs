@@ -1,0 +1,109 @@
+//! Pods as they are written, and what becomes of them: each `golden/*.yaml`
+//! has its snapshot in `snapshots`.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a test may fail by them
+
+use std::fmt::Write;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::Pod;
+use remora_injector::{Decision, NamespaceFacts, Settings, apply, patch};
+
+fn shop() -> NamespaceFacts {
+    NamespaceFacts {
+        name: "shop".to_owned(),
+        labels: [("remora.io/inject".to_owned(), "enabled".to_owned())].into(),
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        image: "remora/proxy:test".to_owned(),
+        ..Settings::default()
+    }
+}
+
+fn pods() -> Vec<(String, Pod)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut pods: Vec<(String, Pod)> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let pod = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+            (name, pod)
+        })
+        .collect();
+    pods.sort_by(|a, b| a.0.cmp(&b.0));
+    pods
+}
+
+/// The decision, its patch one operation a line, and the pod after it.
+fn told(pod: &Pod, decision: &Decision) -> String {
+    let mut text = match decision {
+        Decision::Inject { .. } => "inject\n".to_owned(),
+        Decision::Decline { reason, .. } => format!("decline: {reason}\n"),
+        Decision::Skip { reason } => format!("skip: {reason}\n"),
+    };
+    for warning in decision.warnings() {
+        writeln!(text, "warning: {warning}").unwrap();
+    }
+    let Some(patch) = decision.patch() else {
+        return text;
+    };
+    text.push_str("\npatch:\n");
+    for operation in &patch.0 {
+        writeln!(text, "{}", serde_json::to_string(operation).unwrap()).unwrap();
+    }
+    let patched = apply(pod, patch).unwrap();
+    let patched = serde_json::to_string_pretty(&patched).unwrap();
+    writeln!(text, "\npod:\n{patched}").unwrap();
+    text
+}
+
+#[test]
+fn every_golden_pod_becomes_what_its_snapshot_says() {
+    let pods = pods();
+    assert!(pods.len() >= 9, "the golden pods are not found");
+    for (name, pod) in pods {
+        let decision = patch(&pod, &shop(), &settings());
+        insta::assert_snapshot!(name, told(&pod, &decision));
+    }
+}
+
+#[test]
+fn a_second_run_on_every_golden_pod_changes_nothing() {
+    for (name, pod) in pods() {
+        let Some(first) = patch(&pod, &shop(), &settings()).patch().cloned() else {
+            continue;
+        };
+        let once = apply(&pod, &first).unwrap();
+        let second = patch(&once, &shop(), &settings());
+        assert!(
+            second.patch().is_some_and(|patch| patch.0.is_empty()),
+            "{name}: {second:?}"
+        );
+    }
+}
+
+#[test]
+fn the_pods_of_the_demo_are_injected() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/demo");
+    let mut injected = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for document in text.split("\n---\n") {
+            let object: serde_json::Value = serde_saphyr::from_str(document).unwrap();
+            if object["kind"] != "Deployment" {
+                continue;
+            }
+            let pod: Pod = serde_json::from_value(object["spec"]["template"].clone()).unwrap();
+            let decision = patch(&pod, &shop(), &settings());
+            assert!(matches!(decision, Decision::Inject { .. }), "{decision:?}");
+            assert!(decision.warnings().is_empty(), "{decision:?}");
+            injected += 1;
+        }
+    }
+    assert_eq!(injected, 7);
+}
