@@ -17,7 +17,7 @@ use super::cluster::container::OURSELVES;
 use super::measure::client::Client;
 use super::options::{Isolation, Plan};
 use super::process::become_process;
-use super::stage::network::BRIDGE_ADDRESS;
+use super::stage::network::GATEWAY_ADDRESS;
 
 /// How long it may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ impl ControlPlane {
     /// Where sidecars find it, on this kind of stage.
     pub fn address(isolation: Isolation) -> SocketAddr {
         let ip = match isolation {
-            Isolation::Netns => BRIDGE_ADDRESS,
+            Isolation::Netns => GATEWAY_ADDRESS,
             Isolation::Loopback => [127, 77, 0, 1].into(),
         };
         SocketAddr::new(ip.into(), CONTROL_PLANE_PORT)

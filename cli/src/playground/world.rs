@@ -27,7 +27,7 @@ use super::cluster::kubelet::{self, Happening, Order, PodEvent};
 use super::cluster::staging::Mirror;
 use super::cluster::pods::{self, Injection};
 use super::options::{Isolation, Plan};
-use super::stage::network::{BRIDGE_ADDRESS, Network, pod_address, pod_address_v6};
+use super::stage::network::{GATEWAY_ADDRESS, Network, pod_address, pod_address_v6};
 
 /// The application label of the pods that make the load: they start last, so
 /// that nothing fails for want of a stage.
@@ -266,7 +266,7 @@ impl World {
                 if network.has_v6 {
                     addresses.push(pod_address_v6(number).into());
                 }
-                (addresses, pod_address(number).into(), BRIDGE_ADDRESS.into())
+                (addresses, pod_address(number).into(), GATEWAY_ADDRESS.into())
             }
             None => {
                 let pod = Ipv4Addr::new(127, 77, 1, number);

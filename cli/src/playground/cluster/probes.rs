@@ -14,7 +14,7 @@ use crate::playground::measure::client::Client;
 /// How often a probe is asked until it passes.
 const INTERVAL: Duration = Duration::from_millis(5);
 /// How long one asking may take.
-const TIMEOUT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A probe that can be asked.
 #[derive(Debug, Clone)]

@@ -96,9 +96,11 @@ impl Show {
     async fn set_up(plan: Plan) -> anyhow::Result<Self> {
         let now = clock::now();
         let mut inputs = Inputs::open(&plan)?;
-        let mut control_plane = ControlPlane::start(&plan)?;
         let address = ControlPlane::address(plan.isolation);
+        // First the folders, which the control plane watches, and the bridge,
+        // where it listens.
         let mut world = World::create(&plan, address, inputs.pod_sender()).await?;
+        let mut control_plane = ControlPlane::start(&plan)?;
         control_plane.until_ready().await?;
         control_socket::listen(&plan.socket(), inputs.asked_sender())?;
         let mut changes = Changes::default();

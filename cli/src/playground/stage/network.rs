@@ -2,8 +2,14 @@
 //! virtual cable to it.
 //!
 //! ```text
-//! enclosing namespace: bridge remora0 10.77.0.1/16 ── pod7 ═══ eth0 10.77.1.7/16 (pod's own)
+//! enclosing namespace                                        pod's namespace
+//!   gateway 10.77.0.1/16 ═══ gateway-port ┐
+//!                                         ├ bridge ┬ pod7 ═══ eth0 10.77.1.7/16
+//!                                         ┘        └ pod8 ═══ ...
 //! ```
+//! The gateway is a cable of its own, because the kernel tells a bridge of its
+//! carrier up to a second late, and a cable at once.
+//!
 //! Everything is said to the kernel by netlink; no `ip` program is needed. A
 //! pod's namespace lives as long as its descriptor or a process in it.
 
@@ -19,8 +25,12 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, n
 
 /// The bridge's name.
 const BRIDGE: &str = "remora0";
-/// The bridge's address: where the control plane listens and the kubelet asks from.
-pub const BRIDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// Our own end of our own cable to it.
+const GATEWAY: &str = "gateway";
+/// The bridge's end.
+const GATEWAY_PORT: &str = "gateway-port";
+/// The gateway's address: where the control plane listens and the kubelet asks from.
+pub const GATEWAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// Bits of the pods' network.
 const PREFIX_LENGTH: u8 = 16;
 /// Bits of the pods' IPv6 network.
@@ -36,8 +46,8 @@ pub fn pod_address_v6(number: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfd52, 0x4d52, 0x4177, 0, 0, 0, 1, u16::from(number))
 }
 
-/// The bridge's IPv6 address.
-fn bridge_address_v6() -> Ipv6Addr {
+/// The gateway's IPv6 address.
+fn gateway_address_v6() -> Ipv6Addr {
     Ipv6Addr::new(0xfd52, 0x4d52, 0x4177, 0, 0, 0, 0, 1)
 }
 
@@ -63,12 +73,20 @@ impl Network {
             .await
             .context("no bridge can be made")?;
         let bridge = index_of(&handle, BRIDGE).await?;
-        add_address(&handle, bridge, BRIDGE_ADDRESS.into(), PREFIX_LENGTH).await?;
-        let has_v6 = add_address(&handle, bridge, bridge_address_v6().into(), PREFIX_LENGTH_V6)
+        link.add(LinkVeth::new(GATEWAY, GATEWAY_PORT).build())
+            .execute()
+            .await
+            .context("no virtual cable (veth) can be made")?;
+        let gateway = index_of(&handle, GATEWAY).await?;
+        add_address(&handle, gateway, GATEWAY_ADDRESS.into(), PREFIX_LENGTH).await?;
+        let has_v6 = add_address(&handle, gateway, gateway_address_v6().into(), PREFIX_LENGTH_V6)
             .await
             .is_ok();
         set_up(&handle, "lo").await?;
-        Ok(Self { handle, bridge, has_v6 })
+        set_up(&handle, GATEWAY).await?;
+        let network = Self { handle, bridge, has_v6 };
+        network.plug_in(GATEWAY_PORT).await?;
+        Ok(network)
     }
 
     /// Makes a pod's network namespace and its cable to the bridge.
@@ -85,14 +103,16 @@ impl Network {
         })
         .await?;
         let namespace = made.map_err(|_| anyhow!("the thread that makes a pod's network panicked"))??;
-        let port = index_of(&self.handle, &cable_name(number)).await?;
-        self.handle
-            .link()
-            .change(LinkUnspec::new_with_index(port).controller(self.bridge).up().build())
-            .execute()
-            .await
-            .context("the pod's cable cannot be plugged into the bridge")?;
+        self.plug_in(&cable_name(number)).await?;
         Ok(namespace)
+    }
+
+    /// Plugs a cable's end into the bridge.
+    async fn plug_in(&self, end: &str) -> anyhow::Result<()> {
+        let port = index_of(&self.handle, end).await?;
+        let link = LinkUnspec::new_with_index(port).controller(self.bridge).up().build();
+        let plugged = self.handle.link().change(link).execute().await;
+        plugged.with_context(|| format!("{end} cannot be plugged into the bridge"))
     }
 }
 
@@ -126,11 +146,11 @@ fn make_pod_side(number: u8, enclosing: &OwnedFd, has_v6: bool) -> anyhow::Resul
         let inner_end = index_of(&handle, "eth0").await?;
         add_address(&handle, inner_end, pod_address(number).into(), PREFIX_LENGTH).await?;
         // Cluster IPs need a route, or connect() fails before the redirect sees it.
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(BRIDGE_ADDRESS).build();
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(GATEWAY_ADDRESS).build();
         handle.route().add(route).execute().await.context("no default route for a pod")?;
         if has_v6 {
             add_address(&handle, inner_end, pod_address_v6(number).into(), PREFIX_LENGTH_V6).await?;
-            let route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(bridge_address_v6()).build();
+            let route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway_address_v6()).build();
             handle.route().add(route).execute().await.context("no IPv6 default route for a pod")?;
         }
         anyhow::Ok(())
