@@ -16,11 +16,13 @@
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use futures_util::TryStreamExt;
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::link::{LinkAttribute, State as LinkState};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 
 /// The bridge's name.
@@ -31,6 +33,8 @@ const GATEWAY: &str = "gateway";
 const GATEWAY_PORT: &str = "gateway-port";
 /// The gateway's address: where the control plane listens and the kubelet asks from.
 pub const GATEWAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// How long the kernel may take to notice a carrier.
+const UP_WITHIN: Duration = Duration::from_secs(3);
 /// Bits of the pods' network.
 const PREFIX_LENGTH: u8 = 16;
 /// Bits of the pods' IPv6 network.
@@ -96,14 +100,13 @@ impl Network {
     pub async fn add_pod(&self, number: u8) -> anyhow::Result<OwnedFd> {
         let enclosing: OwnedFd = File::open("/proc/self/ns/net")?.into();
         let has_v6 = self.has_v6;
-        // A thread may be in another network namespace than its process; it
-        // ends when the pod's side is done.
-        let made = tokio::task::spawn_blocking(move || {
-            std::thread::spawn(move || make_pod_side(number, &enclosing, has_v6)).join()
-        })
-        .await?;
-        let namespace = made.map_err(|_| anyhow!("the thread that makes a pod's network panicked"))??;
+        let namespace = in_a_thread(move || make_pod_side(number, &enclosing, has_v6)).await?;
         self.plug_in(&cable_name(number)).await?;
+        // What is sent before the kernel has noticed the carrier is lost, and
+        // the first lost packet costs a second.
+        until_up(&self.handle, &cable_name(number)).await?;
+        let inside = namespace.try_clone()?;
+        in_a_thread(move || wait_inside(&inside)).await?;
         Ok(namespace)
     }
 
@@ -118,6 +121,36 @@ impl Network {
 
 fn cable_name(number: u8) -> String {
     format!("pod{number}")
+}
+
+/// A thread, unlike a task, may be in another network namespace than the rest;
+/// it ends when its work is done.
+async fn in_a_thread<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> anyhow::Result<T> {
+    let joined = tokio::task::spawn_blocking(|| std::thread::spawn(work).join()).await?;
+    joined.map_err(|_| anyhow!("a thread in a pod's network namespace panicked"))?
+}
+
+/// Runs in a thread of its own: waits until the pod's end is up.
+fn wait_inside(namespace: &OwnedFd) -> anyhow::Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { until_up(&connect()?, "eth0").await })
+}
+
+/// Waits until the kernel has noticed that the link's other end is there.
+async fn until_up(handle: &Handle, name: &str) -> anyhow::Result<()> {
+    let is_up = async {
+        loop {
+            let mut links = handle.link().get().match_name(name.to_owned()).execute();
+            let link = links.try_next().await.with_context(|| format!("no network link {name}"))?;
+            let up = LinkAttribute::OperState(LinkState::Up);
+            if link.is_some_and(|link| link.attributes.contains(&up)) {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(UP_WITHIN, is_up).await.with_context(|| format!("{name} does not come up"))?
 }
 
 /// Runs in a thread of its own: a new network namespace, its `lo` and `eth0`.
