@@ -66,6 +66,7 @@ struct Show {
     acts: VecDeque<(Duration, Act)>,
     watchers: BTreeMap<String, JoinHandle<()>>,
     load_watcher: Option<JoinHandle<()>>,
+    is_load_asked_for: bool,
     view: Option<View>,
     created: Instant,
     began: Option<Instant>,
@@ -118,6 +119,7 @@ impl Show {
             acts: VecDeque::new(),
             watchers: BTreeMap::new(),
             load_watcher: None,
+            is_load_asked_for: false,
             record: Record::new(now),
             created: now,
             began: None,
@@ -316,7 +318,8 @@ impl Show {
             self.begin(now);
             return Ok(None);
         }
-        if self.world.is_settled() && self.load_watcher.is_none() {
+        if self.world.is_settled() && !self.is_load_asked_for {
+            self.is_load_asked_for = true;
             self.world.start_load().await?;
             if let Some(address) = self.world.load_stats() {
                 self.load_watcher = Some(visitor::watch(address, self.inputs.load_sender()));
@@ -339,13 +342,12 @@ impl Show {
         if !unready.is_empty() {
             return Some(format!("pods to be ready: {}", unready.join(", ")));
         }
-        let has_started = self.inputs.load().started;
-        match (&self.load_watcher, self.world.load_stats()) {
-            (None, _) => Some("the load to be started".to_owned()),
-            (Some(_), Some(_)) if !has_started => Some("the load to begin".to_owned()),
-            // A folder without a visitor has no load.
-            _ => None,
+        if !self.is_load_asked_for {
+            return Some("the load to be started".to_owned());
         }
+        // A folder without a visitor has no load.
+        let has_load = self.world.load_stats().is_some();
+        (has_load && !self.inputs.load().started).then(|| "the load to begin".to_owned())
     }
 
     fn begin(&mut self, now: Instant) {
