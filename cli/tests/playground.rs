@@ -2,6 +2,12 @@
 //! it says to bad input. Its pods here are `sleep`s without sidecars: the mesh
 //! itself is tested as a whole elsewhere.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends where its ground is missing"
+)]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -56,13 +62,22 @@ impl Place {
         if !extra_yaml.is_empty() {
             fs::write(manifests.join("extra.yaml"), extra_yaml).unwrap();
         }
-        Self { _root: root, manifests, runtime }
+        Self {
+            _root: root,
+            manifests,
+            runtime,
+        }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
-        command.arg("playground").args(["--manifests".as_ref(), self.manifests.as_os_str()]).args(arguments);
-        command.env("XDG_RUNTIME_DIR", &self.runtime).stdin(Stdio::null());
+        command
+            .arg("playground")
+            .args(["--manifests".as_ref(), self.manifests.as_os_str()])
+            .args(arguments);
+        command
+            .env("XDG_RUNTIME_DIR", &self.runtime)
+            .stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -77,7 +92,10 @@ impl Place {
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut all = String::new();
         while !all.contains("pods are ready") {
-            assert!(lines.read_line(&mut all).unwrap() > 0, "it ended early: {all}");
+            assert!(
+                lines.read_line(&mut all).unwrap() > 0,
+                "it ended early: {all}"
+            );
         }
         (child, lines)
     }
@@ -100,11 +118,18 @@ impl Place {
         let begin = now();
         loop {
             let processes = self.processes();
-            let files: Vec<_> = fs::read_dir(&self.runtime).unwrap().flatten().map(|entry| entry.path()).collect();
+            let files: Vec<_> = fs::read_dir(&self.runtime)
+                .unwrap()
+                .flatten()
+                .map(|entry| entry.path())
+                .collect();
             if processes.is_empty() && files.is_empty() {
                 return;
             }
-            assert!(now() - begin < PATIENCE, "left behind: {processes:#?} {files:?}");
+            assert!(
+                now() - begin < PATIENCE,
+                "left behind: {processes:#?} {files:?}"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -116,9 +141,15 @@ fn now() -> Instant {
 }
 
 fn can_make_namespaces() -> bool {
-    let probe = Command::new(env!("CARGO_BIN_EXE_remora")).args(["stage", "probe"]).output().unwrap();
+    let probe = Command::new(env!("CARGO_BIN_EXE_remora"))
+        .args(["stage", "probe"])
+        .output()
+        .unwrap();
     if !probe.status.success() {
-        eprintln!("NOT TESTED with network namespaces: {}", String::from_utf8_lossy(&probe.stderr));
+        eprintln!(
+            "NOT TESTED with network namespaces: {}",
+            String::from_utf8_lossy(&probe.stderr)
+        );
     }
     probe.status.success()
 }
@@ -127,15 +158,28 @@ fn ends_clean(isolation: &str, signal: Signal) {
     let place = Place::new("");
     let (mut child, mut lines) = place.start(&["--json", "--isolation", isolation]);
     let running = place.processes();
-    assert!(running.iter().filter(|line| line.contains("sleep 600")).count() >= 2, "{running:#?}");
+    assert!(
+        running
+            .iter()
+            .filter(|line| line.contains("sleep 600"))
+            .count()
+            >= 2,
+        "{running:#?}"
+    );
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
     let status = child.wait().unwrap();
     let mut out = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut out)
+        .unwrap();
     let mut rest = String::new();
     lines.read_to_string(&mut rest).unwrap();
     if signal != Signal::SIGKILL {
-        let report: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out} {rest}"));
+        let report: serde_json::Value =
+            serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out} {rest}"));
         assert_eq!(report["isolation"], isolation);
         assert!(!status.success(), "without load it cannot be good");
     }
@@ -173,8 +217,18 @@ fn pods_follow_the_yaml_and_orders_from_elsewhere() {
     let (mut child, _lines) = place.start(&["--json", "--isolation", "netns"]);
     let sleeping = |count: usize| {
         let begin = now();
-        while place.processes().iter().filter(|line| line.starts_with("sleep 600")).count() != count {
-            assert!(now() - begin < PATIENCE, "not {count}: {:#?}", place.processes());
+        while place
+            .processes()
+            .iter()
+            .filter(|line| line.starts_with("sleep 600"))
+            .count()
+            != count
+        {
+            assert!(
+                now() - begin < PATIENCE,
+                "not {count}: {:#?}",
+                place.processes()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     };
@@ -185,12 +239,20 @@ fn pods_follow_the_yaml_and_orders_from_elsewhere() {
     sleeping(4);
     let tell = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
-        command.arg("playground").args(arguments).env("XDG_RUNTIME_DIR", &place.runtime).output().unwrap()
+        command
+            .arg("playground")
+            .args(arguments)
+            .env("XDG_RUNTIME_DIR", &place.runtime)
+            .output()
+            .unwrap()
     };
     assert!(tell(&["kill", "sleeper-3"]).status.success());
     sleeping(3);
     assert_refused(&tell(&["kill", "sleeper-3"]), "already killed");
-    assert_refused(&tell(&["kill", "nobody-1"]), "there are sleeper-1, sleeper-2");
+    assert_refused(
+        &tell(&["kill", "nobody-1"]),
+        "there are sleeper-1, sleeper-2",
+    );
     assert_refused(&tell(&["slow", "sleeper-1"]), "no port to be told by");
     assert!(tell(&["revive", "sleeper-3"]).status.success());
     sleeping(4);
@@ -199,7 +261,11 @@ fn pods_follow_the_yaml_and_orders_from_elsewhere() {
     sleeping(4);
     fs::write(&file, text.replace("replicas: 2", "replicas: 1")).unwrap();
     sleeping(1);
-    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    kill(
+        Pid::from_raw(i32::try_from(child.id()).unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
     child.wait().unwrap();
     place.assert_nothing_is_left();
 }
@@ -234,7 +300,12 @@ fn bad_input_is_named() {
 impl Place {
     fn run_in(&self, folder: &Path) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
-        command.args(["playground".as_ref(), "--json".as_ref(), "--manifests".as_ref(), folder.as_os_str()]);
+        command.args([
+            "playground".as_ref(),
+            "--json".as_ref(),
+            "--manifests".as_ref(),
+            folder.as_os_str(),
+        ]);
         command.output().unwrap()
     }
 }

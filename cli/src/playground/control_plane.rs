@@ -56,7 +56,10 @@ impl ControlPlane {
                 format!("{address} is taken: does another playground or control plane run here?")
             })?;
         }
-        let mut control_plane = Self { plan: plan.clone(), child: None };
+        let mut control_plane = Self {
+            plan: plan.clone(),
+            child: None,
+        };
         control_plane.start_again()?;
         Ok(control_plane)
     }
@@ -68,11 +71,19 @@ impl ControlPlane {
     pub fn start_again(&mut self) -> anyhow::Result<()> {
         let stage = self.plan.stage();
         let source = |folder: &str| format!("files:{}", stage.join(folder).display());
-        let log = OpenOptions::new().create(true).append(true).open(Self::log(&self.plan))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(Self::log(&self.plan))?;
         let mut command = become_process::beside();
         command
             .args([OURSELVES, "control-plane"])
-            .args(["--source", &source("user"), "--source", &source("generated")])
+            .args([
+                "--source",
+                &source("user"),
+                "--source",
+                &source("generated"),
+            ])
             .args(["--listen", &Self::address(self.plan.isolation).to_string()])
             .args(["--admin", &Self::admin(self.plan.isolation).to_string()])
             .env_remove(Plan::VARIABLE)
@@ -80,7 +91,12 @@ impl ControlPlane {
             .stderr(Stdio::from(log));
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut command = Command::from(command);
-        self.child = Some(command.kill_on_drop(true).spawn().context("the control plane cannot be started")?);
+        self.child = Some(
+            command
+                .kill_on_drop(true)
+                .spawn()
+                .context("the control plane cannot be started")?,
+        );
         Ok(())
     }
 
@@ -142,11 +158,16 @@ impl ControlPlane {
 
     /// Everything that it finds wrong in the folders, under the user's names.
     pub async fn problems(plan: &Plan) -> Option<Vec<Problem>> {
-        let problems: Vec<Problem> = Client::new(Self::admin(plan.isolation)).json("/problems").await.ok()?;
+        let problems: Vec<Problem> = Client::new(Self::admin(plan.isolation))
+            .json("/problems")
+            .await
+            .ok()?;
         let (user, generated) = (plan.stage().join("user"), plan.stage().join("generated"));
         let named = problems.into_iter().map(|mut problem| {
             let path = Path::new(&problem.file).to_owned();
-            let inside = path.strip_prefix(&user).or_else(|_| path.strip_prefix(&generated));
+            let inside = path
+                .strip_prefix(&user)
+                .or_else(|_| path.strip_prefix(&generated));
             if let Ok(inside) = inside {
                 problem.file = inside.to_string_lossy().into_owned();
             }

@@ -67,7 +67,13 @@ pub fn tell(command: OrderCommand) -> anyhow::Result<()> {
         OrderCommand::Break { target, status } => (target, Deed::Break(status)),
     };
     let socket = running(target.playground)?.join("control.sock");
-    let answer = ask(&socket, &Request { pod: target.pod, deed })?;
+    let answer = ask(
+        &socket,
+        &Request {
+            pod: target.pod,
+            deed,
+        },
+    )?;
     if !answer.ok {
         bail!("{}", answer.message);
     }
@@ -86,19 +92,25 @@ fn running(named: Option<u32>) -> anyhow::Result<PathBuf> {
         [(_, folder)] => Ok(folder.clone()),
         several => {
             let pids: Vec<_> = several.iter().map(|(pid, _)| pid.to_string()).collect();
-            bail!("several playgrounds run; say which with --playground PID (one of {})", pids.join(", "))
+            bail!(
+                "several playgrounds run; say which with --playground PID (one of {})",
+                pids.join(", ")
+            )
         }
     }
 }
 
 fn ask(socket: &Path, request: &Request) -> anyhow::Result<Answer> {
     let connecting = UnixStream::connect(socket);
-    let mut stream = connecting.with_context(|| format!("the playground at {} does not answer", socket.display()))?;
+    let mut stream = connecting
+        .with_context(|| format!("the playground at {} does not answer", socket.display()))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     writeln!(stream, "{}", serde_json::to_string(request)?)?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).context("the playground gave no answer")?;
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .context("the playground gave no answer")?;
     serde_json::from_str(&line).context("the playground's answer cannot be read")
 }
 
@@ -107,7 +119,8 @@ fn ask(socket: &Path, request: &Request) -> anyhow::Result<Answer> {
 /// # Errors
 /// When the socket cannot be made.
 pub fn listen(path: &Path, asked: mpsc::Sender<Asked>) -> anyhow::Result<()> {
-    let listener = UnixListener::bind(path).with_context(|| format!("no control socket at {}", path.display()))?;
+    let listener = UnixListener::bind(path)
+        .with_context(|| format!("no control socket at {}", path.display()))?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let served = tokio::time::timeout(TIMEOUT, serve(stream, &asked));
@@ -121,16 +134,23 @@ pub fn listen(path: &Path, asked: mpsc::Sender<Asked>) -> anyhow::Result<()> {
 async fn serve(stream: tokio::net::UnixStream, asked: &mpsc::Sender<Asked>) -> anyhow::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
-    tokio::io::BufReader::new(reader.take(LONGEST_REQUEST_BYTES)).read_line(&mut line).await?;
+    tokio::io::BufReader::new(reader.take(LONGEST_REQUEST_BYTES))
+        .read_line(&mut line)
+        .await?;
     let answer = match serde_json::from_str(&line) {
         Ok(request) => {
             let (reply, answered) = oneshot::channel();
             asked.send((request, reply)).await?;
             answered.await?
         }
-        Err(error) => Answer { ok: false, message: format!("not a request: {error}") },
+        Err(error) => Answer {
+            ok: false,
+            message: format!("not a request: {error}"),
+        },
     };
-    writer.write_all(serde_json::to_string(&answer)?.as_bytes()).await?;
+    writer
+        .write_all(serde_json::to_string(&answer)?.as_bytes())
+        .await?;
     Ok(writer.write_all(b"\n").await?)
 }
 
@@ -144,12 +164,20 @@ mod tests {
         let socket = folder.path().join("control.sock");
         let (sender, mut asked) = mpsc::channel::<Asked>(1);
         listen(&socket, sender).unwrap();
-        let request = Request { pod: "catalog-1".to_owned(), deed: Deed::Slow(300) };
+        let request = Request {
+            pod: "catalog-1".to_owned(),
+            deed: Deed::Slow(300),
+        };
         let sent = request.clone();
         let asking = tokio::task::spawn_blocking(move || ask(&socket, &sent));
         let (received, reply) = asked.recv().await.unwrap();
         assert_eq!(received, request);
-        reply.send(Answer { ok: false, message: "no pod".to_owned() }).unwrap();
+        reply
+            .send(Answer {
+                ok: false,
+                message: "no pod".to_owned(),
+            })
+            .unwrap();
         let answer = asking.await.unwrap().unwrap();
         assert_eq!((answer.ok, answer.message.as_str()), (false, "no pod"));
     }

@@ -32,7 +32,10 @@ pub fn create() -> anyhow::Result<PathBuf> {
 
 /// The running playgrounds of this user: process id and folder.
 pub fn running() -> Vec<(u32, PathBuf)> {
-    mine().into_iter().filter(|(pid, _)| is_alive(*pid)).collect()
+    mine()
+        .into_iter()
+        .filter(|(pid, _)| is_alive(*pid))
+        .collect()
 }
 
 /// Removes what runs left that were ended with no chance to tidy up.
@@ -52,7 +55,12 @@ fn mine() -> Vec<(u32, PathBuf)> {
     let mut found: Vec<_> = entries
         .flatten()
         .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok()?;
+            let pid = entry
+                .file_name()
+                .to_str()?
+                .strip_prefix(PREFIX)?
+                .parse()
+                .ok()?;
             // Anyone may put a name into /tmp: only a folder of ours counts.
             let about = fs::symlink_metadata(entry.path()).ok()?;
             (about.is_dir() && about.uid() == user).then(|| (pid, entry.path()))

@@ -9,7 +9,8 @@
 //! - [`process`]: the processes of the playground and how they end together;
 //!   [`folder`]: their private folder.
 //! - [`stage`]: mounts and the network between pods.
-//! - [`cluster`]: controllers and kubelet; [`world`]: the cluster as it is.
+//! - [`cluster`]: controllers and kubelet; [`world`]: the cluster as it is,
+//!   [`member`]: a pod of it.
 //! - [`control_plane`]: its process.
 //! - [`measure`]: what is seen of the mesh.
 //! - [`show`]: the loop that ties all this together.
@@ -28,6 +29,7 @@ pub mod stage;
 
 pub mod cluster;
 pub mod control_plane;
+pub mod member;
 pub mod world;
 
 pub mod measure;

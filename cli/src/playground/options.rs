@@ -162,7 +162,10 @@ pub fn manifests_folder(given: &Path) -> anyhow::Result<PathBuf> {
         )
     })?;
     if !folder.is_dir() {
-        bail!("{} is not a folder; --manifests takes a folder of Kubernetes YAML", given.display());
+        bail!(
+            "{} is not a folder; --manifests takes a folder of Kubernetes YAML",
+            given.display()
+        );
     }
     if super::cluster::staging::yaml_files(&folder)?.is_empty() {
         bail!("{} holds no .yaml or .yml file", given.display());
@@ -172,7 +175,8 @@ pub fn manifests_folder(given: &Path) -> anyhow::Result<PathBuf> {
 
 /// Parses `30s`, `2m`, `1500ms`, `1h`.
 fn parse_length(text: &str) -> Result<Duration, String> {
-    let length = parse_duration(text).ok_or_else(|| format!("`{text}` is not a length of time such as 30s, 1500ms, 2m"))?;
+    let length = parse_duration(text)
+        .ok_or_else(|| format!("`{text}` is not a length of time such as 30s, 1500ms, 2m"))?;
     if !(SHORTEST_RUN..=LONGEST_RUN).contains(&length) {
         return Err(format!("{text} is outside 3s to 24h"));
     }
@@ -203,7 +207,16 @@ mod tests {
         assert_eq!(parse_length("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(parse_length("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(parse_length("4500ms"), Ok(Duration::from_millis(4500)));
-        for wrong in ["30", "s", "", "1s", "25h", "99999999999999999999h", "5 s", "-5s"] {
+        for wrong in [
+            "30",
+            "s",
+            "",
+            "1s",
+            "25h",
+            "99999999999999999999h",
+            "5 s",
+            "-5s",
+        ] {
             assert!(parse_length(wrong).is_err(), "{wrong}");
         }
     }

@@ -120,7 +120,10 @@ impl Report {
     pub fn judge(&mut self, scenario: Scenario, circumstances: &Circumstances) {
         let mut problems = circumstances.noticed.clone();
         if self.failed > 0 {
-            problems.push(format!("{} idempotent requests failed; none may.", self.failed));
+            problems.push(format!(
+                "{} idempotent requests failed; none may.",
+                self.failed
+            ));
         }
         if circumstances.has_load {
             self.judge_load(circumstances, &mut problems);
@@ -141,7 +144,8 @@ impl Report {
             _ => {}
         }
         if circumstances.changes_after_outage == Some(0) && circumstances.is_complete {
-            problems.push("After the control plane came back no changed policy arrived.".to_owned());
+            problems
+                .push("After the control plane came back no changed policy arrived.".to_owned());
         }
         self.ok = problems.is_empty();
         self.problems = problems;
@@ -154,7 +158,10 @@ impl Report {
         if self.requests == 0 {
             problems.push("The load made no request.".to_owned());
         } else if carried < asked * LEAST_SHARE_OF_LOAD {
-            problems.push(format!("Only {} of about {asked:.0} requests were carried.", self.requests));
+            problems.push(format!(
+                "Only {} of about {asked:.0} requests were carried.",
+                self.requests
+            ));
         }
     }
 }
@@ -162,14 +169,18 @@ impl Report {
 fn judge_killed(killed: &Killed, is_complete: bool, problems: &mut Vec<String>) {
     let pod = &killed.pod;
     match killed.opened_after_ms {
-        None => problems.push(format!("No breaker opened towards {pod} after it was killed.")),
+        None => problems.push(format!(
+            "No breaker opened towards {pod} after it was killed."
+        )),
         Some(ms) if ms > OPEN_WITHIN_MS => {
             problems.push(format!("The breaker towards {pod} opened {ms} ms after the kill; {OPEN_WITHIN_MS} is the most."));
         }
         Some(_) => {}
     }
     match killed.closed_after_ms {
-        None if killed.revived => problems.push(format!("The breaker towards {pod} did not close after its revival.")),
+        None if killed.revived => problems.push(format!(
+            "The breaker towards {pod} did not close after its revival."
+        )),
         None if is_complete => problems.push(format!("{pod} was not revived.")),
         Some(ms) if ms > CLOSED_WITHIN_MS => {
             problems.push(format!("The breaker towards {pod} closed {ms} ms after its revival; {CLOSED_WITHIN_MS} is the most."));
@@ -196,12 +207,37 @@ mod tests {
             retries: 12,
             rate_limited: 3,
             overloaded: 0,
-            breaker: Counts { opened: 2, half_opened: 2, closed: 2 },
-            latency_ms: Quantiles { p50: 1.0, p99: 4.0, p999: 9.0 },
-            policy_propagation_ms: Some(Spread { p50: 12.0, max: 30.0, changes: 14 }),
-            killed: Some(Killed { pod: "catalog-3".into(), opened_after_ms: Some(8), closed_after_ms: Some(900), revived: true }),
-            sidecars: vec![Sidecar { pod: "web-1".into(), ready_ms: Some(21), rss_bytes: Some(5 << 20) }],
-            events: vec![Event { at_ms: 5, kind: "killed", details: Map::from_iter([("pod".to_owned(), "catalog-3".into())]) }],
+            breaker: Counts {
+                opened: 2,
+                half_opened: 2,
+                closed: 2,
+            },
+            latency_ms: Quantiles {
+                p50: 1.0,
+                p99: 4.0,
+                p999: 9.0,
+            },
+            policy_propagation_ms: Some(Spread {
+                p50: 12.0,
+                max: 30.0,
+                changes: 14,
+            }),
+            killed: Some(Killed {
+                pod: "catalog-3".into(),
+                opened_after_ms: Some(8),
+                closed_after_ms: Some(900),
+                revived: true,
+            }),
+            sidecars: vec![Sidecar {
+                pod: "web-1".into(),
+                ready_ms: Some(21),
+                rss_bytes: Some(5 << 20),
+            }],
+            events: vec![Event {
+                at_ms: 5,
+                kind: "killed",
+                details: Map::from_iter([("pod".to_owned(), "catalog-3".into())]),
+            }],
             failures: Vec::new(),
         }
     }
@@ -209,7 +245,12 @@ mod tests {
     fn judged(change: impl FnOnce(&mut Report)) -> Report {
         let mut report = good();
         change(&mut report);
-        let circumstances = Circumstances { asked_rate: 1000.0, is_complete: true, has_load: true, ..Circumstances::default() };
+        let circumstances = Circumstances {
+            asked_rate: 1000.0,
+            is_complete: true,
+            has_load: true,
+            ..Circumstances::default()
+        };
         report.judge(Scenario::Demo, &circumstances);
         report
     }
@@ -222,18 +263,29 @@ mod tests {
 
     #[test]
     fn each_fault_is_a_sentence() {
-        let faults: [(&str, fn(&mut Report)); 6] = [
+        type Fault = fn(&mut Report);
+        let faults: [(&str, Fault); 6] = [
             ("3 idempotent requests failed", |report| report.failed = 3),
-            ("opened 1500 ms after the kill", |report| report.killed.as_mut().unwrap().opened_after_ms = Some(1500)),
-            ("did not close", |report| report.killed.as_mut().unwrap().closed_after_ms = None),
-            ("250 ms (median)", |report| report.policy_propagation_ms.as_mut().unwrap().p50 = 250.0),
+            ("opened 1500 ms after the kill", |report| {
+                report.killed.as_mut().unwrap().opened_after_ms = Some(1500)
+            }),
+            ("did not close", |report| {
+                report.killed.as_mut().unwrap().closed_after_ms = None
+            }),
+            ("250 ms (median)", |report| {
+                report.policy_propagation_ms.as_mut().unwrap().p50 = 250.0
+            }),
             ("Only 9000 of about 30000", |report| report.requests = 9000),
             ("no catalog pod", |report| report.killed = None),
         ];
         for (sentence, fault) in faults {
             let report = judged(fault);
             assert!(!report.ok);
-            assert!(report.problems[0].contains(sentence), "{:?} lacks {sentence}", report.problems);
+            assert!(
+                report.problems[0].contains(sentence),
+                "{:?} lacks {sentence}",
+                report.problems
+            );
         }
     }
 
@@ -241,11 +293,24 @@ mod tests {
     fn the_report_has_the_promised_fields() {
         let value = serde_json::to_value(judged(|_| {})).unwrap();
         for field in [
-            "ok", "isolation", "seconds", "requests", "failed", "retries", "rate_limited", "breaker", "latency_ms",
-            "policy_propagation_ms", "sidecars", "events",
+            "ok",
+            "isolation",
+            "seconds",
+            "requests",
+            "failed",
+            "retries",
+            "rate_limited",
+            "breaker",
+            "latency_ms",
+            "policy_propagation_ms",
+            "sidecars",
+            "events",
         ] {
             assert!(!value[field].is_null(), "{field}");
         }
-        assert_eq!(value["events"][0], serde_json::json!({"at_ms": 5, "kind": "killed", "pod": "catalog-3"}));
+        assert_eq!(
+            value["events"][0],
+            serde_json::json!({"at_ms": 5, "kind": "killed", "pod": "catalog-3"})
+        );
     }
 }

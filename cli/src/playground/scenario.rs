@@ -51,7 +51,10 @@ impl Scenario {
             Self::ControlPlaneOutage => {
                 let outage = third.min(LONGEST_OUTAGE);
                 let begin = (length - outage) / 2;
-                vec![(begin, Act::KillControlPlane), (begin + outage, Act::StartControlPlane)]
+                vec![
+                    (begin, Act::KillControlPlane),
+                    (begin + outage, Act::StartControlPlane),
+                ]
             }
             Self::Steady => Vec::new(),
         }
@@ -80,7 +83,11 @@ mod tests {
 
     #[test]
     fn the_demo_kills_at_a_third_and_revives_at_two() {
-        let seconds: Vec<_> = Scenario::Demo.acts(RUN).iter().map(|(at, _)| at.as_secs()).collect();
+        let seconds: Vec<_> = Scenario::Demo
+            .acts(RUN)
+            .iter()
+            .map(|(at, _)| at.as_secs())
+            .collect();
         assert_eq!(seconds, [10, 20]);
     }
 

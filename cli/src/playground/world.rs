@@ -9,12 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Context, bail};
-use k8s_openapi::api::core::v1::Pod;
 use remora_proto::well_known::ADMIN_PORT;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::clock;
@@ -24,8 +22,9 @@ use super::cluster::controller::{Existing, Step, steps, template_of};
 use super::cluster::endpoints::{Standing, slices};
 use super::cluster::generated::{ClusterIps, Generated, hosts};
 use super::cluster::kubelet::{self, Happening, Order, PodEvent};
-use super::cluster::staging::Mirror;
 use super::cluster::pods::{self, Injection};
+use super::cluster::staging::Mirror;
+use super::member::{Member, State, order_port};
 use super::options::{Isolation, Plan};
 use super::stage::network::{GATEWAY_ADDRESS, Network, pod_address, pod_address_v6};
 
@@ -34,47 +33,6 @@ use super::stage::network::{GATEWAY_ADDRESS, Network, pod_address, pod_address_v
 const LOAD: &str = "visitor";
 /// More pods have no address.
 const MOST_PODS: u8 = 250;
-
-/// How a pod is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Being started.
-    Starting,
-    /// Runs and is ready.
-    Ready,
-    /// Killed by order.
-    Killed,
-    /// Ending by order.
-    Leaving,
-    /// Could not be started, or a container ended by itself.
-    Failing,
-}
-
-/// A pod of the stage.
-#[derive(Debug)]
-pub struct Member {
-    /// The Pod object.
-    pub pod: Arc<Pod>,
-    /// Its Deployment.
-    pub deployment: Key,
-    /// Its state.
-    pub state: State,
-    /// Since when.
-    pub since: Instant,
-    /// Whether it was ready before.
-    pub was_ready: bool,
-    /// Where its sidecar's admin endpoint is, if it has a sidecar.
-    pub admin: Option<SocketAddr>,
-    /// The process of its sidecar.
-    pub sidecar_pid: Option<u32>,
-    /// How long its sidecar took to be ready, first seen, in milliseconds.
-    pub sidecar_ready_ms: Option<u64>,
-    /// Where its application answers orders.
-    pub application: Option<SocketAddr>,
-    number: u8,
-    template: String,
-    orders: mpsc::Sender<Order>,
-}
 
 /// The cluster.
 #[derive(Debug)]
@@ -97,7 +55,11 @@ impl World {
     ///
     /// # Errors
     /// When the network or the folders cannot be made.
-    pub async fn create(plan: &Plan, control_plane: SocketAddr, events: mpsc::Sender<PodEvent>) -> anyhow::Result<Self> {
+    pub async fn create(
+        plan: &Plan,
+        control_plane: SocketAddr,
+        events: mpsc::Sender<PodEvent>,
+    ) -> anyhow::Result<Self> {
         let network = match plan.isolation {
             Isolation::Netns => Some(Network::create().await?),
             Isolation::Loopback => None,
@@ -150,12 +112,20 @@ impl World {
     /// When the folder cannot be read or our own not be written.
     pub async fn sync(&mut self) -> anyhow::Result<bool> {
         let folder = self.plan.manifests.display().to_string();
-        let changes = self.mirror.sync().with_context(|| format!("cannot follow {folder}"))?;
+        let changes = self
+            .mirror
+            .sync()
+            .with_context(|| format!("cannot follow {folder}"))?;
         if changes.is_empty() {
             return Ok(false);
         }
         self.catalogue.update(self.mirror.texts());
-        let services: Vec<_> = self.catalogue.services().iter().map(|(key, service)| self.ips.fill(key, service)).collect();
+        let services: Vec<_> = self
+            .catalogue
+            .services()
+            .iter()
+            .map(|(key, service)| self.ips.fill(key, service))
+            .collect();
         let objects: Result<Vec<Value>, _> = services.iter().map(serde_json::to_value).collect();
         self.generated.replace_kind("Service", &objects?)?;
         if self.network.is_some() {
@@ -197,7 +167,10 @@ impl World {
         wanted.retain(|key, _| self.load_may_start || key.1 != LOAD);
         for step in steps(&wanted, &self.existing()) {
             match step {
-                Step::Make { deployment, name } => self.make(&deployment, &name).await.with_context(|| format!("pod {name}"))?,
+                Step::Make { deployment, name } => self
+                    .make(&deployment, &name)
+                    .await
+                    .with_context(|| format!("pod {name}"))?,
                 Step::Remove(name) => self.remove(&name)?,
             }
         }
@@ -222,7 +195,11 @@ impl World {
         let namespace = self.catalogue.namespace(&deployment.0);
         let injection = Injection::new(&self.control_plane, self.network.is_some());
         let (mut pod, warnings) = pods::make(&asked, deployment, name, &namespace, &injection)?;
-        self.warnings.extend(warnings.into_iter().map(|warning| format!("{name}: {warning}")));
+        self.warnings.extend(
+            warnings
+                .into_iter()
+                .map(|warning| format!("{name}: {warning}")),
+        );
         let number = self.free_number()?;
         let (addresses, application, host) = self.addresses(number);
         pods::place(&mut pod, &addresses, host);
@@ -242,7 +219,16 @@ impl World {
         };
         let member = Member {
             admin: has_sidecar(&pod).then(|| SocketAddr::new(addresses[0], ADMIN_PORT)),
-            application: order_port(&pod).map(|port| SocketAddr::new(if has_sidecar(&pod) { application } else { addresses[0] }, port)),
+            application: order_port(&pod).map(|port| {
+                SocketAddr::new(
+                    if has_sidecar(&pod) {
+                        application
+                    } else {
+                        addresses[0]
+                    },
+                    port,
+                )
+            }),
             pod,
             deployment: deployment.clone(),
             state: State::Starting,
@@ -266,12 +252,20 @@ impl World {
                 if network.has_v6 {
                     addresses.push(pod_address_v6(number).into());
                 }
-                (addresses, pod_address(number).into(), GATEWAY_ADDRESS.into())
+                (
+                    addresses,
+                    pod_address(number).into(),
+                    GATEWAY_ADDRESS.into(),
+                )
             }
             None => {
                 let pod = Ipv4Addr::new(127, 77, 1, number);
                 let application = Ipv4Addr::new(127, 177, 1, number);
-                (vec![pod.into()], application.into(), Ipv4Addr::new(127, 77, 0, 1).into())
+                (
+                    vec![pod.into()],
+                    application.into(),
+                    Ipv4Addr::new(127, 77, 0, 1).into(),
+                )
             }
         }
     }
@@ -294,7 +288,9 @@ impl World {
         let orders = member.orders.clone();
         self.generated.write(&object)?;
         self.list_endpoints()?;
-        orders.try_send(Order::Remove).with_context(|| format!("pod {name} takes no orders"))
+        orders
+            .try_send(Order::Remove)
+            .with_context(|| format!("pod {name} takes no orders"))
     }
 
     fn list_endpoints(&mut self) -> anyhow::Result<()> {
@@ -311,7 +307,10 @@ impl World {
             })
             .collect();
         let services = self.catalogue.services();
-        let all: Vec<Value> = services.values().flat_map(|service| slices(service, &members)).collect();
+        let all: Vec<Value> = services
+            .values()
+            .flat_map(|service| slices(service, &members))
+            .collect();
         Ok(self.generated.replace_kind("EndpointSlice", &all)?)
     }
 
@@ -376,7 +375,10 @@ impl World {
                 member.since = clock::now();
             }
         }
-        self.member(pod)?.orders.try_send(order).with_context(|| format!("{pod} takes no orders"))
+        self.member(pod)?
+            .orders
+            .try_send(order)
+            .with_context(|| format!("{pod} takes no orders"))
     }
 
     /// The pod of this name.
@@ -392,12 +394,17 @@ impl World {
 
     /// Whether all pods that may run are ready (killed ones are as they should be).
     pub fn is_settled(&self) -> bool {
-        self.pods.values().all(|member| matches!(member.state, State::Ready | State::Killed))
+        self.pods
+            .values()
+            .all(|member| matches!(member.state, State::Ready | State::Killed))
     }
 
     /// Ends all pods in order: load first, so that nothing fails at the end.
     pub fn end(&mut self) {
-        let (load, rest): (Vec<_>, Vec<_>) = self.pods.values().partition(|member| member.deployment.1 == LOAD);
+        let (load, rest): (Vec<_>, Vec<_>) = self
+            .pods
+            .values()
+            .partition(|member| member.deployment.1 == LOAD);
         for member in load.into_iter().chain(rest) {
             let _ = member.orders.try_send(Order::Remove);
         }
@@ -410,37 +417,14 @@ impl World {
 
     /// Where the load's own counts are.
     pub fn load_stats(&self) -> Option<SocketAddr> {
-        self.pods.values().find(|member| member.deployment.1 == LOAD).and_then(|member| member.application)
+        self.pods
+            .values()
+            .find(|member| member.deployment.1 == LOAD)
+            .and_then(|member| member.application)
     }
 
     /// The folder of logs.
     pub fn logs(&self) -> PathBuf {
         self.plan.stage().join("logs")
     }
-}
-
-/// The port by which an application takes orders: the one named `http`, else the first.
-fn order_port(pod: &Pod) -> Option<u16> {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let ports: Vec<_> = containers.flat_map(|container| container.ports.iter().flatten()).collect();
-    let named = ports.iter().find(|port| port.name.as_deref() == Some("http"));
-    named.or(ports.first()).and_then(|port| u16::try_from(port.container_port).ok())
-}
-
-/// A policy with its idle timeout set: harmless, and visible as a new generation.
-pub fn with_idle_timeout(policy: &Value, change: u64) -> Value {
-    let mut policy = policy.clone();
-    policy["metadata"]["generation"] = json!(1000 + change);
-    policy["spec"]["timeouts"]["idle"] = json!(if change.is_multiple_of(2) { "3600s" } else { "3601s" });
-    policy
-}
-
-/// A policy of the whole namespace, for where the user has none.
-pub fn namespace_policy(namespace: &str) -> Value {
-    json!({
-        "apiVersion": "remora.io/v1alpha1",
-        "kind": "TrafficPolicy",
-        "metadata": {"name": "remora-playground", "namespace": namespace},
-        "spec": {"targetRefs": [{"group": "", "kind": "Namespace", "name": namespace}], "timeouts": {}},
-    })
 }

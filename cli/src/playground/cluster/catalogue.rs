@@ -74,7 +74,10 @@ impl Catalogue {
 
     /// The namespace's labels.
     pub fn namespace(&self, name: &str) -> Namespace {
-        let found = self.files.values().find_map(|objects| objects.namespaces.get(name));
+        let found = self
+            .files
+            .values()
+            .find_map(|objects| objects.namespaces.get(name));
         found.cloned().unwrap_or_else(|| {
             let mut namespace = Namespace::default();
             namespace.metadata.name = Some(name.to_owned());
@@ -124,7 +127,9 @@ fn keep<K: Ord + Clone, V: Clone>(into: &mut BTreeMap<K, V>, before: &BTreeMap<K
     }
 }
 
-fn merged<'a, V: Clone + 'a>(files: impl Iterator<Item = &'a BTreeMap<Key, V>>) -> BTreeMap<Key, V> {
+fn merged<'a, V: Clone + 'a>(
+    files: impl Iterator<Item = &'a BTreeMap<Key, V>>,
+) -> BTreeMap<Key, V> {
     let mut all = BTreeMap::new();
     for file in files {
         keep(&mut all, file);
@@ -155,7 +160,10 @@ fn read_document(document: &Document<'_>, objects: &mut Objects) -> Result<(), W
         }
         "Deployment" => {
             let deployment: Deployment = document.parse()?;
-            check_deployment(&deployment).map_err(|message| Wrong { line: document.first_line, message })?;
+            check_deployment(&deployment).map_err(|message| Wrong {
+                line: document.first_line,
+                message,
+            })?;
             objects.deployments.insert(key, deployment);
         }
         "TrafficPolicy" => {
@@ -175,12 +183,23 @@ fn check_deployment(deployment: &Deployment) -> Result<(), String> {
     let Some(spec) = &deployment.spec else {
         return Err(format!("Deployment {name} has no spec"));
     };
-    if let Some(replicas) = spec.replicas.filter(|replicas| !(0..=MOST_REPLICAS).contains(replicas)) {
-        return Err(format!("Deployment {name}: spec.replicas is {replicas}; the playground takes 0 to {MOST_REPLICAS}"));
+    if let Some(replicas) = spec
+        .replicas
+        .filter(|replicas| !(0..=MOST_REPLICAS).contains(replicas))
+    {
+        return Err(format!(
+            "Deployment {name}: spec.replicas is {replicas}; the playground takes 0 to {MOST_REPLICAS}"
+        ));
     }
-    let containers = spec.template.spec.as_ref().map_or(0, |pod| pod.containers.len());
+    let containers = spec
+        .template
+        .spec
+        .as_ref()
+        .map_or(0, |pod| pod.containers.len());
     if containers == 0 {
-        return Err(format!("Deployment {name}: spec.template.spec.containers is empty"));
+        return Err(format!(
+            "Deployment {name}: spec.template.spec.containers is empty"
+        ));
     }
     Ok(())
 }
@@ -196,18 +215,29 @@ mod tests {
     }
 
     fn update(catalogue: &mut Catalogue, text: &str) {
-        catalogue.update(&BTreeMap::from([(PathBuf::from("web.yaml"), text.to_owned())]));
+        catalogue.update(&BTreeMap::from([(
+            PathBuf::from("web.yaml"),
+            text.to_owned(),
+        )]));
     }
 
     #[test]
     fn a_broken_deployment_is_named_and_its_last_good_version_stays() {
         let mut catalogue = Catalogue::default();
         update(&mut catalogue, &deployment("2"));
-        assert!(catalogue.problems().is_empty(), "{:?}", catalogue.problems());
+        assert!(
+            catalogue.problems().is_empty(),
+            "{:?}",
+            catalogue.problems()
+        );
         update(&mut catalogue, &deployment("many"));
         assert_eq!(catalogue.deployments().len(), 1);
         let problems = catalogue.problems();
-        assert_eq!((problems[0].file.as_str(), problems[0].line), ("web.yaml", 5), "{problems:?}");
+        assert_eq!(
+            (problems[0].file.as_str(), problems[0].line),
+            ("web.yaml", 5),
+            "{problems:?}"
+        );
         update(&mut catalogue, "");
         assert!(catalogue.deployments().is_empty());
     }

@@ -42,7 +42,11 @@ pub struct Surroundings {
 impl Surroundings {
     /// How this pod is kept apart.
     pub fn isolation(&self) -> Isolation {
-        if self.namespace.is_some() { Isolation::Netns } else { Isolation::Loopback }
+        if self.namespace.is_some() {
+            Isolation::Netns
+        } else {
+            Isolation::Loopback
+        }
     }
 
     /// Whether this container has nothing to do here: there is no redirect
@@ -65,7 +69,10 @@ impl Surroundings {
     pub fn start(&self, container: &Container) -> anyhow::Result<Child> {
         let variables = self.variables(container)?;
         let arguments = command_line(container, &variables)?;
-        let log = OpenOptions::new().create(true).append(true).open(self.log(&container.name))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log(&container.name))?;
         let mut command = match &self.namespace {
             Some(namespace) => become_process::in_namespace(namespace)?,
             None => become_process::beside(),
@@ -75,13 +82,19 @@ impl Surroundings {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut command = Command::from(command);
         command.kill_on_drop(true);
-        command.spawn().with_context(|| format!("container {} cannot be started", container.name))
+        command
+            .spawn()
+            .with_context(|| format!("container {} cannot be started", container.name))
     }
 
     /// All variables of a container: the machine's path, its own, ours.
     fn variables(&self, container: &Container) -> anyhow::Result<BTreeMap<String, String>> {
-        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
-        let mut all = BTreeMap::from([("PATH".to_owned(), path), ("HOME".to_owned(), "/".to_owned())]);
+        let path =
+            std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
+        let mut all = BTreeMap::from([
+            ("PATH".to_owned(), path),
+            ("HOME".to_owned(), "/".to_owned()),
+        ]);
         all.extend(environment::variables(&self.pod, container)?);
         for (name, value) in self.ours(container) {
             all.insert(name.to_owned(), value);
@@ -114,7 +127,10 @@ impl Surroundings {
     }
 
     fn application_ports(&self) -> String {
-        let ports: Vec<_> = application_ports(&self.pod).iter().map(u16::to_string).collect();
+        let ports: Vec<_> = application_ports(&self.pod)
+            .iter()
+            .map(u16::to_string)
+            .collect();
         ports.join(",")
     }
 }
@@ -122,7 +138,12 @@ impl Surroundings {
 /// Whether the pod carries a sidecar.
 pub fn has_sidecar(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
-    let mut all = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    let mut all = spec.into_iter().flat_map(|spec| {
+        spec.init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+    });
     all.any(|container| container.name == SIDECAR_CONTAINER)
 }
 
@@ -138,20 +159,35 @@ pub fn application_ports(pod: &Pod) -> Vec<u16> {
 
 /// The program and its arguments. Images are not run: the name of the command,
 /// or else of the image, decides.
-fn command_line(container: &Container, variables: &BTreeMap<String, String>) -> anyhow::Result<Vec<String>> {
+fn command_line(
+    container: &Container,
+    variables: &BTreeMap<String, String>,
+) -> anyhow::Result<Vec<String>> {
     let words = |list: &Option<Vec<String>>| -> Vec<String> {
-        list.iter().flatten().map(|word| environment::expand(word, variables)).collect()
+        list.iter()
+            .flatten()
+            .map(|word| environment::expand(word, variables))
+            .collect()
     };
     let mut line = words(&container.command);
     if line.is_empty() {
         line.push(image_name(container.image.as_deref().unwrap_or_default()).to_owned());
     }
     let program = line.remove(0);
-    let name = Path::new(&program).file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = Path::new(&program)
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
     let mut result = match name.as_deref() {
         Some("remora") => vec![OURSELVES.to_owned()],
         Some("remora-proxy") => vec![OURSELVES.to_owned(), "proxy".to_owned()],
-        Some(_) if container.command.as_ref().is_some_and(|command| !command.is_empty()) => vec![program],
+        Some(_)
+            if container
+                .command
+                .as_ref()
+                .is_some_and(|command| !command.is_empty()) =>
+        {
+            vec![program]
+        }
         _ => bail!(
             "container {}: the playground runs no images; give it a command that this machine has (image {:?})",
             container.name,
@@ -176,22 +212,37 @@ mod tests {
 
     fn line(container: serde_json::Value) -> anyhow::Result<Vec<String>> {
         let container: Container = serde_json::from_value(container).unwrap();
-        command_line(&container, &BTreeMap::from([("ROLE".to_owned(), "web".to_owned())]))
+        command_line(
+            &container,
+            &BTreeMap::from([("ROLE".to_owned(), "web".to_owned())]),
+        )
     }
 
     #[test]
     fn programs_of_ours_are_this_program() {
-        let demo = line(json!({"name": "app", "image": "remora/demo", "command": ["remora", "demo"], "args": ["$(ROLE)"]}));
+        let demo = line(
+            json!({"name": "app", "image": "remora/demo", "command": ["remora", "demo"], "args": ["$(ROLE)"]}),
+        );
         assert_eq!(demo.unwrap(), [OURSELVES, "demo", "web"]);
-        let sidecar = line(json!({"name": "remora-proxy", "image": "ghcr.io/x/remora-proxy:0.1", "args": ["intercept"]}));
+        let sidecar = line(
+            json!({"name": "remora-proxy", "image": "ghcr.io/x/remora-proxy:0.1", "args": ["intercept"]}),
+        );
         assert_eq!(sidecar.unwrap(), [OURSELVES, "proxy", "intercept"]);
-        assert_eq!(line(json!({"name": "s", "command": ["/bin/sleep", "9"]})).unwrap(), ["/bin/sleep", "9"]);
+        assert_eq!(
+            line(json!({"name": "s", "command": ["/bin/sleep", "9"]})).unwrap(),
+            ["/bin/sleep", "9"]
+        );
     }
 
     #[test]
     fn images_are_refused_by_name() {
-        let error = line(json!({"name": "app", "image": "nginx:1"})).unwrap_err().to_string();
-        assert!(error.contains("app") && error.contains("nginx:1"), "{error}");
+        let error = line(json!({"name": "app", "image": "nginx:1"}))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("app") && error.contains("nginx:1"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -211,9 +262,17 @@ mod tests {
             application_address: [127, 177, 1, 3].into(),
             logs: PathBuf::new(),
         };
-        let of = |name: &str| BTreeMap::from_iter(around.ours(&Container { name: name.to_owned(), ..Container::default() }));
+        let of = |name: &str| {
+            BTreeMap::from_iter(around.ours(&Container {
+                name: name.to_owned(),
+                ..Container::default()
+            }))
+        };
         assert_eq!(of("remora-proxy")["REMORA_EXPLICIT_INBOUND"], "8080");
-        assert_eq!(of("remora-proxy")["REMORA_OUTBOUND_LISTEN"], "127.77.1.3:15101");
+        assert_eq!(
+            of("remora-proxy")["REMORA_OUTBOUND_LISTEN"],
+            "127.77.1.3:15101"
+        );
         assert_eq!(of("app")["HTTP_PROXY"], "http://127.77.1.3:15101");
         assert_eq!(of("app")["BIND"], "127.177.1.3");
     }

@@ -47,23 +47,39 @@ pub fn template_of(deployment: &Deployment) -> String {
 pub fn steps(wanted: &BTreeMap<Key, Deployment>, existing: &[Existing]) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut taken: BTreeSet<String> = existing.iter().map(|pod| pod.name.clone()).collect();
-    for pod in existing.iter().filter(|pod| !pod.is_leaving && !wanted.contains_key(&pod.deployment)) {
+    for pod in existing
+        .iter()
+        .filter(|pod| !pod.is_leaving && !wanted.contains_key(&pod.deployment))
+    {
         steps.push(Step::Remove(pod.name.clone()));
     }
     for (key, deployment) in wanted {
-        let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let replicas = deployment
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1);
         let replicas = usize::try_from(replicas).unwrap_or(0);
         let template = template_of(deployment);
-        let present = existing.iter().filter(|pod| pod.deployment == *key && !pod.is_leaving);
+        let present = existing
+            .iter()
+            .filter(|pod| pod.deployment == *key && !pod.is_leaving);
         let (current, old): (Vec<_>, Vec<_>) = present.partition(|pod| pod.template == template);
         let missing = replicas.saturating_sub(current.len());
         // Replacing: one more than wanted at a time.
         let room = (replicas + 1).saturating_sub(current.len() + old.len());
-        let make = if old.is_empty() { missing } else { missing.min(room) };
+        let make = if old.is_empty() {
+            missing
+        } else {
+            missing.min(room)
+        };
         for _ in 0..make {
             let name = free_name(&key.1, &taken);
             taken.insert(name.clone());
-            steps.push(Step::Make { deployment: key.clone(), name });
+            steps.push(Step::Make {
+                deployment: key.clone(),
+                name,
+            });
         }
         let ready = current.iter().filter(|pod| pod.is_ready).count();
         let old_to_keep = replicas.saturating_sub(ready);
@@ -116,16 +132,34 @@ mod tests {
     }
 
     fn make(name: &str) -> Step {
-        Step::Make { deployment: key(), name: name.to_owned() }
+        Step::Make {
+            deployment: key(),
+            name: name.to_owned(),
+        }
     }
 
     #[test]
     fn scaling_makes_and_removes() {
-        assert_eq!(steps(&wanted(2, "a"), &[]), [make("catalog-1"), make("catalog-2")]);
+        assert_eq!(
+            steps(&wanted(2, "a"), &[]),
+            [make("catalog-1"), make("catalog-2")]
+        );
         assert_eq!(steps(&wanted(2, "a"), &pods(2, "a", false)), []);
-        assert_eq!(steps(&wanted(1, "a"), &pods(3, "a", true)), [Step::Remove("catalog-2".into()), Step::Remove("catalog-3".into())]);
-        assert_eq!(steps(&BTreeMap::new(), &pods(1, "a", true)), [Step::Remove("catalog-1".into())]);
-        assert_eq!(steps(&wanted(0, "a"), &pods(1, "a", true)), [Step::Remove("catalog-1".into())]);
+        assert_eq!(
+            steps(&wanted(1, "a"), &pods(3, "a", true)),
+            [
+                Step::Remove("catalog-2".into()),
+                Step::Remove("catalog-3".into())
+            ]
+        );
+        assert_eq!(
+            steps(&BTreeMap::new(), &pods(1, "a", true)),
+            [Step::Remove("catalog-1".into())]
+        );
+        assert_eq!(
+            steps(&wanted(0, "a"), &pods(1, "a", true)),
+            [Step::Remove("catalog-1".into())]
+        );
     }
 
     #[test]
@@ -135,9 +169,16 @@ mod tests {
         let mut new = pods(1, "b", false).remove(0);
         new.name = "catalog-3".to_owned();
         existing.push(new.clone());
-        assert_eq!(steps(&wanted(2, "b"), &existing), [], "waits for the new pod");
+        assert_eq!(
+            steps(&wanted(2, "b"), &existing),
+            [],
+            "waits for the new pod"
+        );
         existing[2].is_ready = true;
-        assert_eq!(steps(&wanted(2, "b"), &existing), [Step::Remove("catalog-2".into())]);
+        assert_eq!(
+            steps(&wanted(2, "b"), &existing),
+            [Step::Remove("catalog-2".into())]
+        );
         existing.remove(1);
         assert_eq!(steps(&wanted(2, "b"), &existing), [make("catalog-2")]);
     }

@@ -24,18 +24,30 @@ pub fn slices(service: &Service, pods: &[(&Pod, Standing)]) -> Vec<Value> {
     let Some(spec) = &service.spec else {
         return Vec::new();
     };
-    let Some(selector) = spec.selector.as_ref().filter(|selector| !selector.is_empty()) else {
+    let Some(selector) = spec
+        .selector
+        .as_ref()
+        .filter(|selector| !selector.is_empty())
+    else {
         return Vec::new();
     };
     let mut groups: BTreeMap<Vec<(String, u16)>, Vec<Value>> = BTreeMap::new();
     for (pod, standing) in pods {
-        if pod.metadata.namespace.as_deref().unwrap_or("default") != namespace || !selects(selector, pod) {
+        if pod.metadata.namespace.as_deref().unwrap_or("default") != namespace
+            || !selects(selector, pod)
+        {
             continue;
         }
         let ports = spec.ports.iter().flatten().filter_map(|port| {
-            Some((port.name.clone().unwrap_or_default(), target_port(port, pod)?))
+            Some((
+                port.name.clone().unwrap_or_default(),
+                target_port(port, pod)?,
+            ))
         });
-        groups.entry(ports.collect()).or_default().push(endpoint(pod, *standing));
+        groups
+            .entry(ports.collect())
+            .or_default()
+            .push(endpoint(pod, *standing));
     }
     groups
         .into_iter()
@@ -58,7 +70,10 @@ pub fn slices(service: &Service, pods: &[(&Pod, Standing)]) -> Vec<Value> {
 }
 
 fn slice_port(ports: Option<&[ServicePort]>, name: &str, port: u16) -> Value {
-    let declared = ports.into_iter().flatten().find(|port| port.name.as_deref().unwrap_or_default() == name);
+    let declared = ports
+        .into_iter()
+        .flatten()
+        .find(|port| port.name.as_deref().unwrap_or_default() == name);
     let protocol = declared.and_then(|port| port.app_protocol.clone());
     let mut entry = json!({"name": name, "port": port, "protocol": "TCP"});
     if let Some(protocol) = protocol {
@@ -69,7 +84,9 @@ fn slice_port(ports: Option<&[ServicePort]>, name: &str, port: u16) -> Value {
 
 fn selects(selector: &BTreeMap<String, String>, pod: &Pod) -> bool {
     let labels = pod.metadata.labels.as_ref();
-    selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+    selector
+        .iter()
+        .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
 }
 
 /// The number of a Service's port in a pod.
@@ -85,13 +102,22 @@ fn target_port(port: &ServicePort, pod: &Pod) -> Option<u16> {
 /// The number of a container port by its name.
 pub fn container_port(pod: &Pod, name: &str) -> Option<i32> {
     let spec = pod.spec.as_ref()?;
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
     let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
-    ports.find(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port)
+    ports
+        .find(|port| port.name.as_deref() == Some(name))
+        .map(|port| port.container_port)
 }
 
 fn endpoint(pod: &Pod, standing: Standing) -> Value {
-    let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).unwrap_or_default();
+    let address = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.pod_ip.clone())
+        .unwrap_or_default();
     json!({
         "addresses": [address],
         "conditions": {
@@ -133,8 +159,19 @@ mod tests {
 
     #[test]
     fn pods_are_selected_by_label_and_named_ports_resolved() {
-        let (one, two, other) = (pod("catalog-1", "catalog", 8080), pod("catalog-2", "catalog", 9090), pod("web-1", "web", 8080));
-        let made = slices(&service(), &[(&one, Standing::Listed), (&two, Standing::Starting), (&other, Standing::Listed)]);
+        let (one, two, other) = (
+            pod("catalog-1", "catalog", 8080),
+            pod("catalog-2", "catalog", 9090),
+            pod("web-1", "web", 8080),
+        );
+        let made = slices(
+            &service(),
+            &[
+                (&one, Standing::Listed),
+                (&two, Standing::Starting),
+                (&other, Standing::Listed),
+            ],
+        );
         assert_eq!(made.len(), 2, "one slice for each resolved port: {made:?}");
         assert_eq!(made[0]["ports"][0]["port"], 8080);
         assert_eq!(made[0]["endpoints"][0]["conditions"]["ready"], true);
@@ -145,6 +182,9 @@ mod tests {
     fn terminating_pods_are_serving_and_not_ready() {
         let one = pod("catalog-1", "catalog", 8080);
         let made = slices(&service(), &[(&one, Standing::Terminating)]);
-        assert_eq!(made[0]["endpoints"][0]["conditions"], json!({"ready": false, "serving": true, "terminating": true}));
+        assert_eq!(
+            made[0]["endpoints"][0]["conditions"],
+            json!({"ready": false, "serving": true, "terminating": true})
+        );
     }
 }

@@ -34,11 +34,18 @@ pub fn variables(pod: &Pod, container: &Container) -> Result<BTreeMap<String, St
             (Some(value), _) => expand(value, &resolved),
             (None, None) => String::new(),
             (None, Some(source)) => match &source.field_ref {
-                Some(reference) => field(pod, &reference.field_path)
-                    .ok_or_else(|| unresolved(format!("fieldPath {} is not known here", reference.field_path)))?,
+                Some(reference) => field(pod, &reference.field_path).ok_or_else(|| {
+                    unresolved(format!(
+                        "fieldPath {} is not known here",
+                        reference.field_path
+                    ))
+                })?,
                 None if is_optional(source) => continue,
                 None => {
-                    return Err(unresolved("only value and valueFrom.fieldRef are resolved in the playground".to_owned()));
+                    return Err(unresolved(
+                        "only value and valueFrom.fieldRef are resolved in the playground"
+                            .to_owned(),
+                    ));
                 }
             },
         };
@@ -48,8 +55,14 @@ pub fn variables(pod: &Pod, container: &Container) -> Result<BTreeMap<String, St
 }
 
 fn is_optional(source: &k8s_openapi::api::core::v1::EnvVarSource) -> bool {
-    let map = source.config_map_key_ref.as_ref().and_then(|reference| reference.optional);
-    let secret = source.secret_key_ref.as_ref().and_then(|reference| reference.optional);
+    let map = source
+        .config_map_key_ref
+        .as_ref()
+        .and_then(|reference| reference.optional);
+    let secret = source
+        .secret_key_ref
+        .as_ref()
+        .and_then(|reference| reference.optional);
     map.or(secret).unwrap_or(false) || source.resource_field_ref.is_some()
 }
 
@@ -63,12 +76,18 @@ fn field(pod: &Pod, path: &str) -> Option<String> {
         "metadata.namespace" => metadata.namespace.clone(),
         "metadata.uid" => metadata.uid.clone(),
         "spec.nodeName" => Some(NODE.to_owned()),
-        "spec.serviceAccountName" => {
-            Some(spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".to_owned()))
-        }
+        "spec.serviceAccountName" => Some(
+            spec.and_then(|spec| spec.service_account_name.clone())
+                .unwrap_or_else(|| "default".to_owned()),
+        ),
         "status.podIP" => status?.pod_ip.clone(),
         "status.podIPs" => {
-            let addresses: Vec<_> = status?.pod_ips.iter().flatten().map(|address| address.ip.clone()).collect();
+            let addresses: Vec<_> = status?
+                .pod_ips
+                .iter()
+                .flatten()
+                .map(|address| address.ip.clone())
+                .collect();
             Some(addresses.join(","))
         }
         "status.hostIP" => status?.host_ip.clone(),
@@ -81,10 +100,18 @@ fn map_entry(pod: &Pod, path: &str) -> Option<String> {
     let (map, rest) = if let Some(rest) = path.strip_prefix("metadata.labels['") {
         (&pod.metadata.labels, rest)
     } else {
-        (&pod.metadata.annotations, path.strip_prefix("metadata.annotations['")?)
+        (
+            &pod.metadata.annotations,
+            path.strip_prefix("metadata.annotations['")?,
+        )
     };
     let key = rest.strip_suffix("']")?;
-    Some(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default())
+    Some(
+        map.as_ref()
+            .and_then(|map| map.get(key))
+            .cloned()
+            .unwrap_or_default(),
+    )
 }
 
 /// Puts variables in the place of `$(NAME)`; `$$` is a `$`, an unknown name stays.
@@ -99,7 +126,9 @@ pub fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
             rest = after;
             continue;
         }
-        let name = after.strip_prefix('(').and_then(|inner| inner.split_once(')'));
+        let name = after
+            .strip_prefix('(')
+            .and_then(|inner| inner.split_once(')'));
         match name.and_then(|(name, rest)| Some((variables.get(name)?, rest))) {
             Some((value, after)) => {
                 result.push_str(value);
@@ -129,7 +158,8 @@ mod tests {
     }
 
     fn resolved(env: serde_json::Value) -> Result<BTreeMap<String, String>, Unresolved> {
-        let container: Container = serde_json::from_value(json!({"name": "c", "env": env})).unwrap();
+        let container: Container =
+            serde_json::from_value(json!({"name": "c", "env": env})).unwrap();
         variables(&pod(), &container)
     }
 
@@ -144,12 +174,18 @@ mod tests {
         assert_eq!(by_path("spec.nodeName").unwrap(), NODE);
         assert_eq!(by_path("metadata.labels['app']").unwrap(), "web");
         let error = by_path("status.phase").unwrap_err().to_string();
-        assert!(error.contains("env X") && error.contains("status.phase"), "{error}");
+        assert!(
+            error.contains("env X") && error.contains("status.phase"),
+            "{error}"
+        );
     }
 
     #[test]
     fn earlier_variables_are_expanded() {
-        let all = resolved(json!([{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)-$$(A)-$(C)"}])).unwrap();
+        let all = resolved(
+            json!([{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)-$$(A)-$(C)"}]),
+        )
+        .unwrap();
         assert_eq!(all["B"], "1-$(A)-$(C)");
     }
 }

@@ -28,7 +28,10 @@ impl Generated {
     /// When it cannot be made.
     pub fn new(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        Ok(Self { folder: folder.to_owned(), written: BTreeMap::new() })
+        Ok(Self {
+            folder: folder.to_owned(),
+            written: BTreeMap::new(),
+        })
     }
 
     /// Writes an object under its kind and key, when it is not there already.
@@ -60,7 +63,12 @@ impl Generated {
             self.write(object)?;
         }
         let prefix = format!("{}_", kind.to_lowercase());
-        let gone: Vec<_> = self.written.keys().filter(|file| file.starts_with(&prefix) && !keep.contains(file)).cloned().collect();
+        let gone: Vec<_> = self
+            .written
+            .keys()
+            .filter(|file| file.starts_with(&prefix) && !keep.contains(file))
+            .cloned()
+            .collect();
         for file in gone {
             self.remove_file(&file);
         }
@@ -81,7 +89,15 @@ fn file_name(object: &Value) -> String {
 
 /// Names come from the user's YAML and may hold anything; file names may not.
 fn plain(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '_' }).collect()
+    name.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' || c == '.' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
 }
 
 /// Gives Services their cluster IPs, each the same for as long as we run.
@@ -95,14 +111,22 @@ impl ClusterIps {
     /// or `None`, keeps it.
     pub fn fill(&mut self, key: &Key, service: &Service) -> Service {
         let mut service = service.clone();
-        service.metadata.namespace.get_or_insert_with(|| key.0.clone());
+        service
+            .metadata
+            .namespace
+            .get_or_insert_with(|| key.0.clone());
         let Some(spec) = &mut service.spec else {
             return service;
         };
         let is_external = spec.type_.as_deref() == Some("ExternalName");
         if spec.cluster_ip.as_deref().is_none_or(str::is_empty) && !is_external {
-            let number = u16::try_from(self.given.len() + 1).unwrap_or(u16::MAX).to_be_bytes();
-            let ip = *self.given.entry(key.clone()).or_insert(Ipv4Addr::new(10, 96, number[0], number[1]));
+            let number = u16::try_from(self.given.len() + 1)
+                .unwrap_or(u16::MAX)
+                .to_be_bytes();
+            let ip = *self
+                .given
+                .entry(key.clone())
+                .or_insert(Ipv4Addr::new(10, 96, number[0], number[1]));
             spec.cluster_ip = Some(ip.to_string());
             spec.cluster_ips = Some(vec![ip.to_string()]);
         }
@@ -114,7 +138,10 @@ impl ClusterIps {
 pub fn hosts(services: &[Service]) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost\n");
     for service in services {
-        let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
+        let ip = service
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.cluster_ip.as_deref());
         let (Some(name), Some(ip)) = (&service.metadata.name, ip) else {
             continue;
         };
@@ -153,7 +180,10 @@ mod tests {
     #[test]
     fn hosts_knows_the_names_of_a_cluster() {
         let text = hosts(&[service(Some("10.96.0.9")), service(Some("None"))]);
-        assert!(text.contains("10.96.0.9 web web.shop web.shop.svc "), "{text}");
+        assert!(
+            text.contains("10.96.0.9 web web.shop web.shop.svc "),
+            "{text}"
+        );
         assert!(!text.contains("None"));
     }
 
@@ -162,9 +192,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut generated = Generated::new(folder.path()).unwrap();
         let slice = |name: &str| json!({"kind": "EndpointSlice", "metadata": {"name": name, "namespace": "shop"}});
-        generated.replace_kind("EndpointSlice", &[slice("a"), slice("../b")]).unwrap();
-        generated.replace_kind("EndpointSlice", &[slice("a")]).unwrap();
-        let files: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        generated
+            .replace_kind("EndpointSlice", &[slice("a"), slice("../b")])
+            .unwrap();
+        generated
+            .replace_kind("EndpointSlice", &[slice("a")])
+            .unwrap();
+        let files: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(files, ["endpointslice_shop_a.yaml"]);
     }
 }

@@ -102,7 +102,12 @@ struct Running {
 pub fn start(around: Surroundings, events: mpsc::Sender<PodEvent>) -> mpsc::Sender<Order> {
     let (orders, received) = mpsc::channel(MOST_ORDERS);
     let name = around.pod.metadata.name.clone().unwrap_or_default();
-    let life = Life { name, around, events, orders: received };
+    let life = Life {
+        name,
+        around,
+        events,
+        orders: received,
+    };
     tokio::spawn(life.live());
     orders
 }
@@ -130,7 +135,10 @@ impl Life {
                     self.supervise(&mut running).await
                 }
                 Ok(Err(error)) => {
-                    self.tell(Happening::Failed { why: format!("{error:#}") }).await;
+                    self.tell(Happening::Failed {
+                        why: format!("{error:#}"),
+                    })
+                    .await;
                     let ordered = tokio::time::timeout(pause, self.orders.recv()).await;
                     pause = (pause * 2).min(LONGEST_RESTART_PAUSE);
                     match ordered {
@@ -169,7 +177,7 @@ impl Life {
     }
 
     /// Starts again what ends by itself, until an order other than `Revive`.
-    async fn supervise(&mut self, running: &mut Vec<Running>) -> Option<Order> {
+    async fn supervise(&mut self, running: &mut [Running]) -> Option<Order> {
         let mut pause = FIRST_RESTART_PAUSE;
         loop {
             let ended = tokio::select! {
@@ -180,7 +188,12 @@ impl Life {
                 },
             };
             let (index, status) = ended;
-            let why = format!("{} {}{}", running[index].container.name, in_words(status), self.last_words(&running[index].container.name));
+            let why = format!(
+                "{} {}{}",
+                running[index].container.name,
+                in_words(status),
+                self.last_words(&running[index].container.name)
+            );
             self.tell(Happening::Restarting { why }).await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -190,11 +203,19 @@ impl Life {
             match self.around.start(&running[index].container) {
                 Ok(child) => {
                     if running[index].container.name == SIDECAR_CONTAINER {
-                        self.tell(Happening::SidecarStarted { pid: child.id().unwrap_or_default() }).await;
+                        self.tell(Happening::SidecarStarted {
+                            pid: child.id().unwrap_or_default(),
+                        })
+                        .await;
                     }
                     running[index].child = child;
                 }
-                Err(error) => self.tell(Happening::Failed { why: format!("{error:#}") }).await,
+                Err(error) => {
+                    self.tell(Happening::Failed {
+                        why: format!("{error:#}"),
+                    })
+                    .await
+                }
             }
         }
     }
@@ -210,7 +231,12 @@ impl Life {
 
 async fn tell(events: &mpsc::Sender<PodEvent>, pod: &str, happening: Happening) {
     // A closed channel means that the stage is being taken down.
-    let _ = events.send(PodEvent { pod: pod.to_owned(), happening }).await;
+    let _ = events
+        .send(PodEvent {
+            pod: pod.to_owned(),
+            happening,
+        })
+        .await;
 }
 
 /// Starts everything in order and waits until it is ready.
@@ -221,7 +247,11 @@ async fn start_all(
     running: &mut Vec<Running>,
 ) -> anyhow::Result<()> {
     let spec = around.pod.spec.clone().unwrap_or_default();
-    let PodSpec { init_containers, containers, .. } = spec;
+    let PodSpec {
+        init_containers,
+        containers,
+        ..
+    } = spec;
     for container in init_containers.unwrap_or_default() {
         if around.skips(&container) {
             continue;
@@ -235,7 +265,11 @@ async fn start_all(
     for container in &containers {
         let child = around.start(container)?;
         let is_sidecar = container.name == SIDECAR_CONTAINER;
-        running.push(Running { container: container.clone(), is_sidecar, child });
+        running.push(Running {
+            container: container.clone(),
+            is_sidecar,
+            child,
+        });
     }
     for container in &containers {
         let probes = [&container.startup_probe, &container.readiness_probe];
@@ -257,9 +291,20 @@ async fn start_sidecar(
     let child = around.start(&container)?;
     let is_ours = container.name == SIDECAR_CONTAINER;
     if is_ours {
-        tell(events, name, Happening::SidecarStarted { pid: child.id().unwrap_or_default() }).await;
+        tell(
+            events,
+            name,
+            Happening::SidecarStarted {
+                pid: child.id().unwrap_or_default(),
+            },
+        )
+        .await;
     }
-    running.push(Running { container: container.clone(), is_sidecar: true, child });
+    running.push(Running {
+        container: container.clone(),
+        is_sidecar: true,
+        child,
+    });
     if let Some(probe) = &container.startup_probe {
         wait_ready(around, &container, probe, running).await?;
     }
@@ -275,9 +320,20 @@ async fn run_to_end(around: &Surroundings, container: &Container) -> anyhow::Res
     let mut child = around.start(container)?;
     let status = tokio::time::timeout(INIT_WITHIN, child.wait())
         .await
-        .with_context(|| format!("init container {} did not end within {} s", container.name, INIT_WITHIN.as_secs()))??;
+        .with_context(|| {
+            format!(
+                "init container {} did not end within {} s",
+                container.name,
+                INIT_WITHIN.as_secs()
+            )
+        })??;
     if !status.success() {
-        bail!("init container {} {}{}", container.name, in_words(status), last_words(around, &container.name));
+        bail!(
+            "init container {} {}{}",
+            container.name,
+            in_words(status),
+            last_words(around, &container.name)
+        );
     }
     Ok(())
 }
@@ -287,7 +343,7 @@ async fn wait_ready(
     around: &Surroundings,
     container: &Container,
     probe: &k8s_openapi::api::core::v1::Probe,
-    running: &mut Vec<Running>,
+    running: &mut [Running],
 ) -> anyhow::Result<()> {
     let Some(question) = probes::question(probe, &around.pod, around.address) else {
         return Ok(());
@@ -328,7 +384,8 @@ async fn kill_all(running: &mut Vec<Running>) {
 
 /// The application first, then the sidecars, last started first.
 async fn end_in_order(running: Vec<Running>) {
-    let (sidecars, mut application): (Vec<_>, Vec<_>) = running.into_iter().partition(|one| one.is_sidecar);
+    let (sidecars, mut application): (Vec<_>, Vec<_>) =
+        running.into_iter().partition(|one| one.is_sidecar);
     end_together(&mut application).await;
     for sidecar in sidecars.into_iter().rev() {
         end_together(&mut [sidecar]).await;

@@ -99,7 +99,9 @@ pub fn object(pod: &Pod, deleted_at: Option<&str>) -> anyhow::Result<Value> {
 /// # Errors
 /// When `/proc` cannot be read.
 fn new_uid() -> std::io::Result<String> {
-    Ok(std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned())
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/uuid")?
+        .trim()
+        .to_owned())
 }
 
 /// Seconds since 1970 as Kubernetes writes a time (RFC 3339, UTC).
@@ -115,7 +117,12 @@ pub fn rfc3339(unix_seconds: u64) -> String {
     let day = doy - (153 * mp + 2) / 5 + 1;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
     let year = yoe + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
 }
 
 #[cfg(test)]
@@ -134,6 +141,9 @@ mod tests {
         let pod = Pod::default();
         assert!(object(&pod, None).unwrap()["metadata"]["deletionTimestamp"].is_null());
         let deleted = object(&pod, Some("2026-11-21T08:00:00Z")).unwrap();
-        assert_eq!(deleted["metadata"]["deletionTimestamp"], "2026-11-21T08:00:00Z");
+        assert_eq!(
+            deleted["metadata"]["deletionTimestamp"],
+            "2026-11-21T08:00:00Z"
+        );
     }
 }

@@ -30,10 +30,16 @@ pub enum Question {
 pub fn question(probe: &Probe, pod: &Pod, address: IpAddr) -> Option<Question> {
     if let Some(HTTPGetAction { path, port, .. }) = &probe.http_get {
         let path = path.clone().unwrap_or_else(|| "/".to_owned());
-        return Some(Question::Get(SocketAddr::new(address, number(port, pod)?), path));
+        return Some(Question::Get(
+            SocketAddr::new(address, number(port, pod)?),
+            path,
+        ));
     }
     let action = probe.tcp_socket.as_ref()?;
-    Some(Question::Connect(SocketAddr::new(address, number(&action.port, pod)?)))
+    Some(Question::Connect(SocketAddr::new(
+        address,
+        number(&action.port, pod)?,
+    )))
 }
 
 fn number(port: &IntOrString, pod: &Pod) -> Option<u16> {
@@ -56,7 +62,10 @@ async fn passes(question: &Question) -> bool {
         match question {
             Question::Connect(address) => tokio::net::TcpStream::connect(address).await.is_ok(),
             Question::Get(address, path) => {
-                let status = Client::new(*address).get(path).await.map(|(status, _)| status);
+                let status = Client::new(*address)
+                    .get(path)
+                    .await
+                    .map(|(status, _)| status);
                 status.is_ok_and(|status| (200..400).contains(&status))
             }
         }
@@ -75,12 +84,26 @@ mod tests {
             "spec": {"containers": [{"name": "a", "ports": [{"name": "http", "containerPort": 8080}]}]}
         }))
         .unwrap();
-        let ask = |probe| question(&serde_json::from_value(probe).unwrap(), &pod, [10, 77, 1, 1].into());
-        let Some(Question::Get(address, path)) = ask(json!({"httpGet": {"port": "http", "path": "/healthz"}})) else {
+        let ask = |probe| {
+            question(
+                &serde_json::from_value(probe).unwrap(),
+                &pod,
+                [10, 77, 1, 1].into(),
+            )
+        };
+        let Some(Question::Get(address, path)) =
+            ask(json!({"httpGet": {"port": "http", "path": "/healthz"}}))
+        else {
             panic!("a GET");
         };
-        assert_eq!((address.to_string().as_str(), path.as_str()), ("10.77.1.1:8080", "/healthz"));
-        assert!(matches!(ask(json!({"tcpSocket": {"port": 7000}})), Some(Question::Connect(_))));
+        assert_eq!(
+            (address.to_string().as_str(), path.as_str()),
+            ("10.77.1.1:8080", "/healthz")
+        );
+        assert!(matches!(
+            ask(json!({"tcpSocket": {"port": 7000}})),
+            Some(Question::Connect(_))
+        ));
         assert!(ask(json!({"exec": {"command": ["true"]}})).is_none());
     }
 }

@@ -38,7 +38,11 @@ pub fn yaml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
             };
             if about.is_dir() && depth < DEEPEST_FOLDER {
                 open.push((path, depth + 1));
-            } else if about.is_file() && about.len() <= LARGEST_FILE_BYTES && is_yaml(&path) && found.len() < MOST_FILES {
+            } else if about.is_file()
+                && about.len() <= LARGEST_FILE_BYTES
+                && is_yaml(&path)
+                && found.len() < MOST_FILES
+            {
                 found.push(path.strip_prefix(folder).unwrap_or(&path).to_owned());
             }
         }
@@ -48,7 +52,9 @@ pub fn yaml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn is_yaml(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let hidden = path
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with('.'));
     let extension = path.extension().and_then(|extension| extension.to_str());
     !hidden && matches!(extension, Some("yaml" | "yml"))
 }
@@ -85,7 +91,12 @@ impl Mirror {
     /// When the copy's folder cannot be made.
     pub fn new(user: &Path, copy: &Path) -> io::Result<Self> {
         fs::create_dir_all(copy)?;
-        Ok(Self { user: user.to_owned(), copy: copy.to_owned(), texts: BTreeMap::new(), taken_over: None })
+        Ok(Self {
+            user: user.to_owned(),
+            copy: copy.to_owned(),
+            texts: BTreeMap::new(),
+            taken_over: None,
+        })
     }
 
     /// Leaves this TrafficPolicy out of the copy from now on: somebody else
@@ -151,7 +162,10 @@ fn blank(text: &str, is_blanked: impl Fn(&yaml::Document<'_>, &Value) -> bool) -
     let mut result = String::with_capacity(text.len());
     let mut rest = 0;
     for document in yaml::documents(text) {
-        if !document.parse::<Value>().is_ok_and(|value| is_blanked(&document, &value)) {
+        if !document
+            .parse::<Value>()
+            .is_ok_and(|value| is_blanked(&document, &value))
+        {
             continue;
         }
         let start = document.text.as_ptr() as usize - text.as_ptr() as usize;
@@ -183,10 +197,16 @@ pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports: [{port: 80}]\n";
+    const SERVICE: &str =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports: [{port: 80}]\n";
 
     fn mirror() -> Mirror {
-        Mirror { user: PathBuf::new(), copy: PathBuf::new(), texts: BTreeMap::new(), taken_over: None }
+        Mirror {
+            user: PathBuf::new(),
+            copy: PathBuf::new(),
+            texts: BTreeMap::new(),
+            taken_over: None,
+        }
     }
 
     #[test]
@@ -194,7 +214,10 @@ mod tests {
         let mut mirror = mirror();
         mirror.taken_over = Some(("shop".to_owned(), "a".to_owned()));
         let text = "kind: TrafficPolicy\nmetadata: {name: a, namespace: shop}\n---\nkind: TrafficPolicy\nmetadata: {name: b, namespace: shop}\n";
-        assert_eq!(mirror.staged(text), "\n\n---\nkind: TrafficPolicy\nmetadata: {name: b, namespace: shop}\n");
+        assert_eq!(
+            mirror.staged(text),
+            "\n\n---\nkind: TrafficPolicy\nmetadata: {name: b, namespace: shop}\n"
+        );
     }
 
     #[test]
@@ -208,7 +231,8 @@ mod tests {
 
     #[test]
     fn broken_services_stay_for_the_control_plane_to_name() {
-        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: eighty}]}\n";
+        let text =
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: eighty}]}\n";
         assert_eq!(mirror().staged(text), text);
     }
 
@@ -220,10 +244,16 @@ mod tests {
         fs::create_dir(user.path().join("sub")).unwrap();
         fs::write(user.path().join("sub/a.yaml"), "kind: Namespace\n").unwrap();
         fs::write(user.path().join("notes.txt"), "no").unwrap();
-        assert_eq!(mirror.sync().unwrap().changed, [PathBuf::from("sub/a.yaml")]);
+        assert_eq!(
+            mirror.sync().unwrap().changed,
+            [PathBuf::from("sub/a.yaml")]
+        );
         assert!(mirror.sync().unwrap().is_empty());
         fs::remove_file(user.path().join("sub/a.yaml")).unwrap();
-        assert_eq!(mirror.sync().unwrap().removed, [PathBuf::from("sub/a.yaml")]);
+        assert_eq!(
+            mirror.sync().unwrap().removed,
+            [PathBuf::from("sub/a.yaml")]
+        );
         assert!(!copy.path().join("sub/a.yaml").exists());
     }
 }

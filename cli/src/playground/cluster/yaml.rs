@@ -27,19 +27,26 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
     let mut offset = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {
         if line.trim_end() == "---" || line.starts_with("--- ") {
-            found.push(Document { first_line, text: &text[start..offset] });
+            found.push(Document {
+                first_line,
+                text: &text[start..offset],
+            });
             start = offset + line.len();
             first_line = index + 2;
         }
         offset += line.len();
     }
-    found.push(Document { first_line, text: &text[start..] });
+    found.push(Document {
+        first_line,
+        text: &text[start..],
+    });
     found.retain(|document| !is_blank(document.text));
     found
 }
 
 fn is_blank(text: &str) -> bool {
-    text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+    text.lines()
+        .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
 }
 
 impl Document<'_> {

@@ -86,7 +86,12 @@ impl Cursor {
         if last.sequence + 1 < *next {
             *next = 0;
         }
-        let unseen = breakers.changes.iter().filter(|change| change.sequence >= *next).cloned().collect();
+        let unseen = breakers
+            .changes
+            .iter()
+            .filter(|change| change.sequence >= *next)
+            .cloned()
+            .collect();
         *next = last.sequence + 1;
         unseen
     }
@@ -125,12 +130,23 @@ mod tests {
     use super::*;
 
     fn with(sequences: &[u64]) -> Breakers {
-        let changes = sequences.iter().map(|&sequence| Change { sequence, to: "open".to_owned(), ..Change::default() });
-        Breakers { services: Vec::new(), changes: changes.collect() }
+        let changes = sequences.iter().map(|&sequence| Change {
+            sequence,
+            to: "open".to_owned(),
+            ..Change::default()
+        });
+        Breakers {
+            services: Vec::new(),
+            changes: changes.collect(),
+        }
     }
 
     fn seen(cursor: &mut Cursor, sequences: &[u64]) -> Vec<u64> {
-        cursor.unseen("web-1", &with(sequences)).iter().map(|change| change.sequence).collect()
+        cursor
+            .unseen("web-1", &with(sequences))
+            .iter()
+            .map(|change| change.sequence)
+            .collect()
     }
 
     #[test]
@@ -146,9 +162,26 @@ mod tests {
     #[test]
     fn changes_are_counted_by_their_new_state() {
         let mut counts = Counts::default();
-        for to in ["open", "half_open", "open", "half_open", "closed", "would_open"] {
-            counts.count(&Change { to: to.to_owned(), ..Change::default() });
+        for to in [
+            "open",
+            "half_open",
+            "open",
+            "half_open",
+            "closed",
+            "would_open",
+        ] {
+            counts.count(&Change {
+                to: to.to_owned(),
+                ..Change::default()
+            });
         }
-        assert_eq!(counts, Counts { opened: 2, half_opened: 2, closed: 1 });
+        assert_eq!(
+            counts,
+            Counts {
+                opened: 2,
+                half_opened: 2,
+                closed: 1
+            }
+        );
     }
 }

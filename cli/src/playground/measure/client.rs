@@ -45,7 +45,10 @@ pub struct Client {
 impl Client {
     /// A client that connects when first asked.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, connection: None }
+        Self {
+            address,
+            connection: None,
+        }
     }
 
     /// GETs a path: status and body.
@@ -87,7 +90,8 @@ impl Client {
     }
 
     async fn exchange(&mut self, method: Method, path: &str) -> Result<(u16, Bytes), ClientError> {
-        let failed = |error: &dyn std::fmt::Display| ClientError::Exchange(self.address, error.to_string());
+        let failed =
+            |error: &dyn std::fmt::Display| ClientError::Exchange(self.address, error.to_string());
         let mut connection = match self.connection.take() {
             Some(connection) if !connection.is_closed() => connection,
             _ => connect(self.address).await?,
@@ -99,19 +103,29 @@ impl Client {
             .header("host", self.address.to_string())
             .body(Empty::new())
             .map_err(|error| failed(&error))?;
-        let answer = connection.send_request(request).await.map_err(|error| failed(&error))?;
+        let answer = connection
+            .send_request(request)
+            .await
+            .map_err(|error| failed(&error))?;
         let status = answer.status().as_u16();
         let body = Limited::new(answer.into_body(), LARGEST_ANSWER_BYTES);
-        let body = body.collect().await.map_err(|error| failed(&error))?.to_bytes();
+        let body = body
+            .collect()
+            .await
+            .map_err(|error| failed(&error))?
+            .to_bytes();
         self.connection = Some(connection);
         Ok((status, body))
     }
 }
 
 async fn connect(address: SocketAddr) -> Result<SendRequest<Empty<Bytes>>, ClientError> {
-    let stream = TcpStream::connect(address).await.map_err(|error| ClientError::Connect(address, error))?;
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| ClientError::Connect(address, error))?;
     let handshake = http1::handshake(TokioIo::new(stream)).await;
-    let (sender, connection) = handshake.map_err(|error| ClientError::Exchange(address, error.to_string()))?;
+    let (sender, connection) =
+        handshake.map_err(|error| ClientError::Exchange(address, error.to_string()))?;
     // Ends with the connection; its error reaches whoever waits for an answer.
     tokio::spawn(connection);
     Ok(sender)

@@ -53,7 +53,9 @@ impl Config {
         let mut all = Generations::new();
         for policy in self.applied.iter().flat_map(|applied| &applied.policies) {
             let key = (policy.namespace.clone(), policy.name.clone());
-            let range = all.entry(key).or_insert((policy.generation, policy.generation));
+            let range = all
+                .entry(key)
+                .or_insert((policy.generation, policy.generation));
             range.0 = range.0.min(policy.generation);
             range.1 = range.1.max(policy.generation);
         }
@@ -75,25 +77,37 @@ impl Before {
             let config: Config = client.json("/config").await.ok()?;
             Some((pod, client, config.generations()))
         });
-        Self { sidecars: join_all(asked).await.into_iter().flatten().collect() }
+        Self {
+            sidecars: join_all(asked).await.into_iter().flatten().collect(),
+        }
     }
 
     /// How many sidecars have this policy in force.
     pub fn sidecars_with(&self, policy: &Key) -> usize {
-        self.sidecars.iter().filter(|(_, _, generations)| generations.contains_key(policy)).count()
+        self.sidecars
+            .iter()
+            .filter(|(_, _, generations)| generations.contains_key(policy))
+            .count()
     }
 
     /// Waits until every sidecar that had the policy has another generation of it.
     pub async fn until_in_force(self, policy: Key, changed_at: Instant) -> Propagation {
-        let asked = self.sidecars.into_iter().filter_map(|(pod, client, generations)| {
-            let before = generations.get(&policy)?.1;
-            Some(until_new(pod, client, policy.clone(), before, changed_at))
-        });
+        let asked = self
+            .sidecars
+            .into_iter()
+            .filter_map(|(pod, client, generations)| {
+                let before = generations.get(&policy)?.1;
+                Some(until_new(pod, client, policy.clone(), before, changed_at))
+            });
         let results = join_all(asked).await;
         Propagation {
             slowest: results.iter().filter_map(|(_, took)| *took).max(),
             sidecars: results.len(),
-            missing: results.into_iter().filter(|(_, took)| took.is_none()).map(|(pod, _)| pod).collect(),
+            missing: results
+                .into_iter()
+                .filter(|(_, took)| took.is_none())
+                .map(|(pod, _)| pod)
+                .collect(),
             policy,
         }
     }
@@ -112,14 +126,23 @@ pub struct Propagation {
     pub missing: Vec<String>,
 }
 
-async fn until_new(pod: String, mut client: Client, policy: Key, before: i64, changed_at: Instant) -> (String, Option<Duration>) {
+async fn until_new(
+    pod: String,
+    mut client: Client,
+    policy: Key,
+    before: i64,
+    changed_at: Instant,
+) -> (String, Option<Duration>) {
     loop {
         let config: Result<Config, _> = client.json("/config").await;
         let now = clock::now();
         let arrived = config.is_ok_and(|config| {
             // Every resource that carries it: a lower bound above the old one,
             // or a policy that is gone.
-            config.generations().get(&policy).is_none_or(|(lowest, highest)| *lowest != before && *highest != before)
+            config
+                .generations()
+                .get(&policy)
+                .is_none_or(|(lowest, highest)| *lowest != before && *highest != before)
         });
         let took = now.saturating_duration_since(changed_at);
         if arrived {
@@ -148,7 +171,11 @@ pub fn spread(times: &[Duration]) -> Option<Spread> {
     let mut sorted = times.to_vec();
     sorted.sort();
     let ms = |time: &Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
-    Some(Spread { p50: ms(sorted.get(sorted.len() / 2)?), max: ms(sorted.last()?), changes: sorted.len() })
+    Some(Spread {
+        p50: ms(sorted.get(sorted.len() / 2)?),
+        max: ms(sorted.last()?),
+        changes: sorted.len(),
+    })
 }
 
 #[cfg(test)]
@@ -164,13 +191,23 @@ mod tests {
             {}
         ]}))
         .unwrap();
-        assert_eq!(config.generations()[&("shop".to_owned(), "defaults".to_owned())], (3, 4));
+        assert_eq!(
+            config.generations()[&("shop".to_owned(), "defaults".to_owned())],
+            (3, 4)
+        );
     }
 
     #[test]
     fn the_spread_names_median_and_largest() {
         let ms = |n| Duration::from_millis(n);
-        assert_eq!(spread(&[ms(9), ms(1), ms(5)]), Some(Spread { p50: 5.0, max: 9.0, changes: 3 }));
+        assert_eq!(
+            spread(&[ms(9), ms(1), ms(5)]),
+            Some(Spread {
+                p50: 5.0,
+                max: 9.0,
+                changes: 3
+            })
+        );
         assert_eq!(spread(&[]), None);
     }
 }

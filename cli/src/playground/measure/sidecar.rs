@@ -38,7 +38,10 @@ pub fn watch(pod: String, admin: SocketAddr, said: mpsc::Sender<(String, Said)>)
             ticks.tick().await;
             // A sidecar that does not answer is dead or not yet born: the kubelet knows.
             if let Ok(breakers) = client.json("/breakers").await
-                && said.send((pod.clone(), Said::Breakers(breakers))).await.is_err()
+                && said
+                    .send((pod.clone(), Said::Breakers(breakers)))
+                    .await
+                    .is_err()
             {
                 return;
             }

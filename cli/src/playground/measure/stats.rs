@@ -119,7 +119,10 @@ pub fn quantile(bounds: &[f64], counts: &[u64], share: f64) -> Option<f64> {
     if total == 0 {
         return None;
     }
-    #[allow(clippy::cast_precision_loss, reason = "a rank needs no more than 52 bits")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "a rank needs no more than 52 bits"
+    )]
     let rank = share * total as f64;
     let mut below = 0.0;
     for (index, count) in counts.iter().enumerate() {
@@ -145,7 +148,10 @@ pub struct Meter {
 impl Meter {
     /// What grew since the last look: outbound, inbound.
     pub fn look(&mut self, stats: &Stats) -> (Growth, Growth) {
-        (grow(&mut self.outbound, &stats.outbound), grow(&mut self.inbound, &stats.inbound))
+        (
+            grow(&mut self.outbound, &stats.outbound),
+            grow(&mut self.inbound, &stats.inbound),
+        )
     }
 }
 
@@ -155,7 +161,10 @@ fn grow(before: &mut BTreeMap<String, Counters>, now: &[Counters]) -> Growth {
     for counters in now {
         growth.add(counters, before.get(&counters.name()).unwrap_or(&nothing));
     }
-    *before = now.iter().map(|counters| (counters.name(), counters.clone())).collect();
+    *before = now
+        .iter()
+        .map(|counters| (counters.name(), counters.clone()))
+        .collect();
     growth
 }
 
@@ -163,7 +172,11 @@ fn grow(before: &mut BTreeMap<String, Counters>, now: &[Counters]) -> Growth {
 #[allow(clippy::cast_precision_loss, reason = "a rate to be shown")]
 pub fn per_second(count: u64, over: Duration) -> f64 {
     let seconds = over.as_secs_f64();
-    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
+    if seconds > 0.0 {
+        count as f64 / seconds
+    } else {
+        0.0
+    }
 }
 
 #[cfg(test)]
@@ -178,7 +191,10 @@ mod tests {
             latency_counts: counts.to_vec(),
             ..Counters::default()
         };
-        Stats { outbound: vec![outbound], inbound: Vec::new() }
+        Stats {
+            outbound: vec![outbound],
+            inbound: Vec::new(),
+        }
     }
 
     #[test]

@@ -67,7 +67,14 @@ pub(super) fn tie_to_parent(signal: Signal, parent: i32) -> anyhow::Result<()> {
 pub fn in_namespace(namespace: &std::os::fd::OwnedFd) -> std::io::Result<Command> {
     let mut command = Command::new("/proc/self/exe");
     command
-        .args(["stage", "exec", "--netns", "--parent", &std::process::id().to_string(), "--"])
+        .args([
+            "stage",
+            "exec",
+            "--netns",
+            "--parent",
+            &std::process::id().to_string(),
+            "--",
+        ])
         .stdin(namespace.try_clone()?);
     Ok(command)
 }
@@ -76,7 +83,13 @@ pub fn in_namespace(namespace: &std::os::fd::OwnedFd) -> std::io::Result<Command
 pub fn beside() -> Command {
     let mut command = Command::new("/proc/self/exe");
     command
-        .args(["stage", "exec", "--parent", &std::process::id().to_string(), "--"])
+        .args([
+            "stage",
+            "exec",
+            "--parent",
+            &std::process::id().to_string(),
+            "--",
+        ])
         .stdin(std::process::Stdio::null());
     command
 }

@@ -8,8 +8,8 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
 use super::super::options::{Isolation, Plan};
-use super::super::stage::mounts;
 use super::super::show;
+use super::super::stage::mounts;
 use super::{become_process, signals};
 
 /// Runs the show to its end.
@@ -37,7 +37,9 @@ pub fn run(parent: i32) -> anyhow::Result<ExitCode> {
     }
     // One thread: PR_SET_PDEATHSIG of the children follows the thread that
     // made them, and this one lives to the end.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(show::run(plan))
 }
 

@@ -33,7 +33,9 @@ pub fn run(parent: i32) -> anyhow::Result<ExitCode> {
     if let Some(signal) = status.signal() {
         anyhow::bail!("the playground's conductor was ended by signal {signal}");
     }
-    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+    Ok(ExitCode::from(
+        u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
+    ))
 }
 
 /// Enters the namespaces and starts the conductor, which becomes their first process.
@@ -42,7 +44,12 @@ fn start(plan: &Plan) -> anyhow::Result<Child> {
         enter_namespaces()?;
     }
     Command::new("/proc/self/exe")
-        .args(["stage", "conductor", "--parent", &std::process::id().to_string()])
+        .args([
+            "stage",
+            "conductor",
+            "--parent",
+            &std::process::id().to_string(),
+        ])
         .spawn()
         .context("cannot start the playground's conductor")
 }
@@ -62,7 +69,11 @@ pub(super) fn enter_namespaces() -> anyhow::Result<()> {
 }
 
 /// Waits for the conductor; signals are passed on, and patience has an end.
-fn wait(mut conductor: Child, waited: &nix::sys::signal::SigSet, parent: i32) -> anyhow::Result<ExitStatus> {
+fn wait(
+    mut conductor: Child,
+    waited: &nix::sys::signal::SigSet,
+    parent: i32,
+) -> anyhow::Result<ExitStatus> {
     loop {
         let signal = waited.wait()?;
         if let Some(status) = conductor.try_wait()? {

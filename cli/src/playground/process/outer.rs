@@ -23,7 +23,11 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         check_terminal()?;
     }
     let (isolation, isolation_reason) = decide(options.isolation)?;
-    let keep_logs = options.keep_logs.as_ref().map(std::path::absolute).transpose()?;
+    let keep_logs = options
+        .keep_logs
+        .as_ref()
+        .map(std::path::absolute)
+        .transpose()?;
     folder::sweep_abandoned();
     let plan = Plan {
         isolation,
@@ -45,7 +49,9 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
         bail!("the playground was ended by signal {signal}");
     }
-    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+    Ok(ExitCode::from(
+        u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
+    ))
 }
 
 /// The live view needs a terminal, and one that is large enough.
@@ -75,7 +81,9 @@ fn decide(wish: Option<Isolation>) -> anyhow::Result<(Isolation, Option<String>)
             bail!("--isolation netns is not possible here: {reason}; --isolation loopback is")
         }
         (Some(reason), None) => {
-            eprintln!("remora: pods run on loopback addresses, because network namespaces cannot be had: {reason}");
+            eprintln!(
+                "remora: pods run on loopback addresses, because network namespaces cannot be had: {reason}"
+            );
             Ok((Isolation::Loopback, Some(reason)))
         }
     }
@@ -85,7 +93,12 @@ fn decide(wish: Option<Isolation>) -> anyhow::Result<(Isolation, Option<String>)
 fn start_and_wait(plan: &Plan) -> anyhow::Result<ExitStatus> {
     let waited = signals::block()?;
     let mut janitor = Command::new("/proc/self/exe")
-        .args(["stage", "janitor", "--parent", &std::process::id().to_string()])
+        .args([
+            "stage",
+            "janitor",
+            "--parent",
+            &std::process::id().to_string(),
+        ])
         .env(Plan::VARIABLE, serde_json::to_string(plan)?)
         .spawn()
         .context("cannot start the playground's inner process")?;

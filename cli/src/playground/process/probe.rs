@@ -36,7 +36,11 @@ pub fn outside() -> anyhow::Result<ExitCode> {
         .args(["stage", "probe", "--inside"])
         .status()
         .context("no process in the new process namespace")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The inner half: mounts, a bridge, a pod's network and its redirect rules.
@@ -46,16 +50,23 @@ pub fn outside() -> anyhow::Result<ExitCode> {
 pub fn inside() -> anyhow::Result<ExitCode> {
     mounts::make_private()?;
     mounts::check_hosts()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let namespace = runtime.block_on(async {
         let network = network::Network::create().await?;
         network.add_pod(1).await
     })?;
     let mut command = become_process::in_namespace(&namespace)?;
-    let output = command.args(super::super::cluster::container::PROBE_INTERCEPT).output()?;
+    let output = command
+        .args(super::super::cluster::container::PROBE_INTERCEPT)
+        .output()?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        anyhow::bail!("redirect rules cannot be set: {}", said.lines().last().unwrap_or("no reason given"));
+        anyhow::bail!(
+            "redirect rules cannot be set: {}",
+            said.lines().last().unwrap_or("no reason given")
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,9 +9,9 @@ use crate::playground::clock;
 use crate::playground::cluster::kubelet::Order;
 use crate::playground::control_socket::{Answer, Deed, Request};
 use crate::playground::measure::client::Client;
+use crate::playground::member::State;
 use crate::playground::scenario::Act;
 use crate::playground::view::Wish;
-use crate::playground::world::State;
 
 /// How slow a pod is made by a key, in milliseconds.
 const SLOW_MS: u32 = 500;
@@ -23,7 +23,8 @@ impl Show {
         match act {
             Act::KillCatalog => {
                 let Some(pod) = self.last_catalog_pod() else {
-                    self.record.notice("There is no catalog pod to kill.".to_owned());
+                    self.record
+                        .notice("There is no catalog pod to kill.".to_owned());
                     return Ok(());
                 };
                 self.record.killed(&pod);
@@ -55,14 +56,18 @@ impl Show {
 
     fn last_catalog_pod(&self) -> Option<String> {
         let pods = self.world.pods().iter();
-        let mut catalog = pods.filter(|(_, member)| member.deployment.1 == "catalog" && member.state == State::Ready);
+        let mut catalog = pods
+            .filter(|(_, member)| member.deployment.1 == "catalog" && member.state == State::Ready);
         catalog.next_back().map(|(name, _)| name.clone())
     }
 
     pub(super) async fn obey(&mut self, request: &Request) -> Answer {
         match self.perform(request).await {
             Ok(message) => Answer { ok: true, message },
-            Err(error) => Answer { ok: false, message: format!("{error:#}") },
+            Err(error) => Answer {
+                ok: false,
+                message: format!("{error:#}"),
+            },
         }
     }
 
@@ -81,12 +86,21 @@ impl Show {
             Deed::Slow(ms) => {
                 self.post(pod, &format!("/slow?ms={ms}")).await?;
                 self.record.event("slow", json!({"pod": pod, "ms": ms}));
-                Ok(if ms == 0 { format!("{pod} is as fast as before") } else { format!("{pod} answers {ms} ms later") })
+                Ok(if ms == 0 {
+                    format!("{pod} is as fast as before")
+                } else {
+                    format!("{pod} answers {ms} ms later")
+                })
             }
             Deed::Break(status) => {
                 self.post(pod, &format!("/break?status={status}")).await?;
-                self.record.event("break", json!({"pod": pod, "status": status}));
-                Ok(if status == 0 { format!("{pod} is mended") } else { format!("{pod} answers {status}") })
+                self.record
+                    .event("break", json!({"pod": pod, "status": status}));
+                Ok(if status == 0 {
+                    format!("{pod} is mended")
+                } else {
+                    format!("{pod} answers {status}")
+                })
             }
         }
     }
@@ -96,10 +110,18 @@ impl Show {
         if member.state != State::Ready {
             bail!("{pod} does not run");
         }
-        let address = member.application.with_context(|| format!("{pod} has no port to be told by"))?;
-        let (status, body) = Client::new(address).post(path).await.with_context(|| format!("{pod} cannot be told"))?;
+        let address = member
+            .application
+            .with_context(|| format!("{pod} has no port to be told by"))?;
+        let (status, body) = Client::new(address)
+            .post(path)
+            .await
+            .with_context(|| format!("{pod} cannot be told"))?;
         if !(200..300).contains(&status) {
-            bail!("{pod} refused {path}: {status} {}", String::from_utf8_lossy(&body));
+            bail!(
+                "{pod} refused {path}: {status} {}",
+                String::from_utf8_lossy(&body)
+            );
         }
         Ok(())
     }
@@ -112,26 +134,43 @@ impl Show {
                 self.redraw();
                 return None;
             }
-            Wish::Kill(pod) => Request { pod, deed: Deed::Kill },
-            Wish::Revive(pod) => Request { pod, deed: Deed::Revive },
+            Wish::Kill(pod) => Request {
+                pod,
+                deed: Deed::Kill,
+            },
+            Wish::Revive(pod) => Request {
+                pod,
+                deed: Deed::Revive,
+            },
             Wish::Slow(pod) => {
                 let ms = if self.slowed.remove(&pod) { 0 } else { SLOW_MS };
                 if ms > 0 {
                     self.slowed.insert(pod.clone());
                 }
-                Request { pod, deed: Deed::Slow(ms) }
+                Request {
+                    pod,
+                    deed: Deed::Slow(ms),
+                }
             }
             Wish::Break(pod) => {
-                let status = if self.broken.remove(&pod) { 0 } else { BROKEN_STATUS };
+                let status = if self.broken.remove(&pod) {
+                    0
+                } else {
+                    BROKEN_STATUS
+                };
                 if status > 0 {
                     self.broken.insert(pod.clone());
                 }
-                Request { pod, deed: Deed::Break(status) }
+                Request {
+                    pod,
+                    deed: Deed::Break(status),
+                }
             }
         };
         let answer = self.obey(&request).await;
         if !answer.ok {
-            self.record.event("refused", json!({"message": answer.message}));
+            self.record
+                .event("refused", json!({"message": answer.message}));
         }
         self.redraw();
         None

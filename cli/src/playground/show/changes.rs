@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::inputs::{Inputs, News};
 use crate::playground::clock;
 use crate::playground::cluster::catalogue::Key;
 use crate::playground::cluster::yaml;
 use crate::playground::measure::propagation::{Before, Propagation, Spread, spread};
-use crate::playground::world::{World, namespace_policy, with_idle_timeout};
+use crate::playground::world::World;
 
 /// How often the policy is changed.
 const EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +36,10 @@ impl Changes {
     /// When it cannot be written.
     pub fn prepare(&mut self, world: &mut World) -> anyhow::Result<()> {
         let namespace = world.main_namespace();
-        let found = world.policies().into_iter().find(|(key, policy)| key.0 == namespace && targets_namespace(policy));
+        let found = world
+            .policies()
+            .into_iter()
+            .find(|(key, policy)| key.0 == namespace && targets_namespace(policy));
         let (key, policy) = match found {
             Some((key, policy)) => {
                 world.take_over(&key)?;
@@ -69,7 +72,11 @@ impl Changes {
         inputs: &Inputs,
     ) -> anyhow::Result<()> {
         let is_due = self.last.is_none_or(|last| now - last >= EVERY);
-        let Some((key, policy)) = self.policy.as_ref().filter(|_| is_due && !self.is_under_way) else {
+        let Some((key, policy)) = self
+            .policy
+            .as_ref()
+            .filter(|_| is_due && !self.is_under_way)
+        else {
             return Ok(());
         };
         self.last = Some(now);
@@ -88,11 +95,17 @@ impl Changes {
 
     /// A change has arrived or is lost; whether it was one of ours.
     pub fn arrived(&mut self, propagation: &Propagation) -> bool {
-        let is_ours = self.policy.as_ref().is_some_and(|(key, _)| *key == propagation.policy);
+        let is_ours = self
+            .policy
+            .as_ref()
+            .is_some_and(|(key, _)| *key == propagation.policy);
         if is_ours {
             self.is_under_way = false;
         }
-        if let Some(took) = propagation.slowest.filter(|_| propagation.missing.is_empty()) {
+        if let Some(took) = propagation
+            .slowest
+            .filter(|_| propagation.missing.is_empty())
+        {
             self.times.push(took);
             self.arrived_at.push(clock::now());
         }
@@ -108,11 +121,17 @@ impl Changes {
     pub fn note_edits(&mut self, before: &BTreeMap<Key, Value>, world: &World, inputs: &Inputs) {
         let changed_at = clock::now();
         let now = world.policies();
-        let mut edited = now.iter().filter(|(key, policy)| before.get(*key).is_some_and(|old| old != *policy));
+        let mut edited = now
+            .iter()
+            .filter(|(key, policy)| before.get(*key).is_some_and(|old| old != *policy));
         let Some((key, _)) = edited.next() else {
             return;
         };
-        if let Some(before) = self.before.take().filter(|before| before.sidecars_with(key) > 0) {
+        if let Some(before) = self
+            .before
+            .take()
+            .filter(|before| before.sidecars_with(key) > 0)
+        {
             follow(before, key.clone(), changed_at, inputs);
         }
     }
@@ -139,4 +158,26 @@ fn follow(before: Before, policy: Key, changed_at: Instant, inputs: &Inputs) {
         let propagation = before.until_in_force(policy, changed_at).await;
         let _ = news.send(News::Propagated(propagation)).await;
     });
+}
+
+/// A policy with its idle timeout set: harmless, and visible as a new generation.
+fn with_idle_timeout(policy: &Value, change: u64) -> Value {
+    let mut policy = policy.clone();
+    policy["metadata"]["generation"] = json!(1000 + change);
+    policy["spec"]["timeouts"]["idle"] = json!(if change.is_multiple_of(2) {
+        "3600s"
+    } else {
+        "3601s"
+    });
+    policy
+}
+
+/// A policy of the whole namespace, for where the user has none.
+fn namespace_policy(namespace: &str) -> Value {
+    json!({
+        "apiVersion": "remora.io/v1alpha1",
+        "kind": "TrafficPolicy",
+        "metadata": {"name": "remora-playground", "namespace": namespace},
+        "spec": {"targetRefs": [{"group": "", "kind": "Namespace", "name": namespace}], "timeouts": {}},
+    })
 }

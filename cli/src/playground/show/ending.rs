@@ -10,20 +10,24 @@ use crate::playground::clock;
 use crate::playground::measure::client::Client;
 use crate::playground::measure::propagation::Config;
 use crate::playground::measure::visitor::Load;
+use crate::playground::member::Member;
 use crate::playground::report::{Circumstances, Report, Sidecar};
-use crate::playground::world::Member;
 
 /// How long all pods together may take to end.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
 impl Show {
     pub(super) async fn finish(mut self, end: End) -> anyhow::Result<ExitCode> {
-        let seconds = self.began.map_or(0.0, |began| (clock::now() - began).as_secs_f64());
+        let seconds = self
+            .began
+            .map_or(0.0, |began| (clock::now() - began).as_secs_f64());
         let load = self.last_load().await;
         let sidecars = self.sidecars().await;
         if end == End::NeverReady {
             let what = self.waiting_for().unwrap_or_default();
-            self.record.notice(format!("The stage did not become ready: still waiting for {what}."));
+            self.record.notice(format!(
+                "The stage did not become ready: still waiting for {what}."
+            ));
         }
         let report = self.report(end, seconds, &load, sidecars);
         self.take_down().await;
@@ -36,7 +40,11 @@ impl Show {
             eprintln!("remora: {problem}");
         }
         let watched = !self.plan.json && self.plan.length_ms.is_none();
-        Ok(if report.ok || watched { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if report.ok || watched {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     /// The load's last word.
@@ -58,8 +66,14 @@ impl Show {
                 continue;
             };
             let config: Option<Config> = Client::new(admin).json("/config").await.ok();
-            let ready_ms = config.and_then(|config| config.ready_ms).or(member.sidecar_ready_ms);
-            sidecars.push(Sidecar { pod: pod.clone(), ready_ms, rss_bytes: rss_bytes(member) });
+            let ready_ms = config
+                .and_then(|config| config.ready_ms)
+                .or(member.sidecar_ready_ms);
+            sidecars.push(Sidecar {
+                pod: pod.clone(),
+                ready_ms,
+                rss_bytes: rss_bytes(member),
+            });
         }
         sidecars
     }
@@ -68,7 +82,12 @@ impl Show {
         let scenario = self.plan.scenario;
         let is_complete = end == End::Complete;
         let mut noticed = self.record.notices.clone();
-        noticed.extend(self.record.yaml.iter().map(|problem| format!("In the YAML: {problem}")));
+        noticed.extend(
+            self.record
+                .yaml
+                .iter()
+                .map(|problem| format!("In the YAML: {problem}")),
+        );
         if self.world.load_stats().is_none() {
             noticed.push("Nothing made load: the folder has no Deployment `visitor`.".to_owned());
         }
@@ -98,7 +117,9 @@ impl Show {
             noticed,
             asked_rate: load.rate,
             is_complete,
-            changes_after_outage: self.outage_ended.map(|moment| self.changes.arrived_after(moment)),
+            changes_after_outage: self
+                .outage_ended
+                .map(|moment| self.changes.arrived_after(moment)),
             has_load: self.world.load_stats().is_some(),
         };
         report.judge(scenario, &circumstances);
@@ -117,14 +138,22 @@ impl Show {
         let all_gone = async {
             while left > 0 {
                 match self.inputs.next_pod_event().await {
-                    Some(event) if event.happening == crate::playground::cluster::kubelet::Happening::Gone => left -= 1,
+                    Some(event)
+                        if event.happening
+                            == crate::playground::cluster::kubelet::Happening::Gone =>
+                    {
+                        left -= 1
+                    }
                     Some(_) => {}
                     None => return,
                 }
             }
         };
         if tokio::time::timeout(END_WITHIN, all_gone).await.is_err() {
-            eprintln!("remora: {left} pods did not end in {} s and are killed", END_WITHIN.as_secs());
+            eprintln!(
+                "remora: {left} pods did not end in {} s and are killed",
+                END_WITHIN.as_secs()
+            );
         }
         self.control_plane.end().await;
     }
@@ -141,7 +170,10 @@ impl Show {
             Ok(())
         });
         if let Err(error) = copied {
-            eprintln!("remora: logs cannot be kept in {}: {error}", target.display());
+            eprintln!(
+                "remora: logs cannot be kept in {}: {error}",
+                target.display()
+            );
         }
     }
 }
@@ -149,7 +181,9 @@ impl Show {
 /// The resident memory of a pod's sidecar.
 fn rss_bytes(member: &Member) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", member.sidecar_pid?)).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().trim_end_matches(" kB").trim().parse().ok()?;
     Some(kilobytes * 1024)
 }

@@ -88,13 +88,14 @@ impl Inputs {
     /// When the folder cannot be watched or signals not be caught.
     pub fn open(plan: &Plan) -> anyhow::Result<Self> {
         let (changed, files) = mpsc::channel(1);
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Our own reading is no change; a full channel means that one is known.
-            let is_reading = event.as_ref().is_ok_and(|event| is_reading(event.kind));
-            if !is_reading {
-                let _ = changed.try_send(());
-            }
-        })?;
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                // Our own reading is no change; a full channel means that one is known.
+                let is_reading = event.as_ref().is_ok_and(|event| is_reading(event.kind));
+                if !is_reading {
+                    let _ = changed.try_send(());
+                }
+            })?;
         watcher
             .watch(&plan.manifests, RecursiveMode::Recursive)
             .with_context(|| format!("{} cannot be watched", plan.manifests.display()))?;

@@ -138,7 +138,10 @@ impl Show {
             changes,
             view,
         };
-        show.say(&format!("pods run with --isolation {}", show.plan.isolation.word()));
+        show.say(&format!(
+            "pods run with --isolation {}",
+            show.plan.isolation.word()
+        ));
         Ok(show)
     }
 
@@ -180,7 +183,8 @@ impl Show {
             }
             Input::News(news) => self.on_news(news),
             Input::ControlPlaneEnded(status) => {
-                self.record.notice(format!("The control plane ended by itself ({status})."));
+                self.record
+                    .notice(format!("The control plane ended by itself ({status})."));
                 self.control_plane.start_again()?;
             }
             Input::Signal | Input::Beat | Input::Key(_) => {}
@@ -194,13 +198,15 @@ impl Show {
         match &event.happening {
             Happening::SidecarStarted { .. } => self.watch_sidecar(pod),
             Happening::SidecarReady { after_ms } => {
-                self.record.event("sidecar_ready", json!({"pod": pod, "ready_ms": after_ms}));
+                self.record
+                    .event("sidecar_ready", json!({"pod": pod, "ready_ms": after_ms}));
             }
             Happening::Ready => self.record.event("pod_ready", json!({"pod": pod})),
             Happening::Killed => self.record.event("killed", json!({"pod": pod})),
             Happening::Restarting { why } => {
                 self.record.notice(format!("{pod}: {why}"));
-                self.record.event("restarting", json!({"pod": pod, "why": why}));
+                self.record
+                    .event("restarting", json!({"pod": pod, "why": why}));
             }
             Happening::Failed { why } => {
                 self.record.notice(format!("{pod}: {why}"));
@@ -236,7 +242,8 @@ impl Show {
             Ok(true) => {}
             Ok(false) => return Ok(()),
             Err(error) => {
-                self.record.event("problem", json!({"message": format!("{error:#}")}));
+                self.record
+                    .event("problem", json!({"message": format!("{error:#}")}));
                 return Ok(());
             }
         }
@@ -258,7 +265,9 @@ impl Show {
                 }
                 if !propagation.missing.is_empty() {
                     let pods = propagation.missing.join(", ");
-                    self.record.notice(format!("A change of {namespace}/{name} did not reach {pods} within 5 s."));
+                    self.record.notice(format!(
+                        "A change of {namespace}/{name} did not reach {pods} within 5 s."
+                    ));
                 }
             }
             News::Problems(problems) => {
@@ -279,8 +288,10 @@ impl Show {
     /// The sidecars that should answer now.
     fn admins(&self) -> Vec<(String, std::net::SocketAddr)> {
         let pods = self.world.pods().iter();
-        let ready = pods.filter(|(_, member)| member.state == super::world::State::Ready);
-        ready.filter_map(|(name, member)| Some((name.clone(), member.admin?))).collect()
+        let ready = pods.filter(|(_, member)| member.state == super::member::State::Ready);
+        ready
+            .filter_map(|(name, member)| Some((name.clone(), member.admin?)))
+            .collect()
     }
 
     async fn beat(&mut self) -> anyhow::Result<Option<End>> {
@@ -303,7 +314,9 @@ impl Show {
             }
             if self.plan.scenario.changes_policy(at, length) {
                 let admins = self.admins();
-                self.changes.change_if_due(now, &mut self.world, admins, &self.inputs).await?;
+                self.changes
+                    .change_if_due(now, &mut self.world, admins, &self.inputs)
+                    .await?;
             }
         }
         self.draw();
@@ -338,7 +351,10 @@ impl Show {
     /// What is still being waited for, in words.
     fn waiting_for(&self) -> Option<String> {
         let pods = self.world.pods().iter();
-        let unready: Vec<_> = pods.filter(|(_, member)| !member.was_ready).map(|(name, _)| name.as_str()).collect();
+        let unready: Vec<_> = pods
+            .filter(|(_, member)| !member.was_ready)
+            .map(|(name, _)| name.as_str())
+            .collect();
         if !unready.is_empty() {
             return Some(format!("pods to be ready: {}", unready.join(", ")));
         }

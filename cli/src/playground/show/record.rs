@@ -130,7 +130,11 @@ impl Record {
             Value::Object(details) => details,
             other => Map::from_iter([("what".to_owned(), other)]),
         };
-        self.events.push_back(Event { at_ms, kind, details });
+        self.events.push_back(Event {
+            at_ms,
+            kind,
+            details,
+        });
     }
 
     /// Notes that something went wrong; the run is not good any more.
@@ -154,19 +158,26 @@ impl Record {
     }
 
     fn stats(&mut self, pod: &str, stats: &Stats, now: Instant) {
-        let (meter, looked_at) = self.meters.entry(pod.to_owned()).or_insert_with(|| (Meter::default(), now));
+        let (meter, looked_at) = self
+            .meters
+            .entry(pod.to_owned())
+            .or_insert_with(|| (Meter::default(), now));
         let over = now - *looked_at;
         *looked_at = now;
         let (outbound, inbound) = meter.look(stats);
         self.total.add_counts(&outbound);
         self.total.add_counts(&inbound);
-        let rates = Rates { inbound: Direction::new(&inbound, over), outbound: Direction::new(&outbound, over) };
+        let rates = Rates {
+            inbound: Direction::new(&inbound, over),
+            outbound: Direction::new(&outbound, over),
+        };
         self.rates.insert(pod.to_owned(), rates);
     }
 
     fn change(&mut self, caller: &str, change: &Change) {
         self.breaker.count(change);
-        let at_ms = i64::try_from(change.at_ms).unwrap_or(0) - i64::try_from(self.started_at_ms).unwrap_or(0);
+        let at_ms = i64::try_from(change.at_ms).unwrap_or(0)
+            - i64::try_from(self.started_at_ms).unwrap_or(0);
         let details = json!({
             "caller": caller, "service": change.service, "endpoint": change.endpoint,
             "from": change.from, "to": change.to, "cause": change.cause,
@@ -180,7 +191,10 @@ impl Record {
     /// The scenario kills a pod.
     pub fn killed(&mut self, pod: &str) {
         self.kill = Some(Kill {
-            report: Killed { pod: pod.to_owned(), ..Killed::default() },
+            report: Killed {
+                pod: pod.to_owned(),
+                ..Killed::default()
+            },
             killed_at_ms: clock::unix_ms(),
             revived_at_ms: None,
             open_at: BTreeSet::new(),
@@ -217,7 +231,12 @@ impl Record {
                 all.push(problem);
             }
         }
-        for problem in all.iter().filter(|problem| !self.yaml.contains(problem)).cloned().collect::<Vec<_>>() {
+        for problem in all
+            .iter()
+            .filter(|problem| !self.yaml.contains(problem))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             self.event("problem", json!({"message": problem.to_string()}));
         }
         self.yaml = all;
@@ -226,7 +245,9 @@ impl Record {
 
 impl Kill {
     fn follow(&mut self, caller: &str, change: &Change) {
-        if change.endpoint.as_deref() != Some(self.report.pod.as_str()) || change.at_ms < self.killed_at_ms {
+        if change.endpoint.as_deref() != Some(self.report.pod.as_str())
+            || change.at_ms < self.killed_at_ms
+        {
             return;
         }
         match change.to.as_str() {
@@ -237,7 +258,8 @@ impl Kill {
             }
             "closed" => {
                 self.open_at.remove(caller);
-                if let Some(revived_at_ms) = self.revived_at_ms.filter(|_| self.open_at.is_empty()) {
+                if let Some(revived_at_ms) = self.revived_at_ms.filter(|_| self.open_at.is_empty())
+                {
                     let after = change.at_ms.saturating_sub(revived_at_ms);
                     self.report.closed_after_ms.get_or_insert(after);
                 }
@@ -252,13 +274,21 @@ mod tests {
     use super::*;
 
     fn change(at_ms: u64, to: &str) -> Change {
-        Change { at_ms, endpoint: Some("catalog-3".to_owned()), to: to.to_owned(), ..Change::default() }
+        Change {
+            at_ms,
+            endpoint: Some("catalog-3".to_owned()),
+            to: to.to_owned(),
+            ..Change::default()
+        }
     }
 
     #[test]
     fn a_kill_is_followed_from_open_to_closed() {
         let mut kill = Kill {
-            report: Killed { pod: "catalog-3".to_owned(), ..Killed::default() },
+            report: Killed {
+                pod: "catalog-3".to_owned(),
+                ..Killed::default()
+            },
             killed_at_ms: 1000,
             revived_at_ms: None,
             open_at: BTreeSet::new(),
@@ -273,7 +303,10 @@ mod tests {
         kill.follow("web-1", &change(5700, "closed"));
         assert_eq!(kill.report.closed_after_ms, None, "web-2 still keeps away");
         kill.follow("web-2", &change(6100, "closed"));
-        assert_eq!((kill.report.opened_after_ms, kill.report.closed_after_ms), (Some(40), Some(1100)));
+        assert_eq!(
+            (kill.report.opened_after_ms, kill.report.closed_after_ms),
+            (Some(40), Some(1100))
+        );
     }
 
     #[test]

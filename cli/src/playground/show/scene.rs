@@ -7,9 +7,9 @@ use serde_json::Value;
 use super::Show;
 use super::record::Rates;
 use crate::playground::clock;
+use crate::playground::member::{Member, State};
 use crate::playground::report::Event;
 use crate::playground::view::scene::{BreakerRow, EventRow, LoadRow, PodRow, Scene, Tone};
-use crate::playground::world::{Member, State};
 
 /// How often the view is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
@@ -39,21 +39,44 @@ impl Show {
     }
 
     fn scene(&mut self, now: Instant) -> Scene {
-        let pods = self.world.pods().iter().map(|(name, member)| {
-            pod_row(name, member, self.record.rates.get(name), now)
-        });
+        let pods = self
+            .world
+            .pods()
+            .iter()
+            .map(|(name, member)| pod_row(name, member, self.record.rates.get(name), now));
         let pods = pods.collect();
-        let events = self.record.events.iter().rev().filter_map(event_row).take(MOST_SHOWN).collect();
-        let waiting_for = if self.began.is_none() { self.waiting_for() } else { None };
+        let events = self
+            .record
+            .events
+            .iter()
+            .rev()
+            .filter_map(event_row)
+            .take(MOST_SHOWN)
+            .collect();
+        let waiting_for = if self.began.is_none() {
+            self.waiting_for()
+        } else {
+            None
+        };
         Scene {
-            title: format!("{} · {}", self.plan.scenario.word(), self.plan.isolation.word()),
+            title: format!(
+                "{} · {}",
+                self.plan.scenario.word(),
+                self.plan.isolation.word()
+            ),
             waiting_for,
             elapsed_seconds: self.began.map_or(0, |began| (now - began).as_secs()),
             length_seconds: self.plan.length().map(|length| length.as_secs()),
             load: self.load_row(),
             pods,
             breakers: self.breaker_rows(),
-            breakers_known: self.record.breakers.values().flat_map(|breakers| &breakers.services).map(|service| service.endpoints.len()).sum(),
+            breakers_known: self
+                .record
+                .breakers
+                .values()
+                .flat_map(|breakers| &breakers.services)
+                .map(|service| service.endpoints.len())
+                .sum(),
             events,
             problems: self.record.yaml.iter().map(ToString::to_string).collect(),
             folder: self.plan.manifests.display().to_string(),
@@ -63,10 +86,18 @@ impl Show {
     fn load_row(&mut self) -> LoadRow {
         let load = self.inputs.load();
         #[allow(clippy::cast_precision_loss, reason = "a rate to be shown")]
-        let rate = if load.recent.seconds > 0.0 { load.recent.requests as f64 / load.recent.seconds } else { 0.0 };
+        let rate = if load.recent.seconds > 0.0 {
+            load.recent.requests as f64 / load.recent.seconds
+        } else {
+            0.0
+        };
         if self.load_seen != load.requests {
             self.load_seen = load.requests;
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is small and positive")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a rate is small and positive"
+            )]
             self.history.push_back(rate.round() as u64);
             if self.history.len() > HISTORY {
                 self.history.pop_front();
@@ -85,7 +116,11 @@ impl Show {
     fn breaker_rows(&self) -> Vec<BreakerRow> {
         let mut rows = Vec::new();
         for (caller, breakers) in &self.record.breakers {
-            for endpoint in breakers.services.iter().flat_map(|service| &service.endpoints) {
+            for endpoint in breakers
+                .services
+                .iter()
+                .flat_map(|service| &service.endpoints)
+            {
                 if endpoint.state != "closed" && !endpoint.state.is_empty() {
                     rows.push(BreakerRow {
                         caller: caller.clone(),
@@ -110,11 +145,20 @@ fn pod_row(name: &str, member: &Member, rates: Option<&Rates>, now: Instant) -> 
         State::Leaving => (format!("leaving {seconds} s"), Tone::Notice),
         State::Failing => (format!("failing {seconds} s"), Tone::Bad),
     };
-    let mut row = PodRow { name: name.to_owned(), state, tone: Some(tone), ..PodRow::default() };
+    let mut row = PodRow {
+        name: name.to_owned(),
+        state,
+        tone: Some(tone),
+        ..PodRow::default()
+    };
     let is_down = matches!(member.state, State::Killed | State::Failing);
     if let Some(rates) = rates.filter(|_| !is_down) {
         // Who is asked shows how it answers; who only asks, how it is answered.
-        let direction = if rates.inbound.requests < rates.outbound.requests / 10.0 { &rates.outbound } else { &rates.inbound };
+        let direction = if rates.inbound.requests < rates.outbound.requests / 10.0 {
+            &rates.outbound
+        } else {
+            &rates.inbound
+        };
         row.requests = direction.requests;
         row.p50_ms = direction.p50_ms;
         row.p99_ms = direction.p99_ms;
@@ -127,7 +171,13 @@ fn pod_row(name: &str, member: &Member, rates: Option<&Rates>, now: Instant) -> 
 
 /// An event in words; `None` for what is only for the report.
 fn event_row(event: &Event) -> Option<EventRow> {
-    let word = |field: &str| event.details.get(field).and_then(Value::as_str).unwrap_or_default();
+    let word = |field: &str| {
+        event
+            .details
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let number = |field: &str| event.details.get(field).and_then(Value::as_u64);
     let pod = word("pod");
     let (what, tone) = match event.kind {
@@ -138,10 +188,23 @@ fn event_row(event: &Event) -> Option<EventRow> {
         "restarting" => (format!("{pod}: {}", word("why")), Tone::Bad),
         "failed" => (format!("{pod}: {}", word("why")), Tone::Bad),
         "slow" if number("ms") == Some(0) => (format!("{pod} is as fast as before"), Tone::Good),
-        "slow" => (format!("{pod} answers {} ms later", number("ms").unwrap_or(0)), Tone::Notice),
+        "slow" => (
+            format!("{pod} answers {} ms later", number("ms").unwrap_or(0)),
+            Tone::Notice,
+        ),
         "break" if number("status") == Some(0) => (format!("{pod} is mended"), Tone::Good),
-        "break" => (format!("{pod} answers {}", number("status").unwrap_or(0)), Tone::Notice),
-        "breaker" => return Some(breaker_event(event, word("caller"), word("endpoint"), word("to"))),
+        "break" => (
+            format!("{pod} answers {}", number("status").unwrap_or(0)),
+            Tone::Notice,
+        ),
+        "breaker" => {
+            return Some(breaker_event(
+                event,
+                word("caller"),
+                word("endpoint"),
+                word("to"),
+            ));
+        }
         "policy_in_force" => {
             let ms = number("ms").map_or_else(|| "not".to_owned(), |ms| format!("in {ms} ms"));
             (format!("{} in force {ms}", word("policy")), Tone::Good)
@@ -152,7 +215,11 @@ fn event_row(event: &Event) -> Option<EventRow> {
         "yaml_changed" => ("the YAML changed".to_owned(), Tone::Quiet),
         _ => return None,
     };
-    Some(EventRow { at_ms: event.at_ms, what, tone })
+    Some(EventRow {
+        at_ms: event.at_ms,
+        what,
+        tone,
+    })
 }
 
 fn breaker_event(event: &Event, caller: &str, endpoint: &str, to: &str) -> EventRow {
@@ -160,7 +227,14 @@ fn breaker_event(event: &Event, caller: &str, endpoint: &str, to: &str) -> Event
         "open" => (format!("{caller} keeps away from {endpoint}"), Tone::Bad),
         "half_open" => (format!("{caller} probes {endpoint}"), Tone::Notice),
         "closed" => (format!("{caller} trusts {endpoint} again"), Tone::Good),
-        other => (format!("{caller} → {endpoint}: {}", other.replace('_', " ")), Tone::Notice),
+        other => (
+            format!("{caller} → {endpoint}: {}", other.replace('_', " ")),
+            Tone::Notice,
+        ),
     };
-    EventRow { at_ms: event.at_ms, what, tone }
+    EventRow {
+        at_ms: event.at_ms,
+        what,
+        tone,
+    }
 }

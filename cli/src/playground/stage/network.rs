@@ -83,12 +83,21 @@ impl Network {
             .context("no virtual cable (veth) can be made")?;
         let gateway = index_of(&handle, GATEWAY).await?;
         add_address(&handle, gateway, GATEWAY_ADDRESS.into(), PREFIX_LENGTH).await?;
-        let has_v6 = add_address(&handle, gateway, gateway_address_v6().into(), PREFIX_LENGTH_V6)
-            .await
-            .is_ok();
+        let has_v6 = add_address(
+            &handle,
+            gateway,
+            gateway_address_v6().into(),
+            PREFIX_LENGTH_V6,
+        )
+        .await
+        .is_ok();
         set_up(&handle, "lo").await?;
         set_up(&handle, GATEWAY).await?;
-        let network = Self { handle, bridge, has_v6 };
+        let network = Self {
+            handle,
+            bridge,
+            has_v6,
+        };
         network.plug_in(GATEWAY_PORT).await?;
         Ok(network)
     }
@@ -113,7 +122,10 @@ impl Network {
     /// Plugs a cable's end into the bridge.
     async fn plug_in(&self, end: &str) -> anyhow::Result<()> {
         let port = index_of(&self.handle, end).await?;
-        let link = LinkUnspec::new_with_index(port).controller(self.bridge).up().build();
+        let link = LinkUnspec::new_with_index(port)
+            .controller(self.bridge)
+            .up()
+            .build();
         let plugged = self.handle.link().change(link).execute().await;
         plugged.with_context(|| format!("{end} cannot be plugged into the bridge"))
     }
@@ -125,7 +137,9 @@ fn cable_name(number: u8) -> String {
 
 /// A thread, unlike a task, may be in another network namespace than the rest;
 /// it ends when its work is done.
-async fn in_a_thread<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> anyhow::Result<T> {
+async fn in_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
     let joined = tokio::task::spawn_blocking(|| std::thread::spawn(work).join()).await?;
     joined.map_err(|_| anyhow!("a thread in a pod's network namespace panicked"))?
 }
@@ -133,7 +147,9 @@ async fn in_a_thread<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T>
 /// Runs in a thread of its own: waits until the pod's end is up.
 fn wait_inside(namespace: &OwnedFd) -> anyhow::Result<()> {
     setns(namespace, CloneFlags::CLONE_NEWNET)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async { until_up(&connect()?, "eth0").await })
 }
 
@@ -142,7 +158,10 @@ async fn until_up(handle: &Handle, name: &str) -> anyhow::Result<()> {
     let is_up = async {
         loop {
             let mut links = handle.link().get().match_name(name.to_owned()).execute();
-            let link = links.try_next().await.with_context(|| format!("no network link {name}"))?;
+            let link = links
+                .try_next()
+                .await
+                .with_context(|| format!("no network link {name}"))?;
             let up = LinkAttribute::OperState(LinkState::Up);
             if link.is_some_and(|link| link.attributes.contains(&up)) {
                 return anyhow::Ok(());
@@ -150,14 +169,18 @@ async fn until_up(handle: &Handle, name: &str) -> anyhow::Result<()> {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(UP_WITHIN, is_up).await.with_context(|| format!("{name} does not come up"))?
+    tokio::time::timeout(UP_WITHIN, is_up)
+        .await
+        .with_context(|| format!("{name} does not come up"))?
 }
 
 /// Runs in a thread of its own: a new network namespace, its `lo` and `eth0`.
 fn make_pod_side(number: u8, enclosing: &OwnedFd, has_v6: bool) -> anyhow::Result<OwnedFd> {
     unshare(CloneFlags::CLONE_NEWNET).context("no network namespace for a pod (unshare)")?;
     let namespace: OwnedFd = File::open("/proc/thread-self/ns/net")?.into();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let handle = connect()?;
         let cable = cable_name(number);
@@ -170,21 +193,51 @@ fn make_pod_side(number: u8, enclosing: &OwnedFd, has_v6: bool) -> anyhow::Resul
         let outer_end = index_of(&handle, &cable).await?;
         handle
             .link()
-            .change(LinkUnspec::new_with_index(outer_end).setns_by_fd(enclosing.as_raw_fd()).build())
+            .change(
+                LinkUnspec::new_with_index(outer_end)
+                    .setns_by_fd(enclosing.as_raw_fd())
+                    .build(),
+            )
             .execute()
             .await
             .context("the cable's other end cannot be moved out of the pod")?;
         set_up(&handle, "lo").await?;
         set_up(&handle, "eth0").await?;
         let inner_end = index_of(&handle, "eth0").await?;
-        add_address(&handle, inner_end, pod_address(number).into(), PREFIX_LENGTH).await?;
+        add_address(
+            &handle,
+            inner_end,
+            pod_address(number).into(),
+            PREFIX_LENGTH,
+        )
+        .await?;
         // Cluster IPs need a route, or connect() fails before the redirect sees it.
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(GATEWAY_ADDRESS).build();
-        handle.route().add(route).execute().await.context("no default route for a pod")?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(GATEWAY_ADDRESS)
+            .build();
+        handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .context("no default route for a pod")?;
         if has_v6 {
-            add_address(&handle, inner_end, pod_address_v6(number).into(), PREFIX_LENGTH_V6).await?;
-            let route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway_address_v6()).build();
-            handle.route().add(route).execute().await.context("no IPv6 default route for a pod")?;
+            add_address(
+                &handle,
+                inner_end,
+                pod_address_v6(number).into(),
+                PREFIX_LENGTH_V6,
+            )
+            .await?;
+            let route = RouteMessageBuilder::<Ipv6Addr>::new()
+                .gateway(gateway_address_v6())
+                .build();
+            handle
+                .route()
+                .add(route)
+                .execute()
+                .await
+                .context("no IPv6 default route for a pod")?;
         }
         anyhow::Ok(())
     })?;
@@ -199,7 +252,10 @@ fn connect() -> anyhow::Result<Handle> {
 
 async fn index_of(handle: &Handle, name: &str) -> anyhow::Result<u32> {
     let mut links = handle.link().get().match_name(name.to_owned()).execute();
-    let link = links.try_next().await.with_context(|| format!("no network link {name}"))?;
+    let link = links
+        .try_next()
+        .await
+        .with_context(|| format!("no network link {name}"))?;
     link.map(|link| link.header.index)
         .with_context(|| format!("no network link {name}"))
 }
@@ -216,10 +272,21 @@ async fn set_up(handle: &Handle, name: &str) -> anyhow::Result<()> {
 
 /// Adds an address; IPv6 ones without duplicate detection, which would hold
 /// them back for a second.
-async fn add_address(handle: &Handle, link: u32, address: IpAddr, prefix: u8) -> anyhow::Result<()> {
+async fn add_address(
+    handle: &Handle,
+    link: u32,
+    address: IpAddr,
+    prefix: u8,
+) -> anyhow::Result<()> {
     let mut request = handle.address().add(link, address, prefix);
     if address.is_ipv6() {
-        request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        request
+            .message_mut()
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
-    request.execute().await.with_context(|| format!("the address {address} cannot be set"))
+    request
+        .execute()
+        .await
+        .with_context(|| format!("the address {address} cannot be set"))
 }

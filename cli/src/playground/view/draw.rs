@@ -4,7 +4,9 @@ use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, BorderType, Borders, Cell, Clear, Padding, Paragraph, Row, Sparkline, Table, Wrap};
+use ratatui::widgets::{
+    Block, BorderType, Borders, Cell, Clear, Padding, Paragraph, Row, Sparkline, Table, Wrap,
+};
 
 use super::scene::{BreakerRow, EventRow, PodRow, Scene, Tone};
 use super::theme::Theme;
@@ -18,17 +20,30 @@ const MOST_PROBLEM_ROWS: usize = 3;
 const SPARKLINE_COLUMNS: u16 = 100;
 
 /// Draws everything.
-pub fn draw(frame: &mut Frame<'_>, scene: &Scene, selected: usize, is_help_open: bool, theme: Theme) {
+pub fn draw(
+    frame: &mut Frame<'_>,
+    scene: &Scene,
+    selected: usize,
+    is_help_open: bool,
+    theme: Theme,
+) {
     let area = frame.area();
     if area.width < LEAST_COLUMNS || area.height < LEAST_ROWS {
-        let text = format!("The live view needs {LEAST_COLUMNS}x{LEAST_ROWS}; this terminal has {}x{}.", area.width, area.height);
+        let text = format!(
+            "The live view needs {LEAST_COLUMNS}x{LEAST_ROWS}; this terminal has {}x{}.",
+            area.width, area.height
+        );
         frame.render_widget(Paragraph::new(text), area);
         return;
     }
     let problem_rows = scene.problems.len().clamp(1, MOST_PROBLEM_ROWS);
     let problem_rows = u16::try_from(problem_rows).unwrap_or(1);
-    let pod_rows = u16::try_from(scene.pods.len()).unwrap_or(u16::MAX).saturating_add(1);
-    let most_pod_rows = area.height.saturating_sub(2 + 1 + LEAST_LOWER_ROWS + problem_rows + 1);
+    let pod_rows = u16::try_from(scene.pods.len())
+        .unwrap_or(u16::MAX)
+        .saturating_add(1);
+    let most_pod_rows = area
+        .height
+        .saturating_sub(2 + 1 + LEAST_LOWER_ROWS + problem_rows + 1);
     let [top, pods, _gap, lower, problems, keys] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Length(pod_rows.min(most_pod_rows)),
@@ -40,7 +55,10 @@ pub fn draw(frame: &mut Frame<'_>, scene: &Scene, selected: usize, is_help_open:
     .areas(area);
     draw_top(frame, top, scene, theme);
     draw_pods(frame, pods, scene, selected, theme);
-    let [breakers, events] = Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).spacing(1).areas(lower);
+    let [breakers, events] =
+        Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)])
+            .spacing(1)
+            .areas(lower);
     draw_breakers(frame, breakers, scene, theme);
     draw_events(frame, events, scene, theme);
     draw_problems(frame, problems, scene, theme);
@@ -51,13 +69,17 @@ pub fn draw(frame: &mut Frame<'_>, scene: &Scene, selected: usize, is_help_open:
 }
 
 fn draw_top(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
-    let [first, second] = Layout::vertical([Constraint::Length(1), Constraint::Length(1)]).areas(area);
+    let [first, second] =
+        Layout::vertical([Constraint::Length(1), Constraint::Length(1)]).areas(area);
     let title = Line::from(vec![
         Span::styled(" remora ", theme.title()),
         Span::styled(format!("playground · {}", scene.title), theme.quiet()),
     ]);
     frame.render_widget(title, first);
-    frame.render_widget(Paragraph::new(time(scene, theme)).alignment(Alignment::Right), first);
+    frame.render_widget(
+        Paragraph::new(time(scene, theme)).alignment(Alignment::Right),
+        first,
+    );
     let [numbers, spark] = if second.width >= SPARKLINE_COLUMNS {
         Layout::horizontal([Constraint::Min(70), Constraint::Length(31)]).areas(second)
     } else {
@@ -66,9 +88,23 @@ fn draw_top(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
     frame.render_widget(load(scene, theme), numbers);
     if spark.width > 0 {
         let width = usize::from(spark.width) - 1;
-        let history: Vec<u64> = scene.load.history.iter().rev().take(width).rev().copied().collect();
+        let history: Vec<u64> = scene
+            .load
+            .history
+            .iter()
+            .rev()
+            .take(width)
+            .rev()
+            .copied()
+            .collect();
         let sparkline = Sparkline::default().data(history).style(theme.heading());
-        frame.render_widget(sparkline, Rect { width: spark.width - 1, ..spark });
+        frame.render_widget(
+            sparkline,
+            Rect {
+                width: spark.width - 1,
+                ..spark
+            },
+        );
     }
 }
 
@@ -89,11 +125,21 @@ fn time(scene: &Scene, theme: Theme) -> Line<'static> {
 
 fn load(scene: &Scene, theme: Theme) -> Line<'static> {
     if let Some(what) = &scene.waiting_for {
-        return Line::from(Span::styled(format!(" waiting for {what}"), theme.tone(Tone::Notice)));
+        return Line::from(Span::styled(
+            format!(" waiting for {what}"),
+            theme.tone(Tone::Notice),
+        ));
     }
     let load = &scene.load;
-    let failed_tone = if load.failed == 0 { Tone::Good } else { Tone::Bad };
-    let mut words = vec![Span::styled(" load ", theme.quiet()), Span::styled(format!("{:.0}/s", load.rate), theme.plain())];
+    let failed_tone = if load.failed == 0 {
+        Tone::Good
+    } else {
+        Tone::Bad
+    };
+    let mut words = vec![
+        Span::styled(" load ", theme.quiet()),
+        Span::styled(format!("{:.0}/s", load.rate), theme.plain()),
+    ];
     for (name, value) in [
         ("p50", milliseconds(Some(load.p50_ms))),
         ("p99", milliseconds(Some(load.p99_ms))),
@@ -103,33 +149,55 @@ fn load(scene: &Scene, theme: Theme) -> Line<'static> {
         words.push(Span::styled(value, theme.plain()));
     }
     words.push(Span::styled("   failed ", theme.quiet()));
-    words.push(Span::styled(load.failed.to_string(), theme.tone(failed_tone)));
+    words.push(Span::styled(
+        load.failed.to_string(),
+        theme.tone(failed_tone),
+    ));
     Line::from(words)
 }
 
 fn draw_pods(frame: &mut Frame<'_>, area: Rect, scene: &Scene, selected: usize, theme: Theme) {
     let visible = usize::from(area.height.saturating_sub(1)).max(1);
     let first = (selected + 1).saturating_sub(visible);
-    let rows = scene.pods.iter().enumerate().skip(first).take(visible).map(|(index, pod)| {
-        let row = pod_row(pod, index == selected, theme);
-        if index == selected { row.style(theme.selected()) } else { row }
-    });
-    let heading = ["", "pod", "state", "req/s", "p50 ms", "p99 ms", "err/s", "retry/s", "limit/s"];
+    let rows = scene
+        .pods
+        .iter()
+        .enumerate()
+        .skip(first)
+        .take(visible)
+        .map(|(index, pod)| {
+            let row = pod_row(pod, index == selected, theme);
+            if index == selected {
+                row.style(theme.selected())
+            } else {
+                row
+            }
+        });
+    let heading = [
+        "", "pod", "state", "req/s", "p50 ms", "p99 ms", "err/s", "retry/s", "limit/s",
+    ];
     let heading = heading.iter().enumerate().map(|(index, word)| {
         let line = Line::from(*word);
-        Cell::from(if index > 2 { line.right_aligned() } else { line })
+        Cell::from(if index > 2 {
+            line.right_aligned()
+        } else {
+            line
+        })
     });
-    let table = Table::new(rows, [
-        Constraint::Length(2),
-        Constraint::Min(13),
-        Constraint::Length(15),
-        Constraint::Length(6),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(6),
-        Constraint::Length(7),
-        Constraint::Length(8),
-    ])
+    let table = Table::new(
+        rows,
+        [
+            Constraint::Length(2),
+            Constraint::Min(13),
+            Constraint::Length(15),
+            Constraint::Length(6),
+            Constraint::Length(7),
+            Constraint::Length(7),
+            Constraint::Length(6),
+            Constraint::Length(7),
+            Constraint::Length(8),
+        ],
+    )
     .header(Row::new(heading).style(theme.heading()));
     frame.render_widget(table, area);
 }
@@ -144,7 +212,11 @@ fn pod_row(pod: &PodRow, is_selected: bool, theme: Theme) -> Row<'static> {
         Tone::Quiet => "·",
     };
     let number = |text: String, is_remarkable: bool, remark: Tone| {
-        let style = if is_remarkable { theme.tone(remark) } else { theme.plain() };
+        let style = if is_remarkable {
+            theme.tone(remark)
+        } else {
+            theme.plain()
+        };
         let style = if text == "·" { theme.quiet() } else { style };
         Cell::from(Line::styled(text, style).right_aligned())
     };
@@ -152,7 +224,10 @@ fn pod_row(pod: &PodRow, is_selected: bool, theme: Theme) -> Row<'static> {
     Row::new(vec![
         Cell::from(Span::styled(mark, theme.heading())),
         Cell::from(Span::styled(pod.name.clone(), theme.plain())),
-        Cell::from(Line::from(vec![Span::styled(format!("{sign} "), theme.tone(tone)), Span::styled(pod.state.clone(), theme.tone(tone))])),
+        Cell::from(Line::from(vec![
+            Span::styled(format!("{sign} "), theme.tone(tone)),
+            Span::styled(pod.state.clone(), theme.tone(tone)),
+        ])),
         number(rate(pod.requests), false, Tone::Good),
         number(milliseconds_alone(pod.p50_ms), false, Tone::Good),
         number(milliseconds_alone(pod.p99_ms), is_slow, Tone::Notice),
@@ -181,13 +256,26 @@ fn draw_breakers(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme)
         };
         vec![Line::styled(text, theme.quiet())]
     } else {
-        scene.breakers.iter().flat_map(|breaker| breaker_lines(breaker, theme)).collect()
+        scene
+            .breakers
+            .iter()
+            .flat_map(|breaker| breaker_lines(breaker, theme))
+            .collect()
     };
-    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).block(block), area);
+    frame.render_widget(
+        Paragraph::new(lines)
+            .wrap(Wrap { trim: false })
+            .block(block),
+        area,
+    );
 }
 
 fn breaker_lines(breaker: &BreakerRow, theme: Theme) -> [Line<'static>; 2] {
-    let tone = if breaker.state == "open" { Tone::Bad } else { Tone::Notice };
+    let tone = if breaker.state == "open" {
+        Tone::Bad
+    } else {
+        Tone::Notice
+    };
     let path = format!("{} → {}  ", breaker.caller, breaker.endpoint);
     [
         Line::from(vec![
@@ -200,8 +288,17 @@ fn breaker_lines(breaker: &BreakerRow, theme: Theme) -> [Line<'static>; 2] {
 }
 
 fn draw_events(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
-    let lines: Vec<Line<'_>> = scene.events.iter().map(|event| event_line(event, theme)).collect();
-    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).block(panel("events".to_owned(), theme)), area);
+    let lines: Vec<Line<'_>> = scene
+        .events
+        .iter()
+        .map(|event| event_line(event, theme))
+        .collect();
+    frame.render_widget(
+        Paragraph::new(lines)
+            .wrap(Wrap { trim: false })
+            .block(panel("events".to_owned(), theme)),
+        area,
+    );
 }
 
 fn event_line(event: &EventRow, theme: Theme) -> Line<'static> {
@@ -209,7 +306,14 @@ fn event_line(event: &EventRow, theme: Theme) -> Line<'static> {
     let at = event.at_ms as f64 / 1000.0;
     Line::from(vec![
         Span::styled(format!("{at:6.1} s  "), theme.quiet()),
-        Span::styled(event.what.clone(), if event.tone == Tone::Quiet { theme.plain() } else { theme.tone(event.tone) }),
+        Span::styled(
+            event.what.clone(),
+            if event.tone == Tone::Quiet {
+                theme.plain()
+            } else {
+                theme.tone(event.tone)
+            },
+        ),
     ])
 }
 
@@ -217,16 +321,29 @@ fn draw_problems(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme)
     let lines: Vec<Line<'_>> = if scene.problems.is_empty() {
         vec![Line::from(vec![
             Span::styled(" yaml ", theme.heading()),
-            Span::styled(format!("{}: no problems; edit and save, and it is in force", scene.folder), theme.quiet()),
+            Span::styled(
+                format!(
+                    "{}: no problems; edit and save, and it is in force",
+                    scene.folder
+                ),
+                theme.quiet(),
+            ),
         ])]
     } else {
         let more = scene.problems.len().saturating_sub(MOST_PROBLEM_ROWS);
         let shown = scene.problems.iter().take(MOST_PROBLEM_ROWS).enumerate();
         shown
             .map(|(index, problem)| {
-                let rest = if more > 0 && index + 1 == MOST_PROBLEM_ROWS { format!(" (and {more} more)") } else { String::new() };
+                let rest = if more > 0 && index + 1 == MOST_PROBLEM_ROWS {
+                    format!(" (and {more} more)")
+                } else {
+                    String::new()
+                };
                 let head = if index == 0 { " yaml " } else { "      " };
-                Line::from(vec![Span::styled(head, theme.heading()), Span::styled(format!("{problem}{rest}"), theme.tone(Tone::Bad))])
+                Line::from(vec![
+                    Span::styled(head, theme.heading()),
+                    Span::styled(format!("{problem}{rest}"), theme.tone(Tone::Bad)),
+                ])
             })
             .collect()
     };
@@ -234,7 +351,15 @@ fn draw_problems(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme)
 }
 
 fn draw_keys(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
-    let keys = [("↑↓", "select"), ("k", "kill"), ("r", "revive"), ("s", "slow"), ("b", "break"), ("?", "help"), ("q", "quit")];
+    let keys = [
+        ("↑↓", "select"),
+        ("k", "kill"),
+        ("r", "revive"),
+        ("s", "slow"),
+        ("b", "break"),
+        ("?", "help"),
+        ("q", "quit"),
+    ];
     let mut words = vec![Span::raw(" ")];
     for (key, what) in keys {
         words.push(Span::styled(key, theme.heading()));
@@ -263,15 +388,26 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
     ];
     let width = 68.min(area.width - 4);
     let height = 18.min(area.height - 2);
-    let place = Rect { x: (area.width - width) / 2, y: (area.height - height) / 2, width, height };
+    let place = Rect {
+        x: (area.width - width) / 2,
+        y: (area.height - height) / 2,
+        width,
+        height,
+    };
     let block = Block::bordered()
         .border_type(BorderType::Rounded)
         .border_style(theme.heading())
         .padding(Padding::uniform(1))
         .title(Span::styled(" help · any key closes ", theme.title()));
-    let lines: Vec<Line<'_>> = TEXT.iter().map(|line| Line::styled(*line, theme.plain())).collect();
+    let lines: Vec<Line<'_>> = TEXT
+        .iter()
+        .map(|line| Line::styled(*line, theme.plain()))
+        .collect();
     frame.render_widget(Clear, place);
-    frame.render_widget(Paragraph::new(lines).block(block).style(Style::new()), place);
+    frame.render_widget(
+        Paragraph::new(lines).block(block).style(Style::new()),
+        place,
+    );
 }
 
 fn rate(per_second: f64) -> String {

@@ -1,7 +1,7 @@
 //! The live view: what the stage does, in a terminal of 80x24 or more.
 //!
 //! - [`scene`]: what is shown, as plain data.
-//! - [`draw`]: how.
+//! - [`mod@draw`]: how it is drawn.
 //! - [`theme`]: in which colours.
 
 pub mod draw;
@@ -12,7 +12,9 @@ use std::io::{Stdout, Write, stdout};
 
 use anyhow::Context;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use crossterm::terminal::{
+    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
 use crossterm::{cursor, execute};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -53,7 +55,8 @@ pub struct Focus {
 impl Focus {
     /// What a key asks for.
     pub fn key(&mut self, key: KeyEvent) -> Option<Wish> {
-        let is_control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+        let is_control_c =
+            key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
         if is_control_c {
             return Some(Wish::Quit);
         }
@@ -90,7 +93,9 @@ impl Focus {
         let selected = self.pods.get(self.selected).cloned();
         self.pods = scene.pods.iter().map(|pod| pod.name.clone()).collect();
         let found = selected.and_then(|name| self.pods.iter().position(|pod| *pod == name));
-        self.selected = found.unwrap_or(self.selected).min(self.pods.len().saturating_sub(1));
+        self.selected = found
+            .unwrap_or(self.selected)
+            .min(self.pods.len().saturating_sub(1));
     }
 }
 
@@ -115,7 +120,11 @@ impl View {
         enable_raw_mode().context("the terminal cannot be taken over")?;
         execute!(stdout(), EnterAlternateScreen, cursor::Hide)?;
         let terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
-        Ok(Self { terminal, theme: Theme::from_environment(), focus: Focus::default() })
+        Ok(Self {
+            terminal,
+            theme: Theme::from_environment(),
+            focus: Focus::default(),
+        })
     }
 
     /// What a key asks for.
@@ -126,8 +135,11 @@ impl View {
     /// Draws; a terminal that is gone is noticed elsewhere.
     pub fn draw(&mut self, scene: &Scene) {
         self.focus.follow(scene);
-        let (selected, is_help_open, theme) = (self.focus.selected, self.focus.is_help_open, self.theme);
-        let _ = self.terminal.draw(|frame| draw::draw(frame, scene, selected, is_help_open, theme));
+        let (selected, is_help_open, theme) =
+            (self.focus.selected, self.focus.is_help_open, self.theme);
+        let _ = self
+            .terminal
+            .draw(|frame| draw::draw(frame, scene, selected, is_help_open, theme));
     }
 
     /// Gives the terminal back.

@@ -32,7 +32,14 @@ fn scene() -> Scene {
         title: "demo · netns".to_owned(),
         elapsed_seconds: 75,
         length_seconds: Some(120),
-        load: LoadRow { rate: 999.6, p50_ms: 1.5, p99_ms: 7.25, requests: 75_012, failed: 0, history: [9, 8, 9].into() },
+        load: LoadRow {
+            rate: 999.6,
+            p50_ms: 1.5,
+            p99_ms: 7.25,
+            requests: 75_012,
+            failed: 0,
+            history: [9, 8, 9].into(),
+        },
         pods,
         breakers: vec![BreakerRow {
             caller: "web-1".to_owned(),
@@ -42,7 +49,11 @@ fn scene() -> Scene {
             cause: "3 consecutive failures: connect_failed".to_owned(),
         }],
         breakers_known: 9,
-        events: vec![EventRow { at_ms: 71_200, what: "catalog-2 is killed".to_owned(), tone: Tone::Notice }],
+        events: vec![EventRow {
+            at_ms: 71_200,
+            what: "catalog-2 is killed".to_owned(),
+            tone: Tone::Notice,
+        }],
         problems: vec!["policies.yaml:12: spec.retries.attempts: 99 is over 10".to_owned()],
         folder: "manifests/demo".to_owned(),
         ..Scene::default()
@@ -51,10 +62,19 @@ fn scene() -> Scene {
 
 fn screen(width: u16, height: u16, scene: &Scene, is_help_open: bool) -> Vec<String> {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| draw::draw(frame, scene, 2, is_help_open, Theme::new(true))).unwrap();
+    terminal
+        .draw(|frame| draw::draw(frame, scene, 2, is_help_open, Theme::new(true)))
+        .unwrap();
     let buffer = terminal.backend().buffer().clone();
     let rows = buffer.content.chunks(usize::from(width));
-    rows.map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>().trim_end().to_owned()).collect()
+    rows.map(|row| {
+        row.iter()
+            .map(ratatui::buffer::Cell::symbol)
+            .collect::<String>()
+            .trim_end()
+            .to_owned()
+    })
+    .collect()
 }
 
 #[test]
@@ -76,19 +96,41 @@ fn everything_is_on_a_small_screen() {
         " connect_failed",
     ];
     let without_rules: Vec<_> = screen.iter().map(|row| row.replace('─', "")).collect();
-    assert_eq!(without_rules[..expected.len()], expected, "\n{}", screen.join("\n"));
-    assert!(screen[22].starts_with(" yaml policies.yaml:12: spec.retries.attempts"), "{}", screen[22]);
+    assert_eq!(
+        without_rules[..expected.len()],
+        expected,
+        "\n{}",
+        screen.join("\n")
+    );
+    assert!(
+        screen[22].starts_with(" yaml policies.yaml:12: spec.retries.attempts"),
+        "{}",
+        screen[22]
+    );
     assert!(screen[23].contains("k kill   r revive"), "{}", screen[23]);
 }
 
 #[test]
 fn many_pods_scroll_with_the_selection() {
     let mut scene = scene();
-    scene.pods = (0..40).map(|number| pod(&format!("web-{number}"), 1.0, Tone::Good, "ready")).collect();
+    scene.pods = (0..40)
+        .map(|number| pod(&format!("web-{number}"), 1.0, Tone::Good, "ready"))
+        .collect();
     let mut terminal = Terminal::new(TestBackend::new(120, 30)).unwrap();
-    terminal.draw(|frame| draw::draw(frame, &scene, 39, false, Theme::new(false))).unwrap();
-    let text: String = terminal.backend().buffer().content.iter().map(ratatui::buffer::Cell::symbol).collect();
-    assert!(text.contains("web-39") && !text.contains("web-0 "), "the selected pod is visible");
+    terminal
+        .draw(|frame| draw::draw(frame, &scene, 39, false, Theme::new(false)))
+        .unwrap();
+    let text: String = terminal
+        .backend()
+        .buffer()
+        .content
+        .iter()
+        .map(ratatui::buffer::Cell::symbol)
+        .collect();
+    assert!(
+        text.contains("web-39") && !text.contains("web-0 "),
+        "the selected pod is visible"
+    );
     assert!(text.contains("events"), "the lower panels keep their place");
 }
 
@@ -100,7 +142,13 @@ fn a_screen_that_is_too_small_says_so() {
 #[test]
 fn help_names_every_key() {
     let text = screen(80, 24, &scene(), true).join("\n");
-    for key in ["kill it", "revive it", "500 ms later", "answers 503", "leave nothing behind"] {
+    for key in [
+        "kill it",
+        "revive it",
+        "500 ms later",
+        "answers 503",
+        "leave nothing behind",
+    ] {
         assert!(text.contains(key), "{key} in\n{text}");
     }
 }
@@ -108,9 +156,18 @@ fn help_names_every_key() {
 #[test]
 fn without_colour_nothing_is_coloured() {
     let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-    terminal.draw(|frame| draw::draw(frame, &scene(), 2, true, Theme::new(false))).unwrap();
+    terminal
+        .draw(|frame| draw::draw(frame, &scene(), 2, true, Theme::new(false)))
+        .unwrap();
     let reset = ratatui::style::Color::Reset;
-    assert!(terminal.backend().buffer().content.iter().all(|cell| cell.fg == reset && cell.bg == reset));
+    assert!(
+        terminal
+            .backend()
+            .buffer()
+            .content
+            .iter()
+            .all(|cell| cell.fg == reset && cell.bg == reset)
+    );
 }
 
 #[test]
@@ -119,9 +176,16 @@ fn keys_act_on_the_selected_pod() {
     focus.follow(&scene());
     let mut press = |code| focus.key(KeyEvent::new(code, KeyModifiers::NONE));
     assert_eq!(press(KeyCode::Down), Some(Wish::Redraw));
-    assert_eq!(press(KeyCode::Char('k')), Some(Wish::Kill("catalog-1".to_owned())));
+    assert_eq!(
+        press(KeyCode::Char('k')),
+        Some(Wish::Kill("catalog-1".to_owned()))
+    );
     assert_eq!(press(KeyCode::Char('?')), Some(Wish::Redraw));
-    assert_eq!(press(KeyCode::Char('k')), Some(Wish::Redraw), "a key closes the help and does nothing else");
+    assert_eq!(
+        press(KeyCode::Char('k')),
+        Some(Wish::Redraw),
+        "a key closes the help and does nothing else"
+    );
     assert_eq!(press(KeyCode::Char('x')), None);
     assert_eq!(press(KeyCode::Char('q')), Some(Wish::Quit));
 }

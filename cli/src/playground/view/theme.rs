@@ -14,7 +14,9 @@ impl Theme {
     /// As the environment asks.
     pub fn from_environment() -> Self {
         let is_off = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { has_colour: !is_off }
+        Self {
+            has_colour: !is_off,
+        }
     }
 
     /// With colours or without.
@@ -23,7 +25,11 @@ impl Theme {
     }
 
     fn colour(self, index: u8) -> Style {
-        if self.has_colour { Style::new().fg(Color::Indexed(index)) } else { Style::new() }
+        if self.has_colour {
+            Style::new().fg(Color::Indexed(index))
+        } else {
+            Style::new()
+        }
     }
 
     /// The name at the top.
@@ -38,7 +44,11 @@ impl Theme {
 
     /// What may be overlooked.
     pub fn quiet(self) -> Style {
-        if self.has_colour { self.colour(242) } else { Style::new().add_modifier(Modifier::DIM) }
+        if self.has_colour {
+            self.colour(242)
+        } else {
+            Style::new().add_modifier(Modifier::DIM)
+        }
     }
 
     /// Numbers and names.
@@ -48,7 +58,13 @@ impl Theme {
 
     /// The selected row.
     pub fn selected(self) -> Style {
-        if self.has_colour { Style::new().bg(Color::Indexed(236)).add_modifier(Modifier::BOLD) } else { Style::new().add_modifier(Modifier::REVERSED) }
+        if self.has_colour {
+            Style::new()
+                .bg(Color::Indexed(236))
+                .add_modifier(Modifier::BOLD)
+        } else {
+            Style::new().add_modifier(Modifier::REVERSED)
+        }
     }
 
     /// By weight.
