@@ -45,20 +45,35 @@ pub fn router(admin: Admin) -> Router {
         .route("/live", get(async || "live\n"))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
-        .route("/sidecars", get(async |State(admin): State<Admin>| Json(admin.sidecars.shown())))
-        .route("/problems", get(async |State(admin): State<Admin>| Json(admin.problems.all())))
+        .route(
+            "/sidecars",
+            get(async |State(admin): State<Admin>| Json(admin.sidecars.shown())),
+        )
+        .route(
+            "/problems",
+            get(async |State(admin): State<Admin>| Json(admin.problems.all())),
+        )
         .with_state(admin)
         .layer(CatchPanicLayer::new())
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT))
-        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(MAX_CONCURRENT))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TIMEOUT,
+        ))
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(
+            MAX_CONCURRENT,
+        ))
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
     if *admin.synced.borrow() {
         "ready\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the source has not been read yet\n").into_response()
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the source has not been read yet\n",
+        )
+            .into_response()
     }
 }
 
@@ -71,13 +86,25 @@ async fn metrics(State(admin): State<Admin>) -> Response {
             let _ = writeln!(text, "{name}{labels} {value}");
         }
     };
-    let resources = ResourceType::ALL
-        .map(|kind| (format!("{{type=\"{kind:?}\"}}"), admin.store.count(kind)));
-    gauge("remora_control_plane_resources", "Resources of the stream, by type.", &resources);
+    let resources =
+        ResourceType::ALL.map(|kind| (format!("{{type=\"{kind:?}\"}}"), admin.store.count(kind)));
+    gauge(
+        "remora_control_plane_resources",
+        "Resources of the stream, by type.",
+        &resources,
+    );
     let connected = [(String::new(), admin.sidecars.connected())];
-    gauge("remora_control_plane_sidecars_connected", "Sidecars with a stream.", &connected);
+    gauge(
+        "remora_control_plane_sidecars_connected",
+        "Sidecars with a stream.",
+        &connected,
+    );
     let problems = [(String::new(), admin.problems.all().len())];
-    gauge("remora_control_plane_problems", "Problems in the source now.", &problems);
+    gauge(
+        "remora_control_plane_problems",
+        "Problems in the source now.",
+        &problems,
+    );
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, text).into_response()
 }

@@ -123,7 +123,9 @@ impl Running {
         match self.tasks.join_next().await {
             Some(Ok((name, Ok(())))) => bail!("{name} ended"),
             Some(Ok((name, Err(error)))) => Err(error.context(format!("{name} ended"))),
-            Some(Err(error)) => Err(anyhow::Error::new(error).context("a part of the control plane died")),
+            Some(Err(error)) => {
+                Err(anyhow::Error::new(error).context("a part of the control plane died"))
+            }
             None => bail!("nothing runs"),
         }
     }
@@ -150,7 +152,11 @@ impl Running {
 /// # Errors
 /// When an address or a folder cannot be had.
 pub async fn start(options: Options) -> anyhow::Result<Running> {
-    let folders = options.sources.into_iter().map(|Source::Files(folder)| folder).collect();
+    let folders = options
+        .sources
+        .into_iter()
+        .map(|Source::Files(folder)| folder)
+        .collect();
     let files = source::files::Files::new(folders)?;
     let streams = bind(options.listen).await?;
     let admin_listener = bind(options.admin).await?;
@@ -166,20 +172,38 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
     let mut tasks = JoinSet::new();
     let told = problems.clone();
     tasks.spawn(async move {
-        ("the file source", files.run(event_sender, told).await.map_err(Into::into))
+        (
+            "the file source",
+            files.run(event_sender, told).await.map_err(Into::into),
+        )
     });
     let core = Core::new(store.clone());
     tasks.spawn(feed(core, events, problems.clone(), synced_sender));
-    let ads = AdsServer::new(store.clone(), sidecars.clone(), synced.clone(), ended.clone());
+    let ads = AdsServer::new(
+        store.clone(),
+        sidecars.clone(),
+        synced.clone(),
+        ended.clone(),
+    );
     let reports = reports::server::service(sidecars.clone(), ended.clone());
     tasks.spawn(async move { ("the streams", serve(streams, ads, reports, ended).await) });
-    let router = admin::router(admin::Admin { store, sidecars, problems, synced });
+    let router = admin::router(admin::Admin {
+        store,
+        sidecars,
+        problems,
+        synced,
+    });
     tasks.spawn(async move {
         let served = axum::serve(admin_listener, router).await;
         ("the admin endpoint", served.map_err(Into::into))
     });
     tracing::info!(%listen, %admin, "the control plane runs");
-    Ok(Running { listen, admin, ending, tasks })
+    Ok(Running {
+        listen,
+        admin,
+        ending,
+        tasks,
+    })
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

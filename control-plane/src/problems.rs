@@ -89,7 +89,14 @@ impl Problems {
 
 fn log_new(before: &BTreeSet<Problem>, now: &BTreeSet<Problem>) {
     for problem in now.difference(before) {
-        let Problem { file, line, column, object, field, message } = problem;
+        let Problem {
+            file,
+            line,
+            column,
+            object,
+            field,
+            message,
+        } = problem;
         tracing::warn!(file, line, column, object, field, "{message}");
     }
 }

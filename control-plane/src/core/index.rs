@@ -67,7 +67,7 @@ impl Index {
             Object::Service(service) => self.apply_service(service),
             Object::EndpointSlice(slice) => self.apply_slice(slice),
             Object::Pod(pod) => self.apply_pod(pod),
-            Object::TrafficPolicy(policy) => self.apply_policy(policy),
+            Object::TrafficPolicy(policy) => self.apply_policy(*policy),
             Object::Namespace(_) | Object::Deployment(_) => {}
         }
     }
@@ -110,7 +110,10 @@ impl Index {
         for service in self.services.values() {
             if service.reach == Reach::ExternalName {
                 notes.push(Note {
-                    key: Key { kind: Kind::Service, id: service.id.clone() },
+                    key: Key {
+                        kind: Kind::Service,
+                        id: service.id.clone(),
+                    },
                     field: "spec.externalName".to_owned(),
                     message: "for information: an ExternalName Service has no address of its own; \
                               calls to it are relayed untouched and no policy applies"
@@ -118,14 +121,47 @@ impl Index {
                 });
             }
         }
+        notes.extend(self.shared_addresses());
         let unowned = self.slices.values().filter(|slice| slice.service.is_none());
         let mut unowned: Vec<&Id> = unowned.map(|slice| &slice.id).collect();
         unowned.sort();
         notes.extend(unowned.into_iter().map(|id| Note {
-            key: Key { kind: Kind::EndpointSlice, id: id.clone() },
+            key: Key {
+                kind: Kind::EndpointSlice,
+                id: id.clone(),
+            },
             field: "metadata.labels".to_owned(),
-            message: "has no label kubernetes.io/service-name and so belongs to no Service".to_owned(),
+            message:
+                "has no label kubernetes.io/service-name and so belongs to no Service".to_owned(),
         }));
+        notes
+    }
+
+    /// Cluster IPs that several Services claim: an API server would not allow it.
+    fn shared_addresses(&self) -> Vec<Note> {
+        let mut claimed: HashMap<IpAddr, &Id> = HashMap::new();
+        let mut notes = Vec::new();
+        let services = self.services.values().collect();
+        for service in self.by_age(services) {
+            let Reach::ClusterIp(addresses) = &service.reach else {
+                continue;
+            };
+            for address in addresses {
+                let first = *claimed.entry(*address).or_insert(&service.id);
+                if *first != service.id {
+                    notes.push(Note {
+                        key: Key {
+                            kind: Kind::Service,
+                            id: service.id.clone(),
+                        },
+                        field: "spec.clusterIP".to_owned(),
+                        message: format!(
+                            "{address} is the address of Service {first} already, which keeps it"
+                        ),
+                    });
+                }
+            }
+        }
         notes
     }
 
@@ -136,10 +172,13 @@ impl Index {
             return;
         }
         let old = old.cloned();
-        let dated_anew = old.as_ref().is_none_or(|old| old.created != service.created);
+        let dated_anew = old
+            .as_ref()
+            .is_none_or(|old| old.created != service.created);
         if dated_anew {
             self.seen += 1;
-            self.ages.insert(id.clone(), Age::new(service.created, self.seen, id.clone()));
+            self.ages
+                .insert(id.clone(), Age::new(service.created, self.seen, id.clone()));
         }
         if let Some(old) = old {
             self.touch_service(&old);
@@ -157,14 +196,25 @@ impl Index {
             // The common change: the same ports, some endpoints differ.
             Some(old) if old.service == slice.service && old.ports == slice.ports => {
                 self.slices.insert(slice.id.clone(), slice.clone());
-                let gone = old.endpoints.iter().filter(|one| !slice.endpoints.contains(one));
+                let gone = old
+                    .endpoints
+                    .iter()
+                    .filter(|one| !slice.endpoints.contains(one));
                 let gone: Vec<_> = gone.cloned().collect();
-                let new = slice.endpoints.iter().filter(|one| !old.endpoints.contains(one));
+                let new = slice
+                    .endpoints
+                    .iter()
+                    .filter(|one| !old.endpoints.contains(one));
                 let new: Vec<_> = new.cloned().collect();
+                self.touch_endpoints(&slice, &gone);
+                self.touch_endpoints(&slice, &new);
                 self.relist(&slice, &gone, false);
+                // A pod of which another entry stays is still listed.
+                let changed = |one: &&SliceEndpoint| gone.iter().any(|gone| gone.pod == one.pod);
+                let stay = slice.endpoints.iter().filter(changed).cloned();
+                let stay: Vec<_> = stay.collect();
+                self.relist(&slice, &stay, true);
                 self.relist(&slice, &new, true);
-                // A pod that stays listed by another entry of the slice stays so.
-                self.relist(&slice, &slice.endpoints.clone(), true);
             }
             old => {
                 self.slices.insert(slice.id.clone(), slice.clone());
@@ -178,19 +228,22 @@ impl Index {
 
     fn list(&mut self, slice: &EndpointSlice) {
         if let Some(service) = service_id(slice) {
-            self.slices_of.entry(service).or_default().insert(slice.id.clone());
+            self.slices_of
+                .entry(service)
+                .or_default()
+                .insert(slice.id.clone());
         }
         self.touch_endpoints(slice, &slice.endpoints);
         self.relist(slice, &slice.endpoints, true);
     }
 
     fn unlist(&mut self, slice: &EndpointSlice) {
-        if let Some(service) = service_id(slice) {
-            if let Some(slices) = self.slices_of.get_mut(&service) {
-                slices.remove(&slice.id);
-                if slices.is_empty() {
-                    self.slices_of.remove(&service);
-                }
+        if let Some(service) = service_id(slice)
+            && let Some(slices) = self.slices_of.get_mut(&service)
+        {
+            slices.remove(&slice.id);
+            if slices.is_empty() {
+                self.slices_of.remove(&service);
             }
         }
         self.touch_endpoints(slice, &slice.endpoints);
@@ -202,9 +255,16 @@ impl Index {
             let Some(pod) = &endpoint.pod else {
                 continue;
             };
-            let pod = Id { namespace: slice.id.namespace.clone(), name: pod.clone() };
+            let pod = Id {
+                namespace: slice.id.namespace.clone(),
+                name: pod.clone(),
+            };
             let slices = self.listed_in.entry(pod.clone()).or_default();
-            let changed = if listed { slices.insert(slice.id.clone()) } else { slices.remove(&slice.id) };
+            let changed = if listed {
+                slices.insert(slice.id.clone())
+            } else {
+                slices.remove(&slice.id)
+            };
             if slices.is_empty() {
                 self.listed_in.remove(&pod);
             }
@@ -212,7 +272,6 @@ impl Index {
                 self.dirty.pods.insert(pod);
             }
         }
-        self.touch_endpoints(slice, endpoints);
     }
 
     fn touch_endpoints(&mut self, slice: &EndpointSlice, endpoints: &[SliceEndpoint]) {
@@ -220,10 +279,15 @@ impl Index {
             return;
         };
         for endpoint in endpoints {
-            self.dirty.seats.insert((service.clone(), Seat::of(endpoint)));
+            self.dirty
+                .seats
+                .insert((service.clone(), Seat::of(endpoint)));
             // Its ports may be others now.
             if let Some(pod) = &endpoint.pod {
-                let id = Id { namespace: slice.id.namespace.clone(), name: pod.clone() };
+                let id = Id {
+                    namespace: slice.id.namespace.clone(),
+                    name: pod.clone(),
+                };
                 self.dirty.pods.insert(id);
             }
         }
@@ -247,15 +311,22 @@ impl Index {
         for target in targets {
             match target {
                 Target::Service(name) => {
-                    let id = Id { namespace: namespace.clone(), name };
+                    let id = Id {
+                        namespace: namespace.clone(),
+                        name,
+                    };
                     let pods = self.services.get(&id).map(|service| self.pods_of(service));
                     self.dirty.services.insert(id);
                     self.dirty.pods.extend(pods.into_iter().flatten());
                 }
                 Target::Namespace => {
-                    let services: Vec<Id> = within(&self.services, namespace).map(|(id, _)| id.clone()).collect();
+                    let services: Vec<Id> = within(&self.services, namespace)
+                        .map(|(id, _)| id.clone())
+                        .collect();
                     self.dirty.services.extend(services);
-                    let pods: Vec<Id> = within(&self.pods, namespace).map(|(id, _)| id.clone()).collect();
+                    let pods: Vec<Id> = within(&self.pods, namespace)
+                        .map(|(id, _)| id.clone())
+                        .collect();
                     self.dirty.pods.extend(pods);
                 }
             }
@@ -266,14 +337,22 @@ impl Index {
         self.dirty.services.insert(service.id.clone());
         let pods = self.pods_of(service);
         self.dirty.pods.extend(pods);
-        let seats: Vec<Seat> = self.slices_of(&service.id).flat_map(|slice| &slice.endpoints).map(Seat::of).collect();
-        self.dirty.seats.extend(seats.into_iter().map(|seat| (service.id.clone(), seat)));
+        let seats: Vec<Seat> = self
+            .slices_of(&service.id)
+            .flat_map(|slice| &slice.endpoints)
+            .map(Seat::of)
+            .collect();
+        self.dirty
+            .seats
+            .extend(seats.into_iter().map(|seat| (service.id.clone(), seat)));
     }
 
     fn touch_pod(&mut self, id: &Id) {
         self.dirty.pods.insert(id.clone());
         let slices = self.listed_in.get(id).into_iter().flatten();
-        let services = slices.filter_map(|slice| self.slices.get(slice)).filter_map(service_id);
+        let services = slices
+            .filter_map(|slice| self.slices.get(slice))
+            .filter_map(service_id);
         let seats = services.map(|service| (service, Seat::Pod(id.name.clone())));
         self.dirty.seats.extend(seats.collect::<Vec<_>>());
     }
@@ -288,21 +367,32 @@ impl Index {
     pub fn entries(&self, service: &Id, seat: &Seat) -> Vec<(&EndpointSlice, &SliceEndpoint)> {
         let slices: Vec<&EndpointSlice> = match seat {
             Seat::Pod(pod) => {
-                let pod = Id { namespace: service.namespace.clone(), name: pod.clone() };
+                let pod = Id {
+                    namespace: service.namespace.clone(),
+                    name: pod.clone(),
+                };
                 let listed = self.listed_in.get(&pod).into_iter().flatten();
                 let slices = listed.filter_map(|slice| self.slices.get(slice));
-                slices.filter(|slice| slice.service.as_ref() == Some(&service.name)).collect()
+                slices
+                    .filter(|slice| slice.service.as_ref() == Some(&service.name))
+                    .collect()
             }
             Seat::Address(_) => self.slices_of(service).collect(),
         };
-        let entries = slices.into_iter().flat_map(|slice| slice.endpoints.iter().map(move |one| (slice, one)));
-        entries.filter(|(_, endpoint)| Seat::of(endpoint) == *seat).collect()
+        let entries = slices
+            .into_iter()
+            .flat_map(|slice| slice.endpoints.iter().map(move |one| (slice, one)));
+        entries
+            .filter(|(_, endpoint)| Seat::of(endpoint) == *seat)
+            .collect()
     }
 
     /// The Services that list a pod in a slice, oldest first.
     pub fn services_that_list(&self, pod: &Id) -> Vec<&Service> {
         let slices = self.listed_in.get(pod).into_iter().flatten();
-        let ids = slices.filter_map(|slice| self.slices.get(slice)).filter_map(service_id);
+        let ids = slices
+            .filter_map(|slice| self.slices.get(slice))
+            .filter_map(service_id);
         let ids: BTreeSet<Id> = ids.collect();
         self.by_age(ids.iter().filter_map(|id| self.services.get(id)).collect())
     }
@@ -326,10 +416,16 @@ impl Index {
 
     fn pods_of(&self, service: &Service) -> BTreeSet<Id> {
         let namespace = &service.id.namespace;
-        let listed = self.slices_of(&service.id).flat_map(|slice| &slice.endpoints);
+        let listed = self
+            .slices_of(&service.id)
+            .flat_map(|slice| &slice.endpoints);
         let listed = listed.filter_map(|endpoint| endpoint.pod.clone());
-        let mut pods: BTreeSet<Id> =
-            listed.map(|name| Id { namespace: namespace.clone(), name }).collect();
+        let mut pods: BTreeSet<Id> = listed
+            .map(|name| Id {
+                namespace: namespace.clone(),
+                name,
+            })
+            .collect();
         if !service.selector.is_empty() {
             let selected = within(&self.pods, namespace).filter(|(_, pod)| selects(service, pod));
             pods.extend(selected.map(|(id, _)| id.clone()));
@@ -340,18 +436,31 @@ impl Index {
 
 fn service_id(slice: &EndpointSlice) -> Option<Id> {
     let name = slice.service.clone()?;
-    Some(Id { namespace: slice.id.namespace.clone(), name })
+    Some(Id {
+        namespace: slice.id.namespace.clone(),
+        name,
+    })
 }
 
-fn within<'a, T>(map: &'a BTreeMap<Id, T>, namespace: &Name) -> impl Iterator<Item = (&'a Id, &'a T)> {
-    let first = Id { namespace: namespace.clone(), name: "".into() };
+fn within<'a, T>(
+    map: &'a BTreeMap<Id, T>,
+    namespace: &Name,
+) -> impl Iterator<Item = (&'a Id, &'a T)> {
+    let first = Id {
+        namespace: namespace.clone(),
+        name: "".into(),
+    };
     let namespace = namespace.clone();
-    map.range(first..).take_while(move |(id, _)| id.namespace == namespace)
+    map.range(first..)
+        .take_while(move |(id, _)| id.namespace == namespace)
 }
 
 /// Whether a Service selects a pod by its labels.
 pub fn selects(service: &Service, pod: &Pod) -> bool {
     !service.selector.is_empty()
         && service.id.namespace == pod.id.namespace
-        && service.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value))
+        && service
+            .selector
+            .iter()
+            .all(|(label, value)| pod.labels.get(label) == Some(value))
 }

@@ -72,15 +72,23 @@ impl Core {
 
     /// The conditions of every policy, for its status.
     pub fn conditions(&self) -> Vec<Condition> {
-        self.index.policies.conditions(|id| self.index.services.contains_key(id))
+        self.index
+            .policies
+            .conditions(|id| self.index.services.contains_key(id))
     }
 
     /// What is wrong between objects, and what is only to be known.
     pub fn notes(&self) -> Vec<Note> {
         let mut notes = self.index.notes();
-        let refused = self.conditions().into_iter().filter(|condition| !condition.accepted);
+        let refused = self
+            .conditions()
+            .into_iter()
+            .filter(|condition| !condition.accepted);
         notes.extend(refused.map(|condition| Note {
-            key: Key { kind: objects::Kind::TrafficPolicy, id: condition.policy },
+            key: Key {
+                kind: objects::Kind::TrafficPolicy,
+                id: condition.policy,
+            },
             field: format!("spec.targetRefs[{}]", condition.target_index),
             message: format!("{}: {}", condition.reason.as_str(), condition.message),
         }));

@@ -23,7 +23,10 @@ pub struct Id {
 impl Id {
     /// From its parts.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -102,7 +105,7 @@ pub enum Object {
     /// A Pod.
     Pod(Pod),
     /// A TrafficPolicy.
-    TrafficPolicy(TrafficPolicy),
+    TrafficPolicy(Box<TrafficPolicy>),
     /// A Deployment (its name is enough).
     Deployment(Id),
 }
@@ -118,7 +121,10 @@ impl Object {
             Self::TrafficPolicy(policy) => (Kind::TrafficPolicy, &policy.id),
             Self::Deployment(id) => (Kind::Deployment, id),
         };
-        Key { kind, id: id.clone() }
+        Key {
+            kind,
+            id: id.clone(),
+        }
     }
 }
 
@@ -243,7 +249,9 @@ pub type PortRange = (u16, u16);
 
 /// Whether any of the ranges holds the port.
 pub fn in_ranges(ranges: &[PortRange], port: u16) -> bool {
-    ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
+    ranges
+        .iter()
+        .any(|(first, last)| (*first..=*last).contains(&port))
 }
 
 /// A TrafficPolicy, parsed.

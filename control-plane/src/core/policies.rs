@@ -21,7 +21,12 @@ impl Age {
     /// `first_seen` counts only where `created` is unknown.
     pub fn new(created: Created, first_seen: u64, id: Id) -> Self {
         let first_seen = if created.is_some() { 0 } else { first_seen };
-        Self { undated: created.is_none(), created, first_seen, id }
+        Self {
+            undated: created.is_none(),
+            created,
+            first_seen,
+            id,
+        }
     }
 }
 
@@ -151,16 +156,23 @@ impl Policies {
             Target::Namespace => format!("Namespace {namespace}"),
         };
         if let Target::Service(name) = target {
-            let id = Id { namespace: namespace.clone(), name: name.clone() };
+            let id = Id {
+                namespace: namespace.clone(),
+                name: name.clone(),
+            };
             if !service_exists(&id) {
-                let message = format!("{shown} does not exist; the policy is in force as soon as it does");
+                let message =
+                    format!("{shown} does not exist; the policy is in force as soon as it does");
                 return (Reason::TargetNotFound, message);
             }
         }
         match self.in_force(namespace, target.clone()) {
             Some(older) if older.id != policy.id => (
                 Reason::Conflicted,
-                format!("the older TrafficPolicy {} is in force on {shown}; this one is not", older.id),
+                format!(
+                    "the older TrafficPolicy {} is in force on {shown}; this one is not",
+                    older.id
+                ),
             ),
             _ => (Reason::Accepted, format!("in force on {shown}")),
         }

@@ -15,6 +15,9 @@ use super::objects::{
 use super::resolve::{self, Effective};
 use super::store::{Resource, ResourceType, Store};
 
+/// Ranges of opaque ports up to this length name ports of a pod.
+const MAX_NAMED_RANGE: u16 = 256;
+
 /// Publishes into a store.
 pub struct Publisher {
     store: Arc<Store>,
@@ -25,7 +28,10 @@ pub struct Publisher {
 impl Publisher {
     /// Into `store`.
     pub fn new(store: Arc<Store>) -> Self {
-        Self { store, seats: HashMap::new() }
+        Self {
+            store,
+            seats: HashMap::new(),
+        }
     }
 
     /// Makes anew what is dirty.
@@ -78,7 +84,11 @@ impl Publisher {
         } else {
             self.seats.insert(at, names.clone())
         };
-        for name in before.into_iter().flatten().filter(|name| !names.contains(name)) {
+        for name in before
+            .into_iter()
+            .flatten()
+            .filter(|name| !names.contains(name))
+        {
             self.store.remove(ResourceType::Endpoint, &name);
         }
     }
@@ -96,7 +106,13 @@ impl Publisher {
         } else {
             let message = pod_service(index, pod);
             let aliases = aliases(&pod.addresses);
-            let resource = Resource::new(ResourceType::Service, direct.into(), aliases, None, &message);
+            let resource = Resource::new(
+                ResourceType::Service,
+                direct.into(),
+                aliases,
+                None,
+                &message,
+            );
             self.store.set(ResourceType::Service, resource);
         }
         let node = well_known::node_id(&id.namespace, &id.name, &pod.uid);
@@ -135,7 +151,10 @@ fn octets(address: IpAddr) -> Bytes {
 }
 
 fn aliases(addresses: &[IpAddr]) -> Vec<Name> {
-    addresses.iter().map(|address| well_known::address_alias(*address).into()).collect()
+    addresses
+        .iter()
+        .map(|address| well_known::address_alias(*address).into())
+        .collect()
 }
 
 /// The Endpoint resources of one seat: one for each of the Service's ports.
@@ -153,10 +172,19 @@ fn endpoints(index: &Index, id: &Id, seat: &Seat) -> Vec<(Name, v1::Endpoint)> {
         // In two slices at once (a move, or two families): the family of the
         // Service's first address, then what is ready, then the slice's name.
         let best = served.min_by_key(|(slice, endpoint, _)| {
-            (!primary_family(service, endpoint), !endpoint.ready, slice.id.name.clone())
+            (
+                !primary_family(service, endpoint),
+                !endpoint.ready,
+                slice.id.name.clone(),
+            )
         });
         if let Some((slice, endpoint, target_port)) = best {
-            made.push(one_endpoint(index, service, port.port, (slice, endpoint, target_port)));
+            made.push(one_endpoint(
+                index,
+                service,
+                port.port,
+                (slice, endpoint, target_port),
+            ));
         }
     }
     made
@@ -164,9 +192,9 @@ fn endpoints(index: &Index, id: &Id, seat: &Seat) -> Vec<(Name, v1::Endpoint)> {
 
 fn primary_family(service: &Service, endpoint: &SliceEndpoint) -> bool {
     match &service.reach {
-        Reach::ClusterIp(addresses) => {
-            addresses.first().is_none_or(|first| first.is_ipv4() == endpoint.address.is_ipv4())
-        }
+        Reach::ClusterIp(addresses) => addresses
+            .first()
+            .is_none_or(|first| first.is_ipv4() == endpoint.address.is_ipv4()),
         Reach::Headless | Reach::ExternalName => endpoint.address.is_ipv4(),
     }
 }
@@ -178,18 +206,30 @@ fn one_endpoint(
     (slice, endpoint, target_port): (&EndpointSlice, &SliceEndpoint, u16),
 ) -> (Name, v1::Endpoint) {
     let pod = endpoint.pod.as_ref().and_then(|name| {
-        index.pods.get(&Id { namespace: slice.id.namespace.clone(), name: name.clone() })
+        index.pods.get(&Id {
+            namespace: slice.id.namespace.clone(),
+            name: name.clone(),
+        })
     });
-    let uid = endpoint.pod_uid.clone().or_else(|| pod.map(|pod| pod.uid.clone()));
+    let uid = endpoint
+        .pod_uid
+        .clone()
+        .or_else(|| pod.map(|pod| pod.uid.clone()));
     let uid = uid.filter(|uid| !uid.is_empty());
     let address = endpoint.address.to_canonical().to_string();
     // A pod of the same name but another uid is another pod (a StatefulSet's next).
-    let pod = pod.filter(|pod| uid.as_ref().is_none_or(|uid| pod.uid.is_empty() || pod.uid == *uid));
+    let pod = pod.filter(|pod| {
+        uid.as_ref()
+            .is_none_or(|uid| pod.uid.is_empty() || pod.uid == *uid)
+    });
     let draining = endpoint.terminating || pod.is_some_and(|pod| pod.draining);
     let member = uid.as_deref().unwrap_or(&address);
     let id = &service.id;
     let name = well_known::endpoint_name(&id.namespace, &id.name, port, member);
-    let node = endpoint.node.clone().or_else(|| pod.map(|pod| pod.node.clone()));
+    let node = endpoint
+        .node
+        .clone()
+        .or_else(|| pod.map(|pod| pod.node.clone()));
     let message = v1::Endpoint {
         namespace: id.namespace.to_string(),
         service: id.name.to_string(),
@@ -238,7 +278,12 @@ fn pod_service(index: &Index, pod: &Pod) -> v1::Service {
         pod: Some(v1::Endpoint {
             namespace: pod.id.namespace.to_string(),
             service: policy_of.unwrap_or(&pod.id.name).to_string(),
-            address: pod.addresses.first().copied().map(octets).unwrap_or_default(),
+            address: pod
+                .addresses
+                .first()
+                .copied()
+                .map(octets)
+                .unwrap_or_default(),
             pod: pod.id.name.to_string(),
             pod_uid: pod.uid.to_string(),
             node: pod.node.to_string(),
@@ -256,8 +301,14 @@ fn pod_service(index: &Index, pod: &Pod) -> v1::Service {
 fn zone(index: &Index, pod: &Pod) -> String {
     let services = index.services_that_list(&pod.id);
     let seat = Seat::Pod(pod.id.name.clone());
-    let mut zones = services.iter().flat_map(|service| index.entries(&service.id, &seat));
-    zones.find_map(|(_, endpoint)| endpoint.zone.clone()).as_deref().unwrap_or_default().to_owned()
+    let mut zones = services
+        .iter()
+        .flat_map(|service| index.entries(&service.id, &seat));
+    zones
+        .find_map(|(_, endpoint)| endpoint.zone.clone())
+        .as_deref()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// A pod's ports that some Service covers or an annotation names, with what is
@@ -277,7 +328,7 @@ fn pod_ports(index: &Index, pod: &Pod) -> BTreeMap<u16, v1::Protocol> {
     }
     for (first, last) in &pod.opaque_ports {
         // A long range names no ports, it only marks those that are known.
-        if last - first < 16 {
+        if last - first < MAX_NAMED_RANGE {
             for number in *first..=*last {
                 ports.entry(number).or_insert(v1::Protocol::Tcp);
             }
@@ -316,7 +367,11 @@ fn covered_ports(index: &Index, service: &Service, pod: &Pod) -> Vec<(u16, v1::P
                 known.map(|(_, number)| *number)
             }
         };
-        covered.extend(number.filter(|_| selected).map(|number| (number, port.protocol)));
+        covered.extend(
+            number
+                .filter(|_| selected)
+                .map(|number| (number, port.protocol)),
+        );
     }
     covered
 }
@@ -340,11 +395,13 @@ fn workload(index: &Index, pod: &Pod) -> v1::Workload {
         }
     }
     let rate_limits = enforced(&general, &mut policies);
-    let inbound = pod_ports(index, pod).into_iter().map(|(port, protocol)| v1::InboundPort {
-        port: port.into(),
-        protocol: protocol.into(),
-        rate_limits: limits.remove(&port).unwrap_or_else(|| rate_limits.clone()),
-    });
+    let inbound = pod_ports(index, pod)
+        .into_iter()
+        .map(|(port, protocol)| v1::InboundPort {
+            port: port.into(),
+            protocol: protocol.into(),
+            rate_limits: limits.remove(&port).unwrap_or_else(|| rate_limits.clone()),
+        });
     v1::Workload {
         namespace: namespace.to_string(),
         pod: pod.id.name.to_string(),
@@ -363,10 +420,11 @@ fn workload(index: &Index, pod: &Pod) -> v1::Workload {
 /// The limits that the pod itself enforces, and whose they are.
 fn enforced(effective: &Effective, policies: &mut Vec<v1::PolicyReference>) -> Vec<v1::RateLimit> {
     let limits = resolve::target_rate_limits(&effective.settings);
-    if let Some(policy) = effective.rate_limits_from.as_ref().filter(|_| !limits.is_empty()) {
-        if !policies.contains(policy) {
-            policies.push(policy.clone());
-        }
+    if let Some(policy) = &effective.rate_limits_from
+        && !limits.is_empty()
+        && !policies.contains(policy)
+    {
+        policies.push(policy.clone());
     }
     limits
 }

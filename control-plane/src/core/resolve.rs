@@ -22,7 +22,10 @@ pub struct Effective {
 /// What is in force on a Service, or on what no Service covers (`None`).
 pub fn effective(policies: &Policies, namespace: &Name, service: Option<&Name>) -> Effective {
     let mut result = Effective::default();
-    let levels = [service.map(|name| Target::Service(name.clone())), Some(Target::Namespace)];
+    let levels = [
+        service.map(|name| Target::Service(name.clone())),
+        Some(Target::Namespace),
+    ];
     for target in levels.into_iter().flatten() {
         let Some(policy) = policies.in_force(namespace, target) else {
             continue;
@@ -63,7 +66,11 @@ pub fn target_rate_limits(settings: &Settings) -> Vec<v1::RateLimit> {
 
 fn limits(settings: &Settings, at_caller: bool) -> Vec<v1::RateLimit> {
     let listed = settings.rate_limits.iter().flatten();
-    let here = listed.filter(|RateLimit { at_caller: caller, .. }| *caller == at_caller);
+    let here = listed.filter(
+        |RateLimit {
+             at_caller: caller, ..
+         }| *caller == at_caller,
+    );
     here.map(|limit| limit.limit.clone()).collect()
 }
 
@@ -76,14 +83,18 @@ fn circuit_breaker(block: &CircuitBreaker) -> v1::CircuitBreaker {
         per_endpoint: block.per_endpoint,
         trip: Some(v1::Trip {
             scope: block.scope.unwrap_or(v1::trip::Scope::Endpoint).into(),
-            consecutive_failures: block.consecutive_failures.unwrap_or(defaults::CONSECUTIVE_FAILURES),
+            consecutive_failures: block
+                .consecutive_failures
+                .unwrap_or(defaults::CONSECUTIVE_FAILURES),
             failures: Some(block.failures.clone().unwrap_or_else(default_failures)),
             base_ejection_ms: base_ejection_ms.min(max_ejection_ms),
             max_ejection_ms,
             honor_retry_after: block.honor_retry_after.unwrap_or(true),
             probes: block.probes.unwrap_or(1),
             successes: block.successes.unwrap_or(1),
-            max_ejected_percent: block.max_ejected_percent.unwrap_or(defaults::MAX_EJECTED_PERCENT),
+            max_ejected_percent: block
+                .max_ejected_percent
+                .unwrap_or(defaults::MAX_EJECTED_PERCENT),
             min_endpoints: block.min_endpoints.unwrap_or(defaults::MIN_ENDPOINTS),
         }),
     }
@@ -91,7 +102,9 @@ fn circuit_breaker(block: &CircuitBreaker) -> v1::CircuitBreaker {
 
 fn outbound(block: &Outbound) -> v1::Outbound {
     v1::Outbound {
-        connect_timeout_ms: block.connect_timeout_ms.unwrap_or(defaults::CONNECT_TIMEOUT_MS),
+        connect_timeout_ms: block
+            .connect_timeout_ms
+            .unwrap_or(defaults::CONNECT_TIMEOUT_MS),
         idle_timeout_ms: block.idle_timeout_ms.unwrap_or(defaults::IDLE_TIMEOUT_MS),
         max_requests_per_connection: block.max_requests_per_connection,
         max_connection_age_ms: block.max_connection_age_ms,
@@ -106,12 +119,16 @@ fn retries(block: &Retries) -> v1::Retries {
         on: Some(block.on.clone().unwrap_or_else(default_retry_on)),
         backoff_base_ms: backoff_base_ms.min(backoff_max_ms),
         backoff_max_ms,
-        max_retry_after_ms: block.max_retry_after_ms.unwrap_or(defaults::MAX_RETRY_AFTER_MS),
+        max_retry_after_ms: block
+            .max_retry_after_ms
+            .unwrap_or(defaults::MAX_RETRY_AFTER_MS),
         idempotency_header: block.idempotency_header.clone().unwrap_or_default(),
         methods: block.methods.clone().unwrap_or_default(),
         budget: Some(v1::RetryBudget {
             percent: block.budget_percent.unwrap_or(defaults::BUDGET_PERCENT),
-            min_per_second: block.budget_min_per_second.unwrap_or(defaults::BUDGET_MIN_PER_SECOND),
+            min_per_second: block
+                .budget_min_per_second
+                .unwrap_or(defaults::BUDGET_MIN_PER_SECOND),
             window_ms: block.budget_window_ms.unwrap_or(defaults::BUDGET_WINDOW_MS),
         }),
         buffer_bytes: block.buffer_bytes.unwrap_or(defaults::BUFFER_BYTES),

@@ -135,7 +135,11 @@ impl Settings {
     /// Leaf by leaf what `self` says, and where it is silent what `general` says.
     pub fn over(self, general: &Self) -> Self {
         Self {
-            circuit_breaker: both(self.circuit_breaker, &general.circuit_breaker, CircuitBreaker::over),
+            circuit_breaker: both(
+                self.circuit_breaker,
+                &general.circuit_breaker,
+                CircuitBreaker::over,
+            ),
             outbound: both(self.outbound, &general.outbound, Outbound::over),
             retries: both(self.retries, &general.retries, Retries::over),
             timeouts: both(self.timeouts, &general.timeouts, timeouts_over),
@@ -174,7 +178,9 @@ impl CircuitBreaker {
 fn limits_over(specific: v1::Limits, general: &v1::Limits) -> v1::Limits {
     v1::Limits {
         max_connections: specific.max_connections.or(general.max_connections),
-        max_pending_requests: specific.max_pending_requests.or(general.max_pending_requests),
+        max_pending_requests: specific
+            .max_pending_requests
+            .or(general.max_pending_requests),
         max_requests: specific.max_requests.or(general.max_requests),
         max_retries: specific.max_retries.or(general.max_retries),
     }

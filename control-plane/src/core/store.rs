@@ -94,12 +94,21 @@ impl Resource {
         let version = format!("{:016x}", hasher.finish());
         let whole = ResourceBytes {
             version: version.clone(),
-            resource: Some(AnyBytes { type_url: kind.url().to_owned(), value }),
+            resource: Some(AnyBytes {
+                type_url: kind.url().to_owned(),
+                value,
+            }),
             name: name.to_string(),
             aliases: aliases.iter().map(ToString::to_string).collect(),
         };
         let encoded = Bytes::from(whole.encode_to_vec());
-        Self { name, aliases, version: version.into(), only_for, encoded }
+        Self {
+            name,
+            aliases,
+            version: version.into(),
+            only_for,
+            encoded,
+        }
     }
 }
 
@@ -117,14 +126,16 @@ pub fn collection_of(kind: ResourceType, name: &str) -> Option<&str> {
 
 /// The prefix of a glob collection `<namespace>/<service>/*`.
 pub fn glob_prefix(kind: ResourceType, name: &str) -> Option<&str> {
-    let prefix = name.strip_suffix("/*").filter(|_| kind == ResourceType::Endpoint)?;
+    let prefix = name
+        .strip_suffix("/*")
+        .filter(|_| kind == ResourceType::Endpoint)?;
     (prefix.split('/').count() == 2 && !prefix.contains('*')).then_some(prefix)
 }
 
 #[derive(Default)]
 struct Type {
     resources: HashMap<Name, Arc<Resource>>,
-    /// Who bears an alias; the last is the newest and the one that is found.
+    /// Who bears an alias, the newest last.
     aliases: HashMap<Name, Vec<Name>>,
     /// Prefix of a collection to the names of its members.
     collections: HashMap<Name, BTreeSet<Name>>,
@@ -172,11 +183,21 @@ impl Store {
             return false;
         }
         let kept: &[Name] = old.as_ref().map_or(&[], |old| &old.aliases);
-        for alias in kept.iter().filter(|alias| !resource.aliases.contains(alias)) {
+        for alias in kept
+            .iter()
+            .filter(|alias| !resource.aliases.contains(alias))
+        {
             held.unbind(alias, &resource.name);
         }
-        for alias in resource.aliases.iter().filter(|alias| !kept.contains(alias)) {
-            held.aliases.entry(alias.clone()).or_default().push(resource.name.clone());
+        for alias in resource
+            .aliases
+            .iter()
+            .filter(|alias| !kept.contains(alias))
+        {
+            held.aliases
+                .entry(alias.clone())
+                .or_default()
+                .push(resource.name.clone());
         }
         if let Some(prefix) = collection_of(kind, &resource.name) {
             let members = held.collections.entry(prefix.into()).or_default();
@@ -197,12 +218,12 @@ impl Store {
         for alias in &old.aliases {
             held.unbind(alias, name);
         }
-        if let Some(prefix) = collection_of(kind, name) {
-            if let Some(members) = held.collections.get_mut(prefix) {
-                members.remove(name);
-                if members.is_empty() {
-                    held.collections.remove(prefix);
-                }
+        if let Some(prefix) = collection_of(kind, name)
+            && let Some(members) = held.collections.get_mut(prefix)
+        {
+            members.remove(name);
+            if members.is_empty() {
+                held.collections.remove(prefix);
             }
         }
         held.wake(kind, &old.name, old.aliases.iter());
@@ -214,14 +235,20 @@ impl Store {
         if let Some(resource) = held.resources.get(name) {
             return Some(resource.clone());
         }
-        let canonical = held.aliases.get(name)?.last()?;
-        held.resources.get(canonical).cloned()
+        // Of Services the first keeps an address that two claim; a pod's
+        // address goes to the newest, since the older is on its way out.
+        let bearers = held.aliases.get(name)?;
+        let service = bearers.iter().find(|bearer| !bearer.starts_with("pod/"));
+        held.resources.get(service.or(bearers.last())?).cloned()
     }
 
     /// The names of a collection's members; `prefix` as [`glob_prefix`] gives it.
     pub fn members(&self, kind: ResourceType, prefix: &str) -> Vec<Name> {
         let held = self.of(kind);
-        held.collections.get(prefix).map(|members| members.iter().cloned().collect()).unwrap_or_default()
+        held.collections
+            .get(prefix)
+            .map(|members| members.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// From now on `mailbox` hears of this name, alias, or prefix of a collection.

@@ -1,1 +1,604 @@
-//! Tests of the core.
+//! Objects in, resources out.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use prost::Message;
+use remora_proto::{discovery, v1};
+
+use super::Core;
+use super::objects::*;
+use super::policies::Reason;
+use super::settings::{CircuitBreaker, RateLimit, Settings};
+use super::store::{Mailbox, ResourceType, Store};
+
+struct World {
+    core: Core,
+    store: Arc<Store>,
+}
+
+fn world() -> World {
+    let store = Arc::new(Store::default());
+    World {
+        core: Core::new(store.clone()),
+        store,
+    }
+}
+
+impl World {
+    fn apply(&mut self, objects: impl IntoIterator<Item = Object>) {
+        self.core.handle(objects.into_iter().map(Event::Apply));
+    }
+
+    fn delete(&mut self, kind: Kind, name: &str) {
+        self.core.handle([Event::Delete(Key {
+            kind,
+            id: Id::new("shop", name),
+        })]);
+    }
+
+    fn open<T: Message + Default>(&self, kind: ResourceType, name: &str) -> Option<T> {
+        let resource = self.store.find(kind, name)?;
+        let whole = discovery::Resource::decode(resource.encoded.clone()).unwrap();
+        assert_eq!(
+            (whole.name.as_str(), whole.version.as_str()),
+            (&*resource.name, &*resource.version)
+        );
+        Some(T::decode(&*whole.resource.unwrap().value).unwrap())
+    }
+
+    fn service(&self, name: &str) -> Option<v1::Service> {
+        self.open(ResourceType::Service, name)
+    }
+
+    fn endpoint(&self, name: &str) -> Option<v1::Endpoint> {
+        self.open(ResourceType::Endpoint, name)
+    }
+
+    fn workload(&self, name: &str) -> v1::Workload {
+        self.open(ResourceType::Workload, name).unwrap()
+    }
+
+    fn reasons(&self) -> HashMap<String, Reason> {
+        let conditions = self.core.conditions().into_iter();
+        conditions
+            .map(|condition| (condition.policy.name.to_string(), condition.reason))
+            .collect()
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn port(name: &str, number: u16, protocol: v1::Protocol) -> ServicePort {
+    ServicePort {
+        name: name.into(),
+        port: number,
+        target: PortReference::Number(number),
+        protocol,
+    }
+}
+
+fn service(name: &str, reach: Reach) -> Service {
+    Service {
+        id: Id::new("shop", name),
+        created: None,
+        reach,
+        ports: vec![port("http", 80, v1::Protocol::Http1)],
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        session_affinity_seconds: None,
+        internal_traffic_local: false,
+    }
+}
+
+fn cluster_ip(name: &str, addresses: &[&str]) -> Object {
+    Object::Service(service(
+        name,
+        Reach::ClusterIp(addresses.iter().map(|text| ip(text)).collect()),
+    ))
+}
+
+fn pod(name: &str, app: &str, address: &str) -> Pod {
+    Pod {
+        id: Id::new("shop", name),
+        uid: format!("{name}-uid").into(),
+        service_account: "default".into(),
+        node: "n1".into(),
+        labels: [("app".to_owned(), app.to_owned())].into(),
+        addresses: vec![ip(address)],
+        draining: false,
+        ready: true,
+        ports: Vec::new(),
+        opaque_ports: Vec::new(),
+    }
+}
+
+fn seat(pod: &str, address: &str) -> SliceEndpoint {
+    SliceEndpoint {
+        address: ip(address),
+        pod: Some(pod.into()),
+        pod_uid: Some(format!("{pod}-uid").into()),
+        node: None,
+        zone: Some("z1".into()),
+        ready: true,
+        serving: true,
+        terminating: false,
+        hint_zones: Vec::new(),
+    }
+}
+
+fn slice(name: &str, service: &str, endpoints: Vec<SliceEndpoint>) -> Object {
+    Object::EndpointSlice(EndpointSlice {
+        id: Id::new("shop", name),
+        service: Some(service.into()),
+        ports: vec![("http".into(), 8080)],
+        endpoints,
+    })
+}
+
+fn policy(name: &str, target: Option<&str>, settings: Settings) -> TrafficPolicy {
+    TrafficPolicy {
+        id: Id::new("shop", name),
+        created: None,
+        generation: 1,
+        targets: vec![target.map_or(Target::Namespace, |name| Target::Service(name.into()))],
+        settings,
+    }
+}
+
+fn as_object(policy: TrafficPolicy) -> Object {
+    Object::TrafficPolicy(Box::new(policy))
+}
+
+fn breaker(consecutive_failures: Option<u32>, max_requests: Option<u32>) -> Settings {
+    let limits = v1::Limits {
+        max_requests,
+        ..v1::Limits::default()
+    };
+    let block = CircuitBreaker {
+        consecutive_failures,
+        limits,
+        ..CircuitBreaker::default()
+    };
+    Settings {
+        circuit_breaker: Some(block),
+        ..Settings::default()
+    }
+}
+
+fn rate(name: &str, at_caller: bool) -> Settings {
+    let limit = v1::RateLimit {
+        name: name.to_owned(),
+        requests: 1,
+        ..v1::RateLimit::default()
+    };
+    Settings {
+        rate_limits: Some(vec![RateLimit { at_caller, limit }]),
+        ..Settings::default()
+    }
+}
+
+fn failures(service: &v1::Service) -> Option<u32> {
+    let policy = service.policy.as_ref()?;
+    Some(
+        policy
+            .circuit_breaker
+            .as_ref()?
+            .trip
+            .as_ref()?
+            .consecutive_failures,
+    )
+}
+
+#[test]
+fn a_dual_stack_service_is_found_by_either_address() {
+    let mut world = world();
+    world.apply([cluster_ip("catalog", &["10.0.0.1", "fd00::1"])]);
+    assert_eq!(
+        world.service("shop/catalog"),
+        world.service("address/10.0.0.1")
+    );
+    assert_eq!(world.service("address/fd00::1").unwrap().name, "catalog");
+    world.apply([cluster_ip("catalog", &["10.0.0.2"])]);
+    assert_eq!(world.service("address/10.0.0.1"), None);
+    world.delete(Kind::Service, "catalog");
+    assert_eq!(world.service("address/10.0.0.2"), None);
+}
+
+#[test]
+fn policies_merge_leaf_by_leaf_and_a_list_replaces_a_list() {
+    let mut world = world();
+    world.apply([
+        cluster_ip("catalog", &["10.0.0.1"]),
+        cluster_ip("cart", &["10.0.0.2"]),
+        as_object(policy("own", Some("catalog"), breaker(Some(3), None))),
+        as_object(policy("general", None, breaker(Some(9), Some(7)))),
+    ]);
+    let catalog = world.service("shop/catalog").unwrap();
+    assert_eq!(failures(&catalog), Some(3));
+    let limits = catalog
+        .policy
+        .unwrap()
+        .circuit_breaker
+        .unwrap()
+        .limits
+        .unwrap();
+    assert_eq!(limits.max_requests, Some(7));
+    let names: Vec<&str> = catalog
+        .policies
+        .iter()
+        .map(|policy| policy.name.as_str())
+        .collect();
+    assert_eq!(names, ["own", "general"]);
+    assert_eq!(failures(&world.service("shop/cart").unwrap()), Some(9));
+
+    world.apply([
+        as_object(policy("own", Some("catalog"), rate("own", true))),
+        as_object(policy("general", None, rate("general", true))),
+    ]);
+    let limits = |world: &World, name: &str| -> Vec<String> {
+        let policy = world.service(name).unwrap().policy.unwrap();
+        policy
+            .rate_limits
+            .iter()
+            .map(|limit| limit.name.clone())
+            .collect()
+    };
+    assert_eq!(limits(&world, "shop/catalog"), ["own"]);
+    assert_eq!(limits(&world, "shop/cart"), ["general"]);
+}
+
+#[test]
+fn a_policy_of_another_namespace_has_no_effect() {
+    let mut world = world();
+    let mut foreign = policy("foreign", Some("catalog"), breaker(Some(3), None));
+    foreign.id = Id::new("other", "foreign");
+    let mut general = policy("general", None, breaker(Some(4), None));
+    general.id = Id::new("other", "general");
+    world.apply([
+        cluster_ip("catalog", &["10.0.0.1"]),
+        Object::TrafficPolicy(Box::new(foreign)),
+        Object::TrafficPolicy(Box::new(general)),
+    ]);
+    assert_eq!(world.service("shop/catalog").unwrap().policy, None);
+    assert_eq!(world.reasons()["foreign"], Reason::TargetNotFound);
+}
+
+#[test]
+fn of_two_policies_the_older_is_in_force_whole() {
+    let mut world = world();
+    let dated = |name: &str, created: i64, failures: u32| {
+        let mut dated = policy(name, Some("catalog"), breaker(Some(failures), None));
+        dated.created = Some(created);
+        Object::TrafficPolicy(Box::new(dated))
+    };
+    world.apply([
+        cluster_ip("catalog", &["10.0.0.1"]),
+        dated("a", 20, 2),
+        dated("b", 10, 3),
+    ]);
+    assert_eq!(failures(&world.service("shop/catalog").unwrap()), Some(3));
+    assert_eq!(world.reasons()["a"], Reason::Conflicted);
+    assert_eq!(world.reasons()["b"], Reason::Accepted);
+    assert!(world.core.notes()[0].message.contains("shop/b"));
+    // A change does not make the older one newer.
+    world.apply([dated("b", 10, 4)]);
+    assert_eq!(failures(&world.service("shop/catalog").unwrap()), Some(4));
+    world.delete(Kind::TrafficPolicy, "b");
+    assert_eq!(failures(&world.service("shop/catalog").unwrap()), Some(2));
+    assert_eq!(world.reasons()["a"], Reason::Accepted);
+
+    // Without dates, the order of first sight; an edit keeps it.
+    let undated =
+        |name: &str, failures| as_object(policy(name, Some("cart"), breaker(Some(failures), None)));
+    world.apply([
+        cluster_ip("cart", &["10.0.0.2"]),
+        undated("y", 5),
+        undated("x", 6),
+    ]);
+    world.apply([undated("y", 7)]);
+    assert_eq!(failures(&world.service("shop/cart").unwrap()), Some(7));
+}
+
+#[test]
+fn endpoints_carry_readiness_drain_and_place() {
+    let mut world = world();
+    world.apply([
+        cluster_ip("catalog", &["10.0.0.1"]),
+        Object::Pod(pod("c-1", "catalog", "10.1.0.1")),
+        slice("catalog-a", "catalog", vec![seat("c-1", "10.1.0.1")]),
+    ]);
+    let name = "shop/catalog/80/c-1-uid";
+    let endpoint = world.endpoint(name).unwrap();
+    assert_eq!((endpoint.port, endpoint.target_port), (80, 8080));
+    assert_eq!(
+        (endpoint.node.as_str(), endpoint.zone.as_str()),
+        ("n1", "z1")
+    );
+    assert!(endpoint.ready && !endpoint.draining && endpoint.serving);
+
+    let mut leaving = pod("c-1", "catalog", "10.1.0.1");
+    leaving.draining = true;
+    world.apply([Object::Pod(leaving)]);
+    let endpoint = world.endpoint(name).unwrap();
+    assert!(!endpoint.ready && endpoint.draining && endpoint.serving);
+    assert!(world.workload("shop/c-1").draining);
+
+    world.apply([slice("catalog-a", "catalog", Vec::new())]);
+    assert_eq!(world.endpoint(name), None);
+    assert!(
+        world
+            .store
+            .members(ResourceType::Endpoint, "shop/catalog")
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_pod_of_two_families_is_one_endpoint_of_the_first_family() {
+    let mut world = world();
+    world.apply([
+        cluster_ip("catalog", &["fd00::1", "10.0.0.1"]),
+        slice("v4", "catalog", vec![seat("c-1", "10.1.0.1")]),
+        slice("v6", "catalog", vec![seat("c-1", "fd01::1")]),
+    ]);
+    let members = world.store.members(ResourceType::Endpoint, "shop/catalog");
+    assert_eq!(members.len(), 1);
+    assert_eq!(world.endpoint(&members[0]).unwrap().address.len(), 16);
+    // It moves to another slice without ever being gone.
+    world.apply([slice("v6", "catalog", Vec::new())]);
+    assert_eq!(world.endpoint(&members[0]).unwrap().address.len(), 4);
+}
+
+#[test]
+fn one_pods_change_wakes_only_who_has_it() {
+    let mut world = world();
+    let pods = (0..50).map(|n| pod(&format!("c-{n}"), "catalog", &format!("10.1.0.{n}")));
+    let seats = (0..50).map(|n| seat(&format!("c-{n}"), &format!("10.1.0.{n}")));
+    world.apply(
+        [
+            cluster_ip("catalog", &["10.0.0.1"]),
+            slice("a", "catalog", seats.collect()),
+        ]
+        .into_iter()
+        .chain(pods.map(Object::Pod)),
+    );
+    let (all, other) = (Arc::new(Mailbox::default()), Arc::new(Mailbox::default()));
+    world
+        .store
+        .watch(ResourceType::Endpoint, &"shop/catalog".into(), &all);
+    world
+        .store
+        .watch(ResourceType::Service, &"shop/catalog".into(), &other);
+    world
+        .store
+        .watch(ResourceType::Workload, &"shop/c-8".into(), &other);
+    let mut seats: Vec<SliceEndpoint> = (0..50)
+        .map(|n| seat(&format!("c-{n}"), &format!("10.1.0.{n}")))
+        .collect();
+    seats[7].ready = false;
+    world.apply([slice("a", "catalog", seats)]);
+    let changed: Vec<Name> = all.take().into_iter().map(|(_, name)| name).collect();
+    assert_eq!(changed, ["shop/catalog/80/c-7-uid".into()]);
+    assert!(other.take().is_empty());
+}
+
+#[test]
+fn a_pod_is_reached_by_its_address_with_the_policy_of_its_oldest_headless_service() {
+    let mut world = world();
+    let headless = |name: &str, created| {
+        let mut headless = service(name, Reach::Headless);
+        headless.created = Some(created);
+        Object::Service(headless)
+    };
+    world.apply([
+        Object::Pod(pod("db-0", "db", "10.1.0.1")),
+        as_object(policy("general", None, breaker(Some(9), None))),
+    ]);
+    let direct = world.service("address/10.1.0.1").unwrap();
+    assert_eq!(
+        (direct.kind(), direct.name.as_str()),
+        (v1::service::Kind::Pod, "db-0")
+    );
+    assert_eq!(failures(&direct), Some(9));
+    assert_eq!(direct.pod.as_ref().unwrap().pod, "db-0");
+
+    world.apply([
+        headless("newer", 20),
+        headless("older", 10),
+        slice("n", "newer", vec![seat("db-0", "10.1.0.1")]),
+        slice("o", "older", vec![seat("db-0", "10.1.0.1")]),
+        as_object(policy("newer", Some("newer"), breaker(Some(2), None))),
+        as_object(policy("older", Some("older"), breaker(Some(3), None))),
+    ]);
+    let direct = world.service("pod/shop/db-0").unwrap();
+    assert_eq!(
+        (direct.name.as_str(), failures(&direct)),
+        ("older", Some(3))
+    );
+    assert_eq!(
+        world.service("shop/older").unwrap().kind(),
+        v1::service::Kind::Headless
+    );
+    world.delete(Kind::Service, "older");
+    let direct = world.service("pod/shop/db-0").unwrap();
+    assert_eq!(
+        (direct.name.as_str(), failures(&direct)),
+        ("newer", Some(2))
+    );
+    world.delete(Kind::Pod, "db-0");
+    assert_eq!(world.service("address/10.1.0.1"), None);
+}
+
+#[test]
+fn an_address_goes_to_the_newer_of_two_pods_and_back() {
+    let mut world = world();
+    world.apply([Object::Pod(pod("old", "a", "10.1.0.1"))]);
+    world.apply([Object::Pod(pod("new", "a", "10.1.0.1"))]);
+    assert_eq!(world.service("address/10.1.0.1").unwrap().name, "new");
+    world.delete(Kind::Pod, "new");
+    assert_eq!(world.service("address/10.1.0.1").unwrap().name, "old");
+}
+
+#[test]
+fn a_service_keeps_its_address_from_another() {
+    let mut world = world();
+    world.apply([cluster_ip("first", &["10.0.0.1"])]);
+    world.apply([cluster_ip("b", &["10.0.0.1"])]);
+    assert_eq!(world.service("address/10.0.0.1").unwrap().name, "first");
+    assert_eq!(world.core.notes()[0].key.id.name, "b".into());
+}
+
+#[test]
+fn an_external_name_has_no_resource_and_is_said() {
+    let mut world = world();
+    world.apply([Object::Service(service("outside", Reach::ExternalName))]);
+    assert_eq!(world.service("shop/outside"), None);
+    assert_eq!(world.core.notes()[0].field, "spec.externalName");
+}
+
+#[test]
+fn a_workload_enforces_the_limits_of_every_service_that_covers_its_port() {
+    let mut world = world();
+    let mut opaque = pod("c-1", "catalog", "10.1.0.1");
+    opaque.ports = vec![("db".into(), 3306), ("".into(), 9000)];
+    opaque.opaque_ports = vec![(3306, 3306)];
+    let mut second = service("second", Reach::ClusterIp(Vec::new()));
+    second.selector = [("app".to_owned(), "catalog".to_owned())].into();
+    second.ports = vec![port("http", 8080, v1::Protocol::Http1)];
+    world.apply([
+        Object::Pod(opaque),
+        cluster_ip("catalog", &["10.0.0.1"]),
+        slice("a", "catalog", vec![seat("c-1", "10.1.0.1")]),
+        Object::Service(second),
+        as_object(policy("one", Some("catalog"), rate("one", false))),
+        as_object(policy("two", Some("second"), rate("two", false))),
+        as_object(policy("general", None, rate("general", false))),
+    ]);
+    let workload = world.workload("shop/c-1");
+    let port = |number: u32| {
+        workload
+            .ports
+            .iter()
+            .find(|port| port.port == number)
+            .unwrap()
+    };
+    let names = |limits: &[v1::RateLimit]| {
+        limits
+            .iter()
+            .map(|limit| limit.name.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&port(8080).rate_limits), ["one", "two"]);
+    assert_eq!(names(&port(9000).rate_limits), ["general"]);
+    assert_eq!(names(&workload.rate_limits), ["general"]);
+    assert_eq!(port(8080).protocol(), v1::Protocol::Http1);
+    assert_eq!(port(3306).protocol(), v1::Protocol::Tcp);
+    assert_eq!(world.service("shop/catalog").unwrap().policy, None);
+    // The selector of the second is turned away.
+    let mut second = service("second", Reach::ClusterIp(Vec::new()));
+    second.selector = [("app".to_owned(), "other".to_owned())].into();
+    world.apply([Object::Service(second)]);
+    let workload = world.workload("shop/c-1");
+    let covered = workload
+        .ports
+        .iter()
+        .find(|port| port.port == 8080)
+        .unwrap();
+    assert_eq!(names(&covered.rate_limits), ["one"]);
+}
+
+mod order {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Whatever the order of events, with deletions and repetitions between
+    /// them, in the end there are the same resources.
+    fn all(world: &World) -> Vec<(String, String)> {
+        let names = [
+            "shop/catalog",
+            "shop/db",
+            "pod/shop/p-0",
+            "pod/shop/p-1",
+            "address/10.1.0.0",
+        ];
+        let members = ["shop/catalog", "shop/db"]
+            .map(|prefix| world.store.members(ResourceType::Endpoint, prefix));
+        let services = names
+            .iter()
+            .map(|name| (ResourceType::Service, (*name).to_owned()));
+        let workloads =
+            ["shop/p-0", "shop/p-1"].map(|name| (ResourceType::Workload, name.to_owned()));
+        let endpoints = members
+            .into_iter()
+            .flatten()
+            .map(|name| (ResourceType::Endpoint, name.to_string()));
+        let found = services
+            .chain(workloads)
+            .chain(endpoints)
+            .map(|(kind, name)| {
+                let version = world
+                    .store
+                    .find(kind, &name)
+                    .map(|resource| resource.version.to_string());
+                (name, version.unwrap_or_default())
+            });
+        found.collect()
+    }
+
+    fn objects() -> Vec<Object> {
+        let dated = |mut dated: TrafficPolicy, created| {
+            dated.created = Some(created);
+            Object::TrafficPolicy(Box::new(dated))
+        };
+        let mut headless = service("db", Reach::Headless);
+        headless.created = Some(1);
+        vec![
+            cluster_ip("catalog", &["10.0.0.1"]),
+            Object::Service(headless),
+            Object::Pod(pod("p-0", "catalog", "10.1.0.0")),
+            Object::Pod(pod("p-1", "db", "10.1.0.1")),
+            slice(
+                "a",
+                "catalog",
+                vec![seat("p-0", "10.1.0.0"), seat("p-1", "10.1.0.1")],
+            ),
+            slice("b", "db", vec![seat("p-1", "10.1.0.1")]),
+            dated(policy("one", Some("catalog"), breaker(Some(3), None)), 1),
+            dated(policy("two", Some("catalog"), breaker(Some(4), None)), 2),
+            dated(policy("limit", Some("db"), rate("limit", false)), 3),
+            dated(policy("general", None, rate("general", false)), 4),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_events_does_not_matter(
+            noise in proptest::collection::vec((0usize..10, any::<bool>()), 0..40),
+            last in Just((0usize..10).collect::<Vec<_>>()).prop_shuffle(),
+        ) {
+            let objects = objects();
+            let mut plain = world();
+            plain.apply(objects.clone());
+            let mut world = world();
+            for (index, apply) in noise {
+                let object = objects[index].clone();
+                let event = if apply { Event::Apply(object) } else { Event::Delete(object.key()) };
+                world.core.handle([event]);
+            }
+            for index in last {
+                world.apply([objects[index].clone()]);
+            }
+            prop_assert_eq!(all(&plain), all(&world));
+            for object in &objects {
+                world.core.handle([Event::Delete(object.key())]);
+            }
+            for kind in ResourceType::ALL {
+                prop_assert_eq!(world.store.count(kind), 0);
+            }
+        }
+    }
+}

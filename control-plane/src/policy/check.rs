@@ -52,7 +52,11 @@ fn node(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldErr
     }
     if schema["x-kubernetes-int-or-string"] == true {
         if !value.is_string() && !value.is_i64() && !value.is_u64() {
-            fault(errors, path, format!("is {}, must be a number or a string", kind(value)));
+            fault(
+                errors,
+                path,
+                format!("is {}, must be a number or a string", kind(value)),
+            );
         }
     } else {
         match schema["type"].as_str() {
@@ -61,7 +65,11 @@ fn node(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldErr
             Some("string") => string(schema, value, path, errors),
             Some("integer") => integer(schema, value, path, errors),
             Some("boolean") if !value.is_boolean() => {
-                fault(errors, path, format!("is {}, must be true or false", kind(value)));
+                fault(
+                    errors,
+                    path,
+                    format!("is {}, must be true or false", kind(value)),
+                );
             }
             _ => {}
         }
@@ -72,7 +80,11 @@ fn node(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldErr
 
 fn object(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) {
     let Value::Object(fields) = value else {
-        fault(errors, path, format!("is {}, must be an object", kind(value)));
+        fault(
+            errors,
+            path,
+            format!("is {}, must be an object", kind(value)),
+        );
         return;
     };
     let empty = Map::new();
@@ -83,12 +95,21 @@ fn object(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldE
             Some(schema) => node(schema, field, &path, errors),
             None => {
                 let names: Vec<&str> = known.keys().map(String::as_str).collect();
-                fault(errors, &path, format!("unknown field; allowed here: {}", names.join(", ")));
+                fault(
+                    errors,
+                    &path,
+                    format!("unknown field; allowed here: {}", names.join(", ")),
+                );
                 false
             }
         }
     });
-    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for name in schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
         let path = format!("{path}.{name}");
         let told = errors.iter().any(|error| error.field.starts_with(&path));
         if !fields.contains_key(name) && !told {
@@ -106,7 +127,11 @@ fn array(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldEr
     let count = items.len() as u64;
     if least.is_some_and(|least| count < least) || most.is_some_and(|most| count > most) {
         let allowed = range(least.map(|n| n as f64), most.map(|n| n as f64));
-        fault(errors, path, format!("has {count} items, must have {allowed}"));
+        fault(
+            errors,
+            path,
+            format!("has {count} items, must have {allowed}"),
+        );
         return;
     }
     for (index, item) in items.iter_mut().enumerate() {
@@ -127,7 +152,11 @@ fn string(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError
     if let Some(allowed) = schema["enum"].as_array() {
         if !allowed.contains(value) {
             let names: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
-            fault(errors, path, format!("is {text:?}, must be one of: {}", names.join(", ")));
+            fault(
+                errors,
+                path,
+                format!("is {text:?}, must be one of: {}", names.join(", ")),
+            );
         }
         return;
     }
@@ -135,7 +164,11 @@ fn string(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError
     let length = text.chars().count() as u64;
     if least.is_some_and(|least| length < least) || most.is_some_and(|most| length > most) {
         let allowed = range(least.map(|n| n as f64), most.map(|n| n as f64));
-        fault(errors, path, format!("has {length} characters, must have {allowed}"));
+        fault(
+            errors,
+            path,
+            format!("has {length} characters, must have {allowed}"),
+        );
     }
 }
 
@@ -146,10 +179,16 @@ fn integer(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldErro
         _ => None,
     };
     let Some(number) = number else {
-        fault(errors, path, format!("is {}, must be a whole number {allowed}", kind(value)));
+        fault(
+            errors,
+            path,
+            format!("is {}, must be a whole number {allowed}", kind(value)),
+        );
         return;
     };
-    let low = schema["minimum"].as_f64().is_some_and(|least| number < least);
+    let low = schema["minimum"]
+        .as_f64()
+        .is_some_and(|least| number < least);
     let high = schema["maximum"].as_f64().is_some_and(|most| number > most);
     if low || high {
         fault(errors, path, format!("is {value}, must be {allowed}"));
@@ -177,5 +216,8 @@ fn kind(value: &Value) -> String {
 }
 
 fn fault(errors: &mut Vec<FieldError>, field: &str, message: String) {
-    errors.push(FieldError { field: field.to_owned(), message });
+    errors.push(FieldError {
+        field: field.to_owned(),
+        message,
+    });
 }

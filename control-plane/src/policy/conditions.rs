@@ -57,7 +57,9 @@ pub fn add(conditions: &mut v1::Conditions, word: &IntOrString) -> Option<()> {
 }
 
 fn add_status(conditions: &mut v1::Conditions, number: i64) -> Option<()> {
-    let code = u32::try_from(number).ok().filter(|code| (200..600).contains(code))?;
+    let code = u32::try_from(number)
+        .ok()
+        .filter(|code| (200..600).contains(code))?;
     if !conditions.status_codes.contains(&code) {
         conditions.status_codes.push(code);
     }
@@ -96,8 +98,15 @@ mod tests {
     fn the_documented_default_of_failures_is_the_default() {
         let mut written = v1::Conditions::default();
         for word in [
-            "5xx", "connect-failure", "reset", "timeout", "UNAVAILABLE", "INTERNAL", "UNKNOWN",
-            "DATA_LOSS", "DEADLINE_EXCEEDED",
+            "5xx",
+            "connect-failure",
+            "reset",
+            "timeout",
+            "UNAVAILABLE",
+            "INTERNAL",
+            "UNKNOWN",
+            "DATA_LOSS",
+            "DEADLINE_EXCEEDED",
         ] {
             add(&mut written, &IntOrString::String(word.to_owned())).unwrap();
         }
@@ -111,7 +120,11 @@ mod tests {
         add(&mut read, &IntOrString::String("429".to_owned())).unwrap();
         assert_eq!(read.status_codes, [429]);
         for word in ["OK", "42", "600", "unavailable", "", "UNAVAILABLE "] {
-            assert_eq!(add(&mut read, &IntOrString::String(word.to_owned())), None, "{word}");
+            assert_eq!(
+                add(&mut read, &IntOrString::String(word.to_owned())),
+                None,
+                "{word}"
+            );
         }
     }
 }

@@ -15,3 +15,6 @@ pub mod parse;
 pub mod rates;
 pub mod schema;
 pub mod units;
+
+#[cfg(test)]
+mod tests;

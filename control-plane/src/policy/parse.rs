@@ -31,7 +31,9 @@ pub struct Parsed {
 /// Every fault of the object, each with its field path and what is allowed.
 pub fn spec(namespace: &str, name: &str, spec: &Value) -> Result<Parsed, Vec<FieldError>> {
     let mut value = spec.clone();
-    let mut faults = Faults { errors: check::spec(&mut value) };
+    let mut faults = Faults {
+        errors: check::spec(&mut value),
+    };
     let read = match serde_json::from_value::<TrafficPolicySpec>(value) {
         Ok(read) => read,
         // What is left out stands in `errors` already; else serde says it.
@@ -44,7 +46,9 @@ pub fn spec(namespace: &str, name: &str, spec: &Value) -> Result<Parsed, Vec<Fie
     let parsed = Parsed {
         targets: targets(namespace, &read.target_refs, &mut faults),
         settings: Settings {
-            circuit_breaker: read.circuit_breaker.map(|block| circuit_breaker(&block, &mut faults)),
+            circuit_breaker: read
+                .circuit_breaker
+                .map(|block| circuit_breaker(&block, &mut faults)),
             outbound: read.outbound.map(|block| outbound(&block, &mut faults)),
             retries: read.retries.map(|block| retries(block, &mut faults)),
             timeouts: read.timeouts.map(|block| timeouts(&block, &mut faults)),
@@ -53,7 +57,11 @@ pub fn spec(namespace: &str, name: &str, spec: &Value) -> Result<Parsed, Vec<Fie
                 .map(|limits| rates::limits(&format!("{namespace}/{name}"), &limits, &mut faults)),
         },
     };
-    if faults.errors.is_empty() { Ok(parsed) } else { Err(faults.errors) }
+    if faults.errors.is_empty() {
+        Ok(parsed)
+    } else {
+        Err(faults.errors)
+    }
 }
 
 /// The faults found so far.
@@ -63,7 +71,10 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.errors.push(FieldError { field: field.into(), message: message.into() });
+        self.errors.push(FieldError {
+            field: field.into(),
+            message: message.into(),
+        });
     }
 
     /// A duration between two bounds, in milliseconds.
@@ -75,8 +86,11 @@ impl Faults {
         most_ms: u64,
     ) -> Option<u64> {
         let text = text?;
-        let allowed =
-            format!("from {} to {}", units::display_ms(least_ms), units::display_ms(most_ms));
+        let allowed = format!(
+            "from {} to {}",
+            units::display_ms(least_ms),
+            units::display_ms(most_ms)
+        );
         match units::duration_ms(text) {
             Some(ms) if (least_ms..=most_ms).contains(&ms) => return Some(ms),
             Some(_) => self.add(field, format!("is {text:?}, must be {allowed}")),
@@ -107,12 +121,19 @@ impl Faults {
     fn ordered(&mut self, base: (&str, Option<u64>, u64), max: (&str, Option<u64>, u64)) {
         let (base_ms, max_ms) = (base.1.unwrap_or(base.2), max.1.unwrap_or(max.2));
         if base_ms > max_ms && (base.1.is_some() || max.1.is_some()) {
-            let (field, other) = if base.1.is_some() { (base.0, max.0) } else { (max.0, base.0) };
+            let (field, other) = if base.1.is_some() {
+                (base.0, max.0)
+            } else {
+                (max.0, base.0)
+            };
             let (base_ms, max_ms) = (units::display_ms(base_ms), units::display_ms(max_ms));
             self.add(
                 field,
-                format!("{} is {base_ms} and {} is {max_ms}: the first must not be longer \
-                     (an unset one counts with its default; see {other})", base.0, max.0),
+                format!(
+                    "{} is {base_ms} and {} is {max_ms}: the first must not be longer \
+                     (an unset one counts with its default; see {other})",
+                    base.0, max.0
+                ),
             );
         }
     }
@@ -148,7 +169,10 @@ fn targets(namespace: &str, refs: &[schema::TargetRef], faults: &mut Faults) -> 
     targets
 }
 
-fn circuit_breaker(block: &schema::CircuitBreaker, faults: &mut Faults) -> settings::CircuitBreaker {
+fn circuit_breaker(
+    block: &schema::CircuitBreaker,
+    faults: &mut Faults,
+) -> settings::CircuitBreaker {
     let at = "spec.circuitBreaker";
     let base = format!("{at}.baseEjection");
     let max = format!("{at}.maxEjection");
@@ -190,7 +214,12 @@ fn circuit_breaker(block: &schema::CircuitBreaker, faults: &mut Faults) -> setti
 
 fn outbound(block: &schema::Outbound, faults: &mut Faults) -> settings::Outbound {
     let mut duration = |field: &str, text: &Option<String>, least_ms, most_ms| {
-        faults.duration(&format!("spec.outbound.{field}"), text.as_ref(), least_ms, most_ms)
+        faults.duration(
+            &format!("spec.outbound.{field}"),
+            text.as_ref(),
+            least_ms,
+            most_ms,
+        )
     };
     settings::Outbound {
         connect_timeout_ms: duration("connectTimeout", &block.connect_timeout, 1, 5 * MINUTE_MS),
@@ -217,7 +246,9 @@ fn retries(block: schema::Retries, faults: &mut Faults) -> settings::Retries {
     let window = budget.window.as_ref();
     for (index, method) in block.methods.iter().flatten().enumerate() {
         if !rates::is_method(method) && !is_grpc_method(method) {
-            let message = format!("is {method:?}, must be an HTTP method such as POST, or /package.Service/Method");
+            let message = format!(
+                "is {method:?}, must be an HTTP method such as POST, or /package.Service/Method"
+            );
             faults.add(format!("{at}.methods[{index}]"), message);
         }
     }
@@ -233,8 +264,15 @@ fn retries(block: schema::Retries, faults: &mut Faults) -> settings::Retries {
         methods: block.methods,
         budget_percent: budget.percent,
         budget_min_per_second: budget.min_per_second,
-        budget_window_ms: faults.duration(&format!("{at}.budget.window"), window, SECOND_MS, HOUR_MS),
-        buffer_bytes: block.buffer_bytes.and_then(|written| buffer_bytes(&written, faults)),
+        budget_window_ms: faults.duration(
+            &format!("{at}.budget.window"),
+            window,
+            SECOND_MS,
+            HOUR_MS,
+        ),
+        buffer_bytes: block
+            .buffer_bytes
+            .and_then(|written| buffer_bytes(&written, faults)),
     }
 }
 
@@ -253,7 +291,10 @@ fn buffer_bytes(written: &IntOrString, faults: &mut Faults) -> Option<u64> {
 
 fn is_grpc_method(text: &str) -> bool {
     let part = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
     };
     let mut parts = text.strip_prefix('/').unwrap_or_default().split('/');
     let (service, method) = (parts.next(), parts.next());

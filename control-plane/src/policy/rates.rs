@@ -16,7 +16,10 @@ pub(super) fn limits(
     for (index, limit) in limits.iter().enumerate() {
         let at = format!("spec.rateLimits[{index}]");
         if read.iter().any(|other| other.limit.name == limit.name) {
-            let message = format!("is {:?} a second time; names are unique in a policy", limit.name);
+            let message = format!(
+                "is {:?} a second time; names are unique in a policy",
+                limit.name
+            );
             faults.add(format!("{at}.name"), message);
         }
         let matches = limit.matches.as_ref();
@@ -29,7 +32,11 @@ pub(super) fn limits(
                 per_ms: period_ms(limit.limit.per),
                 burst: burst(&limit.limit),
                 r#match: matches.map(|block| match_block(&format!("{at}.match"), block, faults)),
-                key: key(&format!("{at}.key"), limit.key.as_deref().unwrap_or_default(), faults),
+                key: key(
+                    &format!("{at}.key"),
+                    limit.key.as_deref().unwrap_or_default(),
+                    faults,
+                ),
                 mode: match limit.mode {
                     Some(schema::Mode::Shadow) => v1::rate_limit::Mode::Shadow.into(),
                     Some(schema::Mode::Enforce) | None => v1::rate_limit::Mode::Enforce.into(),
@@ -55,7 +62,8 @@ fn burst(rate: &schema::Rate) -> u32 {
         return 0;
     }
     let worth = u64::from(rate.requests) * 100 / period_ms(rate.per);
-    rate.burst.unwrap_or_else(|| u32::try_from(worth).unwrap_or(u32::MAX).max(1))
+    rate.burst
+        .unwrap_or_else(|| u32::try_from(worth).unwrap_or(u32::MAX).max(1))
 }
 
 fn match_block(at: &str, block: &schema::Match, faults: &mut Faults) -> v1::Match {
@@ -65,14 +73,22 @@ fn match_block(at: &str, block: &schema::Match, faults: &mut Faults) -> v1::Matc
             faults.add(format!("{at}.methods[{index}]"), message);
         }
     }
-    let path = block.path.as_ref().and_then(|path| path_match(&format!("{at}.path"), path, faults));
-    let headers = block.headers.iter().flatten().enumerate().map(|(index, header)| {
-        let field = format!("{at}.headers[{index}].name");
-        v1::HeaderMatch {
-            name: header_name(&field, &header.name, faults),
-            exact: header.value.clone(),
-        }
-    });
+    let path = block
+        .path
+        .as_ref()
+        .and_then(|path| path_match(&format!("{at}.path"), path, faults));
+    let headers = block
+        .headers
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(index, header)| {
+            let field = format!("{at}.headers[{index}].name");
+            v1::HeaderMatch {
+                name: header_name(&field, &header.name, faults),
+                exact: header.value.clone(),
+            }
+        });
     v1::Match {
         headers: headers.collect(),
         methods: block.methods.clone().unwrap_or_default(),
@@ -80,7 +96,11 @@ fn match_block(at: &str, block: &schema::Match, faults: &mut Faults) -> v1::Matc
     }
 }
 
-fn path_match(at: &str, path: &schema::PathMatch, faults: &mut Faults) -> Option<v1::r#match::Path> {
+fn path_match(
+    at: &str,
+    path: &schema::PathMatch,
+    faults: &mut Faults,
+) -> Option<v1::r#match::Path> {
     let (field, text, read) = match (&path.exact, &path.prefix) {
         (Some(text), None) => ("exact", text, v1::r#match::Path::PathExact(text.clone())),
         (None, Some(text)) => ("prefix", text, v1::r#match::Path::PathPrefix(text.clone())),
@@ -90,7 +110,10 @@ fn path_match(at: &str, path: &schema::PathMatch, faults: &mut Faults) -> Option
         }
     };
     if !text.starts_with('/') {
-        faults.add(format!("{at}.{field}"), format!("is {text:?}, must begin with /"));
+        faults.add(
+            format!("{at}.{field}"),
+            format!("is {text:?}, must begin with /"),
+        );
     }
     Some(read)
 }
@@ -107,8 +130,9 @@ fn key(at: &str, parts: &[String], faults: &mut Faults) -> Vec<v1::KeyPart> {
             other => match other.strip_prefix("header:") {
                 Some(name) => Part::Header(header_name(&at, name, faults)),
                 None => {
-                    let message =
-                        format!("is {other:?}, must be one of: remoteAddress, path, method, header:NAME");
+                    let message = format!(
+                        "is {other:?}, must be one of: remoteAddress, path, method, header:NAME"
+                    );
                     faults.add(at, message);
                     continue;
                 }
@@ -137,7 +161,10 @@ pub(super) fn header_name(at: &str, name: &str, faults: &mut Faults) -> String {
         faults.add(at, format!("{name:?} is not the name of a header"));
     } else if lower.starts_with(well_known::header::PREFIX) {
         let prefix = well_known::header::PREFIX;
-        faults.add(at, format!("{name:?} begins with {prefix}: such headers are Remora's own"));
+        faults.add(
+            at,
+            format!("{name:?} begins with {prefix}: such headers are Remora's own"),
+        );
     }
     lower
 }

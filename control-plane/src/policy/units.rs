@@ -73,7 +73,18 @@ mod tests {
         assert_eq!(duration_ms("10s"), Some(10_000));
         assert_eq!(duration_ms("1m30s"), Some(90_000));
         assert_eq!(duration_ms("0s"), Some(0));
-        for bad in ["", "10", "s", "1.5s", "-1s", "10 s", "100000s", "1s1s1s1s1s", "5d", "10S"] {
+        for bad in [
+            "",
+            "10",
+            "s",
+            "1.5s",
+            "-1s",
+            "10 s",
+            "100000s",
+            "1s1s1s1s1s",
+            "5d",
+            "10S",
+        ] {
             assert_eq!(duration_ms(bad), None, "{bad}");
         }
     }

@@ -103,14 +103,20 @@ impl Sidecars {
             sidecar.version = shortened(version);
         }
         drop(known);
-        Connected { sidecars: self.clone(), node: node.clone(), origin }
+        Connected {
+            sidecars: self.clone(),
+            node: node.clone(),
+            origin,
+        }
     }
 
     /// A response was acknowledged.
     pub fn accepted(&self, node: &Node, type_url: &str, resources: &[(Name, Name)]) {
         if let Some(sidecar) = self.lock().get_mut(node) {
             for (name, _) in resources {
-                sidecar.refused.remove(&(type_url.to_owned(), name.to_string()));
+                sidecar
+                    .refused
+                    .remove(&(type_url.to_owned(), name.to_string()));
             }
         }
     }
@@ -118,8 +124,15 @@ impl Sidecars {
     /// A response was refused. The reason names what it is about; where it
     /// names none of the resources, it is about all of them.
     pub fn refused(&self, node: &Node, type_url: &str, resources: &[(Name, Name)], reason: &str) {
-        let named: Vec<_> = resources.iter().filter(|(name, _)| reason.contains(&**name)).collect();
-        let about = if named.is_empty() { resources.iter().collect() } else { named };
+        let named: Vec<_> = resources
+            .iter()
+            .filter(|(name, _)| reason.contains(&**name))
+            .collect();
+        let about = if named.is_empty() {
+            resources.iter().collect()
+        } else {
+            named
+        };
         if let Some(sidecar) = self.lock().get_mut(node) {
             for (name, version) in about {
                 let key = (type_url.to_owned(), name.to_string());
@@ -169,16 +182,23 @@ impl Sidecars {
         let now_ms = clock::unix_ms();
         let mut known = self.lock();
         known.retain(|_, sidecar| !sidecar.is_stale(now_ms));
-        let mut shown: Vec<Shown> =
-            known.iter().map(|(node, sidecar)| sidecar.shown(node)).collect();
+        let mut shown: Vec<Shown> = known
+            .iter()
+            .map(|(node, sidecar)| sidecar.shown(node))
+            .collect();
         drop(known);
-        shown.sort_by(|a, b| (&a.namespace, &a.pod, &a.pod_uid).cmp(&(&b.namespace, &b.pod, &b.pod_uid)));
+        shown.sort_by(|a, b| {
+            (&a.namespace, &a.pod, &a.pod_uid).cmp(&(&b.namespace, &b.pod, &b.pod_uid))
+        });
         shown
     }
 
     /// How many have a stream now.
     pub fn connected(&self) -> usize {
-        self.lock().values().filter(|sidecar| sidecar.is_connected()).count()
+        self.lock()
+            .values()
+            .filter(|sidecar| sidecar.is_connected())
+            .count()
     }
 }
 
@@ -190,7 +210,9 @@ fn make_room(known: &mut HashMap<Node, Sidecar>, now_ms: u64) {
     }
     known.retain(|_, sidecar| !sidecar.is_stale(now_ms));
     if known.len() >= MAX_SIDECARS {
-        let oldest = known.iter().min_by_key(|(_, sidecar)| (sidecar.is_connected(), sidecar.last_heard_ms));
+        let oldest = known
+            .iter()
+            .min_by_key(|(_, sidecar)| (sidecar.is_connected(), sidecar.last_heard_ms));
         if let Some(node) = oldest.map(|(node, _)| node.clone()) {
             known.remove(&node);
         }
@@ -215,7 +237,8 @@ impl Sidecar {
 
     fn refuse(&mut self, key: ResourceKey, version: String, reason: &str) {
         if self.refused.len() < MAX_REFUSED || self.refused.contains_key(&key) {
-            self.refused.insert(key, (shortened(&version), shortened(reason)));
+            self.refused
+                .insert(key, (shortened(&version), shortened(reason)));
         }
     }
 
@@ -233,8 +256,17 @@ impl Sidecar {
             None => {
                 self.breakers.remove(&key);
             }
-            Some(state) if self.breakers.len() < MAX_BREAKERS || self.breakers.contains_key(&key) => {
-                self.breakers.insert(key, Breaker { state, since_ms, cause });
+            Some(state)
+                if self.breakers.len() < MAX_BREAKERS || self.breakers.contains_key(&key) =>
+            {
+                self.breakers.insert(
+                    key,
+                    Breaker {
+                        state,
+                        since_ms,
+                        cause,
+                    },
+                );
             }
             Some(_) => {}
         }
@@ -308,7 +340,11 @@ fn shortened(text: &str) -> String {
         if short.len() + character.len_utf8() > MAX_TEXT_BYTES {
             break;
         }
-        short.push(if character.is_control() { ' ' } else { character });
+        short.push(if character.is_control() {
+            ' '
+        } else {
+            character
+        });
     }
     short
 }

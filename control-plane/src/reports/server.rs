@@ -24,8 +24,12 @@ pub struct ReportService {
 }
 
 /// The service over a registry; its streams end when `ending` turns true.
-pub fn service(sidecars: Arc<Sidecars>, ending: watch::Receiver<bool>) -> ReportsServer<ReportService> {
-    ReportsServer::new(ReportService { sidecars, ending }).max_decoding_message_size(MAX_REPORT_BYTES)
+pub fn service(
+    sidecars: Arc<Sidecars>,
+    ending: watch::Receiver<bool>,
+) -> ReportsServer<ReportService> {
+    ReportsServer::new(ReportService { sidecars, ending })
+        .max_decoding_message_size(MAX_REPORT_BYTES)
 }
 
 type Acknowledgements = mpsc::Sender<Result<ReportAcknowledgement, Status>>;
@@ -70,7 +74,9 @@ async fn take(
             let sidecar = report.sidecar.clone().unwrap_or_default();
             let id = well_known::node_id(&sidecar.namespace, &sidecar.pod, &sidecar.pod_uid);
             let node = Node::parse(&id).map_err(|_| {
-                Status::invalid_argument("the first report must name the sidecar: namespace, pod, pod_uid")
+                Status::invalid_argument(
+                    "the first report must name the sidecar: namespace, pod, pod_uid",
+                )
             })?;
             let permit = sidecars.connect(&node, &sidecar.version, Origin::Reports);
             connected = Some((node, permit));
@@ -78,7 +84,11 @@ async fn take(
         if let Some((node, _)) = &connected {
             sidecars.report(node, report, first);
         }
-        if sender.send(Ok(ReportAcknowledgement { sequence })).await.is_err() {
+        if sender
+            .send(Ok(ReportAcknowledgement { sequence }))
+            .await
+            .is_err()
+        {
             return Ok(());
         }
     }

@@ -29,7 +29,10 @@ pub struct Errors(pub Vec<FieldError>);
 
 impl Errors {
     fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.0.push(FieldError { field: field.into(), message: message.into() });
+        self.0.push(FieldError {
+            field: field.into(),
+            message: message.into(),
+        });
     }
 
     fn port(&mut self, field: String, number: i32) -> Option<u16> {
@@ -50,14 +53,20 @@ impl Errors {
 
     fn bounded(&mut self, field: &str, count: usize, most: usize) {
         if count > most {
-            self.add(field, format!("has {count} items, must have at most {most}"));
+            self.add(
+                field,
+                format!("has {count} items, must have at most {most}"),
+            );
         }
     }
 }
 
 /// Seconds since the Unix epoch at which the object was made.
 pub fn created(metadata: &ObjectMeta) -> Option<i64> {
-    metadata.creation_timestamp.as_ref().map(|time| time.0.as_second())
+    metadata
+        .creation_timestamp
+        .as_ref()
+        .map(|time| time.0.as_second())
 }
 
 /// A Service.
@@ -68,7 +77,11 @@ pub fn service(id: Id, service: &core_v1::Service, errors: &mut Errors) -> Servi
     let listed = spec.ports.unwrap_or_default();
     errors.bounded("spec.ports", listed.len(), MAX_PORTS);
     let mut ports = Vec::new();
-    for (index, port) in listed.iter().enumerate().filter(|(_, port)| is_tcp(port.protocol.as_ref())) {
+    for (index, port) in listed
+        .iter()
+        .enumerate()
+        .filter(|(_, port)| is_tcp(port.protocol.as_ref()))
+    {
         let at = format!("spec.ports[{index}]");
         let Some(number) = errors.port(format!("{at}.port"), port.port) else {
             continue;
@@ -94,8 +107,13 @@ pub fn service(id: Id, service: &core_v1::Service, errors: &mut Errors) -> Servi
         });
     }
     let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
-    let timeout = spec.session_affinity_config.and_then(|config| config.client_ip).and_then(|ip| ip.timeout_seconds);
-    let timeout = timeout.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(SESSION_AFFINITY_SECONDS);
+    let timeout = spec
+        .session_affinity_config
+        .and_then(|config| config.client_ip)
+        .and_then(|ip| ip.timeout_seconds);
+    let timeout = timeout
+        .and_then(|seconds| u32::try_from(seconds).ok())
+        .unwrap_or(SESSION_AFFINITY_SECONDS);
     Service {
         id,
         created: created(&service.metadata),
@@ -112,12 +130,21 @@ fn reach(spec: &core_v1::ServiceSpec, errors: &mut Errors) -> Reach {
         return Reach::ExternalName;
     }
     let listed = spec.cluster_ips.clone().unwrap_or_default();
-    let single = spec.cluster_ip.iter().filter(|ip| !listed.contains(ip)).cloned();
-    let all: Vec<String> = single.chain(listed.iter().cloned()).filter(|ip| !ip.is_empty()).collect();
+    let single = spec
+        .cluster_ip
+        .iter()
+        .filter(|ip| !listed.contains(ip))
+        .cloned();
+    let all: Vec<String> = single
+        .chain(listed.iter().cloned())
+        .filter(|ip| !ip.is_empty())
+        .collect();
     if all.iter().any(|ip| ip == "None") {
         return Reach::Headless;
     }
-    let addresses = all.iter().filter_map(|ip| errors.address("spec.clusterIP".to_owned(), ip));
+    let addresses = all
+        .iter()
+        .filter_map(|ip| errors.address("spec.clusterIP".to_owned(), ip));
     Reach::ClusterIp(addresses.collect())
 }
 
@@ -129,7 +156,9 @@ pub fn protocol(app_protocol: Option<&str>, port_name: &str) -> Protocol {
         "http2" | "h2c" | "kubernetes.io/h2c" => Some(Protocol::Http2),
         "grpc" => Some(Protocol::Grpc),
         // What is encrypted by the application, or spoken by no one here, is opaque.
-        "tcp" | "tls" | "https" | "kubernetes.io/wss" | "wss" | "mysql" | "mongo" | "redis" => Some(Protocol::Tcp),
+        "tcp" | "tls" | "https" | "kubernetes.io/wss" | "wss" | "mysql" | "mongo" | "redis" => {
+            Some(Protocol::Tcp)
+        }
         _ => None,
     };
     if let Some(word) = app_protocol {
@@ -150,7 +179,11 @@ fn opaque_ports(metadata: &ObjectMeta, errors: &mut Errors) -> Vec<PortRange> {
         return Vec::new();
     };
     let mut ranges = Vec::new();
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         match (first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
             (Ok(first), Ok(last)) if 0 < first && first <= last => ranges.push((first, last)),
@@ -164,16 +197,26 @@ fn opaque_ports(metadata: &ObjectMeta, errors: &mut Errors) -> Vec<PortRange> {
 }
 
 /// An EndpointSlice.
-pub fn endpoint_slice(id: Id, slice: &discovery_v1::EndpointSlice, errors: &mut Errors) -> EndpointSlice {
+pub fn endpoint_slice(
+    id: Id,
+    slice: &discovery_v1::EndpointSlice,
+    errors: &mut Errors,
+) -> EndpointSlice {
     let labels = slice.metadata.labels.as_ref();
     let service = labels.and_then(|labels| labels.get("kubernetes.io/service-name"));
     let listed = slice.ports.as_deref().unwrap_or_default();
     errors.bounded("ports", listed.len(), MAX_PORTS);
     errors.bounded("endpoints", slice.endpoints.len(), MAX_ENDPOINTS);
     let mut ports = Vec::new();
-    for (index, port) in listed.iter().enumerate().filter(|(_, port)| is_tcp(port.protocol.as_ref())) {
+    for (index, port) in listed
+        .iter()
+        .enumerate()
+        .filter(|(_, port)| is_tcp(port.protocol.as_ref()))
+    {
         // No number stands for every port, which no Service port is.
-        let number = port.port.and_then(|number| errors.port(format!("ports[{index}].port"), number));
+        let number = port
+            .port
+            .and_then(|number| errors.port(format!("ports[{index}].port"), number));
         let name: Name = port.name.clone().unwrap_or_default().into();
         ports.extend(number.map(|number| (name, number)));
     }
@@ -184,10 +227,19 @@ pub fn endpoint_slice(id: Id, slice: &discovery_v1::EndpointSlice, errors: &mut 
             endpoints.extend(slice_endpoint(index, endpoint, errors));
         }
     }
-    EndpointSlice { id, service: service.map(|name| name.as_str().into()), ports, endpoints }
+    EndpointSlice {
+        id,
+        service: service.map(|name| name.as_str().into()),
+        ports,
+        endpoints,
+    }
 }
 
-fn slice_endpoint(index: usize, endpoint: &discovery_v1::Endpoint, errors: &mut Errors) -> Option<SliceEndpoint> {
+fn slice_endpoint(
+    index: usize,
+    endpoint: &discovery_v1::Endpoint,
+    errors: &mut Errors,
+) -> Option<SliceEndpoint> {
     let at = format!("endpoints[{index}].addresses");
     let Some(first) = endpoint.addresses.first() else {
         errors.add(at, "is empty, must have an IP address");
@@ -198,8 +250,15 @@ fn slice_endpoint(index: usize, endpoint: &discovery_v1::Endpoint, errors: &mut 
     let target = target.filter(|target| target.kind.as_deref() == Some("Pod"));
     let conditions = endpoint.conditions.clone().unwrap_or_default();
     let ready = conditions.ready.unwrap_or(true);
-    let hints = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_ref());
-    let name = |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(Name::from);
+    let hints = endpoint
+        .hints
+        .as_ref()
+        .and_then(|hints| hints.for_zones.as_ref());
+    let name = |text: &Option<String>| {
+        text.as_deref()
+            .filter(|text| !text.is_empty())
+            .map(Name::from)
+    };
     Some(SliceEndpoint {
         address,
         pod: target.and_then(|target| name(&target.name)),
@@ -209,7 +268,11 @@ fn slice_endpoint(index: usize, endpoint: &discovery_v1::Endpoint, errors: &mut 
         ready,
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
-        hint_zones: hints.into_iter().flatten().map(|zone| zone.name.clone()).collect(),
+        hint_zones: hints
+            .into_iter()
+            .flatten()
+            .map(|zone| zone.name.clone())
+            .collect(),
     })
 }
 
@@ -219,21 +282,34 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
     let status = pod.status.clone().unwrap_or_default();
     let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone());
     let mut texts: Vec<String> = listed.filter(|ip| !ip.is_empty()).collect();
-    if let Some(ip) = status.pod_ip.filter(|ip| !ip.is_empty() && !texts.contains(ip)) {
+    if let Some(ip) = status
+        .pod_ip
+        .filter(|ip| !ip.is_empty() && !texts.contains(ip))
+    {
         texts.insert(0, ip);
     }
     // A host's address is not the pod's own, and that of a pod which has
     // ended may be another's already.
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let foreign = spec.host_network == Some(true) || ended;
-    let addresses = texts.iter().filter_map(|text| errors.address("status.podIPs".to_owned(), text));
+    let addresses = texts
+        .iter()
+        .filter_map(|text| errors.address("status.podIPs".to_owned(), text));
     let addresses: Vec<IpAddr> = addresses.collect();
-    let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+    let ready = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "Ready");
     let text = |text: &Option<String>| Name::from(text.as_deref().unwrap_or_default());
     Pod {
         id,
         uid: text(&pod.metadata.uid),
-        service_account: spec.service_account_name.as_deref().unwrap_or("default").into(),
+        service_account: spec
+            .service_account_name
+            .as_deref()
+            .unwrap_or("default")
+            .into(),
         node: text(&spec.node_name),
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         addresses: if foreign { Vec::new() } else { addresses },
@@ -254,7 +330,12 @@ fn container_ports(spec: &core_v1::PodSpec, errors: &mut Errors) -> Vec<(Name, u
         if container.name == well_known::SIDECAR_CONTAINER {
             continue;
         }
-        for port in container.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_ref())) {
+        for port in container
+            .ports
+            .iter()
+            .flatten()
+            .filter(|port| is_tcp(port.protocol.as_ref()))
+        {
             let at = format!("spec.containers.{}.ports.containerPort", container.name);
             let number = errors.port(at, port.container_port);
             let name: Name = port.name.clone().unwrap_or_default().into();
@@ -263,4 +344,116 @@ fn container_ports(spec: &core_v1::PodSpec, errors: &mut Errors) -> Vec<(Name, u
     }
     errors.bounded("spec.containers", ports.len(), MAX_PORTS);
     ports
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_protocol_comes_from_app_protocol_or_the_names_prefix() {
+        for (app_protocol, name, wanted) in [
+            (None, "http", Protocol::Http1),
+            (None, "http-web", Protocol::Http1),
+            (None, "http2-web", Protocol::Http2),
+            (None, "grpc", Protocol::Grpc),
+            (None, "tcp-inventory", Protocol::Tcp),
+            (None, "https", Protocol::Tcp),
+            (None, "web", Protocol::Detect),
+            (None, "httpx", Protocol::Detect),
+            (None, "", Protocol::Detect),
+            (Some("kubernetes.io/h2c"), "http", Protocol::Http2),
+            (Some("example.com/own"), "http", Protocol::Detect),
+        ] {
+            assert_eq!(
+                protocol(app_protocol, name),
+                wanted,
+                "{app_protocol:?} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_services_own_settings_are_read() {
+        let mut errors = Errors::default();
+        let read = serde_json::from_value(json!({
+            "metadata": {"annotations": {"remora.io/opaque-ports": "3306, 7000-7010"}},
+            "spec": {
+                "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "fd00::1"],
+                "sessionAffinity": "ClientIP",
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}},
+                "internalTrafficPolicy": "Local",
+                "ports": [
+                    {"name": "http-db", "port": 3306, "targetPort": "db"},
+                    {"name": "dns", "port": 53, "protocol": "UDP"},
+                ],
+            },
+        }));
+        let read = service(Id::new("shop", "db"), &read.unwrap(), &mut errors);
+        assert_eq!(errors.0, []);
+        assert_eq!(read.session_affinity_seconds, Some(60));
+        assert!(read.internal_traffic_local);
+        assert_eq!(read.ports.len(), 1, "UDP is never touched");
+        assert_eq!(
+            read.ports[0].protocol,
+            Protocol::Tcp,
+            "opaque wins over the name"
+        );
+        assert_eq!(read.ports[0].target, PortReference::Name("db".into()));
+        let Reach::ClusterIp(addresses) = read.reach else {
+            panic!()
+        };
+        assert_eq!(addresses.len(), 2);
+    }
+
+    #[test]
+    fn the_address_of_a_host_or_of_a_pod_that_ended_is_not_the_pods() {
+        let addresses = |pod_of: serde_json::Value| {
+            let read = serde_json::from_value(pod_of).unwrap();
+            pod(Id::new("shop", "a"), &read, &mut Errors::default())
+                .addresses
+                .len()
+        };
+        let ips = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
+        let status = json!({"podIP": "10.0.0.1", "podIPs": ips});
+        let spec = json!({"containers": []});
+        assert_eq!(
+            addresses(json!({"metadata": {}, "spec": spec, "status": status})),
+            2
+        );
+        let host = json!({"containers": [], "hostNetwork": true});
+        assert_eq!(
+            addresses(json!({"metadata": {}, "spec": host, "status": status})),
+            0
+        );
+        let ended = json!({"podIP": "10.0.0.1", "phase": "Succeeded"});
+        assert_eq!(
+            addresses(json!({"metadata": {}, "spec": spec, "status": ended})),
+            0
+        );
+    }
+
+    #[test]
+    fn what_a_slice_does_not_say_has_kubernetes_defaults() {
+        let mut errors = Errors::default();
+        let read = serde_json::from_value(json!({
+            "metadata": {"labels": {"kubernetes.io/service-name": "a"}},
+            "addressType": "IPv4",
+            "ports": [{"port": 80}],
+            "endpoints": [
+                {"addresses": ["10.0.0.1"]},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true},
+                 "hints": {"forZones": [{"name": "z"}]}},
+                {"addresses": ["nonsense"]},
+            ],
+        }));
+        let read = endpoint_slice(Id::new("shop", "a-1"), &read.unwrap(), &mut errors);
+        let (first, second) = (&read.endpoints[0], &read.endpoints[1]);
+        assert!(first.ready && first.serving && !first.terminating);
+        assert!(!second.ready && second.serving && second.terminating);
+        assert_eq!(second.hint_zones, ["z"]);
+        assert_eq!(errors.0[0].field, "endpoints[2].addresses[0]");
+    }
 }

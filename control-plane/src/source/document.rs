@@ -57,8 +57,15 @@ fn read(document: &Document<'_>) -> Placed {
         Err(error) => {
             let message = format!("is not YAML: {}", error.message);
             let position = shift(error.position);
-            let error = Located { position, field: String::new(), message };
-            return Placed { line: position.0, read: Read::Unknown(vec![error]) };
+            let error = Located {
+                position,
+                field: String::new(),
+                message,
+            };
+            return Placed {
+                line: position.0,
+                read: Read::Unknown(vec![error]),
+            };
         }
     };
     let value = node.value();
@@ -92,7 +99,10 @@ fn text(value: &Value) -> &str {
 /// Which object it is; `None` is one of a kind that has no meaning here.
 fn identity(value: &Value) -> Result<Option<Key>, Vec<FieldError>> {
     let error = |field: &str, message: &str| {
-        vec![FieldError { field: field.to_owned(), message: message.to_owned() }]
+        vec![FieldError {
+            field: field.to_owned(),
+            message: message.to_owned(),
+        }]
     };
     if !value.is_object() {
         return Err(error("", "is not an object of Kubernetes"));
@@ -120,14 +130,18 @@ fn identity(value: &Value) -> Result<Option<Key>, Vec<FieldError>> {
             return Err(error("kind", "must be TrafficPolicy"));
         }
         ("v1", "List") => {
-            return Err(error("kind", "List is not read: write its items as documents of their own"));
+            return Err(error(
+                "kind",
+                "List is not read: write its items as documents of their own",
+            ));
         }
         _ => return Ok(None),
     };
     let metadata = &value["metadata"];
     let name = text(&metadata["name"]);
     if !is_name(name) {
-        let message = "must be a name of Kubernetes: lower case letters, digits, - and ., at most 253";
+        let message =
+            "must be a name of Kubernetes: lower case letters, digits, - and ., at most 253";
         return Err(error("metadata.name", message));
     }
     let namespace = match &metadata["namespace"] {
@@ -135,13 +149,21 @@ fn identity(value: &Value) -> Result<Option<Key>, Vec<FieldError>> {
         Value::String(namespace) if is_name(namespace) => namespace,
         _ => return Err(error("metadata.namespace", "must be a name of Kubernetes")),
     };
-    let namespace = if kind == Kind::Namespace { name } else { namespace };
-    Ok(Some(Key { kind, id: Id::new(namespace, name) }))
+    let namespace = if kind == Kind::Namespace {
+        name
+    } else {
+        namespace
+    };
+    Ok(Some(Key {
+        kind,
+        id: Id::new(namespace, name),
+    }))
 }
 
 /// RFC 1123 subdomain.
 fn is_name(text: &str) -> bool {
-    let mark = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    let mark =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
     let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
     text.len() <= 253
         && text.bytes().all(mark)
@@ -167,36 +189,55 @@ fn object(key: &Key, text: &str, node: &Node, value: &Value) -> Result<Object, V
             let slice = typed::<EndpointSlice>(text, node)?;
             Object::EndpointSlice(convert::endpoint_slice(id, &slice, &mut errors))
         }
-        Kind::TrafficPolicy => Object::TrafficPolicy(policy(id, value)?),
+        Kind::TrafficPolicy => Object::TrafficPolicy(Box::new(policy(id, value)?)),
     };
-    if errors.0.is_empty() { Ok(object) } else { Err(errors.0) }
+    if errors.0.is_empty() {
+        Ok(object)
+    } else {
+        Err(errors.0)
+    }
 }
 
 /// One of Kubernetes' own types; fields that it does not know are passed over.
 fn typed<T: DeserializeOwned>(text: &str, node: &Node) -> Result<T, Vec<FieldError>> {
     serde_saphyr::from_str(text).map_err(|error| {
         let error = yaml::SyntaxError::from(error);
-        vec![FieldError { field: node.path_at(error.position), message: error.message }]
+        vec![FieldError {
+            field: node.path_at(error.position),
+            message: error.message,
+        }]
     })
 }
 
 fn policy(id: Id, value: &Value) -> Result<TrafficPolicy, Vec<FieldError>> {
     let mut errors = Vec::new();
     let known = ["apiVersion", "kind", "metadata", "spec", "status"];
-    for name in value.as_object().into_iter().flat_map(|fields| fields.keys()) {
+    for name in value
+        .as_object()
+        .into_iter()
+        .flat_map(|fields| fields.keys())
+    {
         if !known.contains(&name.as_str()) {
             let message = format!("unknown field; allowed here: {}", known.join(", "));
-            errors.push(FieldError { field: name.clone(), message });
+            errors.push(FieldError {
+                field: name.clone(),
+                message,
+            });
         }
     }
     let created = &value["metadata"]["creationTimestamp"];
     let created = match created {
         Value::Null => None,
-        _ => match serde_json::from_value::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>(created.clone()) {
+        _ => match serde_json::from_value::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>(
+            created.clone(),
+        ) {
             Ok(time) => Some(time.0.as_second()),
             Err(error) => {
                 let message = format!("must be a time as in RFC 3339: {error}");
-                errors.push(FieldError { field: "metadata.creationTimestamp".to_owned(), message });
+                errors.push(FieldError {
+                    field: "metadata.creationTimestamp".to_owned(),
+                    message,
+                });
                 None
             }
         },

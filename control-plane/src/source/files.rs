@@ -40,7 +40,9 @@ const MAX_HINTS: usize = 1_024;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A folder cannot be watched.
-    #[error("cannot watch the folder {folder}: {source} (is it there, and may it be read? is fs.inotify.max_user_watches exhausted?)")]
+    #[error(
+        "cannot watch the folder {folder}: {source} (is it there, and may it be read? is fs.inotify.max_user_watches exhausted?)"
+    )]
     Watch {
         /// The folder.
         folder: String,
@@ -73,8 +75,10 @@ struct Inbox {
 impl Inbox {
     fn take_event(&self, event: &notify::Event, now: Instant) {
         let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
-        if event.need_rescan() || hints.changed.len() > MAX_HINTS {
+        if event.need_rescan() || hints.changed.len() + hints.open.len() > MAX_HINTS {
             hints.everything = true;
+            hints.changed.clear();
+            hints.open.clear();
         }
         for path in &event.paths {
             match event.kind {
@@ -99,7 +103,9 @@ impl Inbox {
     /// What changed, and what is open for writing still.
     fn take(&self, now: Instant) -> (HashSet<PathBuf>, HashSet<PathBuf>, bool) {
         let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
-        hints.open.retain(|_, since| now.duration_since(*since) < OPEN_WAIT);
+        hints
+            .open
+            .retain(|_, since| now.duration_since(*since) < OPEN_WAIT);
         let open: HashSet<PathBuf> = hints.open.keys().cloned().collect();
         // What is open stays a hint until it is closed or given up.
         let changed = std::mem::take(&mut hints.changed);
@@ -141,6 +147,18 @@ pub struct Files {
     inbox: Arc<Inbox>,
     watcher: RecommendedWatcher,
     watched: BTreeMap<PathBuf, (u64, u64)>,
+    /// Folders that could not be read at the last look.
+    failed: BTreeSet<PathBuf>,
+}
+
+/// What came of one look.
+struct Look {
+    /// For the core.
+    told: Vec<Event>,
+    /// Whether any file was read anew.
+    changed: bool,
+    /// How soon to look again though nothing more is heard.
+    again: Option<Duration>,
 }
 
 impl Files {
@@ -152,14 +170,30 @@ impl Files {
         let inbox = Arc::new(Inbox::default());
         let told = inbox.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if let Ok(event) = event {
-                told.take_event(&event, clock::now());
-            }
+            // What could not be told may have been a change: look at everything.
+            let event = event.unwrap_or_else(|_| {
+                notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)
+            });
+            told.take_event(&event, clock::now());
         });
-        let shown = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>();
-        let watcher = watcher.map_err(|source| Error::Watch { folder: shown.join(", "), source })?;
-        let (stamps, watched, folder) = Default::default();
-        let mut files = Self { folders, stamps, folder, inbox, watcher, watched };
+        let shown = folders
+            .iter()
+            .map(|folder| folder.display().to_string())
+            .collect::<Vec<_>>();
+        let watcher = watcher.map_err(|source| Error::Watch {
+            folder: shown.join(", "),
+            source,
+        })?;
+        let (stamps, watched, folder, failed) = Default::default();
+        let mut files = Self {
+            folders,
+            stamps,
+            folder,
+            inbox,
+            watcher,
+            watched,
+            failed,
+        };
         for folder in files.folders.clone() {
             files.watch(&folder)?;
         }
@@ -168,13 +202,19 @@ impl Files {
 
     /// A folder that is another one now (a symbolic link turned) is watched anew.
     fn watch(&mut self, folder: &Path) -> Result<(), Error> {
-        let failed = |source| Error::Watch { folder: folder.display().to_string(), source };
-        let metadata = std::fs::metadata(folder).map_err(|error| failed(notify::Error::io(error)))?;
+        let failed = |source| Error::Watch {
+            folder: folder.display().to_string(),
+            source,
+        };
+        let metadata =
+            std::fs::metadata(folder).map_err(|error| failed(notify::Error::io(error)))?;
         let identity = (metadata.dev(), metadata.ino());
         if self.watched.get(folder) != Some(&identity) {
             // Gone with what it watched, or never there.
             let _ = self.watcher.unwatch(folder);
-            self.watcher.watch(folder, RecursiveMode::Recursive).map_err(failed)?;
+            self.watcher
+                .watch(folder, RecursiveMode::Recursive)
+                .map_err(failed)?;
             self.watched.insert(folder.to_owned(), identity);
         }
         Ok(())
@@ -191,30 +231,38 @@ impl Files {
     ) -> Result<(), Error> {
         let mut synced = false;
         loop {
-            let (looked, mut told, waiting) = tokio::task::spawn_blocking(move || {
+            let (
+                looked,
+                Look {
+                    mut told,
+                    changed,
+                    again,
+                },
+            ) = tokio::task::spawn_blocking(move || {
                 let mut files = self;
-                let (told, waiting) = files.look();
-                (files, told, waiting)
+                let look = files.look();
+                (files, look)
             })
             .await?;
             self = looked;
-            problems.set_source(self.folder.problems(), self.folder.places());
+            if changed {
+                problems.set_source(self.folder.problems(), self.folder.places());
+            }
             if !std::mem::replace(&mut synced, true) {
                 told.push(Event::Synced);
             }
             if !told.is_empty() {
                 events.send(told).await.map_err(|_| Error::Closed)?;
             }
-            let patience = waiting.unwrap_or(RESCAN);
+            let patience = again.unwrap_or(RESCAN);
             // In the end everything is looked at, so running out of patience is no error.
             let _ = tokio::time::timeout(patience, self.inbox.notify.notified()).await;
             tokio::time::sleep(SETTLE).await;
         }
     }
 
-    /// Looks at what changed: what to tell the core, and how soon to look
-    /// again though nothing more is heard.
-    fn look(&mut self) -> (Vec<Event>, Option<Duration>) {
+    /// Looks at what changed.
+    fn look(&mut self) -> Look {
         let (mut hinted, open, everything) = self.inbox.take(clock::now());
         let mut scan = self.scan();
         let mut gone = self.missing(&scan);
@@ -230,7 +278,8 @@ impl Files {
             changes.push((path.display().to_string(), Change::Gone));
         }
         for (path, stamp) in scan.found {
-            let known = self.stamps.get(&path) == Some(&stamp) && !hinted.contains(&path) && !everything;
+            let known =
+                self.stamps.get(&path) == Some(&stamp) && !hinted.contains(&path) && !everything;
             if known || open.contains(&path) {
                 continue;
             }
@@ -238,22 +287,38 @@ impl Files {
             self.stamps.insert(path.clone(), stamp);
             changes.push((path.display().to_string(), change));
         }
-        for (folder, why) in scan.failed {
-            changes.push((folder.display().to_string(), Change::Unreadable(why)));
+        for (folder, why) in &scan.failed {
+            changes.push((
+                folder.display().to_string(),
+                Change::Unreadable(why.clone()),
+            ));
         }
-        for folder in scan.readable {
-            // Mended: no problem of its own any more.
-            changes.push((folder.display().to_string(), Change::Gone));
+        let failed: BTreeSet<PathBuf> = scan.failed.into_iter().map(|(folder, _)| folder).collect();
+        for mended in self.failed.difference(&failed) {
+            changes.push((mended.display().to_string(), Change::Gone));
         }
-        let events = self.folder.update(changes);
-        (events, (!open.is_empty()).then_some(OPEN_WAIT))
+        self.failed = failed;
+        let changed = !changes.is_empty();
+        let told = self.folder.update(changes);
+        Look {
+            told,
+            changed,
+            again: (!open.is_empty()).then_some(OPEN_WAIT),
+        }
     }
 
     /// Known files that are there no more; those of a folder that cannot be
     /// read are not known to be gone.
     fn missing(&self, scan: &Scan) -> Vec<PathBuf> {
-        let known = self.stamps.keys().filter(|path| !scan.found.contains_key(*path));
-        let unknown = |path: &&PathBuf| scan.failed.iter().any(|(folder, _)| path.starts_with(folder));
+        let known = self
+            .stamps
+            .keys()
+            .filter(|path| !scan.found.contains_key(*path));
+        let unknown = |path: &&PathBuf| {
+            scan.failed
+                .iter()
+                .any(|(folder, _)| path.starts_with(folder))
+        };
         known.filter(|path| !unknown(path)).cloned().collect()
     }
 
@@ -275,7 +340,6 @@ impl Files {
 struct Scan {
     found: BTreeMap<PathBuf, Stamp>,
     failed: Vec<(PathBuf, String)>,
-    readable: BTreeSet<PathBuf>,
 }
 
 impl Scan {
@@ -285,11 +349,13 @@ impl Scan {
             // Gone since its parent was read: its files are gone too.
             Err(error) if depth > 0 && error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => {
-                self.failed.push((folder.to_owned(), format!("the folder cannot be read: {error}")));
+                self.failed.push((
+                    folder.to_owned(),
+                    format!("the folder cannot be read: {error}"),
+                ));
                 return;
             }
         };
-        self.readable.insert(folder.to_owned());
         for entry in entries.flatten() {
             let path = entry.path();
             let name = entry.file_name();
@@ -318,7 +384,8 @@ impl Scan {
 }
 
 fn is_ours(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|ours| ending == *ours))
+    path.extension()
+        .is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|ours| ending == *ours))
 }
 
 fn read(path: &Path) -> Change {
@@ -327,7 +394,12 @@ fn read(path: &Path) -> Change {
         file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
         Ok(bytes)
     });
-    match read.map(|bytes| (bytes.len() as u64 > MAX_FILE_BYTES, String::from_utf8(bytes))) {
+    match read.map(|bytes| {
+        (
+            bytes.len() as u64 > MAX_FILE_BYTES,
+            String::from_utf8(bytes),
+        )
+    }) {
         Ok((true, _)) => Change::Unreadable(format!("is larger than {MAX_FILE_BYTES} bytes")),
         Ok((false, Ok(text))) => Change::Text(text),
         Ok((false, Err(_))) => Change::Unreadable("is not UTF-8".to_owned()),

@@ -48,38 +48,65 @@ impl Folder {
         let mut touched = BTreeSet::new();
         for (name, change) in changes {
             let before = self.files.remove(&name).unwrap_or_default();
-            touched.extend(before.given.keys().cloned());
+            for key in before.given.keys() {
+                if let Some(givers) = self.givers.get_mut(key) {
+                    givers.remove(&name);
+                }
+                touched.insert(key.clone());
+            }
             let now = match change {
                 Change::Gone => None,
                 Change::Text(text) => Some(read(&name, &text, before)),
                 Change::Unreadable(why) => {
-                    let problem = Problem { field: String::new(), ..problem(&name, (0, 0), None, &why) };
-                    Some(File { problems: vec![problem], ..before })
+                    let problem = Problem {
+                        field: String::new(),
+                        ..problem(&name, (0, 0), None, &why)
+                    };
+                    Some(File {
+                        problems: vec![problem],
+                        ..before
+                    })
                 }
             };
             if let Some(now) = now {
-                touched.extend(now.given.keys().cloned());
+                for key in now.given.keys() {
+                    self.givers
+                        .entry(key.clone())
+                        .or_default()
+                        .insert(name.clone());
+                    touched.insert(key.clone());
+                }
                 self.tell_skipped(&name, &now.skipped);
                 self.files.insert(name, now);
             }
         }
-        touched.into_iter().filter_map(|key| self.settle(key)).collect()
+        touched
+            .into_iter()
+            .filter_map(|key| self.settle(key))
+            .collect()
     }
 
     /// Whose an object is now, and what the core is to be told of it.
     fn settle(&mut self, key: Key) -> Option<Event> {
-        let files = self.files.iter();
-        let givers: BTreeSet<String> =
-            files.filter(|(_, file)| file.given.contains_key(&key)).map(|(name, _)| name.clone()).collect();
+        let empty = BTreeSet::new();
+        let givers = self.givers.get(&key).unwrap_or(&empty);
         let before = self.in_force.remove(&key);
-        let owner = before.as_ref().map(|(owner, _)| owner).filter(|owner| givers.contains(*owner));
+        let owner = before
+            .as_ref()
+            .map(|(owner, _)| owner)
+            .filter(|owner| givers.contains(*owner));
         let Some(owner) = owner.or_else(|| givers.first()).cloned() else {
             self.givers.remove(&key);
             return before.map(|_| Event::Delete(key));
         };
-        let given = self.files.get(&owner).and_then(|file| file.given.get(&key))?;
-        let object = counted(given.object.clone(), before.as_ref().map(|(_, object)| object));
-        self.givers.insert(key.clone(), givers);
+        let given = self
+            .files
+            .get(&owner)
+            .and_then(|file| file.given.get(&key))?;
+        let object = counted(
+            given.object.clone(),
+            before.as_ref().map(|(_, object)| object),
+        );
         let same = before.is_some_and(|(_, before)| before == object);
         self.in_force.insert(key, (owner, object.clone()));
         (!same).then_some(Event::Apply(object))
@@ -89,23 +116,37 @@ impl Folder {
     fn tell_skipped(&mut self, file: &str, skipped: &BTreeSet<String>) {
         for kind in skipped {
             if self.told_skipped.insert(kind.clone()) {
-                tracing::info!(file, kind, "objects of this kind have no meaning for Remora and are passed over");
+                tracing::info!(
+                    file,
+                    kind,
+                    "objects of this kind have no meaning for Remora and are passed over"
+                );
             }
         }
     }
 
     /// What is wrong now.
     pub fn problems(&self) -> BTreeSet<Problem> {
-        let mut problems: BTreeSet<Problem> =
-            self.files.values().flat_map(|file| file.problems.iter().cloned()).collect();
+        let mut problems: BTreeSet<Problem> = self
+            .files
+            .values()
+            .flat_map(|file| file.problems.iter().cloned())
+            .collect();
         for (key, givers) in &self.givers {
             let Some((owner, _)) = self.in_force.get(key).filter(|_| givers.len() > 1) else {
                 continue;
             };
             let owner_line = self.line(owner, key);
             for giver in givers.iter().filter(|giver| *giver != owner) {
-                let message = format!("stands already in {owner}, line {owner_line}: that one is in force, this one is not");
-                problems.insert(problem(giver, (self.line(giver, key), 1), Some(key), &message));
+                let message = format!(
+                    "stands already in {owner}, line {owner_line}: that one is in force, this one is not"
+                );
+                problems.insert(problem(
+                    giver,
+                    (self.line(giver, key), 1),
+                    Some(key),
+                    &message,
+                ));
             }
         }
         problems
@@ -115,13 +156,22 @@ impl Folder {
     pub fn places(&self) -> HashMap<Key, Place> {
         let in_force = self.in_force.iter();
         let places = in_force.map(|(key, (owner, _))| {
-            (key.clone(), Place { file: owner.clone(), line: self.line(owner, key) })
+            (
+                key.clone(),
+                Place {
+                    file: owner.clone(),
+                    line: self.line(owner, key),
+                },
+            )
         });
         places.collect()
     }
 
     fn line(&self, file: &str, key: &Key) -> u64 {
-        self.files.get(file).and_then(|file| file.given.get(key)).map_or(0, |given| given.line)
+        self.files
+            .get(file)
+            .and_then(|file| file.given.get(key))
+            .map_or(0, |given| given.line)
     }
 }
 
@@ -131,7 +181,11 @@ fn counted(mut object: Object, before: Option<&Object>) -> Object {
         policy.generation = match before {
             Some(Object::TrafficPolicy(before)) => {
                 let same = before.settings == policy.settings && before.targets == policy.targets;
-                if same { before.generation } else { before.generation + 1 }
+                if same {
+                    before.generation
+                } else {
+                    before.generation + 1
+                }
             }
             _ => 1,
         };
@@ -159,22 +213,38 @@ fn read(name: &str, text: &str, mut before: File) -> File {
             Read::Object(object) => {
                 let key = object.key();
                 if let Some(first) = file.given.get(&key) {
-                    let message = format!("stands already in line {} of this file: that one is in force, this one is not", first.line);
-                    file.problems.push(problem(name, (placed.line, 1), Some(&key), &message));
+                    let message = format!(
+                        "stands already in line {} of this file: that one is in force, this one is not",
+                        first.line
+                    );
+                    file.problems
+                        .push(problem(name, (placed.line, 1), Some(&key), &message));
                 } else {
-                    file.given.insert(key, Given { object, line: placed.line });
+                    file.given.insert(
+                        key,
+                        Given {
+                            object,
+                            line: placed.line,
+                        },
+                    );
                 }
             }
             Read::Broken(key, errors) => {
                 let last_good = before.given.contains_key(&key);
-                let errors = errors.into_iter().map(|error| located(name, Some(&key), error, last_good));
+                let errors = errors
+                    .into_iter()
+                    .map(|error| located(name, Some(&key), error, last_good));
                 file.problems.extend(errors);
                 kept.push(key);
             }
             Read::Unknown(errors) => {
                 all_known = false;
                 let last_good = !before.given.is_empty();
-                file.problems.extend(errors.into_iter().map(|error| located(name, None, error, last_good)));
+                file.problems.extend(
+                    errors
+                        .into_iter()
+                        .map(|error| located(name, None, error, last_good)),
+                );
             }
             Read::Skipped(kind) => {
                 file.skipped.insert(kind);
@@ -193,7 +263,177 @@ fn read(name: &str, text: &str, mut before: File) -> File {
 }
 
 fn located(file: &str, object: Option<&Key>, error: Located, last_good: bool) -> Problem {
-    let stays = if last_good { " (the last good version stays in force)" } else { "" };
+    let stays = if last_good {
+        " (the last good version stays in force)"
+    } else {
+        ""
+    };
     let message = format!("{}{stays}", error.message);
-    Problem { field: error.field, ..problem(file, error.position, object, &message) }
+    Problem {
+        field: error.field,
+        ..problem(file, error.position, object, &message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::objects::{Id, Kind};
+
+    fn policy(name: &str, attempts: &str) -> String {
+        format!(
+            "---\napiVersion: remora.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec:\n  targetRefs: [{{kind: Service, name: catalog}}]\n  retries: {{attempts: {attempts}}}\n"
+        )
+    }
+
+    fn key(name: &str) -> Key {
+        Key {
+            kind: Kind::TrafficPolicy,
+            id: Id::new("shop", name),
+        }
+    }
+
+    fn write(folder: &mut Folder, name: &str, text: &str) -> Vec<String> {
+        let change = Change::Text(text.to_owned());
+        told(folder.update([(name.to_owned(), change)]))
+    }
+
+    fn remove(folder: &mut Folder, name: &str) -> Vec<String> {
+        told(folder.update([(name.to_owned(), Change::Gone)]))
+    }
+
+    fn told(events: Vec<Event>) -> Vec<String> {
+        let shown = events.into_iter().map(|event| match event {
+            Event::Apply(Object::TrafficPolicy(policy)) => {
+                let retries = policy.settings.retries.unwrap_or_default();
+                format!(
+                    "{} {} generation {}",
+                    policy.id.name,
+                    retries.attempts.unwrap_or(0),
+                    policy.generation
+                )
+            }
+            Event::Apply(object) => object.key().to_string(),
+            Event::Delete(key) => format!("-{}", key.id.name),
+            Event::Synced => "synced".to_owned(),
+        });
+        shown.collect()
+    }
+
+    #[test]
+    fn only_what_changed_is_told_and_the_generation_counts_changes() {
+        let mut folder = Folder::default();
+        let both = policy("a", "1") + &policy("b", "1");
+        assert_eq!(
+            write(&mut folder, "x", &both),
+            ["a 1 generation 1", "b 1 generation 1"]
+        );
+        let changed = policy("a", "2") + "# a comment\n" + &policy("b", "1");
+        assert_eq!(write(&mut folder, "x", &changed), ["a 2 generation 2"]);
+        assert_eq!(write(&mut folder, "x", &policy("a", "2")), ["-b"]);
+        assert_eq!(remove(&mut folder, "x"), ["-a"]);
+    }
+
+    #[test]
+    fn a_broken_object_keeps_its_last_good_version_and_spoils_no_other() {
+        let mut folder = Folder::default();
+        write(&mut folder, "x", &(policy("a", "1") + &policy("b", "1")));
+        let broken = policy("a", "99") + &policy("b", "2");
+        assert_eq!(write(&mut folder, "x", &broken), ["b 2 generation 2"]);
+        let problems: Vec<Problem> = folder.problems().into_iter().collect();
+        assert_eq!(problems.len(), 1);
+        assert_eq!(
+            (problems[0].line, problems[0].field.as_str()),
+            (7, "spec.retries.attempts")
+        );
+        assert_eq!(problems[0].object, "TrafficPolicy shop/a");
+        // Broken and then out of the file: it is gone.
+        assert_eq!(write(&mut folder, "x", &policy("b", "2")), ["-a"]);
+        assert!(folder.problems().is_empty());
+    }
+
+    #[test]
+    fn a_document_that_is_no_yaml_keeps_all_that_its_file_gave() {
+        let mut folder = Folder::default();
+        write(&mut folder, "x", &(policy("a", "1") + &policy("b", "1")));
+        let broken = "---\nkind: [TrafficPolicy\n".to_owned() + &policy("b", "2");
+        assert_eq!(write(&mut folder, "x", &broken), ["b 2 generation 2"]);
+        assert_eq!(
+            folder.problems().first().map(|problem| problem.line),
+            Some(2)
+        );
+        let unreadable = Change::Unreadable("is not UTF-8".to_owned());
+        assert!(folder.update([("x".to_owned(), unreadable)]).is_empty());
+        assert_eq!(folder.problems().len(), 1);
+        assert_eq!(remove(&mut folder, "x"), ["-a", "-b"]);
+    }
+
+    #[test]
+    fn of_an_object_in_two_files_the_first_stays_and_both_are_named() {
+        let mut folder = Folder::default();
+        write(&mut folder, "z", &policy("a", "1"));
+        assert!(write(&mut folder, "b", &policy("a", "2")).is_empty());
+        let problem = folder.problems().pop_first().unwrap();
+        assert_eq!(problem.file, "b");
+        assert!(problem.message.contains("z, line 2"), "{problem:?}");
+        assert_eq!(folder.places()[&key("a")].file, "z");
+        assert_eq!(remove(&mut folder, "z"), ["a 2 generation 2"]);
+        assert!(folder.problems().is_empty());
+        // The same in one file.
+        write(&mut folder, "b", &(policy("a", "2") + &policy("a", "3")));
+        assert!(
+            folder
+                .problems()
+                .pop_first()
+                .unwrap()
+                .message
+                .contains("line 2 of this file")
+        );
+    }
+
+    #[test]
+    fn kinds_of_kubernetes_are_read_with_fields_that_are_not_known() {
+        let mut folder = Folder::default();
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec: {clusterIP: 10.0.0.1, later: 1, ports: [{port: 80}]}\n\
+                    ---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n\
+                    ---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a, namespace: shop}\nspec: {selector: {}, template: {}}\n";
+        assert_eq!(
+            write(&mut folder, "x", text),
+            ["Service shop/a", "Deployment shop/a"]
+        );
+        assert!(folder.problems().is_empty());
+        let wrong = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec:\n  clusterIP: nonsense\n  ports:\n  - port: many\n";
+        assert!(write(&mut folder, "x", wrong).contains(&"-a".to_owned()));
+        let problem = folder.problems().pop_first().unwrap();
+        assert_eq!(
+            (problem.line, problem.field.as_str()),
+            (7, "spec.ports[0].port"),
+            "{problem:?}"
+        );
+        for (text, field) in [
+            (
+                "apiVersion: v1\nkind: Service\nmetadata: {name: UPPER}\n",
+                "metadata.name",
+            ),
+            (
+                "apiVersion: v2\nkind: Pod\nmetadata: {name: a}\n",
+                "apiVersion",
+            ),
+            ("kind: Pod\n", "apiVersion"),
+            ("apiVersion: v1\nkind: List\nitems: []\n", "kind"),
+            ("- a\n", ""),
+            (
+                "apiVersion: remora.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: a}\nspec: {}\nextra: 1\n",
+                "extra",
+            ),
+        ] {
+            write(&mut folder, "y", text);
+            let problems = folder.problems();
+            let found = problems
+                .iter()
+                .any(|problem| problem.file == "y" && problem.field == field);
+            assert!(found, "{text}: {problems:#?}");
+        }
+    }
 }

@@ -22,22 +22,27 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut start_line) = (0, 0);
     let mut position = 0;
-    let mut lines = 0;
-    for line in text.split_inclusive('\n') {
+    for (number, line) in (0..).zip(text.split_inclusive('\n')) {
         if is_marker(line) && position > start {
-            documents.push(Document { text: &text[start..position], line_offset: start_line });
-            (start, start_line) = (position, lines);
+            documents.push(Document {
+                text: &text[start..position],
+                line_offset: start_line,
+            });
+            (start, start_line) = (position, number);
         }
         position += line.len();
-        lines += 1;
     }
-    documents.push(Document { text: &text[start..], line_offset: start_line });
+    documents.push(Document {
+        text: &text[start..],
+        line_offset: start_line,
+    });
     documents.retain(|document| has_content(document.text));
     documents
 }
 
 fn is_marker(line: &str) -> bool {
-    line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+    line.strip_prefix("---")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 fn has_content(text: &str) -> bool {
@@ -78,11 +83,20 @@ pub struct SyntaxError {
 
 impl From<serde_saphyr::Error> for SyntaxError {
     fn from(error: serde_saphyr::Error) -> Self {
-        let position = error.location().map(|at| (at.line(), at.column())).unwrap_or_default();
+        let position = error
+            .location()
+            .map(|at| (at.line(), at.column()))
+            .unwrap_or_default();
         let message = error.without_snippet().to_string();
         // The place is told apart; the text need not repeat it.
-        let end = message.find(" at line ").or_else(|| message.find("\n")).unwrap_or(message.len());
-        Self { position, message: message[..end].to_owned() }
+        let end = message
+            .find(" at line ")
+            .or_else(|| message.find("\n"))
+            .unwrap_or(message.len());
+        Self {
+            position,
+            message: message[..end].to_owned(),
+        }
     }
 }
 
@@ -100,9 +114,12 @@ impl Node {
         match &self.content {
             Content::Scalar(value) => value.clone(),
             Content::List(items) => items.iter().map(Node::value).collect(),
-            Content::Object(fields) => {
-                Value::Object(fields.iter().map(|(name, _, node)| (name.clone(), node.value())).collect::<Map<_, _>>())
-            }
+            Content::Object(fields) => Value::Object(
+                fields
+                    .iter()
+                    .map(|(name, _, node)| (name.clone(), node.value()))
+                    .collect::<Map<_, _>>(),
+            ),
         }
     }
 
@@ -118,7 +135,10 @@ impl Node {
                     field.map(|(_, position, node)| (*position, node))
                 }
                 Content::List(items) => {
-                    let item = part.parse::<usize>().ok().and_then(|index| items.get(index));
+                    let item = part
+                        .parse::<usize>()
+                        .ok()
+                        .and_then(|index| items.get(index));
                     item.map(|node| (node.position, node))
                 }
                 Content::Scalar(_) => None,
@@ -154,7 +174,11 @@ impl Node {
             }
             Content::Object(fields) => {
                 for (name, _, node) in fields {
-                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    let path = if path.is_empty() {
+                        name.clone()
+                    } else {
+                        format!("{path}.{name}")
+                    };
                     node.search(at, path, best);
                 }
             }
@@ -166,7 +190,10 @@ impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Content>::deserialize(deserializer)?;
         let position = (spanned.referenced.line(), spanned.referenced.column());
-        Ok(Self { position, content: spanned.value })
+        Ok(Self {
+            position,
+            content: spanned.value,
+        })
     }
 }
 
@@ -198,7 +225,9 @@ impl<'de> Visitor<'de> for ContentVisitor {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Content, E> {
-        Ok(Content::Scalar(Number::from_f64(value).map_or(Value::Null, Value::Number)))
+        Ok(Content::Scalar(
+            Number::from_f64(value).map_or(Value::Null, Value::Number),
+        ))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Content, E> {
@@ -245,9 +274,15 @@ mod tests {
     #[test]
     fn documents_know_their_lines() {
         let documents = documents(TEXT);
-        let offsets: Vec<u64> = documents.iter().map(|document| document.line_offset).collect();
+        let offsets: Vec<u64> = documents
+            .iter()
+            .map(|document| document.line_offset)
+            .collect();
         assert_eq!(offsets, [1, 9]);
-        assert_eq!(read(documents[1].text).unwrap().value(), serde_json::json!({"kind": "B"}));
+        assert_eq!(
+            read(documents[1].text).unwrap().value(),
+            serde_json::json!({"kind": "B"})
+        );
     }
 
     #[test]

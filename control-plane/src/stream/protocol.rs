@@ -138,9 +138,16 @@ impl TypeStream {
         let first = !std::mem::replace(&mut self.started, true);
         if first {
             self.sweep_owed = !request.initial_versions.is_empty();
-            self.held.extend(request.initial_versions.into_iter().map(|(name, version)| {
-                (Name::from(name), Held { version: version.into(), by: BTreeSet::new() })
-            }));
+            self.held
+                .extend(request.initial_versions.into_iter().map(|(name, version)| {
+                    (
+                        Name::from(name),
+                        Held {
+                            version: version.into(),
+                            by: BTreeSet::new(),
+                        },
+                    )
+                }));
         }
         let answer = self.answer(&request.nonce, request.error);
         for name in request.unsubscribe {
@@ -155,10 +162,25 @@ impl TypeStream {
     fn answer(&mut self, nonce: &str, error: Option<String>) -> Answer {
         match self.in_flight.take_if(|(sent, _)| sent == nonce) {
             None => Answer::None,
-            Some((_, resources)) => match error {
-                None => Answer::Accepted(resources),
-                Some(reason) => Answer::Refused(resources, reason),
-            },
+            Some((_, resources)) => {
+                // Unsubscribed while in flight: see `release`.
+                for (name, _) in &resources {
+                    self.forget_if_loose(name);
+                }
+                match error {
+                    None => Answer::Accepted(resources),
+                    Some(reason) => Answer::Refused(resources, reason),
+                }
+            }
+        }
+    }
+
+    /// What no subscription holds is forgotten, but for what is still to be
+    /// looked at.
+    fn forget_if_loose(&mut self, name: &Name) {
+        let loose = self.held.get(name).is_some_and(|held| held.by.is_empty());
+        if loose && !self.sweep_owed && !self.pending.contains(name) {
+            self.held.remove(name);
         }
     }
 
@@ -169,13 +191,18 @@ impl TypeStream {
                 self.ask(member, first);
             }
             // Of an earlier stream: those that are gone are looked at too.
-            let gone = self.held.keys().filter(|held| self.collection_of(held) == Some(&*prefix));
+            let gone = self
+                .held
+                .keys()
+                .filter(|held| self.collection_of(held) == Some(&*prefix));
             let gone: Vec<Name> = gone.cloned().collect();
             self.pending.extend(gone);
             self.collections.insert(prefix);
             self.answer_owed = true;
         } else {
-            self.subscriptions.entry(name.clone()).or_insert(Told::Nothing);
+            self.subscriptions
+                .entry(name.clone())
+                .or_insert(Told::Nothing);
             self.ask(name, first);
         }
     }
@@ -191,8 +218,15 @@ impl TypeStream {
 
     fn unsubscribe(&mut self, name: &Name) {
         if let Some(prefix) = self.kind.and_then(|kind| glob_prefix(kind, name)) {
-            if self.collections.remove(prefix) {
-                self.held.retain(|_, held| !held.by.remove(prefix) || !held.by.is_empty());
+            if let Some(prefix) = self.collections.take(prefix) {
+                let members = self
+                    .held
+                    .iter()
+                    .filter(|(_, held)| held.by.contains(&prefix));
+                let members: Vec<Name> = members.map(|(name, _)| name.clone()).collect();
+                for member in members {
+                    self.release(&member, &prefix);
+                }
             }
         } else if let Some(told) = self.subscriptions.remove(name) {
             if let Told::Bound(canonical) = told {
@@ -204,7 +238,9 @@ impl TypeStream {
 
     /// Notes that something of this name or alias changed.
     pub fn touch(&mut self, name: &Name) {
-        let listed = self.collection_of(name).is_some_and(|prefix| self.collections.contains(prefix));
+        let listed = self
+            .collection_of(name)
+            .is_some_and(|prefix| self.collections.contains(prefix));
         if listed || self.subscriptions.contains_key(name) {
             self.pending.insert(name.clone());
         }
@@ -235,7 +271,9 @@ impl TypeStream {
         self.sent += 1;
         response.nonce = self.sent.to_string();
         let sent = response.resources.iter();
-        let sent = sent.map(|resource| (resource.name.clone(), resource.version.clone())).collect();
+        let sent = sent
+            .map(|resource| (resource.name.clone(), resource.version.clone()))
+            .collect();
         self.in_flight = Some((response.nonce.clone(), sent));
         Some(response)
     }
@@ -248,10 +286,12 @@ impl TypeStream {
                 Some(resource) => Told::Bound(resource.name.clone()),
                 None => Told::Missing,
             };
-            if let Told::Bound(before) = &told {
-                if now != told && self.release(before, name) && before != name {
-                    response.removed.push(before.clone());
-                }
+            if let Told::Bound(before) = &told
+                && now != told
+                && self.release(before, name)
+                && before != name
+            {
+                response.removed.push(before.clone());
             }
             match &found {
                 Some(resource) => self.offer(resource, name.clone(), asked, response),
@@ -260,7 +300,10 @@ impl TypeStream {
             }
             self.subscriptions.insert(name.clone(), now);
         }
-        let prefix = self.collection_of(name).and_then(|prefix| self.collections.get(prefix)).cloned();
+        let prefix = self
+            .collection_of(name)
+            .and_then(|prefix| self.collections.get(prefix))
+            .cloned();
         if let Some(prefix) = prefix {
             match found.filter(|resource| resource.name == *name) {
                 Some(resource) => self.offer(&resource, prefix, asked, response),
@@ -272,17 +315,26 @@ impl TypeStream {
                 }
             }
         }
+        self.forget_if_loose(name);
     }
 
     fn offer(&mut self, resource: &Arc<Resource>, by: Name, asked: bool, response: &mut Response) {
-        let held = self.held.entry(resource.name.clone()).or_insert_with(|| Held {
-            version: "".into(),
-            by: BTreeSet::new(),
-        });
+        let held = self
+            .held
+            .entry(resource.name.clone())
+            .or_insert_with(|| Held {
+                version: "".into(),
+                by: BTreeSet::new(),
+            });
         held.by.insert(by);
         let known = held.version == resource.version;
-        let twice = || response.resources.iter().any(|sent| sent.name == resource.name);
-        if (known && !asked) || (known && twice()) {
+        let twice = || {
+            response
+                .resources
+                .iter()
+                .any(|sent| sent.name == resource.name)
+        };
+        if known && (!asked || twice()) {
             return;
         }
         held.version = resource.version.clone();
@@ -296,7 +348,13 @@ impl TypeStream {
         };
         held.by.remove(by);
         let last = held.by.is_empty();
-        if last {
+        let in_flight = self.in_flight.iter().flat_map(|(_, resources)| resources);
+        // What is on its way arrives after all, perhaps under another
+        // subscription by then, and what is to be looked at may be another's
+        // already: until then it counts as held.
+        let awaited = self.pending.contains(canonical)
+            || in_flight.into_iter().any(|(name, _)| name == canonical);
+        if last && !awaited {
             self.held.remove(canonical);
         }
         last

@@ -53,7 +53,11 @@ pub struct EncodedResponse {
 impl EncodedResponse {
     fn new(type_url: String, response: protocol::Response) -> Self {
         Self {
-            resources: response.resources.iter().map(|resource| resource.encoded.clone()).collect(),
+            resources: response
+                .resources
+                .iter()
+                .map(|resource| resource.encoded.clone())
+                .collect(),
             type_url,
             nonce: response.nonce,
             removed_resources: response.removed.iter().map(ToString::to_string).collect(),
@@ -87,7 +91,15 @@ impl AdsServer {
         ending: watch::Receiver<bool>,
     ) -> Self {
         let peers = Mutex::default();
-        Self { shared: Arc::new(Shared { store, sidecars, synced, ending, peers }) }
+        Self {
+            shared: Arc::new(Shared {
+                store,
+                sidecars,
+                synced,
+                ending,
+                peers,
+            }),
+        }
     }
 }
 
@@ -108,13 +120,20 @@ impl PeerPermit {
             return Err(Status::resource_exhausted(message));
         }
         *streams += 1;
-        Ok(Self { shared: shared.clone(), peer })
+        Ok(Self {
+            shared: shared.clone(),
+            peer,
+        })
     }
 }
 
 impl Drop for PeerPermit {
     fn drop(&mut self) {
-        let mut peers = self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peers = self
+            .shared
+            .peers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(streams) = peers.get_mut(&self.peer) {
             *streams -= 1;
             if *streams == 0 {
@@ -134,8 +153,12 @@ impl tonic::server::StreamingService<DeltaDiscoveryRequest> for Method {
     fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
         let shared = self.0.clone();
         Box::pin(async move {
-            let peer = request.remote_addr().map(|address| address.ip().to_canonical());
-            let permit = peer.map(|peer| PeerPermit::take(&shared, peer)).transpose()?;
+            let peer = request
+                .remote_addr()
+                .map(|address| address.ip().to_canonical());
+            let permit = peer
+                .map(|peer| PeerPermit::take(&shared, peer))
+                .transpose()?;
             // Of each type at most one response is in flight, and one error.
             let (sender, receiver) = mpsc::channel(MAX_TYPES + 1);
             tokio::spawn(async move {
@@ -161,14 +184,19 @@ async fn serve(
     let mut synced = shared.synced.clone();
     let mut ending = shared.ending.clone();
     let first = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, requests.message());
-    let first = first.await.map_err(|_| Status::deadline_exceeded("no request came"))??;
+    let first = first
+        .await
+        .map_err(|_| Status::deadline_exceeded("no request came"))??;
     let Some(first) = first else {
         return Ok(());
     };
     let node = first.node.clone().unwrap_or_default();
     let identity = Node::parse(&node.id).map_err(refuse)?;
     let mut session = Session::new(shared.store.clone(), identity);
-    let _connected = shared.sidecars.connect(session.node(), &node.user_agent_version, Origin::Stream);
+    let _connected =
+        shared
+            .sidecars
+            .connect(session.node(), &node.user_agent_version, Origin::Stream);
     tracing::debug!(node = %node.id, "a sidecar's stream begins");
     tokio::select! {
         _ = synced.wait_for(|synced| *synced) => {}
@@ -195,18 +223,32 @@ async fn serve(
     }
 }
 
-fn take(shared: &Shared, session: &mut Session, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+fn take(
+    shared: &Shared,
+    session: &mut Session,
+    request: DeltaDiscoveryRequest,
+) -> Result<(), Status> {
     let type_url = request.type_url.clone();
     match session.request(request).map_err(refuse)? {
         Answer::None => {}
         Answer::Accepted(resources) => {
-            shared.sidecars.accepted(session.node(), &type_url, &resources);
+            shared
+                .sidecars
+                .accepted(session.node(), &type_url, &resources);
         }
         Answer::Refused(resources, reason) => {
             let names: Vec<&str> = resources.iter().map(|(name, _)| &**name).collect();
             let node = session.node();
-            tracing::warn!(namespace = node.namespace, pod = node.pod, ?names, ?reason, "a sidecar refused resources");
-            shared.sidecars.refused(node, &type_url, &resources, &reason);
+            tracing::warn!(
+                namespace = node.namespace,
+                pod = node.pod,
+                ?names,
+                ?reason,
+                "a sidecar refused resources"
+            );
+            shared
+                .sidecars
+                .refused(node, &type_url, &resources, &reason);
         }
     }
     Ok(())
@@ -244,7 +286,8 @@ where
         }
         let method = Method(self.shared.clone());
         Box::pin(async move {
-            let codec = tonic_prost::ProstCodec::<EncodedResponse, DeltaDiscoveryRequest>::default();
+            let codec =
+                tonic_prost::ProstCodec::<EncodedResponse, DeltaDiscoveryRequest>::default();
             let mut grpc = tonic::server::Grpc::new(codec)
                 .apply_max_message_size_config(Some(MAX_REQUEST_BYTES), None);
             Ok(grpc.streaming(method, request).await)

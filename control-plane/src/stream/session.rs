@@ -24,7 +24,9 @@ pub enum Violation {
     #[error("node.id {0:?} is not sidecar/<namespace>/<pod>/<pod uid>")]
     NodeId(String),
     /// A name that no resource can have.
-    #[error("a resource name is empty, longer than {MAX_NAME_BYTES} bytes, or has control characters")]
+    #[error(
+        "a resource name is empty, longer than {MAX_NAME_BYTES} bytes, or has control characters"
+    )]
     Name,
     /// Too much on one stream.
     #[error("a stream may subscribe to at most {MAX_SUBSCRIPTIONS} names")]
@@ -53,17 +55,30 @@ impl Node {
     pub fn parse(id: &str) -> Result<Self, Violation> {
         let refused = || Violation::NodeId(id.chars().take(200).collect());
         let mut parts = id.split('/');
-        let parts = [parts.next(), parts.next(), parts.next(), parts.next(), parts.next()];
+        let parts = [
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+        ];
         let [Some("sidecar"), Some(namespace), Some(pod), Some(uid), None] = parts else {
             return Err(refused());
         };
         let plain = |part: &str| {
-            part.len() <= 253 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+            part.len() <= 253
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
         };
         if namespace.is_empty() || pod.is_empty() || ![namespace, pod, uid].into_iter().all(plain) {
             return Err(refused());
         }
-        Ok(Self { namespace: namespace.into(), pod: pod.into(), pod_uid: uid.into() })
+        Ok(Self {
+            namespace: namespace.into(),
+            pod: pod.into(),
+            pod_uid: uid.into(),
+        })
     }
 
     /// Whether a resource that is for one node only is for this one. Where
@@ -95,12 +110,17 @@ struct NodeView<'a> {
 impl View for NodeView<'_> {
     fn find(&self, name: &str) -> Option<Arc<Resource>> {
         let resource = self.store.find(self.kind?, name)?;
-        let allowed = resource.only_for.as_ref().is_none_or(|owner| self.node.may_have(owner));
+        let allowed = resource
+            .only_for
+            .as_ref()
+            .is_none_or(|owner| self.node.may_have(owner));
         allowed.then_some(resource)
     }
 
     fn members(&self, prefix: &str) -> Vec<Name> {
-        self.kind.map(|kind| self.store.members(kind, prefix)).unwrap_or_default()
+        self.kind
+            .map(|kind| self.store.members(kind, prefix))
+            .unwrap_or_default()
     }
 }
 
@@ -143,19 +163,35 @@ impl Session {
         let url = request.type_url;
         let kind = ResourceType::from_url(&url);
         let subscribed = request.resource_names_subscribe.iter();
-        if subscribed.chain(&request.resource_names_unsubscribe).any(hostile) || hostile(&url) {
+        if subscribed
+            .chain(&request.resource_names_unsubscribe)
+            .any(hostile)
+            || hostile(&url)
+        {
             return Err(Violation::Name);
         }
         if !self.types.contains_key(&url) && self.types.len() == MAX_TYPES {
             return Err(Violation::TooManyTypes);
         }
-        let held: usize = self.types.values().map(TypeStream::subscription_count).sum();
+        let held: usize = self
+            .types
+            .values()
+            .map(TypeStream::subscription_count)
+            .sum();
         if held + request.resource_names_subscribe.len() > MAX_SUBSCRIPTIONS {
             return Err(Violation::TooManySubscriptions);
         }
         let read = Request {
-            subscribe: request.resource_names_subscribe.into_iter().map(Name::from).collect(),
-            unsubscribe: request.resource_names_unsubscribe.into_iter().map(Name::from).collect(),
+            subscribe: request
+                .resource_names_subscribe
+                .into_iter()
+                .map(Name::from)
+                .collect(),
+            unsubscribe: request
+                .resource_names_unsubscribe
+                .into_iter()
+                .map(Name::from)
+                .collect(),
             initial_versions: request.initial_resource_versions,
             nonce: request.response_nonce,
             error: request.error_detail.map(|status| status.message),
@@ -170,8 +206,15 @@ impl Session {
                 self.watch(kind, name);
             }
         }
-        let view = NodeView { store: &self.store, kind, node: &self.node };
-        let stream = self.types.entry(url).or_insert_with(|| TypeStream::new(kind));
+        let view = NodeView {
+            store: &self.store,
+            kind,
+            node: &self.node,
+        };
+        let stream = self
+            .types
+            .entry(url)
+            .or_insert_with(|| TypeStream::new(kind));
         Ok(stream.request(&view, read))
     }
 
@@ -184,7 +227,11 @@ impl Session {
             for (_, name) in changed.iter().filter(|(of, _)| Some(*of) == kind) {
                 stream.touch(name);
             }
-            let view = NodeView { store: &self.store, kind, node: &self.node };
+            let view = NodeView {
+                store: &self.store,
+                kind,
+                node: &self.node,
+            };
             responses.extend(stream.next(&view).map(|response| (url.clone(), response)));
         }
         responses

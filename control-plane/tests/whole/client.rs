@@ -44,11 +44,16 @@ impl Plane {
     }
 
     pub async fn fetch(&self, path: &str) -> (String, String) {
-        let mut stream = tokio::net::TcpStream::connect(self.running.admin).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(self.running.admin)
+            .await
+            .unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.to_owned(), body.to_owned())
     }
@@ -57,7 +62,11 @@ impl Plane {
     pub async fn problem(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
         for _ in 0..250 {
             let problems = self.admin("/problems").await;
-            let found = problems.as_array().unwrap().iter().find(|problem| wanted(problem));
+            let found = problems
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|problem| wanted(problem));
             if let Some(found) = found {
                 return found.clone();
             }
@@ -90,13 +99,28 @@ pub struct Sidecar {
 impl Sidecar {
     pub async fn connect(plane: &Plane, pod: &str) -> Self {
         let url = format!("http://{}", plane.running.listen);
-        let mut client = AggregatedDiscoveryServiceClient::connect(url).await.unwrap();
+        let mut client = AggregatedDiscoveryServiceClient::connect(url)
+            .await
+            .unwrap();
         let (sender, receiver) = mpsc::channel(16);
         let id = format!("sidecar/shop/{pod}/{pod}-uid");
-        let node = Some(Node { id, user_agent_version: "test".into(), ..Node::default() });
+        let node = Some(Node {
+            id,
+            user_agent_version: "test".into(),
+            ..Node::default()
+        });
         let responses = client.delta_aggregated_resources(ReceiverStream::new(receiver));
-        let responses = tokio::time::timeout(PATIENCE, responses).await.unwrap().unwrap().into_inner();
-        Self { sender, node, responses, held: HashMap::new() }
+        let responses = tokio::time::timeout(PATIENCE, responses)
+            .await
+            .unwrap()
+            .unwrap()
+            .into_inner();
+        Self {
+            sender,
+            node,
+            responses,
+            held: HashMap::new(),
+        }
     }
 
     pub async fn send(&mut self, mut request: DeltaDiscoveryRequest) {
@@ -116,7 +140,11 @@ impl Sidecar {
     /// The next response, not answered yet.
     pub async fn receive(&mut self) -> DeltaDiscoveryResponse {
         let response = tokio::time::timeout(PATIENCE, self.responses.message());
-        let response = response.await.expect("a response in time").unwrap().expect("a stream");
+        let response = response
+            .await
+            .expect("a response in time")
+            .unwrap()
+            .expect("a stream");
         let held = self.held.entry(response.type_url.clone()).or_default();
         for resource in &response.resources {
             held.insert(resource.name.clone(), resource.version.clone());
@@ -140,7 +168,11 @@ impl Sidecar {
         self.send(DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
-            error_detail: Some(Status { code: 3, message: why.into(), details: Vec::new() }),
+            error_detail: Some(Status {
+                code: 3,
+                message: why.into(),
+                details: Vec::new(),
+            }),
             ..DeltaDiscoveryRequest::default()
         })
         .await;

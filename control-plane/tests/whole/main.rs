@@ -1,5 +1,7 @@
 //! The whole control plane on a loopback port, with a folder of YAML on one
 //! side and a scripted sidecar on the other.
 
+#[cfg(test)]
 mod client;
+#[cfg(test)]
 mod stories;

@@ -1,6 +1,6 @@
 //! What users and sidecars live through.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use remora_proto::discovery::DeltaDiscoveryRequest;
 use remora_proto::v1;
@@ -55,19 +55,28 @@ fn failures(service: &v1::Service) -> Option<u32> {
 async fn a_change_of_yaml_arrives_at_once() {
     let plane = Plane::new(&[("shop.yaml", SHOP)]).await;
     let mut sidecar = Sidecar::connect(&plane, "web-1").await;
-    sidecar.subscribe(SERVICE_TYPE, &["address/fd00::10", "address/10.9.9.9"]).await;
+    sidecar
+        .subscribe(SERVICE_TYPE, &["address/fd00::10", "address/10.9.9.9"])
+        .await;
     let response = sidecar.take().await;
     assert_eq!(response.removed_resources, ["address/10.9.9.9"]);
     let service: v1::Service = open(&response.resources[0]);
-    assert_eq!((service.name.as_str(), service.addresses.len()), ("catalog", 2));
+    assert_eq!(
+        (service.name.as_str(), service.addresses.len()),
+        ("catalog", 2)
+    );
     assert_eq!(service.ports[0].protocol(), v1::Protocol::Http1);
     assert_eq!(service.policy, None);
 
     let mut times = Vec::new();
     for failures_wanted in 1..=20 {
         tokio::time::sleep(Duration::from_millis(30)).await;
-        let text = policy("catalog", "catalog", &format!("circuitBreaker: {{consecutiveFailures: {failures_wanted}}}"));
-        let before = Instant::now();
+        let text = policy(
+            "catalog",
+            "catalog",
+            &format!("circuitBreaker: {{consecutiveFailures: {failures_wanted}}}"),
+        );
+        let before = remora_control_plane::clock::now();
         plane.write("policy.yaml", &text);
         let response = sidecar.receive().await;
         times.push(before.elapsed());
@@ -77,7 +86,10 @@ async fn a_change_of_yaml_arrives_at_once() {
         assert_eq!(service.policies[0].generation, i64::from(failures_wanted));
     }
     times.sort();
-    println!("file written -> resource received: median {:?}, slowest {:?}", times[10], times[19]);
+    println!(
+        "file written -> resource received: median {:?}, slowest {:?}",
+        times[10], times[19]
+    );
     assert!(times[10] < Duration::from_millis(50), "{times:?}");
     std::fs::remove_file(plane.folder.path().join("policy.yaml")).unwrap();
     let service: v1::Service = open(&sidecar.take().await.resources[0]);
@@ -86,7 +98,11 @@ async fn a_change_of_yaml_arrives_at_once() {
 
 #[tokio::test]
 async fn what_is_broken_keeps_its_last_good_version_and_names_its_place() {
-    let good = policy("catalog", "catalog", "circuitBreaker: {consecutiveFailures: 3}");
+    let good = policy(
+        "catalog",
+        "catalog",
+        "circuitBreaker: {consecutiveFailures: 3}",
+    );
     let plane = Plane::new(&[("shop.yaml", SHOP), ("policy.yaml", &good)]).await;
     let mut sidecar = Sidecar::connect(&plane, "web-1").await;
     sidecar.subscribe(SERVICE_TYPE, &["shop/catalog"]).await;
@@ -99,17 +115,34 @@ async fn what_is_broken_keeps_its_last_good_version_and_names_its_place() {
     let problem = plane.problem(about("spec.retries.budget.percent")).await;
     assert_eq!(problem["line"], 7);
     assert!(problem["file"].as_str().unwrap().ends_with("policy.yaml"));
-    assert!(problem["message"].as_str().unwrap().contains("from 0 to 100"), "{problem}");
-    plane.problem(about("spec.circuitBreaker.consecutiveFailures")).await;
+    assert!(
+        problem["message"]
+            .as_str()
+            .unwrap()
+            .contains("from 0 to 100"),
+        "{problem}"
+    );
+    plane
+        .problem(about("spec.circuitBreaker.consecutiveFailures"))
+        .await;
     plane.problem(about("spec.circuitBreaker.hedge")).await;
     plane.problem(about("spec.timeouts.request")).await;
     sidecar.nothing_comes().await;
 
     plane.write("policy.yaml", "kind: [broken");
-    plane.problem(|problem| problem["message"].as_str().unwrap().contains("not YAML")).await;
+    plane
+        .problem(|problem| problem["message"].as_str().unwrap().contains("not YAML"))
+        .await;
     sidecar.nothing_comes().await;
 
-    plane.write("policy.yaml", &policy("catalog", "catalog", "circuitBreaker: {consecutiveFailures: 4}"));
+    plane.write(
+        "policy.yaml",
+        &policy(
+            "catalog",
+            "catalog",
+            "circuitBreaker: {consecutiveFailures: 4}",
+        ),
+    );
     let service: v1::Service = open(&sidecar.take().await.resources[0]);
     assert_eq!(failures(&service), Some(4));
     assert_eq!(plane.admin("/problems").await, serde_json::json!([]));
@@ -117,28 +150,54 @@ async fn what_is_broken_keeps_its_last_good_version_and_names_its_place() {
 
 #[tokio::test]
 async fn of_two_policies_the_older_is_in_force_and_a_missing_target_is_said() {
-    let older = policy("b-older", "catalog", "circuitBreaker: {consecutiveFailures: 3}");
+    let older = policy(
+        "b-older",
+        "catalog",
+        "circuitBreaker: {consecutiveFailures: 3}",
+    );
     let plane = Plane::new(&[("shop.yaml", SHOP), ("older.yaml", &older)]).await;
     let mut sidecar = Sidecar::connect(&plane, "web-1").await;
-    sidecar.subscribe(SERVICE_TYPE, &["shop/catalog", "shop/cart"]).await;
+    sidecar
+        .subscribe(SERVICE_TYPE, &["shop/catalog", "shop/cart"])
+        .await;
     let response = sidecar.take().await;
     assert_eq!(response.removed_resources, ["shop/cart"]);
 
-    plane.write("newer.yaml", &policy("a-newer", "catalog", "circuitBreaker: {consecutiveFailures: 9}"));
-    plane.write("missing.yaml", &policy("cart", "cart", "circuitBreaker: {consecutiveFailures: 7}"));
+    plane.write(
+        "newer.yaml",
+        &policy(
+            "a-newer",
+            "catalog",
+            "circuitBreaker: {consecutiveFailures: 9}",
+        ),
+    );
+    plane.write(
+        "missing.yaml",
+        &policy("cart", "cart", "circuitBreaker: {consecutiveFailures: 7}"),
+    );
     let says = |object: &'static str, word: &'static str| {
         move |problem: &serde_json::Value| {
             problem["object"] == object && problem["message"].as_str().unwrap().starts_with(word)
         }
     };
-    let problem = plane.problem(says("TrafficPolicy shop/a-newer", "Conflicted")).await;
-    assert!(problem["file"].as_str().unwrap().ends_with("newer.yaml"), "{problem}");
-    plane.problem(says("TrafficPolicy shop/cart", "TargetNotFound")).await;
+    let problem = plane
+        .problem(says("TrafficPolicy shop/a-newer", "Conflicted"))
+        .await;
+    assert!(
+        problem["file"].as_str().unwrap().ends_with("newer.yaml"),
+        "{problem}"
+    );
+    plane
+        .problem(says("TrafficPolicy shop/cart", "TargetNotFound"))
+        .await;
     sidecar.nothing_comes().await;
 
     plane.write("cart.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec: {clusterIP: 10.96.0.11, ports: [{port: 80}]}\n");
     let service: v1::Service = open(&sidecar.take().await.resources[0]);
-    assert_eq!((service.name.as_str(), failures(&service)), ("cart", Some(7)));
+    assert_eq!(
+        (service.name.as_str(), failures(&service)),
+        ("cart", Some(7))
+    );
 
     std::fs::remove_file(plane.folder.path().join("older.yaml")).unwrap();
     let service: v1::Service = open(&sidecar.take().await.resources[0]);
@@ -149,11 +208,16 @@ async fn of_two_policies_the_older_is_in_force_and_a_missing_target_is_said() {
 async fn a_sidecar_that_comes_back_hears_only_what_changed() {
     let mut plane = Plane::new(&[("shop.yaml", SHOP)]).await;
     let mut sidecar = Sidecar::connect(&plane, "web-1").await;
-    sidecar.subscribe(SERVICE_TYPE, &["address/10.96.0.10"]).await;
+    sidecar
+        .subscribe(SERVICE_TYPE, &["address/10.96.0.10"])
+        .await;
     sidecar.take().await;
     sidecar.subscribe(ENDPOINT_TYPE, &["shop/catalog/*"]).await;
     let response = sidecar.take().await;
-    assert_eq!(response.resources[0].name, "shop/catalog/8080/catalog-1-uid");
+    assert_eq!(
+        response.resources[0].name,
+        "shop/catalog/8080/catalog-1-uid"
+    );
     let mut held = sidecar.held;
 
     // The control plane itself goes and comes back, with nothing changed.
@@ -163,7 +227,10 @@ async fn a_sidecar_that_comes_back_hears_only_what_changed() {
     let mut sidecar = Sidecar::connect(&plane, "web-1").await;
     let endpoints = held.get_mut(ENDPOINT_TYPE).unwrap();
     endpoints.insert("shop/catalog/8080/gone".to_owned(), "1".to_owned());
-    for (type_url, name) in [(SERVICE_TYPE, "address/10.96.0.10"), (ENDPOINT_TYPE, "shop/catalog/*")] {
+    for (type_url, name) in [
+        (SERVICE_TYPE, "address/10.96.0.10"),
+        (ENDPOINT_TYPE, "shop/catalog/*"),
+    ] {
         let initial_resource_versions = held[type_url].clone();
         sidecar
             .send(DeltaDiscoveryRequest {
@@ -195,11 +262,17 @@ async fn a_refused_resource_is_shown_and_not_sent_again_until_it_changes() {
     assert_eq!(shown[0]["refused"][0]["reason"], "shop/catalog: cannot");
     assert_eq!(shown[0]["refused"][0]["type"], "Service");
 
-    plane.write("policy.yaml", &policy("catalog", "catalog", "timeouts: {request: 1s}"));
+    plane.write(
+        "policy.yaml",
+        &policy("catalog", "catalog", "timeouts: {request: 1s}"),
+    );
     let response = sidecar.take().await;
     assert_eq!(response.resources[0].name, "shop/catalog");
     sidecar.nothing_comes().await;
-    assert_eq!(plane.admin("/sidecars").await[0]["refused"], serde_json::json!([]));
+    assert_eq!(
+        plane.admin("/sidecars").await[0]["refused"],
+        serde_json::json!([])
+    );
 }
 
 #[tokio::test]
@@ -214,7 +287,10 @@ async fn a_workload_is_for_its_own_pod_and_says_when_to_drain() {
     assert_eq!(workload.ports[0].port, 8080);
     assert_eq!(other.take().await.removed_resources, ["shop/catalog-1"]);
 
-    let deleted = SHOP.replace("uid: catalog-1-uid, labels", "deletionTimestamp: \"2026-01-01T00:00:00Z\", uid: catalog-1-uid, labels");
+    let deleted = SHOP.replace(
+        "uid: catalog-1-uid, labels",
+        "deletionTimestamp: \"2026-01-01T00:00:00Z\", uid: catalog-1-uid, labels",
+    );
     plane.write("shop.yaml", &deleted);
     let workload: v1::Workload = open(&own.take().await.resources[0]);
     assert!(workload.draining);
@@ -236,14 +312,22 @@ async fn a_rename_and_a_turned_link_are_seen_and_a_half_written_file_is_not() {
     std::os::unix::fs::symlink("..data/shop.yaml", folder.join("shop.yaml")).unwrap();
     assert_eq!(sidecar.take().await.resources.len(), 1);
     std::fs::create_dir(folder.join("..2")).unwrap();
-    std::fs::write(folder.join("..2/shop.yaml"), SHOP.replace("port: 8080}]\n---", "port: 8081}]\n---")).unwrap();
+    std::fs::write(
+        folder.join("..2/shop.yaml"),
+        SHOP.replace("port: 8080}]\n---", "port: 8081}]\n---"),
+    )
+    .unwrap();
     std::os::unix::fs::symlink("..2", folder.join("..data_tmp")).unwrap();
     std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
     let service: v1::Service = open(&sidecar.take().await.resources[0]);
     assert_eq!(service.ports[0].port, 8081);
 
     // As a careful editor writes.
-    std::fs::write(folder.join(".p.yaml.swp"), policy("catalog", "catalog", "timeouts: {request: 1s}")).unwrap();
+    std::fs::write(
+        folder.join(".p.yaml.swp"),
+        policy("catalog", "catalog", "timeouts: {request: 1s}"),
+    )
+    .unwrap();
     sidecar.nothing_comes().await;
     std::fs::rename(folder.join(".p.yaml.swp"), folder.join("p.yaml")).unwrap();
     let service: v1::Service = open(&sidecar.take().await.resources[0]);
@@ -253,16 +337,22 @@ async fn a_rename_and_a_turned_link_are_seen_and_a_half_written_file_is_not() {
     use std::io::Write;
     let mut file = std::fs::File::create(folder.join("p.yaml")).unwrap();
     sidecar.nothing_comes().await;
-    file.write_all(policy("catalog", "catalog", "timeouts: {request: 2s}").as_bytes()).unwrap();
+    file.write_all(policy("catalog", "catalog", "timeouts: {request: 2s}").as_bytes())
+        .unwrap();
     drop(file);
     let service: v1::Service = open(&sidecar.take().await.resources[0]);
-    assert_eq!(service.policy.unwrap().timeouts.unwrap().request_ms, Some(2_000));
+    assert_eq!(
+        service.policy.unwrap().timeouts.unwrap().request_ms,
+        Some(2_000)
+    );
 }
 
 #[tokio::test]
 async fn reports_are_kept_and_shown() {
     let plane = Plane::new(&[("shop.yaml", SHOP)]).await;
-    let mut client = ReportsClient::connect(format!("http://{}", plane.running.listen)).await.unwrap();
+    let mut client = ReportsClient::connect(format!("http://{}", plane.running.listen))
+        .await
+        .unwrap();
     let sidecar = v1::SidecarIdentity {
         namespace: "shop".into(),
         pod: "web-1".into(),
@@ -293,7 +383,10 @@ async fn reports_are_kept_and_shown() {
     };
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     sender.send(report).await.unwrap();
-    let stream = client.report(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap();
+    let stream = client
+        .report(tokio_stream::wrappers::ReceiverStream::new(receiver))
+        .await
+        .unwrap();
     let mut acknowledgements = stream.into_inner();
     let acknowledgement = tokio::time::timeout(PATIENCE, acknowledgements.message());
     assert_eq!(acknowledgement.await.unwrap().unwrap().unwrap().sequence, 1);
@@ -303,6 +396,10 @@ async fn reports_are_kept_and_shown() {
     assert_eq!(shown[0]["breakers"][0]["state"], "open");
     assert!(shown[0]["last_report_ms"].is_u64());
     let (head, metrics) = plane.fetch("/metrics").await;
-    assert!(head.contains("200") && metrics.contains("remora_control_plane_resources{type=\"Service\"} 2"), "{metrics}");
+    assert!(
+        head.contains("200")
+            && metrics.contains("remora_control_plane_resources{type=\"Service\"} 2"),
+        "{metrics}"
+    );
     assert!(plane.fetch("/ready").await.0.contains("200"));
 }
