@@ -26,7 +26,7 @@ pub enum ProxyCommand {
 pub fn proxy(arguments: ProxyArguments) -> anyhow::Result<()> {
     match arguments.command {
         Some(ProxyCommand::Intercept(options)) => Ok(remora_proxy::intercept::run(&options)?),
-        None => anyhow::bail!("the sidecar is not linked in yet"),
+        None => Ok(remora_proxy::daemon::run(remora_proxy::config::Config::from_environment()?)?),
     }
 }
 

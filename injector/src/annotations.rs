@@ -107,6 +107,15 @@ impl fmt::Display for Wrong {
 }
 
 impl Wishes {
+    /// Of a pod that has no wishes.
+    pub fn none(defaults: &Resources) -> Self {
+        Wishes {
+            flags: Vec::new(),
+            variables: Vec::new(),
+            resources: defaults.clone(),
+        }
+    }
+
     /// Reads the annotations; what they do not say is as `defaults` says.
     ///
     /// # Errors
@@ -115,11 +124,7 @@ impl Wishes {
         let empty = BTreeMap::new();
         let annotations = pod.metadata.annotations.as_ref().unwrap_or(&empty);
         let mut wrong: Vec<String> = unknown(annotations).collect();
-        let mut wishes = Wishes {
-            flags: Vec::new(),
-            variables: Vec::new(),
-            resources: defaults.clone(),
-        };
+        let mut wishes = Wishes::none(defaults);
         let mut quantities = BTreeMap::new();
         for (name, target, check) in KNOWN {
             let Some(value) = annotations.get(&format!("{PREFIX}{name}")) else {

@@ -16,6 +16,16 @@ const PROBES: &str = "REMORA_PROBES";
 /// it. Long: without a control plane it waits, and restarting does not help.
 const STARTUP_SECONDS: u32 = 600;
 
+/// Whether a first run has put both containers there.
+pub fn are_present(pod: &Pod) -> bool {
+    let init = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.init_containers.as_deref());
+    let has = |name: &str| init.is_some_and(|init| init.iter().any(|c| c.name == name));
+    has(INTERCEPT_CONTAINER) && has(SIDECAR_CONTAINER)
+}
+
 /// Puts both containers in front, or back in front.
 pub fn place(
     pod: &Pod,

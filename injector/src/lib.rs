@@ -110,13 +110,21 @@ pub fn patch(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Deci
         Verdict::Decline(reason) => return decline(pod, reason),
         Verdict::Inject => {}
     }
+    let mut warnings = Vec::new();
     let wishes = match Wishes::of(pod, &settings.resources) {
         Ok(wishes) => wishes,
+        // A wish that came after the first run is too late to be granted, but
+        // to decline now would say "no sidecar" of a pod that has one.
+        Err(wrong) if containers::are_present(pod) => {
+            warnings.push(format!(
+                "remora: not in force, the pod has its sidecar already: {wrong}"
+            ));
+            Wishes::none(&settings.resources)
+        }
         Err(wrong) => return decline(pod, wrong.to_string()),
     };
     let mut operations = Operations::new();
     operations.annotate(pod, INJECTED, "true");
-    let mut warnings = Vec::new();
     let rewritten = probes::rewrite(pod, &mut operations, &mut warnings);
     containers::place(pod, &rewritten, &wishes, settings, &mut operations);
     Decision::Inject {

@@ -39,6 +39,11 @@ fn pods() -> Vec<(String, Pod)> {
     pods
 }
 
+fn named(wanted: &str) -> Pod {
+    let found = pods().into_iter().find(|(name, _)| name == wanted);
+    found.unwrap().1
+}
+
 /// The decision, its patch one operation a line, and the pod after it.
 fn told(pod: &Pod, decision: &Decision) -> String {
     let mut text = match decision {
@@ -84,6 +89,37 @@ fn a_second_run_on_every_golden_pod_changes_nothing() {
             second.patch().is_some_and(|patch| patch.0.is_empty()),
             "{name}: {second:?}"
         );
+    }
+}
+
+#[test]
+fn a_wrong_wish_that_comes_late_does_not_deny_the_sidecar() {
+    let pod = named("plain");
+    let first = patch(&pod, &shop(), &settings());
+    let mut pod = apply(&pod, first.patch().unwrap()).unwrap();
+    let annotations = pod.metadata.annotations.as_mut().unwrap();
+    annotations.insert("remora.io/concurrency".to_owned(), "many".to_owned());
+    let second = patch(&pod, &shop(), &settings());
+    assert!(matches!(second, Decision::Inject { .. }), "{second:?}");
+    assert!(second.patch().unwrap().0.is_empty(), "{second:?}");
+    assert!(second.warnings()[0].contains("`many`"), "{second:?}");
+}
+
+#[test]
+fn one_of_the_two_that_got_lost_is_put_back() {
+    let pod = named("plain");
+    let whole = apply(&pod, patch(&pod, &shop(), &settings()).patch().unwrap()).unwrap();
+    for lost in [0, 1] {
+        let mut pod = whole.clone();
+        pod.spec
+            .as_mut()
+            .unwrap()
+            .init_containers
+            .as_mut()
+            .unwrap()
+            .remove(lost);
+        let again = patch(&pod, &shop(), &settings());
+        assert_eq!(apply(&pod, again.patch().unwrap()).unwrap(), whole);
     }
 }
 

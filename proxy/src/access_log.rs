@@ -78,13 +78,27 @@ impl AccessLogger {
         let output: Box<dyn Write + Send> = match target {
             AccessLog::Off => return Ok(Self::default()),
             AccessLog::Stdout => Box::new(io::stdout()),
-            AccessLog::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path).map_err(
-                |error| io::Error::new(error.kind(), format!("access log {}: {error}", path.display())),
-            )?),
+            AccessLog::File(path) => Box::new(
+                OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .map_err(|error| {
+                        io::Error::new(
+                            error.kind(),
+                            format!("access log {}: {error}", path.display()),
+                        )
+                    })?,
+            ),
         };
         let (queue, lines) = sync_channel(QUEUE_LINES);
-        std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(&lines, output))?;
-        Ok(Self { queue: Some(queue), dropped: AtomicU64::new(0) })
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write_lines(&lines, output))?;
+        Ok(Self {
+            queue: Some(queue),
+            dropped: AtomicU64::new(0),
+        })
     }
 
     /// Whether anybody wants lines.
@@ -96,7 +110,9 @@ impl AccessLogger {
     pub fn write(&self, line: &Line<'_>) {
         let Some(queue) = &self.queue else { return };
         // serde_json escapes control characters, so no path can forge a line.
-        let Ok(mut bytes) = serde_json::to_vec(line) else { return };
+        let Ok(mut bytes) = serde_json::to_vec(line) else {
+            return;
+        };
         bytes.push(b'\n');
         if queue.try_send(bytes).is_err() {
             self.dropped.fetch_add(1, Relaxed);
@@ -114,7 +130,10 @@ pub fn shortened(path: &str) -> &str {
     if path.len() <= PATH_BYTES {
         return path;
     }
-    let end = (0..=PATH_BYTES).rev().find(|end| path.is_char_boundary(*end)).unwrap_or(0);
+    let end = (0..=PATH_BYTES)
+        .rev()
+        .find(|end| path.is_char_boundary(*end))
+        .unwrap_or(0);
     &path[..end]
 }
 

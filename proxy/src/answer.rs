@@ -78,7 +78,9 @@ impl Reason {
 
     /// The reason that a word of the header names.
     pub fn from_word(word: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.word().as_bytes() == word)
+        Self::ALL
+            .into_iter()
+            .find(|reason| reason.word().as_bytes() == word)
     }
 }
 
@@ -86,25 +88,36 @@ impl Reason {
 pub fn refuse(reason: Reason, detail: String) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(Bytes::from(detail + "\n")));
     *response.status_mut() = reason.status();
-    response.headers_mut().insert(REASON, HeaderValue::from_static(reason.word()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(REASON, HeaderValue::from_static(reason.word()));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 
 /// Sets `Retry-After`, rounded up to whole seconds and at least one.
 pub fn set_retry_after(response: &mut Response<ResponseBody>, after: Duration) {
     let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
 }
 
 /// Sets `RateLimit-Limit`, `-Remaining` and `-Reset`
 /// (draft-ietf-httpapi-ratelimit-headers-03).
-pub fn set_rate_limit(response: &mut Response<ResponseBody>, limit: u32, remaining: u32, reset: Duration) {
+pub fn set_rate_limit(
+    response: &mut Response<ResponseBody>,
+    limit: u32,
+    remaining: u64,
+    reset_seconds: u64,
+) {
     let headers = response.headers_mut();
     headers.insert("ratelimit-limit", HeaderValue::from(limit));
     headers.insert("ratelimit-remaining", HeaderValue::from(remaining));
-    let seconds = reset.as_secs() + u64::from(reset.subsec_nanos() > 0);
-    headers.insert("ratelimit-reset", HeaderValue::from(seconds));
+    headers.insert("ratelimit-reset", HeaderValue::from(reset_seconds));
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::connect::{self, ConnectError, Reuse, Target};
 use crate::http1::request_body::{RequestBody, RequestSource};
 use crate::policy::config::AttemptEnd;
 use crate::policy::deadline::{self, Bound, Deadline};
-use crate::pool::UpstreamConnection;
+use crate::pool::{FRESH, UpstreamConnection};
 use crate::worker::Worker;
 
 /// The bounds of one attempt.
@@ -43,11 +43,53 @@ pub enum Failure {
     OutOfTime(Bound),
 }
 
-/// Sends `request` to `target` on a connection that `reuse` allows.
+/// Sends to `target`; `safe` says that it does no harm when the application
+/// gets the request twice. Where the server had closed a pooled connection it
+/// is sent again on a new one: that is not the caller's problem, and no retry.
 ///
 /// # Errors
 /// See [`Failure`].
 pub async fn send(
+    worker: &Rc<Worker>,
+    target: Target<'_>,
+    safe: bool,
+    has_sidecar: bool,
+    source: &RequestSource,
+    bounds: Bounds,
+    request: impl Fn(RequestBody) -> Request<RequestBody>,
+) -> Result<(Response<Incoming>, UpstreamConnection), Failure> {
+    let reuse = if safe || has_sidecar {
+        Reuse::Any
+    } else {
+        Reuse::IdleLessThan(FRESH)
+    };
+    match send_once(
+        worker,
+        target,
+        reuse,
+        source,
+        bounds,
+        request(source.attempt()),
+    )
+    .await
+    {
+        Err(Failure::Stale { unsent }) if (unsent || safe) && source.replayable() => {
+            let again = request(source.attempt());
+            match send_once(worker, target, Reuse::Never, source, bounds, again).await {
+                // A new connection that is closed before the request was on it never carried it.
+                Err(Failure::Stale { unsent: true }) => {
+                    let detail = format!("{} closes its connections at once", target.address);
+                    Err(Failure::Ended(AttemptEnd::ConnectFailure, detail))
+                }
+                sent => sent,
+            }
+        }
+        sent => sent,
+    }
+}
+
+/// Sends `request` to `target` on a connection that `reuse` allows.
+async fn send_once(
     worker: &Rc<Worker>,
     target: Target<'_>,
     reuse: Reuse,
@@ -62,7 +104,9 @@ pub async fn send(
     let began = clock::now();
     let mut sending = std::pin::pin!(sending);
     loop {
-        let Some(next) = next_deadline(bounds, source, began) else { return sending.await };
+        let Some(next) = next_deadline(bounds, source, began) else {
+            return sending.await;
+        };
         match tokio::time::timeout_at(clock::instant(next.at), sending.as_mut()).await {
             Ok(sent) => return sent,
             // The request's body may have moved meanwhile: then idling begins anew.
@@ -73,7 +117,10 @@ pub async fn send(
 }
 
 fn next_deadline(bounds: Bounds, source: &RequestSource, began: Timestamp) -> Option<Deadline> {
-    let idle = bounds.idle.map(|idle| Deadline { at: source.last_moved(began).after(idle), bound: Bound::Idle });
+    let idle = bounds.idle.map(|idle| Deadline {
+        at: source.last_moved(began).after(idle),
+        bound: Bound::Idle,
+    });
     deadline::earlier(bounds.until_headers, idle)
 }
 
@@ -81,7 +128,10 @@ fn late(bound: Bound) -> Failure {
     if bound == Bound::Request {
         Failure::OutOfTime(bound)
     } else {
-        Failure::Ended(AttemptEnd::Timeout, format!("timeouts.{} passed without response headers", bound.field()))
+        Failure::Ended(
+            AttemptEnd::Timeout,
+            format!("timeouts.{} passed without response headers", bound.field()),
+        )
     }
 }
 
@@ -94,9 +144,14 @@ async fn send_unbounded(
     let mut connection = match connect::obtain(worker, target, reuse).await {
         Ok(connection) => connection,
         Err(error @ ConnectError::Refused { .. }) => {
-            return Err(Failure::Ended(AttemptEnd::ConnectFailure, error.to_string()));
+            return Err(Failure::Ended(
+                AttemptEnd::ConnectFailure,
+                error.to_string(),
+            ));
         }
-        Err(error @ ConnectError::Overloaded { .. }) => return Err(Failure::Overloaded(error.to_string())),
+        Err(error @ ConnectError::Overloaded { .. }) => {
+            return Err(Failure::Overloaded(error.to_string()));
+        }
     };
     let reused = connection.is_reused();
     match connection.sender().try_send_request(request).await {
@@ -105,7 +160,9 @@ async fn send_unbounded(
             let unsent = error.take_message().is_some();
             let error = error.into_error();
             if error.is_user() {
-                return Err(Failure::CallerBroke(format!("the request's body could not be read: {error}")));
+                return Err(Failure::CallerBroke(format!(
+                    "the request's body could not be read: {error}"
+                )));
             }
             if unsent || (reused && closed_without_answer(&error)) {
                 return Err(Failure::Stale { unsent });
@@ -124,8 +181,13 @@ fn closed_without_answer(error: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
-            return matches!(io.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected);
+            use std::io::ErrorKind::{
+                BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected,
+            };
+            return matches!(
+                io.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected
+            );
         }
         source = cause.source();
     }

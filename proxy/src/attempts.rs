@@ -5,15 +5,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::answer::Reason;
 use crate::attempt::{self, Bounds, Failure};
 use crate::clock::{self, Timestamp};
-use crate::connect::{Reuse, Target};
+use crate::connect::Target;
 use crate::exchange::{Exchange, LiveAttempt};
 use crate::http1::headers;
 use crate::http1::request_body::{RequestBody, RequestSource};
@@ -24,7 +25,7 @@ use crate::policy::config::{AttemptEnd, ServicePolicy};
 use crate::policy::deadline::{Bound, Deadlines};
 use crate::policy::limit::{Kind, Permit};
 use crate::policy::retry::{self, Attempts, Decision, Ended};
-use crate::pool::{FRESH, UpstreamConnection};
+use crate::pool::UpstreamConnection;
 use crate::select::{self, NoPick, Tried};
 use crate::state::{Endpoint, Service};
 use crate::worker::Worker;
@@ -51,6 +52,7 @@ pub struct Attempting<'a> {
 }
 
 /// What an attempt came to.
+#[allow(clippy::large_enum_variant)] // made once for an attempt and taken apart at once; a box would be an allocation
 enum Attempted {
     /// Response headers; whether the policy counts them as a failure is settled.
     Answered(Response<Incoming>, LiveAttempt, AttemptEnd),
@@ -103,19 +105,30 @@ impl<'a> Attempting<'a> {
     pub async fn run(mut self) -> Response<ResponseBody> {
         loop {
             let (end, attempted) = match self.attempt().await {
-                Attempted::Refused(reason, detail) => return pipeline::refuse(self.exchange, reason, detail),
-                Attempted::RefusedByOwnPod(answer) => return pipeline::answering(answer, self.exchange),
+                Attempted::Refused(reason, detail) => {
+                    return pipeline::refuse(self.exchange, reason, detail);
+                }
+                Attempted::RefusedByOwnPod(answer) => {
+                    return pipeline::answering(answer, self.exchange);
+                }
                 Attempted::Answered(response, live, end) => (end, Ok((response, live))),
                 Attempted::Ended(end, detail) => (end, Err(detail)),
             };
-            let retry_after = attempted.as_ref().ok().and_then(|(response, _)| headers::retry_after(response.headers()));
+            let retry_after = attempted
+                .as_ref()
+                .ok()
+                .and_then(|(response, _)| headers::retry_after(response.headers()));
             match self.decide(end, retry_after) {
                 Decision::Again { after, free } => {
                     if let Ok((response, live)) = attempted {
                         self.let_go(response, live);
                     }
                     let traffic = self.exchange.traffic();
-                    let counter = if free { &traffic.resends } else { &traffic.retries };
+                    let counter = if free {
+                        &traffic.resends
+                    } else {
+                        &traffic.retries
+                    };
                     counter.fetch_add(1, Relaxed);
                     if !after.is_zero() {
                         tokio::time::sleep(after).await;
@@ -132,13 +145,14 @@ impl<'a> Attempting<'a> {
         }
     }
 
-    fn decide(&mut self, end: AttemptEnd, retry_after: Option<std::time::Duration>) -> Decision {
+    fn decide(&mut self, end: AttemptEnd, retry_after: Option<Duration>) -> Decision {
         let policy = self.policy().retries.as_ref();
         let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
         let request = retry::Request {
             method: self.parts.method.as_str(),
             grpc_method: None,
-            has_idempotency_header: header.is_some_and(|name| self.parts.headers.contains_key(name)),
+            has_idempotency_header: header
+                .is_some_and(|name| self.parts.headers.contains_key(name)),
         };
         let now = clock::now();
         let ended = Ended {
@@ -153,8 +167,12 @@ impl<'a> Attempting<'a> {
             return Decision::No(retry::Reason::Off);
         }
         let before = self.attempts;
-        let decision = self.attempts.decide(policy, &request, &ended, crate::random::next());
-        let Decision::Again { free: false, .. } = decision else { return decision };
+        let decision = self
+            .attempts
+            .decide(policy, &request, &ended, crate::random::next());
+        let Decision::Again { free: false, .. } = decision else {
+            return decision;
+        };
         let runtime = &self.service.runtime;
         match runtime.limits.try_acquire(Kind::Retries) {
             Some(permit) => self.retry_permit = Some(permit),
@@ -166,7 +184,10 @@ impl<'a> Attempting<'a> {
         if !runtime.budget.try_spend(now) {
             self.retry_permit = None;
             self.attempts = before;
-            self.exchange.traffic().budget_exhausted.fetch_add(1, Relaxed);
+            self.exchange
+                .traffic()
+                .budget_exhausted
+                .fetch_add(1, Relaxed);
             return Decision::No(retry::Reason::BudgetExhausted);
         }
         decision
@@ -174,7 +195,11 @@ impl<'a> Attempting<'a> {
 
     async fn attempt(&mut self) -> Attempted {
         let now = clock::now();
-        if self.deadlines.time_left(now).is_some_and(|left| left.is_zero()) {
+        if self
+            .deadlines
+            .time_left(now)
+            .is_some_and(|left| left.is_zero())
+        {
             return Attempted::Refused(Reason::Timeout, late(Bound::Request));
         }
         let Taken { endpoint, live } = match self.take_endpoint(now) {
@@ -192,8 +217,10 @@ impl<'a> Attempting<'a> {
             address: endpoint.config.address_for(self.port),
             outbound: &self.policy().outbound,
         };
-        let bounds =
-            Bounds { until_headers: self.deadlines.attempt(now).until_headers, idle: self.policy().timeouts.idle };
+        let bounds = Bounds {
+            until_headers: self.deadlines.attempt(now).until_headers,
+            idle: self.policy().timeouts.idle,
+        };
         endpoint.runtime.attempts.fetch_add(1, Relaxed);
         match self.send(target, endpoint.config.sidecar, bounds).await {
             Ok((response, connection)) => self.answered(endpoint, response, connection, live),
@@ -201,8 +228,6 @@ impl<'a> Attempting<'a> {
         }
     }
 
-    /// Sends, and where the server had closed a pooled connection sends again
-    /// on a new one: that is not the caller's problem, and not a retry.
     async fn send(
         &mut self,
         target: Target<'_>,
@@ -210,25 +235,18 @@ impl<'a> Attempting<'a> {
         bounds: Bounds,
     ) -> Result<(Response<Incoming>, UpstreamConnection), Failure> {
         let safe = retry::is_idempotent(self.parts.method.as_str());
-        let reuse = if safe || has_sidecar { Reuse::Any } else { Reuse::IdleLessThan(FRESH) };
-        let request = self.request();
-        match attempt::send(self.worker, target, reuse, &self.source, bounds, request).await {
-            Err(Failure::Stale { unsent }) if (unsent || safe) && self.source.replayable() => {
-                let request = self.request();
-                attempt::send(self.worker, target, Reuse::Never, &self.source, bounds, request).await
-            }
-            sent => sent,
-        }
-    }
-
-    fn request(&self) -> Request<RequestBody> {
-        let mut request = Request::new(self.source.attempt());
-        *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = self.parts.uri.clone();
-        *request.version_mut() = self.parts.version;
-        *request.headers_mut() = self.parts.headers.clone();
-        request.headers_mut().insert(headers::ATTEMPT, headers::attempt_value(self.exchange.attempts));
-        request
+        let (parts, number) = (&self.parts, self.exchange.attempts);
+        let request = |body| request(parts, number, body);
+        attempt::send(
+            self.worker,
+            target,
+            safe,
+            has_sidecar,
+            &self.source,
+            bounds,
+            request,
+        )
+        .await
     }
 
     fn take_endpoint(&mut self, now: Timestamp) -> Result<Taken<'a>, (Reason, String)> {
@@ -237,15 +255,28 @@ impl<'a> Attempting<'a> {
         for _ in 0..PICKS {
             let random = crate::random::next();
             let source = Some(self.peer.ip());
-            let picked = select::pick(self.service, self.port, source, &config.node, &self.tried, now, random);
+            let picked = select::pick(
+                self.service,
+                self.port,
+                source,
+                &config.node,
+                &self.tried,
+                now,
+                random,
+            );
             let endpoint = match picked {
                 Ok(endpoint) => endpoint,
                 Err(NoPick::Overloaded) => {
-                    let detail = format!("circuitBreaker.perEndpoint.maxRequests of every endpoint of {name} is reached");
+                    let detail = format!(
+                        "circuitBreaker.perEndpoint.maxRequests of every endpoint of {name} is reached"
+                    );
                     return Err((Reason::Overloaded, detail));
                 }
                 Err(NoPick::NoEndpoints) => {
-                    let detail = format!("{name} has no endpoint for port {} that is ready", self.port);
+                    let detail = format!(
+                        "{name} has no endpoint for port {} that is ready",
+                        self.port
+                    );
                     return Err((Reason::NoEndpoints, detail));
                 }
             };
@@ -253,7 +284,10 @@ impl<'a> Attempting<'a> {
                 return Ok(Taken { endpoint, live });
             }
         }
-        Err((Reason::Overloaded, format!("every endpoint of {name} that was looked at is at its limits")))
+        Err((
+            Reason::Overloaded,
+            format!("every endpoint of {name} that was looked at is at its limits"),
+        ))
     }
 
     fn take_places(&mut self, endpoint: &Endpoint, now: Timestamp) -> Option<LiveAttempt> {
@@ -290,10 +324,13 @@ impl<'a> Attempting<'a> {
             return None;
         }
         let inbound = self.worker.shared.inbound.port(address.port());
-        pipeline::limit_rate(&mut self.exchange, &inbound.limiter, &self.parts, self.peer.ip(), |limit| {
-            inbound.applies(limit)
-        })
-        .err()
+        pipeline::limit_rate(
+            &mut self.exchange,
+            &inbound.limiter,
+            &self.parts,
+            self.peer.ip(),
+            |limit| inbound.applies(limit),
+        )
     }
 
     fn answered(
@@ -305,14 +342,20 @@ impl<'a> Attempting<'a> {
     ) -> Attempted {
         let now = clock::now();
         live.connection = Some(connection);
-        let said = response.headers().get(headers::REASON).and_then(|word| Reason::from_word(word.as_bytes()));
+        let said = response
+            .headers()
+            .get(headers::REASON)
+            .and_then(|word| Reason::from_word(word.as_bytes()));
         let said = said.filter(|_| endpoint.config.sidecar);
         if said.is_none() {
             headers::strip_ours(response.headers_mut());
         }
         let end = match said {
             Some(Reason::ConnectFailed) => AttemptEnd::ConnectFailure,
-            _ => AttemptEnd::Response { status: response.status().as_u16(), grpc: None },
+            _ => AttemptEnd::Response {
+                status: response.status().as_u16(),
+                grpc: None,
+            },
         };
         if said.is_some() && end != AttemptEnd::ConnectFailure {
             // Remora refused it at the target: never a failure of the endpoint.
@@ -321,12 +364,7 @@ impl<'a> Attempting<'a> {
             live.load.failed(now);
         } else if self.is_failure(end) {
             let retry_after = headers::retry_after(response.headers());
-            let cause = if end == AttemptEnd::ConnectFailure {
-                "connect failure, as its sidecar says".to_owned()
-            } else {
-                format!("status {}", response.status().as_u16())
-            };
-            self.record_failure(&mut live, &cause, retry_after, now);
+            record_failure(&mut live, end, retry_after, now);
         } else {
             live.load.answered(now);
             if let Some(probe) = live.breaker.take_if(|permit| permit.is_probe()) {
@@ -337,7 +375,12 @@ impl<'a> Attempting<'a> {
         Attempted::Answered(response, live, end)
     }
 
-    fn failed(&mut self, endpoint: &Endpoint, failure: Failure, mut live: LiveAttempt) -> Attempted {
+    fn failed(
+        &mut self,
+        endpoint: &Endpoint,
+        failure: Failure,
+        mut live: LiveAttempt,
+    ) -> Attempted {
         let now = clock::now();
         match failure {
             Failure::Overloaded(detail) => Attempted::Refused(Reason::Overloaded, detail),
@@ -349,18 +392,21 @@ impl<'a> Attempting<'a> {
                 // The caller's time is over while this endpoint had the request.
                 self.record_service_failure(AttemptEnd::Timeout, None);
                 if self.is_failure(AttemptEnd::Timeout) {
-                    self.record_failure(&mut live, "timeout", None, now);
+                    record_failure(&mut live, AttemptEnd::Timeout, None, now);
                 }
                 Attempted::Refused(Reason::Timeout, late(bound))
             }
             Failure::Stale { .. } => {
                 live.breaker = None;
-                let detail = format!("{} closed the pooled connection without an answer", endpoint.runtime.name);
+                let detail = format!(
+                    "{} closed the pooled connection without an answer",
+                    endpoint.runtime.name
+                );
                 Attempted::Ended(AttemptEnd::Reset, detail)
             }
             Failure::Ended(end, detail) => {
                 if self.is_failure(end) {
-                    self.record_failure(&mut live, cause(end), None, now);
+                    record_failure(&mut live, end, None, now);
                 } else {
                     live.load.failed(now);
                 }
@@ -370,29 +416,23 @@ impl<'a> Attempting<'a> {
     }
 
     fn is_failure(&self, end: AttemptEnd) -> bool {
-        self.policy().circuit_breaker.as_ref().is_some_and(|breaker| breaker.trip.failures.matches(end))
-    }
-
-    fn record_failure(
-        &mut self,
-        live: &mut LiveAttempt,
-        cause: &str,
-        retry_after: Option<std::time::Duration>,
-        now: Timestamp,
-    ) {
-        live.load.failed(now);
-        live.endpoint.failures.fetch_add(1, Relaxed);
-        if let Some(breaker) = live.breaker.take() {
-            breaker.record(Outcome::Failure(cause), retry_after, now, crate::random::next());
-        }
+        self.policy()
+            .circuit_breaker
+            .as_ref()
+            .is_some_and(|breaker| breaker.trip.failures.matches(end))
     }
 
     /// The service's own breaker learns how the request ended, not each attempt.
-    fn record_service_failure(&mut self, end: AttemptEnd, retry_after: Option<std::time::Duration>) {
+    fn record_service_failure(&mut self, end: AttemptEnd, retry_after: Option<Duration>) {
         if self.is_failure(end)
             && let Some(breaker) = self.exchange.service_breaker.take()
         {
-            breaker.record(Outcome::Failure(cause(end)), retry_after, clock::now(), crate::random::next());
+            breaker.record(
+                Outcome::Failure(end),
+                retry_after,
+                clock::now(),
+                crate::random::next(),
+            );
         }
     }
 
@@ -403,7 +443,9 @@ impl<'a> Attempting<'a> {
             && let Some(connection) = live.connection.take()
         {
             let waiting = self.service.runtime.somebody_waits();
-            self.worker.pool.give_back(live.endpoint.id, connection, clock::now(), waiting);
+            self.worker
+                .pool
+                .give_back(live.endpoint.id, connection, clock::now(), waiting);
         }
     }
 
@@ -412,7 +454,10 @@ impl<'a> Attempting<'a> {
         self.source.commit();
         let (mut parts, body) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
-        let said = parts.headers.get(headers::REASON).and_then(|word| Reason::from_word(word.as_bytes()));
+        let said = parts
+            .headers
+            .get(headers::REASON)
+            .and_then(|word| Reason::from_word(word.as_bytes()));
         self.exchange.answered(parts.status, said, now);
         let until = Until {
             deadline: self.deadlines.attempt(self.exchange.started()).until_end,
@@ -426,9 +471,15 @@ impl<'a> Attempting<'a> {
         let reason = match end {
             AttemptEnd::ConnectFailure => Reason::ConnectFailed,
             AttemptEnd::Timeout => Reason::Timeout,
-            AttemptEnd::RefusedStream | AttemptEnd::Reset | AttemptEnd::Response { .. } => Reason::RetriesExhausted,
+            AttemptEnd::RefusedStream | AttemptEnd::Reset | AttemptEnd::Response { .. } => {
+                Reason::RetriesExhausted
+            }
         };
-        pipeline::refuse(self.exchange, reason, format!("{}: {detail}", self.service.runtime.name))
+        pipeline::refuse(
+            self.exchange,
+            reason,
+            format!("{}: {detail}", self.service.runtime.name),
+        )
     }
 }
 
@@ -436,13 +487,34 @@ fn late(bound: Bound) -> String {
     format!("timeouts.{} passed", bound.field())
 }
 
-fn cause(end: AttemptEnd) -> &'static str {
-    match end {
-        AttemptEnd::ConnectFailure => "connect failure",
-        AttemptEnd::RefusedStream => "refused stream",
-        AttemptEnd::Reset => "reset",
-        AttemptEnd::Timeout => "timeout",
-        AttemptEnd::Response { status, .. } if status >= StatusCode::INTERNAL_SERVER_ERROR.as_u16() => "5xx",
-        AttemptEnd::Response { .. } => "response",
+fn record_failure(
+    live: &mut LiveAttempt,
+    end: AttemptEnd,
+    retry_after: Option<Duration>,
+    now: Timestamp,
+) {
+    live.load.failed(now);
+    live.endpoint.failures.fetch_add(1, Relaxed);
+    if let Some(breaker) = live.breaker.take() {
+        breaker.record(
+            Outcome::Failure(end),
+            retry_after,
+            now,
+            crate::random::next(),
+        );
     }
+}
+
+/// The request for attempt `number`. Its head is copied, because another
+/// attempt may follow when this one has already consumed it.
+fn request(parts: &Parts, number: u32, body: RequestBody) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = parts.uri.clone();
+    *request.version_mut() = parts.version;
+    *request.headers_mut() = parts.headers.clone();
+    request
+        .headers_mut()
+        .insert(headers::ATTEMPT, headers::attempt_value(number));
+    request
 }

@@ -41,9 +41,16 @@ impl Callers {
     /// Adds a connection.
     pub fn watch(&self, state: Rc<CallerState>) -> Watched<'_> {
         let mut held = self.held.borrow_mut();
-        let entry = Rc::new(Entry { state, expired: Notify::new(), place: Cell::new(held.len()) });
+        let entry = Rc::new(Entry {
+            state,
+            expired: Notify::new(),
+            place: Cell::new(held.len()),
+        });
         held.push(Rc::clone(&entry));
-        Watched { callers: self, entry }
+        Watched {
+            callers: self,
+            entry,
+        }
     }
 
     /// How many there are.
@@ -58,14 +65,24 @@ impl Callers {
 
     /// How many are answering a request just now.
     pub fn busy(&self) -> usize {
-        self.held.borrow().iter().filter(|entry| entry.state.in_exchange()).count()
+        self.held
+            .borrow()
+            .iter()
+            .filter(|entry| entry.state.in_exchange())
+            .count()
     }
 
     /// Tells the connections that have outstayed to end.
     pub fn sweep(&self, now: Timestamp) {
         for entry in self.held.borrow().iter() {
-            let late = entry.state.head_age(now).is_some_and(|age| age >= HEAD_TIMEOUT);
-            let idle = entry.state.idle_for(now).is_some_and(|idle| idle >= IDLE_TIMEOUT);
+            let late = entry
+                .state
+                .head_age(now)
+                .is_some_and(|age| age >= HEAD_TIMEOUT);
+            let idle = entry
+                .state
+                .idle_for(now)
+                .is_some_and(|idle| idle >= IDLE_TIMEOUT);
             if late || idle {
                 entry.expired.notify_one();
             }

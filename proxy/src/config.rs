@@ -93,20 +93,30 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn text(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+        self.variables
+            .get(name)
+            .map(|value| value.trim())
+            .filter(|value| !value.is_empty())
     }
 
     fn required(&mut self, name: &str) -> String {
         match self.text(name) {
             Some(value) => value.to_owned(),
             None => {
-                self.problems.push(format!("{name} is not set; the injector sets it from the pod"));
+                self.problems.push(format!(
+                    "{name} is not set; the injector sets it from the pod"
+                ));
                 String::new()
             }
         }
     }
 
-    fn parsed<T>(&mut self, name: &str, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    fn parsed<T>(
+        &mut self,
+        name: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
         let value = self.text(name)?;
         let parsed = parse(value);
         if parsed.is_none() {
@@ -117,56 +127,86 @@ impl Reader<'_> {
     }
 
     fn listen(&mut self, name: &str, port: u16) -> SocketAddr {
-        self.parsed(name, "an address and port such as [::]:15101", |value| value.parse().ok())
-            .unwrap_or(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port))
+        self.parsed(name, "an address and port such as [::]:15101", |value| {
+            value.parse().ok()
+        })
+        .unwrap_or(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port))
+    }
+
+    fn pod_ips(&mut self) -> Vec<IpAddr> {
+        let mut addresses = Vec::new();
+        for address in self.required("REMORA_POD_IPS").split(',').map(str::trim) {
+            match address.parse::<IpAddr>() {
+                Ok(address) => addresses.push(address.to_canonical()),
+                Err(_) if address.is_empty() => {}
+                Err(_) => self
+                    .problems
+                    .push(format!("REMORA_POD_IPS: {address:?} is not an IP address")),
+            }
+        }
+        addresses
+    }
+
+    fn control_plane(&mut self) -> String {
+        let url = self.required("REMORA_CONTROL_PLANE");
+        if !url.is_empty() && !url.starts_with("http://") {
+            self.problems.push(format!(
+                "REMORA_CONTROL_PLANE={url:?}: expected http://host:port"
+            ));
+        }
+        url
     }
 
     fn mode(&mut self) -> Mode {
-        let named = self.parsed("REMORA_MODE", "intercept or explicit", |value| match value {
-            "intercept" => Some(false),
-            "explicit" => Some(true),
-            _ => None,
-        });
+        let named = self.parsed(
+            "REMORA_MODE",
+            "intercept or explicit",
+            |value| match value {
+                "intercept" => Some(false),
+                "explicit" => Some(true),
+                _ => None,
+            },
+        );
         if named != Some(true) {
             return Mode::Intercept;
         }
         let inbound_ports = self
-            .parsed("REMORA_EXPLICIT_INBOUND", "ports such as 8080,7000", |value| {
-                value.split(',').map(|port| port.trim().parse().ok().filter(|port| *port != 0)).collect()
-            })
+            .parsed(
+                "REMORA_EXPLICIT_INBOUND",
+                "ports such as 8080,7000",
+                |value| {
+                    value
+                        .split(',')
+                        .map(|port| port.trim().parse().ok().filter(|port| *port != 0))
+                        .collect()
+                },
+            )
             .unwrap_or_default();
-        let application = self.parsed("REMORA_APP_ADDRESS", "an IP address", |value| value.parse().ok());
+        let application = self.parsed("REMORA_APP_ADDRESS", "an IP address", |value| {
+            value.parse().ok()
+        });
         if application.is_none() && self.text("REMORA_APP_ADDRESS").is_none() {
             self.problems.push(
                 "REMORA_APP_ADDRESS is not set; explicit mode needs the address at which the application listens"
                     .to_owned(),
             );
         }
-        Mode::Explicit { inbound_ports, application: application.unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST)) }
+        Mode::Explicit {
+            inbound_ports,
+            application: application.unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        }
     }
 }
 
 impl Config {
     /// Reads `variables`; every problem is reported together.
     pub fn from_variables(variables: &HashMap<String, String>) -> Result<Self, ConfigError> {
-        let mut reader = Reader { variables, problems: Vec::new() };
-        let pod_ips = reader.required("REMORA_POD_IPS");
-        let pod_ips: Vec<IpAddr> = pod_ips
-            .split(',')
-            .map(str::trim)
-            .filter(|address| !address.is_empty())
-            .filter_map(|address| match address.parse::<IpAddr>() {
-                Ok(address) => Some(address.to_canonical()),
-                Err(_) => {
-                    reader.problems.push(format!("REMORA_POD_IPS: {address:?} is not an IP address"));
-                    None
-                }
-            })
-            .collect();
-        let control_plane = reader.required("REMORA_CONTROL_PLANE");
-        if !control_plane.is_empty() && !control_plane.starts_with("http://") {
-            reader.problems.push(format!("REMORA_CONTROL_PLANE={control_plane:?}: expected http://host:port"));
-        }
+        let mut reader = Reader {
+            variables,
+            problems: Vec::new(),
+        };
+        let pod_ips = reader.pod_ips();
+        let control_plane = reader.control_plane();
         let config = Self {
             namespace: reader.required("REMORA_NAMESPACE"),
             pod: reader.required("REMORA_POD"),
@@ -180,9 +220,11 @@ impl Config {
             admin_listen: reader.listen("REMORA_ADMIN_LISTEN", well_known::ADMIN_PORT),
             probe_listen: reader.listen("REMORA_PROBE_LISTEN", well_known::PROBE_PORT),
             concurrency: reader
-                .parsed("REMORA_CONCURRENCY", "a number of workers, 1 to 256", |value| {
-                    value.parse().ok().filter(|count| (1..=256).contains(count))
-                })
+                .parsed(
+                    "REMORA_CONCURRENCY",
+                    "a number of workers, 1 to 256",
+                    |value| value.parse().ok().filter(|count| (1..=256).contains(count)),
+                )
                 .unwrap_or_else(available_cores),
             access_log: match reader.text("REMORA_ACCESS_LOG") {
                 None | Some("off") => AccessLog::Off,
@@ -192,16 +234,34 @@ impl Config {
             log: reader.text("REMORA_LOG").unwrap_or("info").to_owned(),
             socket_mark: reader.parsed("REMORA_SOCKET_MARK", "a number, decimal or 0x", parse_mark),
             drain_timeout: reader
-                .parsed("REMORA_DRAIN_TIMEOUT", "a duration such as 5s or 500ms, at most 10m", parse_duration)
+                .parsed(
+                    "REMORA_DRAIN_TIMEOUT",
+                    "a duration such as 5s or 500ms, at most 10m",
+                    parse_duration,
+                )
                 .unwrap_or(Duration::from_secs(5)),
             opaque_ports: reader
-                .parsed("REMORA_OPAQUE_PORTS", "ports and ranges such as 3306,7000-7010", PortSet::parse)
+                .parsed(
+                    "REMORA_OPAQUE_PORTS",
+                    "ports and ranges such as 3306,7000-7010",
+                    PortSet::parse,
+                )
                 .unwrap_or_default(),
             probes: reader
-                .parsed("REMORA_PROBES", "the JSON that the injector writes", Probes::parse)
+                .parsed(
+                    "REMORA_PROBES",
+                    "the JSON that the injector writes",
+                    Probes::parse,
+                )
                 .unwrap_or_default(),
         };
-        if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError { problems: reader.problems }) }
+        if reader.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError {
+                problems: reader.problems,
+            })
+        }
     }
 
     /// Reads the process's environment.
@@ -247,7 +307,10 @@ mod tests {
             ("REMORA_POD_IPS", "10.77.1.2, fd00::2"),
             ("REMORA_CONTROL_PLANE", "http://10.77.0.1:15110"),
         ];
-        base.iter().chain(pairs).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        base.iter()
+            .chain(pairs)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -269,14 +332,25 @@ mod tests {
             ("REMORA_CONTROL_PLANE", "10.0.0.1:1"),
         ]);
         let problems = Config::from_variables(&wrong).unwrap_err().problems;
-        for name in ["POD_IPS", "MODE", "CONCURRENCY", "DRAIN_TIMEOUT", "CONTROL_PLANE"] {
-            assert!(problems.iter().any(|problem| problem.contains(name)), "{name} missing in {problems:?}");
+        for name in [
+            "POD_IPS",
+            "MODE",
+            "CONCURRENCY",
+            "DRAIN_TIMEOUT",
+            "CONTROL_PLANE",
+        ] {
+            assert!(
+                problems.iter().any(|problem| problem.contains(name)),
+                "{name} missing in {problems:?}"
+            );
         }
     }
 
     #[test]
     fn explicit_mode_needs_the_application_address() {
-        let problems = Config::from_variables(&variables(&[("REMORA_MODE", "explicit")])).unwrap_err().problems;
+        let problems = Config::from_variables(&variables(&[("REMORA_MODE", "explicit")]))
+            .unwrap_err()
+            .problems;
         assert!(problems[0].contains("REMORA_APP_ADDRESS"));
     }
 }

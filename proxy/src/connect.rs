@@ -65,7 +65,11 @@ pub enum ConnectError {
 }
 
 /// A connection to `target`, within the limits.
-pub async fn obtain(worker: &Rc<Worker>, target: Target<'_>, reuse: Reuse) -> Result<UpstreamConnection, ConnectError> {
+pub async fn obtain(
+    worker: &Rc<Worker>,
+    target: Target<'_>,
+    reuse: Reuse,
+) -> Result<UpstreamConnection, ConnectError> {
     let max_idle = match reuse {
         Reuse::Any => None,
         Reuse::IdleLessThan(limit) => Some(limit),
@@ -87,7 +91,10 @@ async fn wait(
     target: Target<'_>,
     max_idle: Option<Duration>,
 ) -> Result<UpstreamConnection, ConnectError> {
-    let overloaded = |limit| ConnectError::Overloaded { service: Arc::clone(&target.service.name), limit };
+    let overloaded = |limit| ConnectError::Overloaded {
+        service: Arc::clone(&target.service.name),
+        limit,
+    };
     if target.service.limits.max(Kind::Connections) == Some(0) {
         return Err(overloaded("maxConnections"));
     }
@@ -98,7 +105,12 @@ async fn wait(
     let deadline = clock::instant(clock::now().after(target.outbound.connect_timeout));
     loop {
         // An idle connection that this request cannot use keeps the place of one that it can.
-        worker.pool.close_idle_of(target.service.id, target.endpoint.id, max_idle, clock::now());
+        worker.pool.close_idle_of(
+            target.service.id,
+            target.endpoint.id,
+            max_idle,
+            clock::now(),
+        );
         if let Some(connection) = worker.pool.take(target.endpoint.id, clock::now(), max_idle) {
             return Ok(connection);
         }
@@ -134,7 +146,10 @@ pub async fn adopt(
         .max_buf_size(BUFFER_BYTES)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| ConnectError::Refused { address: target.address, source: io::Error::other(error) })?;
+        .map_err(|error| ConnectError::Refused {
+            address: target.address,
+            source: io::Error::other(error),
+        })?;
     tokio::task::spawn_local(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection upstream ended with an error");
@@ -142,17 +157,30 @@ pub async fn adopt(
     });
     let now = clock::now();
     let lifetime = Lifetime::new(target.outbound, now, crate::random::next());
-    Ok(UpstreamConnection::new(sender, lifetime, now, target.service.id, permits))
+    Ok(UpstreamConnection::new(
+        sender,
+        lifetime,
+        now,
+        target.service.id,
+        permits,
+    ))
 }
 
 /// Opens a TCP connection within the connect timeout.
-pub async fn dial(worker: &Worker, address: SocketAddr, outbound: &Outbound) -> Result<TcpStream, ConnectError> {
+pub async fn dial(
+    worker: &Worker,
+    address: SocketAddr,
+    outbound: &Outbound,
+) -> Result<TcpStream, ConnectError> {
     let connecting = crate::socket::connect(address, worker.shared.config.socket_mark);
     let connected = match tokio::time::timeout(outbound.connect_timeout, connecting).await {
         Ok(connected) => connected,
         Err(_) => Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("no connection within connectTimeout ({} ms)", outbound.connect_timeout.as_millis()),
+            format!(
+                "no connection within connectTimeout ({} ms)",
+                outbound.connect_timeout.as_millis()
+            ),
         )),
     };
     connected.map_err(|source| ConnectError::Refused { address, source })

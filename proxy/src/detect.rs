@@ -48,10 +48,17 @@ pub enum Verdict {
 /// Empty lines before a request line are skipped (RFC 9112, section 2.2), so
 /// that a leading CRLF does not make HTTP look like something else.
 pub fn judge(bytes: &[u8]) -> Verdict {
-    let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let blank = bytes
+        .iter()
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+        .count();
     let line = &bytes[blank..];
     if line.is_empty() {
-        return if blank > 16 { Verdict::Opaque } else { Verdict::Undecided };
+        return if blank > 16 {
+            Verdict::Opaque
+        } else {
+            Verdict::Undecided
+        };
     }
     let shared = line.len().min(HTTP2_PREFACE.len());
     if line[..shared] == HTTP2_PREFACE[..shared] {
@@ -66,7 +73,11 @@ pub fn judge(bytes: &[u8]) -> Verdict {
 
 fn judge_request_line(line: &[u8]) -> Verdict {
     let Some(space) = line.iter().position(|byte| !is_token(*byte)) else {
-        return if line.len() > METHOD_BYTES { Verdict::Opaque } else { Verdict::Undecided };
+        return if line.len() > METHOD_BYTES {
+            Verdict::Opaque
+        } else {
+            Verdict::Undecided
+        };
     };
     if space == 0 || space > METHOD_BYTES || line[space] != b' ' {
         return Verdict::Opaque;
@@ -75,7 +86,11 @@ fn judge_request_line(line: &[u8]) -> Verdict {
     match rest.iter().position(|byte| *byte == b'\n') {
         Some(end) => {
             let rest = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
-            if ends_with_version(rest) { Verdict::Http1 } else { Verdict::Opaque }
+            if ends_with_version(rest) {
+                Verdict::Http1
+            } else {
+                Verdict::Opaque
+            }
         }
         None if rest.iter().any(|byte| *byte < b' ' && *byte != b'\r') => Verdict::Opaque,
         None if line.len() >= WINDOW_BYTES => Verdict::Http1,
@@ -84,8 +99,10 @@ fn judge_request_line(line: &[u8]) -> Verdict {
 }
 
 fn ends_with_version(line: &[u8]) -> bool {
-    let Some(space) = line.iter().rposition(|byte| *byte == b' ') else { return false };
-    matches!(line[space + 1..], [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
+    let Some(space) = line.iter().rposition(|byte| *byte == b' ') else {
+        return false;
+    };
+    matches!(line[space + 1..], [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] if minor.is_ascii_digit())
 }
 
 /// A character of a method (`token` of RFC 9110, section 5.6.2).
@@ -127,7 +144,11 @@ impl Detector {
 
     /// The time that the last step gave has passed without a byte.
     pub fn silent(&self) -> Step {
-        if self.seen.is_empty() { Step::Race } else { Step::Decided(Verdict::Opaque) }
+        if self.seen.is_empty() {
+            Step::Race
+        } else {
+            Step::Decided(Verdict::Opaque)
+        }
     }
 
     /// Whether the client has sent anything.

@@ -18,6 +18,7 @@ use crate::clock::{self, Timestamp};
 use crate::http1::caller::CallerState;
 use crate::metrics::counters::Traffic;
 use crate::policy::breaker::{BreakerPermit, Outcome};
+use crate::policy::config::AttemptEnd;
 use crate::policy::limit::Permit;
 use crate::pool::UpstreamConnection;
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
@@ -110,7 +111,13 @@ pub struct Exchange {
 
 impl Exchange {
     /// A request whose head has just come in whole.
-    pub fn new(worker: &Rc<Worker>, caller: Rc<CallerState>, side: Side, peer: SocketAddr, started: Timestamp) -> Self {
+    pub fn new(
+        worker: &Rc<Worker>,
+        caller: Rc<CallerState>,
+        side: Side,
+        peer: SocketAddr,
+        started: Timestamp,
+    ) -> Self {
         side.traffic().in_flight.fetch_add(1, Relaxed);
         Self {
             worker: Rc::clone(worker),
@@ -196,7 +203,14 @@ impl Exchange {
     }
 
     fn end_attempt(&self, live: LiveAttempt, end: BodyEnd, now: Timestamp) {
-        let LiveAttempt { endpoint, connection, breaker, load, permit, retry_permits } = live;
+        let LiveAttempt {
+            endpoint,
+            connection,
+            breaker,
+            load,
+            permit,
+            retry_permits,
+        } = live;
         if end == BodyEnd::UpstreamBroke || end == BodyEnd::TimedOut {
             load.failed(now);
             if breaker.is_some() {
@@ -211,12 +225,16 @@ impl Exchange {
             && let Some(connection) = connection
         {
             let service = self.side.runtime();
-            self.worker.pool.give_back(endpoint.id, connection, now, service.somebody_waits());
+            self.worker
+                .pool
+                .give_back(endpoint.id, connection, now, service.somebody_waits());
         }
     }
 
     fn log(&self, end: BodyEnd, received_bytes: u64, now: Timestamp) {
-        let Some((method, uri)) = &self.head else { return };
+        let Some((method, uri)) = &self.head else {
+            return;
+        };
         let broke = match end {
             BodyEnd::Whole => None,
             BodyEnd::UpstreamBroke => Some("upstream_broke_off"),
@@ -232,7 +250,9 @@ impl Exchange {
             endpoint: self.endpoint_name.as_deref(),
             peer: self.peer,
             method: Some(method.as_str()),
-            path: uri.path_and_query().map(|path| access_log::shortened(path.as_str())),
+            path: uri
+                .path_and_query()
+                .map(|path| access_log::shortened(path.as_str())),
             status: self.status.map(|status| status.as_u16()),
             reason: self.reason.map(Reason::word).or(broke),
             attempts: self.attempts,
@@ -247,7 +267,11 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         // Our own answers need nobody to tell that they went out whole.
         let own = self.reason.is_some() && self.live.is_none();
-        let end = if own { BodyEnd::Whole } else { BodyEnd::CallerLeft };
+        let end = if own {
+            BodyEnd::Whole
+        } else {
+            BodyEnd::CallerLeft
+        };
         self.settle(end, 0);
     }
 }
@@ -256,11 +280,25 @@ impl Drop for Exchange {
 /// nothing of the endpoint, so its permit is only dropped.
 fn judge(permit: BreakerPermit, end: BodyEnd, now: Timestamp) {
     match end {
-        BodyEnd::Whole => permit.record(Outcome::Success, None, now, crate::random::next()),
-        BodyEnd::UpstreamBroke => {
-            permit.record(Outcome::Failure("response broke off"), None, now, crate::random::next());
+        BodyEnd::Whole => {
+            permit.record(Outcome::Success, None, now, crate::random::next());
         }
-        BodyEnd::TimedOut => permit.record(Outcome::Failure("timeout"), None, now, crate::random::next()),
+        BodyEnd::UpstreamBroke => {
+            permit.record(
+                Outcome::Failure(AttemptEnd::Reset),
+                None,
+                now,
+                crate::random::next(),
+            );
+        }
+        BodyEnd::TimedOut => {
+            permit.record(
+                Outcome::Failure(AttemptEnd::Timeout),
+                None,
+                now,
+                crate::random::next(),
+            );
+        }
         BodyEnd::CallerLeft => drop(permit),
     }
 }

@@ -4,7 +4,7 @@
 //! to the application is a plain one; nothing is retried here, because only
 //! the caller knows other endpoints.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use crate::answer::Reason;
 use crate::attempt::{self, Bounds, Failure};
 use crate::clock;
-use crate::connect::{Reuse, Target};
+use crate::connect::Target;
 use crate::exchange::{Exchange, LiveAttempt, Side};
 use crate::http1::caller::CallerState;
 use crate::http1::headers;
@@ -25,11 +25,10 @@ use crate::http1::request_body::RequestSource;
 use crate::http1::response_body::{ResponseBody, Until};
 use crate::pipeline;
 use crate::policy::breaker::Journal;
-use crate::policy::config::{AttemptEnd, Limits, Outbound, RateLimit, ServicePolicy};
+use crate::policy::config::{AttemptEnd, Outbound, RateLimit, ServicePolicy};
 use crate::policy::limit::Kind;
 use crate::policy::rate_limit::RateLimiter;
 use crate::policy::retry;
-use crate::pool::FRESH;
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
 use crate::state::{Protocol, WorkloadConfig};
 use crate::worker::Worker;
@@ -55,22 +54,27 @@ pub struct InboundPort {
     pub protocol: Protocol,
     /// Every rate limit of the pod; a limit is one bucket for all ports.
     pub limiter: Arc<RateLimiter>,
-    /// Which of them hold for this port, by their place.
-    limits: Arc<HashSet<usize>>,
+    /// Which of them hold for this port.
+    limits: Arc<Vec<LimitName>>,
 }
 
+/// `namespace/policy` and the limit's name.
+type LimitName = (Arc<str>, Arc<str>);
+
 impl InboundPort {
-    /// Whether the pod's rate limit with this number holds for the port.
-    pub fn applies(&self, limit: usize) -> bool {
-        self.limits.contains(&limit)
+    /// Whether this one of the pod's rate limits holds for the port.
+    pub fn applies(&self, limit: &RateLimit) -> bool {
+        self.limits
+            .iter()
+            .any(|(policy, name)| *policy == limit.policy && *name == limit.name)
     }
 }
 
 #[derive(Debug)]
 struct Rules {
-    ports: BTreeMap<u16, (Protocol, Arc<HashSet<usize>>)>,
+    ports: BTreeMap<u16, (Protocol, Arc<Vec<LimitName>>)>,
     /// For ports that no Service covers.
-    others: Arc<HashSet<usize>>,
+    others: Arc<Vec<LimitName>>,
 }
 
 /// The pod's ports.
@@ -87,7 +91,10 @@ impl Inbound {
     pub fn new() -> Self {
         Self {
             limiter: Arc::new(RateLimiter::new(&[])),
-            rules: ArcSwap::from_pointee(Rules { ports: BTreeMap::new(), others: Arc::default() }),
+            rules: ArcSwap::from_pointee(Rules {
+                ports: BTreeMap::new(),
+                others: Arc::default(),
+            }),
             counted: ArcSwap::default(),
             journal: Journal::new(),
         }
@@ -96,22 +103,25 @@ impl Inbound {
     /// Takes a workload over; buckets keep their fill.
     pub fn configure(&self, workload: &WorkloadConfig) {
         let mut all: Vec<RateLimit> = Vec::new();
-        let mut places = |limits: &[RateLimit]| -> Arc<HashSet<usize>> {
-            let place = |limit: &RateLimit| {
-                all.iter().position(|held| held == limit).unwrap_or_else(|| {
+        let mut names = |limits: &[RateLimit]| -> Arc<Vec<LimitName>> {
+            let name = |limit: &RateLimit| {
+                let known = all
+                    .iter()
+                    .any(|held| held.policy == limit.policy && held.name == limit.name);
+                if !known {
                     all.push(limit.clone());
-                    all.len() - 1
-                })
+                }
+                (Arc::clone(&limit.policy), Arc::clone(&limit.name))
             };
-            Arc::new(limits.iter().map(place).collect())
+            Arc::new(limits.iter().map(name).collect())
         };
-        let others = places(&workload.rate_limits);
+        let others = names(&workload.rate_limits);
         let ports = workload
             .ports
             .iter()
-            .map(|(port, rules)| (*port, (rules.protocol, places(&rules.rate_limits))))
+            .map(|(port, rules)| (*port, (rules.protocol, names(&rules.rate_limits))))
             .collect();
-        self.limiter.reconfigure(&all);
+        self.limiter.reconfigure(&all, clock::now());
         self.rules.store(Arc::new(Rules { ports, others }));
     }
 
@@ -134,7 +144,11 @@ impl Inbound {
 
     /// Every port that has been called, with what was counted.
     pub fn counted_ports(&self) -> Vec<(u16, Arc<ServiceRuntime>)> {
-        self.counted.load().iter().map(|(port, counted)| (*port, Arc::clone(&counted.runtime))).collect()
+        self.counted
+            .load()
+            .iter()
+            .map(|(port, counted)| (*port, Arc::clone(&counted.runtime)))
+            .collect()
     }
 
     fn counted(&self, port: u16) -> Arc<Counted> {
@@ -143,13 +157,27 @@ impl Inbound {
         }
         // Port 0 stands for all that came after the bound, so that a scan of
         // every port cannot make the map grow.
-        let port = if self.counted.load().len() >= OTHER_PORTS { 0 } else { port };
+        let port = if self.counted.load().len() >= OTHER_PORTS {
+            0
+        } else {
+            port
+        };
         self.counted.rcu(|held| {
             let mut held = BTreeMap::clone(held);
             held.entry(port).or_insert_with(|| {
-                let runtime = ServiceRuntime::new(&port.to_string(), &ServicePolicy::default(), true, &self.journal);
-                let application = EndpointRuntime::new(&runtime, "application", &Limits::default());
-                Arc::new(Counted { runtime: Arc::new(runtime), application: Arc::new(application) })
+                let runtime = ServiceRuntime::with_limiter(
+                    &port.to_string(),
+                    &ServicePolicy::default(),
+                    true,
+                    &self.journal,
+                    Arc::clone(&self.limiter),
+                    clock::now(),
+                );
+                let application = EndpointRuntime::application(&runtime);
+                Arc::new(Counted {
+                    runtime: Arc::new(runtime),
+                    application: Arc::new(application),
+                })
             });
             held
         });
@@ -178,17 +206,32 @@ pub async fn serve(
     let started = clock::now();
     let port = worker.shared.inbound.port(address.port());
     let (mut parts, body) = request.into_parts();
-    let mut exchange = Exchange::new(&worker, caller, Side::Inbound(Arc::clone(&port.runtime)), peer, started);
+    let mut exchange = Exchange::new(
+        &worker,
+        caller,
+        Side::Inbound(Arc::clone(&port.runtime)),
+        peer,
+        started,
+    );
     exchange.note_head(&parts.method, &parts.uri);
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_ours_but_attempt(&mut parts.headers);
     parts.version = Version::HTTP_11;
-    let limited =
-        pipeline::limit_rate(&mut exchange, &port.limiter, &parts, peer.ip(), |limit| port.applies(limit));
-    if let Err(answer) = limited {
+    let limited = pipeline::limit_rate(&mut exchange, &port.limiter, &parts, peer.ip(), |limit| {
+        port.applies(limit)
+    });
+    if let Some(answer) = limited {
         return pipeline::answering(answer, exchange);
     }
-    forward(&worker, &port, worker.shared.application_address(address), parts, body, exchange).await
+    forward(
+        &worker,
+        &port,
+        worker.shared.application_address(address),
+        parts,
+        body,
+        exchange,
+    )
+    .await
 }
 
 async fn forward(
@@ -200,25 +243,29 @@ async fn forward(
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     let outbound = Outbound::default();
-    let target = Target { service: &port.runtime, endpoint: &port.application, address, outbound: &outbound };
+    let target = Target {
+        service: &port.runtime,
+        endpoint: &port.application,
+        address,
+        outbound: &outbound,
+    };
     let Some(permit) = port.application.limits.try_acquire(Kind::Requests) else {
-        return pipeline::refuse(exchange, Reason::Overloaded, "the application is at its limit".to_owned());
+        return pipeline::refuse(
+            exchange,
+            Reason::Overloaded,
+            "the application is at its limit".to_owned(),
+        );
     };
     let load = port.application.load.start(clock::now());
     exchange.attempts = 1;
     let safe = retry::is_idempotent(parts.method.as_str());
-    let reuse = if safe { Reuse::Any } else { Reuse::IdleLessThan(FRESH) };
     let source = RequestSource::new(body, 0, exchange.started());
-    let bounds = Bounds { until_headers: None, idle: None };
-    let request = |parts: Parts| Request::from_parts(parts, source.attempt());
-    let again = parts.clone();
-    let mut sent = attempt::send(worker, target, reuse, &source, bounds, request(parts)).await;
-    if let Err(Failure::Stale { unsent }) = &sent
-        && (*unsent || safe)
-        && source.replayable()
-    {
-        sent = attempt::send(worker, target, Reuse::Never, &source, bounds, request(again)).await;
-    }
+    let bounds = Bounds {
+        until_headers: None,
+        idle: None,
+    };
+    let request = |body| Request::from_parts(parts.clone(), body);
+    let sent = attempt::send(worker, target, safe, false, &source, bounds, request).await;
     match sent {
         Ok((response, connection)) => {
             let (mut parts, body) = response.into_parts();
@@ -227,9 +274,18 @@ async fn forward(
             exchange.answered(parts.status, None, clock::now());
             let endpoint = Arc::clone(&port.application);
             let connection = Some(connection);
-            exchange.live =
-                Some(LiveAttempt { endpoint, connection, breaker: None, load, permit, retry_permits: None });
-            Response::from_parts(parts, ResponseBody::relayed(body, exchange, Until::default()))
+            exchange.live = Some(LiveAttempt {
+                endpoint,
+                connection,
+                breaker: None,
+                load,
+                permit,
+                retry_permits: None,
+            });
+            Response::from_parts(
+                parts,
+                ResponseBody::relayed(body, exchange, Until::default()),
+            )
         }
         Err(failure) => {
             let (reason, detail) = explain(failure, address);
@@ -240,18 +296,24 @@ async fn forward(
 
 fn explain(failure: Failure, address: SocketAddr) -> (Reason, String) {
     match failure {
-        Failure::Ended(AttemptEnd::ConnectFailure, detail) => {
-            (Reason::ConnectFailed, format!("the application does not answer on its port: {detail}"))
-        }
+        Failure::Ended(AttemptEnd::ConnectFailure, detail) => (
+            Reason::ConnectFailed,
+            format!("the application does not answer on its port: {detail}"),
+        ),
         Failure::Ended(_, detail) => (Reason::RetriesExhausted, detail),
-        Failure::Stale { unsent: true } => {
-            (Reason::ConnectFailed, format!("the application at {address} closes its connections"))
-        }
-        Failure::Stale { unsent: false } => {
-            (Reason::RetriesExhausted, format!("the application at {address} closed the connection without an answer"))
-        }
+        Failure::Stale { unsent: true } => (
+            Reason::ConnectFailed,
+            format!("the application at {address} closes its connections"),
+        ),
+        Failure::Stale { unsent: false } => (
+            Reason::RetriesExhausted,
+            format!("the application at {address} closed the connection without an answer"),
+        ),
         Failure::Overloaded(detail) => (Reason::Overloaded, detail),
         Failure::CallerBroke(detail) => (Reason::BadRequest, detail),
-        Failure::OutOfTime(bound) => (Reason::Timeout, format!("timeouts.{} passed", bound.field())),
+        Failure::OutOfTime(bound) => (
+            Reason::Timeout,
+            format!("timeouts.{} passed", bound.field()),
+        ),
     }
 }

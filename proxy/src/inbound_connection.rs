@@ -21,29 +21,44 @@ use crate::worker::Worker;
 /// Serves one connection to the pod until it ends.
 pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let Some(address) = destination(worker, &stream) else {
-        worker.shared.connections.without_destination.fetch_add(1, Relaxed);
+        worker
+            .shared
+            .connections
+            .without_destination
+            .fetch_add(1, Relaxed);
         tracing::debug!(%peer, "a connection to the inbound port that was not redirected is closed");
         return socket::reset_on_close(&stream);
     };
     let port = worker.shared.inbound.port(address.port());
-    let protocol =
-        if worker.shared.config.opaque_ports.contains(address.port()) { Protocol::Tcp } else { port.protocol };
+    let protocol = if worker.shared.config.opaque_ports.contains(address.port()) {
+        Protocol::Tcp
+    } else {
+        port.protocol
+    };
     match protocol {
         Protocol::Http1 => http(worker, Prefixed::new(Bytes::new(), stream), peer, address).await,
         Protocol::Tcp | Protocol::Http2 | Protocol::Grpc => {
             tcp::inbound(worker, stream, Bytes::new(), &port, address).await;
         }
         Protocol::Detect => match sniff::sniff(&stream).await {
-            Ok(Sniffed::Decided(Verdict::Http1, seen)) => http(worker, Prefixed::new(seen, stream), peer, address).await,
-            Ok(Sniffed::Decided(_, seen)) => tcp::inbound(worker, stream, seen, &port, address).await,
+            Ok(Sniffed::Decided(Verdict::Http1, seen)) => {
+                http(worker, Prefixed::new(seen, stream), peer, address).await
+            }
+            Ok(Sniffed::Decided(_, seen)) => {
+                tcp::inbound(worker, stream, seen, &port, address).await
+            }
             Ok(Sniffed::Silent(detector)) => {
-                let first = tcp::whoever_speaks_first_inbound(worker, stream, detector, &port, address).await;
+                let first =
+                    tcp::whoever_speaks_first_inbound(worker, stream, detector, &port, address)
+                        .await;
                 if let Some(stream) = first {
                     http(worker, stream, peer, address).await;
                 }
             }
             Ok(Sniffed::Closed) => {}
-            Err(error) => tracing::debug!(%peer, %error, "a connection broke while its protocol was detected"),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "a connection broke while its protocol was detected")
+            }
         },
     }
 }

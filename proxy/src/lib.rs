@@ -1,19 +1,57 @@
 //! The sidecar.
 //!
 //! # Layout, in the order in which a request meets it
-//! - [`policy`]: limits, breaker, retries, timeouts, rate limits: pure state machines.
-//! - [`balance`]: which endpoint gets the next attempt.
-//! - [`runtime`]: what is shared by all workers about a service and an endpoint.
-//! - [`state`]: what the control plane says, as the rest reads it.
-//! - [`stream`]: how it gets here, and what is reported back.
-//! - [`intercept`]: the redirect rules of a pod.
-//! - [`clock`] and [`random`]: the only sources of time and chance.
+//! - [`config`]: what the sidecar is told at its start; [`daemon`] starts its threads.
+//! - [`intercept`]: the redirect rules that bring connections here.
+//! - [`worker`]: a data worker; [`socket`] its listeners, [`callers`] its callers.
+//! - [`outbound_connection`], [`inbound_connection`], [`explicit`]: where a
+//!   connection was going, and what it speaks ([`sniff`], [`detect`]).
+//! - [`http1`]: HTTP/1.1, with [`io`] beneath it.
+//! - [`pipeline`]: the life of a request, and in it: [`policy`], the state
+//!   machines; [`attempts`] and [`attempt`]; [`select`] over [`balance`];
+//!   [`connect`] and [`pool`]; [`exchange`], what a request holds; [`answer`],
+//!   what Remora itself says.
+//! - [`inbound`]: the life of a request to the pod.
+//! - [`tcp`] over [`relay`]: raw connections.
+//! - [`runtime`]: what all workers share about a service and an endpoint.
+//! - [`state`]: what the control plane says; [`stream`]: how it gets here.
+//! - [`admin`], [`metrics`], [`access_log`], [`probes`]: what is shown to others.
+//! - [`clock`], [`random`], [`ports`]: small things; the only clock and chance.
 
+pub mod access_log;
+pub mod admin;
+pub mod answer;
+pub mod attempt;
+pub mod attempts;
 pub mod balance;
+pub mod callers;
 pub mod clock;
+pub mod config;
+pub mod connect;
+pub mod daemon;
+pub mod detect;
+pub mod exchange;
+pub mod explicit;
+pub mod http1;
+pub mod inbound;
+pub mod inbound_connection;
 pub mod intercept;
+pub mod io;
+pub mod metrics;
+pub mod outbound_connection;
+pub mod pipeline;
 pub mod policy;
+pub mod pool;
+pub mod ports;
+pub mod probes;
+mod probes_grpc;
 pub mod random;
+pub mod relay;
 pub mod runtime;
+pub mod select;
+pub mod sniff;
+pub mod socket;
 pub mod state;
 pub mod stream;
+pub mod tcp;
+pub mod worker;

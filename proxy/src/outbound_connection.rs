@@ -32,20 +32,34 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         Ok(Some(destination)) => destination,
         Ok(None) | Err(_) => {
             // A connection to the listener itself would be sent back here for ever.
-            worker.shared.connections.without_destination.fetch_add(1, Relaxed);
+            worker
+                .shared
+                .connections
+                .without_destination
+                .fetch_add(1, Relaxed);
             tracing::debug!(%peer, "a connection to the outbound port that was not redirected is closed");
             return socket::reset_on_close(&stream);
         }
     };
     let mesh = &worker.shared.mesh;
     match mesh.resolve_address(destination.ip(), clock::now()).await {
-        Resolution::Service(service) => to_service(worker, stream, peer, service, destination.port()).await,
+        Resolution::Service(service) => {
+            to_service(worker, stream, peer, service, destination.port()).await
+        }
         Resolution::Unknown => {
-            worker.shared.connections.passed_unknown.fetch_add(1, Relaxed);
+            worker
+                .shared
+                .connections
+                .passed_unknown
+                .fetch_add(1, Relaxed);
             pass(worker, stream, destination).await;
         }
         Resolution::NoAnswer => {
-            worker.shared.connections.passed_unanswered.fetch_add(1, Relaxed);
+            worker
+                .shared
+                .connections
+                .passed_unanswered
+                .fetch_add(1, Relaxed);
             pass(worker, stream, destination).await;
         }
     }
@@ -55,7 +69,15 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
 async fn pass(worker: &Rc<Worker>, stream: TcpStream, destination: SocketAddr) {
     match crate::connect::dial(worker, destination, &Outbound::default()).await {
         Ok(upstream) => {
-            relay::relay(&stream, &upstream, Bytes::new(), None, &worker.scratch, || ()).await;
+            relay::relay(
+                &stream,
+                &upstream,
+                Bytes::new(),
+                None,
+                &worker.scratch,
+                || (),
+            )
+            .await;
         }
         Err(error) => {
             tracing::debug!(%error, "a connection out of the mesh did not come about");
@@ -64,9 +86,24 @@ async fn pass(worker: &Rc<Worker>, stream: TcpStream, destination: SocketAddr) {
     }
 }
 
-async fn to_service(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, service: Arc<Service>, port: u16) {
+async fn to_service(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: Arc<Service>,
+    port: u16,
+) {
     match protocol(worker, &service, port) {
-        Protocol::Http1 => http(worker, Prefixed::new(Bytes::new(), stream), peer, service, port).await,
+        Protocol::Http1 => {
+            http(
+                worker,
+                Prefixed::new(Bytes::new(), stream),
+                peer,
+                service,
+                port,
+            )
+            .await
+        }
         Protocol::Tcp | Protocol::Http2 | Protocol::Grpc => {
             tcp::outbound(worker, stream, Bytes::new(), peer, &service, port).await;
         }
@@ -74,15 +111,20 @@ async fn to_service(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, se
             Ok(Sniffed::Decided(Verdict::Http1, seen)) => {
                 http(worker, Prefixed::new(seen, stream), peer, service, port).await;
             }
-            Ok(Sniffed::Decided(_, seen)) => tcp::outbound(worker, stream, seen, peer, &service, port).await,
+            Ok(Sniffed::Decided(_, seen)) => {
+                tcp::outbound(worker, stream, seen, peer, &service, port).await
+            }
             Ok(Sniffed::Silent(detector)) => {
-                let first = tcp::whoever_speaks_first(worker, stream, detector, peer, &service, port).await;
+                let first =
+                    tcp::whoever_speaks_first(worker, stream, detector, peer, &service, port).await;
                 if let Some(stream) = first {
                     http(worker, stream, peer, service, port).await;
                 }
             }
             Ok(Sniffed::Closed) => {}
-            Err(error) => tracing::debug!(%peer, %error, "a connection broke while its protocol was detected"),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "a connection broke while its protocol was detected")
+            }
         },
     }
 }
@@ -91,11 +133,20 @@ fn protocol(worker: &Worker, service: &Service, port: u16) -> Protocol {
     if worker.shared.config.opaque_ports.contains(port) {
         return Protocol::Tcp;
     }
-    service.config.port(port).map_or(Protocol::Detect, |port| port.protocol)
+    service
+        .config
+        .port(port)
+        .map_or(Protocol::Detect, |port| port.protocol)
 }
 
 /// Serves HTTP/1.1 to `service`. Each request sees the service as it is then.
-pub async fn http(worker: &Rc<Worker>, stream: Prefixed, peer: SocketAddr, service: Arc<Service>, port: u16) {
+pub async fn http(
+    worker: &Rc<Worker>,
+    stream: Prefixed,
+    peer: SocketAddr,
+    service: Arc<Service>,
+    port: u16,
+) {
     let name = Arc::clone(&service.name);
     let last = std::cell::RefCell::new(service);
     server::serve(worker, stream, peer, |request, caller| {
@@ -106,7 +157,16 @@ pub async fn http(worker: &Rc<Worker>, stream: Prefixed, peer: SocketAddr, servi
             *last.borrow_mut() = current;
         }
         let service = Arc::clone(&last.borrow());
-        pipeline::outbound(Call { worker: Rc::clone(worker), caller, service, port, peer }, request)
+        pipeline::outbound(
+            Call {
+                worker: Rc::clone(worker),
+                caller,
+                service,
+                port,
+                peer,
+            },
+            request,
+        )
     })
     .await;
 }

@@ -13,7 +13,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use http::request::Parts;
 use http::{Request, Response, Version};
@@ -27,8 +26,9 @@ use crate::http1::caller::CallerState;
 use crate::http1::headers;
 use crate::http1::request_body::RequestSource;
 use crate::http1::response_body::ResponseBody;
+use crate::policy::config::RateLimit;
 use crate::policy::limit::Kind;
-use crate::policy::rate_limit;
+use crate::policy::rate_limit::{self, Decision};
 use crate::state::Service;
 use crate::worker::Worker;
 
@@ -50,16 +50,34 @@ pub struct Call {
 /// Carries `request` to the service, and the answer back.
 pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<ResponseBody> {
     let started = clock::now();
-    let Call { worker, caller, service, port, peer } = call;
+    let Call {
+        worker,
+        caller,
+        service,
+        port,
+        peer,
+    } = call;
     let runtime = &service.runtime;
     let (mut parts, body) = request.into_parts();
-    let mut exchange = Exchange::new(&worker, caller, Side::Outbound(Arc::clone(runtime)), peer, started);
+    let mut exchange = Exchange::new(
+        &worker,
+        caller,
+        Side::Outbound(Arc::clone(runtime)),
+        peer,
+        started,
+    );
     exchange.note_head(&parts.method, &parts.uri);
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_ours(&mut parts.headers);
     parts.version = Version::HTTP_11;
 
-    if let Err(answer) = limit_rate(&mut exchange, &runtime.rate_limiter, &parts, peer.ip(), |_| true) {
+    if let Some(answer) = limit_rate(
+        &mut exchange,
+        runtime.rate_limiter(),
+        &parts,
+        peer.ip(),
+        |_| true,
+    ) {
         return answering(answer, exchange);
     }
     match runtime.limits.try_acquire(Kind::Requests) {
@@ -69,41 +87,61 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
             return refuse(exchange, Reason::Overloaded, detail);
         }
     }
-    match runtime.breakers.try_admit(started) {
-        Ok(permit) => exchange.service_breaker = permit,
-        Err(refused) => {
-            let detail = format!("the circuit breaker of {} is open: {}", runtime.name, refused);
+    match runtime.service_breaker().try_admit(started) {
+        Some(permit) => exchange.service_breaker = Some(permit),
+        None => {
+            let cause = runtime.service_breaker().describe(started).cause;
+            let detail = format!("the circuit breaker of {} is open: {cause}", runtime.name);
             return refuse(exchange, Reason::BreakerOpen, detail);
         }
     }
     runtime.budget.request(started);
-    let buffer_bytes = service.config.policy.retries.as_ref().map_or(0, |retries| retries.buffer_bytes);
+    let buffer_bytes = service
+        .config
+        .policy
+        .retries
+        .as_ref()
+        .map_or(0, |retries| retries.buffer_bytes);
     let source = RequestSource::new(body, buffer_bytes, started);
-    Attempting::new(&worker, &service, port, peer, parts, source, exchange).run().await
+    Attempting::new(&worker, &service, port, peer, parts, source, exchange)
+        .run()
+        .await
 }
 
 /// Asks the rate limits. `applies` leaves out those that do not concern this port.
 ///
-/// # Errors
-/// The answer for a request that is over a limit.
+/// Gives the answer for a request that is over one.
 pub fn limit_rate(
     exchange: &mut Exchange,
     limiter: &rate_limit::RateLimiter,
     parts: &Parts,
     remote: IpAddr,
-    applies: impl Fn(usize) -> bool,
-) -> Result<(), Response<ResponseBody>> {
-    let decision = limiter.check(&Facts { parts, remote }, exchange.started(), applies);
-    if decision.would_limit > 0 {
-        exchange.traffic().would_limit.fetch_add(1, Relaxed);
+    applies: impl Fn(&RateLimit) -> bool,
+) -> Option<Response<ResponseBody>> {
+    if limiter.is_empty() {
+        return None;
     }
-    let Some(refusal) = decision.refusal else { return Ok(()) };
-    let detail = format!("rate limit {} is reached; try again in {} ms", refusal.limit, refusal.retry_after.as_millis());
+    let Decision::Refused(refusal) =
+        limiter.check_those(&Facts { parts, remote }, exchange.started(), applies)
+    else {
+        return None;
+    };
+    let detail = format!(
+        "rate limit {} of policy {} is reached; try again in {} ms",
+        refusal.name,
+        refusal.policy,
+        refusal.retry_after.as_millis()
+    );
     let mut answer = answer::refuse(Reason::RateLimited, detail);
     answer::set_retry_after(&mut answer, refusal.retry_after);
-    answer::set_rate_limit(&mut answer, refusal.requests, refusal.remaining, refusal.reset);
+    answer::set_rate_limit(
+        &mut answer,
+        refusal.limit,
+        refusal.remaining,
+        refusal.reset_seconds(),
+    );
     exchange.refused(Reason::RateLimited, answer.status(), clock::now());
-    Err(answer)
+    Some(answer)
 }
 
 struct Facts<'a> {
@@ -121,11 +159,14 @@ impl rate_limit::Facts for Facts<'_> {
     }
 
     fn header(&self, name: &str) -> Option<&[u8]> {
-        self.parts.headers.get(name).map(http::HeaderValue::as_bytes)
+        self.parts
+            .headers
+            .get(name)
+            .map(http::HeaderValue::as_bytes)
     }
 
-    fn remote_address(&self) -> IpAddr {
-        self.remote
+    fn remote_address(&self) -> Option<IpAddr> {
+        Some(self.remote)
     }
 }
 

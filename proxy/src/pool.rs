@@ -40,7 +40,11 @@ impl Lifetime {
         let retire_at = outbound
             .max_connection_age
             .map(|age| now.after(age.mul_f64(0.8 + 0.2 * crate::random::unit(random))));
-        Self { idle_timeout: outbound.idle_timeout, retire_at, requests_left: outbound.max_requests_per_connection }
+        Self {
+            idle_timeout: outbound.idle_timeout,
+            retire_at,
+            requests_left: outbound.max_requests_per_connection,
+        }
     }
 
     fn is_over(&self, now: Timestamp) -> bool {
@@ -69,7 +73,14 @@ impl UpstreamConnection {
         service: u64,
         permits: ConnectionPermits,
     ) -> Self {
-        Self { sender, lifetime, idle_since: now, reused: false, service, _permits: permits }
+        Self {
+            sender,
+            lifetime,
+            idle_since: now,
+            reused: false,
+            service,
+            _permits: permits,
+        }
     }
 
     /// Sends through it. Counts the request against its lifetime.
@@ -117,7 +128,12 @@ pub struct Waiter<'a> {
 impl Pool {
     /// The connection to `endpoint` that was used last, when it is still good
     /// and was idle for less than `max_idle`.
-    pub fn take(&self, endpoint: u64, now: Timestamp, max_idle: Option<Duration>) -> Option<UpstreamConnection> {
+    pub fn take(
+        &self,
+        endpoint: u64,
+        now: Timestamp,
+        max_idle: Option<Duration>,
+    ) -> Option<UpstreamConnection> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(&endpoint)?;
         let mut not_ready = Vec::new();
@@ -160,7 +176,11 @@ impl Pool {
         if connection.sender.is_closed() || connection.lifetime.is_over(now) {
             return;
         }
-        let waiting = if others_wait { self.waiting.borrow().get(&connection.service).cloned() } else { None };
+        let waiting = if others_wait {
+            self.waiting.borrow().get(&connection.service).cloned()
+        } else {
+            None
+        };
         if others_wait && waiting.is_none() {
             return;
         }
@@ -180,17 +200,28 @@ impl Pool {
     pub fn wait(&self, service: u64) -> Waiter<'_> {
         let waiting = Rc::clone(self.waiting.borrow_mut().entry(service).or_default());
         waiting.count.set(waiting.count.get() + 1);
-        Waiter { pool: self, service, waiting }
+        Waiter {
+            pool: self,
+            service,
+            waiting,
+        }
     }
 
     /// Closes an idle connection of `service` that a request for `endpoint`
     /// cannot use, so that its permit serves that request; whether there was one.
-    pub fn close_idle_of(&self, service: u64, endpoint: u64, max_idle: Option<Duration>, now: Timestamp) -> bool {
+    pub fn close_idle_of(
+        &self,
+        service: u64,
+        endpoint: u64,
+        max_idle: Option<Duration>,
+        now: Timestamp,
+    ) -> bool {
         let mut slots = self.slots.borrow_mut();
         for (of, slot) in slots.iter_mut() {
             let useless = |connection: &UpstreamConnection| {
                 connection.service == service
-                    && (*of != endpoint || max_idle.is_some_and(|limit| now.since(connection.idle_since) >= limit))
+                    && (*of != endpoint
+                        || max_idle.is_some_and(|limit| now.since(connection.idle_since) >= limit))
             };
             if let Some(place) = slot.idle.iter().position(useless) {
                 drop(slot.idle.remove(place));
@@ -220,7 +251,11 @@ impl Pool {
 
     /// How many connections are idle.
     pub fn idle(&self) -> usize {
-        self.slots.borrow().values().map(|slot| slot.idle.len()).sum()
+        self.slots
+            .borrow()
+            .values()
+            .map(|slot| slot.idle.len())
+            .sum()
     }
 }
 

@@ -10,7 +10,11 @@ impl PortSet {
     /// Parses `3306,7000-7010`; `None` where a part is no port or an empty range.
     pub fn parse(text: &str) -> Option<Self> {
         let mut ranges = Vec::new();
-        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        for part in text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+        {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
             if first == 0 || first > last {
@@ -23,7 +27,9 @@ impl PortSet {
 
     /// Whether `port` is one of them.
     pub fn contains(&self, port: u16) -> bool {
-        self.ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
+        self.ranges
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&port))
     }
 }
 

@@ -23,7 +23,9 @@ pub struct Scratch(Rc<RefCell<Box<[u8]>>>);
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self(Rc::new(RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice())))
+        Self(Rc::new(RefCell::new(
+            vec![0; SCRATCH_BYTES].into_boxed_slice(),
+        )))
     }
 }
 
@@ -58,9 +60,10 @@ struct Activity {
     received: Cell<u64>,
 }
 
+/// Which socket of a direction broke.
 enum Side {
-    Read(io::Error),
-    Write(io::Error),
+    Read,
+    Write,
 }
 
 /// Relays between `caller` and `upstream` until both have ended, one breaks, or
@@ -74,10 +77,16 @@ pub async fn relay(
     scratch: &Scratch,
     first_byte: impl FnOnce(),
 ) -> Relayed {
-    let activity = Activity { last: Cell::new(clock::now()), sent: Cell::new(0), received: Cell::new(0) };
+    let activity = Activity {
+        last: Cell::new(clock::now()),
+        sent: Cell::new(0),
+        received: Cell::new(0),
+    };
     let mut first_byte = Some(first_byte);
     let sending = async {
-        write_all(upstream, &prefix).await.map_err(Side::Write)?;
+        write_all(upstream, &prefix)
+            .await
+            .map_err(|_| Side::Write)?;
         activity.sent.set(prefix.len() as u64);
         drop(prefix);
         pump(caller, upstream, scratch, &activity, |activity, bytes| {
@@ -89,12 +98,21 @@ pub async fn relay(
         if let Some(first_byte) = first_byte.take() {
             first_byte();
         }
-        activity.received.set(activity.received.get() + bytes as u64);
+        activity
+            .received
+            .set(activity.received.get() + bytes as u64);
     });
     let both = async {
-        let sent = async { sending.await.map_err(|side| blame(side, RelayEnd::CallerBroke, RelayEnd::UpstreamBroke)) };
-        let received =
-            async { receiving.await.map_err(|side| blame(side, RelayEnd::UpstreamBroke, RelayEnd::CallerBroke)) };
+        let sent = async {
+            sending
+                .await
+                .map_err(|side| blame(side, RelayEnd::CallerBroke, RelayEnd::UpstreamBroke))
+        };
+        let received = async {
+            receiving
+                .await
+                .map_err(|side| blame(side, RelayEnd::UpstreamBroke, RelayEnd::CallerBroke))
+        };
         match tokio::try_join!(sent, received) {
             Ok(_) => RelayEnd::Closed,
             Err(end) => end,
@@ -109,13 +127,17 @@ pub async fn relay(
         crate::socket::reset_on_close(caller);
         crate::socket::reset_on_close(upstream);
     }
-    Relayed { end, sent_bytes: activity.sent.get(), received_bytes: activity.received.get() }
+    Relayed {
+        end,
+        sent_bytes: activity.sent.get(),
+        received_bytes: activity.received.get(),
+    }
 }
 
 fn blame(side: Side, reader: RelayEnd, writer: RelayEnd) -> RelayEnd {
     match side {
-        Side::Read(_) => reader,
-        Side::Write(_) => writer,
+        Side::Read => reader,
+        Side::Write => writer,
     }
 }
 
@@ -127,7 +149,7 @@ async fn pump(
     mut count: impl FnMut(&Activity, usize),
 ) -> Result<(), Side> {
     loop {
-        from.readable().await.map_err(Side::Read)?;
+        from.readable().await.map_err(|_| Side::Read)?;
         let rest = {
             let mut buffer = scratch.0.borrow_mut();
             match from.try_read(&mut buffer) {
@@ -135,17 +157,17 @@ async fn pump(
                 Ok(read) => {
                     activity.last.set(clock::now());
                     count(activity, read);
-                    let written = try_write(to, &buffer[..read]).map_err(Side::Write)?;
+                    let written = try_write(to, &buffer[..read]).map_err(|_| Side::Write)?;
                     // What the receiver does not take at once waits here, and
                     // nothing more is read meanwhile: the bound is one read.
                     (written < read).then(|| Bytes::copy_from_slice(&buffer[written..read]))
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(Side::Read(error)),
+                Err(_) => return Err(Side::Read),
             }
         };
         if let Some(rest) = rest {
-            write_all(to, &rest).await.map_err(Side::Write)?;
+            write_all(to, &rest).await.map_err(|_| Side::Write)?;
             activity.last.set(clock::now());
         }
     }
@@ -173,7 +195,9 @@ async fn write_all(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
 /// Completes when nothing has moved for `idle`; never without one. The timer
 /// is set anew only when it fires, not with every byte.
 async fn until_idle(activity: &Activity, idle: Option<Duration>) {
-    let Some(idle) = idle else { return std::future::pending().await };
+    let Some(idle) = idle else {
+        return std::future::pending().await;
+    };
     loop {
         let deadline = activity.last.get().after(idle);
         if clock::now() >= deadline {
@@ -191,8 +215,10 @@ mod tests {
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (client, server) =
-            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (client, server) = tokio::join!(
+            TcpStream::connect(listener.local_addr().unwrap()),
+            listener.accept()
+        );
         (client.unwrap(), server.unwrap().0)
     }
 
@@ -201,7 +227,15 @@ mod tests {
         let (mut client, caller) = pair().await;
         let (upstream, mut server) = pair().await;
         let relaying = async {
-            relay(&caller, &upstream, Bytes::from_static(b"he"), None, &Scratch::default(), || ()).await
+            relay(
+                &caller,
+                &upstream,
+                Bytes::from_static(b"he"),
+                None,
+                &Scratch::default(),
+                || (),
+            )
+            .await
         };
         let talking = async {
             client.write_all(b"llo").await.unwrap();
@@ -216,7 +250,14 @@ mod tests {
         };
         let (relayed, (heard, answer)) = tokio::join!(relaying, talking);
         assert_eq!((heard.as_slice(), answer), (b"hello".as_slice(), 300_000));
-        assert_eq!(relayed, Relayed { end: RelayEnd::Closed, sent_bytes: 5, received_bytes: 300_000 });
+        assert_eq!(
+            relayed,
+            Relayed {
+                end: RelayEnd::Closed,
+                sent_bytes: 5,
+                received_bytes: 300_000
+            }
+        );
     }
 
     #[tokio::test]
@@ -224,9 +265,20 @@ mod tests {
         let (mut client, caller) = pair().await;
         let (upstream, _server) = pair().await;
         let idle = Some(Duration::from_millis(30));
-        let relayed = relay(&caller, &upstream, Bytes::new(), idle, &Scratch::default(), || ()).await;
+        let relayed = relay(
+            &caller,
+            &upstream,
+            Bytes::new(),
+            idle,
+            &Scratch::default(),
+            || (),
+        )
+        .await;
         drop((caller, upstream));
         assert_eq!(relayed.end, RelayEnd::Idle);
-        assert_eq!(client.read(&mut [0; 1]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(
+            client.read(&mut [0; 1]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
     }
 }

@@ -1,23 +1,63 @@
 //! What all workers of the sidecar share about a service and about each of its
 //! endpoints, and what outlives a change of their configuration.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::balance::LoadMeter;
+use crate::clock::{self, Timestamp};
 use crate::metrics::counters::Traffic;
-use crate::policy::breaker::{BreakerSet, EndpointBreaker, Journal};
-use crate::policy::budget::Budget;
+use crate::policy::breaker::{BreakerSet, Journal, SharedBreaker};
+use crate::policy::budget::RetryBudget;
 use crate::policy::config::{self, ServicePolicy};
 use crate::policy::limit::{Kind, Limits, Permit};
 use crate::policy::rate_limit::RateLimiter;
+use crate::state::EndpointConfig;
+
+/// Requests that may wait for a connection where `maxPendingRequests` is unset:
+/// no queue is without a bound.
+pub const PENDING_REQUESTS: u32 = 1024;
 
 /// Tells services and endpoints apart in the workers' pools.
 fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Relaxed)
+}
+
+/// Who an endpoint is, and what people call it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    label: String,
+    port: u16,
+    /// `label/uid`: a pod that takes the name of another is not it. No label
+    /// contains a slash.
+    name: String,
+}
+
+impl Identity {
+    /// The endpoint that `config` describes.
+    pub fn of(config: &EndpointConfig) -> Self {
+        let label = config.display_name();
+        let name = if config.pod_uid.is_empty() {
+            label.clone()
+        } else {
+            format!("{label}/{}", config.pod_uid)
+        };
+        Self {
+            label,
+            port: config.address.port(),
+            name,
+        }
+    }
+}
+
+/// What people call the endpoint of this name in a breaker's journal.
+pub fn label_of(name: &str) -> &str {
+    name.split('/').next().unwrap_or(name)
 }
 
 /// Shared state of one service: limits, breakers, budget, buckets, counters.
@@ -29,48 +69,146 @@ pub struct ServiceRuntime {
     pub name: Arc<str>,
     /// `circuitBreaker`'s limits over the whole service.
     pub limits: Arc<Limits>,
-    /// The breakers of its endpoints, or of the whole.
-    pub breakers: Arc<BreakerSet>,
     /// How many retries it bears.
-    pub budget: Budget,
-    /// Rate limits with `enforcedAt: Caller`.
-    pub rate_limiter: RateLimiter,
+    pub budget: RetryBudget,
     /// What is counted.
     pub traffic: Traffic,
     /// A connection was closed while somebody waited for one.
     pub connection_freed: Notify,
+    rate_limiter: Arc<RateLimiter>,
+    breakers: Breakers,
+}
+
+/// One set for the service's own breaker, and one for the endpoints of each
+/// port, because each port needs endpoints that the floor keeps.
+#[derive(Debug)]
+struct Breakers {
+    own: BreakerSet,
+    by_port: Mutex<BTreeMap<u16, Arc<BreakerSet>>>,
+    mark_only: bool,
+    journal: Arc<Journal>,
 }
 
 impl ServiceRuntime {
-    /// State for a service that is seen for the first time. `name` is
-    /// `namespace/name`; `mark_only` for a pod that is reached by its own address.
-    pub fn new(name: &str, policy: &ServicePolicy, mark_only: bool, journal: &Arc<Journal>) -> Self {
-        let breaker = policy.circuit_breaker.as_ref();
+    /// State for a service that is seen for the first time. `name` is its
+    /// canonical name; `mark_only` for a pod that is reached by its own address.
+    pub fn new(
+        name: &str,
+        policy: &ServicePolicy,
+        mark_only: bool,
+        journal: &Arc<Journal>,
+        now: Timestamp,
+    ) -> Self {
+        let limiter = Arc::new(RateLimiter::new(&policy.rate_limits));
+        Self::with_limiter(name, policy, mark_only, journal, limiter, now)
+    }
+
+    /// As [`Self::new`], with rate limits that several share: the ports of a pod.
+    pub fn with_limiter(
+        name: &str,
+        policy: &ServicePolicy,
+        mark_only: bool,
+        journal: &Arc<Journal>,
+        rate_limiter: Arc<RateLimiter>,
+        now: Timestamp,
+    ) -> Self {
+        let trip = policy.circuit_breaker.as_ref().map(|breaker| &breaker.trip);
         Self {
             id: next_id(),
             name: name.into(),
-            limits: Limits::new(&breaker.map(|breaker| breaker.limits).unwrap_or_default()),
-            breakers: BreakerSet::new(name, breaker.map(|breaker| &breaker.trip), mark_only, Arc::clone(journal)),
-            budget: Budget::new(policy.retries.as_ref().map(|retries| retries.budget).unwrap_or_default()),
-            rate_limiter: RateLimiter::new(&policy.rate_limits),
+            limits: Limits::new(&service_limits(policy)),
+            budget: RetryBudget::new(&budget(policy)),
             traffic: Traffic::default(),
             connection_freed: Notify::new(),
+            rate_limiter,
+            breakers: Breakers {
+                own: BreakerSet::new(name, trip, Arc::clone(journal), now),
+                by_port: Mutex::default(),
+                mark_only,
+                journal: Arc::clone(journal),
+            },
         }
     }
 
     /// Takes a changed policy over; what is counted stays.
-    pub fn reconfigure(&self, policy: &ServicePolicy) {
-        let breaker = policy.circuit_breaker.as_ref();
-        self.limits.reconfigure(&breaker.map(|breaker| breaker.limits).unwrap_or_default());
-        self.breakers.reconfigure(breaker.map(|breaker| &breaker.trip));
-        self.budget.reconfigure(policy.retries.as_ref().map(|retries| retries.budget).unwrap_or_default());
-        self.rate_limiter.reconfigure(&policy.rate_limits);
+    pub fn reconfigure(&self, policy: &ServicePolicy, now: Timestamp) {
+        let trip = policy.circuit_breaker.as_ref().map(|breaker| &breaker.trip);
+        self.limits.reconfigure(&service_limits(policy));
+        self.budget.reconfigure(&budget(policy), now);
+        self.rate_limiter.reconfigure(&policy.rate_limits, now);
+        self.breakers.own.reconfigure(trip, now);
+        for set in self.breakers.by_port.lock().values() {
+            set.reconfigure(trip, now);
+        }
+        // Those who wait look again: there may be more places now.
+        self.connection_freed.notify_waiters();
+    }
+
+    /// Rate limits: for a service those with `enforcedAt: Caller`.
+    pub fn rate_limiter(&self) -> &RateLimiter {
+        &self.rate_limiter
+    }
+
+    /// The service's own breaker, which passes everything but with `scope: Service`.
+    pub fn service_breaker(&self) -> &Arc<SharedBreaker> {
+        self.breakers.own.service()
+    }
+
+    /// The endpoints that may be picked, by target port: the floor counts these.
+    pub fn set_members(&self, members: &BTreeMap<u16, Vec<Identity>>, now: Timestamp) {
+        for (port, set) in self.breakers.by_port.lock().iter() {
+            let members = members.get(port).map(Vec::as_slice).unwrap_or_default();
+            set.set_members(members.iter().map(|member| member.name.as_str()), now);
+        }
     }
 
     /// Whether a request waits for a connection.
     pub fn somebody_waits(&self) -> bool {
         self.limits.in_use(Kind::Pending) > 0
     }
+
+    fn breaker(
+        &self,
+        identity: &Identity,
+        policy: &ServicePolicy,
+        now: Timestamp,
+    ) -> Arc<SharedBreaker> {
+        let trip = policy.circuit_breaker.as_ref().map(|breaker| &breaker.trip);
+        let Breakers {
+            by_port,
+            mark_only,
+            journal,
+            ..
+        } = &self.breakers;
+        let mut by_port = by_port.lock();
+        let set = by_port.entry(identity.port).or_insert_with(|| {
+            let journal = Arc::clone(journal);
+            Arc::new(if *mark_only {
+                BreakerSet::mark_only(&self.name, trip, journal, now)
+            } else {
+                BreakerSet::new(&self.name, trip, journal, now)
+            })
+        });
+        set.endpoint(&identity.name, now)
+    }
+}
+
+fn service_limits(policy: &ServicePolicy) -> config::Limits {
+    let mut limits = policy
+        .circuit_breaker
+        .as_ref()
+        .map(|breaker| breaker.limits)
+        .unwrap_or_default();
+    limits.max_pending_requests.get_or_insert(PENDING_REQUESTS);
+    limits
+}
+
+fn budget(policy: &ServicePolicy) -> config::RetryBudget {
+    policy
+        .retries
+        .as_ref()
+        .map(|retries| retries.budget)
+        .unwrap_or_default()
 }
 
 /// Shared state of one endpoint: its breaker, limits and load.
@@ -83,9 +221,9 @@ pub struct EndpointRuntime {
     /// `circuitBreaker.perEndpoint`.
     pub limits: Arc<Limits>,
     /// Its breaker.
-    pub breaker: Arc<EndpointBreaker>,
+    pub breaker: Arc<SharedBreaker>,
     /// How loaded it seems.
-    pub load: LoadMeter,
+    pub load: Arc<LoadMeter>,
     /// Attempts so far.
     pub attempts: AtomicU64,
     /// Attempts that failed, as the policy counts failures.
@@ -93,18 +231,46 @@ pub struct EndpointRuntime {
 }
 
 impl EndpointRuntime {
-    /// State for an endpoint that is seen for the first time; `name` is its pod, or its address.
-    pub fn new(service: &ServiceRuntime, name: &str, limits: &config::Limits) -> Self {
+    /// State for an endpoint that is seen for the first time.
+    pub fn new(
+        service: &ServiceRuntime,
+        policy: &ServicePolicy,
+        identity: Identity,
+        now: Timestamp,
+    ) -> Self {
         Self {
             id: next_id(),
-            name: name.into(),
-            limits: Limits::new(limits),
-            breaker: service.breakers.endpoint(name),
-            load: LoadMeter::default(),
+            limits: Limits::new(&endpoint_limits(policy)),
+            breaker: service.breaker(&identity, policy, now),
+            name: identity.label.into(),
+            load: LoadMeter::new(),
             attempts: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         }
     }
+
+    /// The pod's own application, behind one of its ports.
+    pub fn application(service: &ServiceRuntime) -> Self {
+        let identity = Identity {
+            label: "application".into(),
+            port: 0,
+            name: "application".into(),
+        };
+        Self::new(service, &ServicePolicy::default(), identity, clock::now())
+    }
+
+    /// Takes a changed policy over; what is in use stays.
+    pub fn reconfigure(&self, policy: &ServicePolicy) {
+        self.limits.reconfigure(&endpoint_limits(policy));
+    }
+}
+
+fn endpoint_limits(policy: &ServicePolicy) -> config::Limits {
+    policy
+        .circuit_breaker
+        .as_ref()
+        .map(|breaker| breaker.per_endpoint)
+        .unwrap_or_default()
 }
 
 /// What an open connection holds of its service's and its endpoint's limits.
@@ -120,7 +286,10 @@ impl ConnectionPermits {
     pub fn try_acquire(service: &Arc<ServiceRuntime>, endpoint: &EndpointRuntime) -> Option<Self> {
         let of_service = service.limits.try_acquire(Kind::Connections)?;
         let of_endpoint = endpoint.limits.try_acquire(Kind::Connections)?;
-        Some(Self { held: Some((of_service, of_endpoint)), service: Arc::clone(service) })
+        Some(Self {
+            held: Some((of_service, of_endpoint)),
+            service: Arc::clone(service),
+        })
     }
 }
 

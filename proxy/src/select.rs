@@ -47,7 +47,9 @@ struct View<'a> {
 impl View<'_> {
     fn is_full(&self, index: usize) -> bool {
         let limits = &self.endpoints[index].runtime.limits;
-        limits.max(Kind::Requests).is_some_and(|max| limits.in_use(Kind::Requests) >= max)
+        limits
+            .max(Kind::Requests)
+            .is_some_and(|max| limits.in_use(Kind::Requests) >= max)
     }
 }
 
@@ -71,7 +73,11 @@ impl Candidates for View<'_> {
         } else {
             endpoint.runtime.breaker.availability(self.now)
         };
-        Standing { availability, tried: self.tried.contains(endpoint), terminating: endpoint.config.draining }
+        Standing {
+            availability,
+            tried: self.tried.contains(endpoint),
+            terminating: endpoint.config.draining,
+        }
     }
 
     fn load(&self, index: usize) -> f64 {
@@ -98,11 +104,21 @@ pub fn pick<'a>(
     now: Timestamp,
     random: u64,
 ) -> Result<&'a Endpoint, NoPick> {
-    let list = service.endpoints(port);
+    if let Some(pod) = &service.pod {
+        return Ok(pod);
+    }
+    let Some(list) = service.endpoints(port) else {
+        return Err(NoPick::NoEndpoints);
+    };
     if service.config.session_affinity.is_some() || service.config.internal_traffic_local {
         return pick_by_wish(service, &list.endpoints, source, node, tried, now);
     }
-    let view = View { endpoints: &list.endpoints, is_even: list.is_even, tried, now };
+    let view = View {
+        endpoints: &list.endpoints,
+        is_even: list.is_even,
+        tried,
+        now,
+    };
     match balance::pick(&view, random) {
         Some(index) => Ok(&list.endpoints[index]),
         None => Err(why_none(&view)),
@@ -110,8 +126,13 @@ pub fn pick<'a>(
 }
 
 fn why_none(view: &View<'_>) -> NoPick {
-    let full = (0..view.endpoints.len()).any(|index| serves(&view.endpoints[index]) && view.is_full(index));
-    if full { NoPick::Overloaded } else { NoPick::NoEndpoints }
+    let full = (0..view.endpoints.len())
+        .any(|index| serves(&view.endpoints[index]) && view.is_full(index));
+    if full {
+        NoPick::Overloaded
+    } else {
+        NoPick::NoEndpoints
+    }
 }
 
 /// `internalTrafficPolicy: Local` leaves only this node's endpoints, without
@@ -128,20 +149,34 @@ fn pick_by_wish<'a>(
 ) -> Result<&'a Endpoint, NoPick> {
     let local_only = service.config.internal_traffic_local;
     let sticky = service.config.session_affinity.is_some();
-    let view = View { endpoints, is_even: true, tried, now };
+    let view = View {
+        endpoints,
+        is_even: true,
+        tried,
+        now,
+    };
     let mut best: Option<(bool, bool, f64, &Endpoint)> = None;
     for (index, endpoint) in endpoints.iter().enumerate() {
         let standing = view.standing(index);
-        if standing.availability == Availability::No || (local_only && endpoint.config.node != node) {
+        if standing.availability == Availability::No || (local_only && endpoint.config.node != node)
+        {
             continue;
         }
-        let cost = if sticky { -affinity(source, endpoint) } else { view.load(index) };
+        let cost = if sticky {
+            -affinity(source, endpoint)
+        } else {
+            view.load(index)
+        };
         let rank = (standing.terminating, standing.tried, cost, endpoint);
-        if best.as_ref().is_none_or(|held| (rank.0, rank.1, rank.2) < (held.0, held.1, held.2)) {
+        if best
+            .as_ref()
+            .is_none_or(|held| (rank.0, rank.1, rank.2) < (held.0, held.1, held.2))
+        {
             best = Some(rank);
         }
     }
-    best.map(|(_, _, _, endpoint)| endpoint).ok_or_else(|| why_none(&view))
+    best.map(|(_, _, _, endpoint)| endpoint)
+        .ok_or_else(|| why_none(&view))
 }
 
 fn affinity(source: Option<IpAddr>, endpoint: &Endpoint) -> f64 {

@@ -52,7 +52,9 @@ async fn follow(stream: &TcpStream, mut detector: Detector, mut step: Step) -> i
                 Read::Closed => return Ok(Sniffed::Closed),
             },
             Step::Race => return Ok(Sniffed::Silent(detector)),
-            Step::Decided(verdict) => return Ok(Sniffed::Decided(verdict, detector.into_seen().into())),
+            Step::Decided(verdict) => {
+                return Ok(Sniffed::Decided(verdict, detector.into_seen().into()));
+            }
         };
     }
 }
@@ -76,5 +78,7 @@ async fn read(stream: &TcpStream, wait: Duration) -> io::Result<Read> {
             }
         }
     };
-    tokio::time::timeout(wait, reading).await.unwrap_or(Ok(Read::Silent))
+    tokio::time::timeout(wait, reading)
+        .await
+        .unwrap_or(Ok(Read::Silent))
 }

@@ -33,7 +33,11 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
@@ -48,13 +52,20 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// What a connection needs before it is used: no delay, and keepalive probes.
 pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    SockRef::from(stream)
-        .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL))
+    SockRef::from(stream).set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL),
+    )
 }
 
 /// Opens a connection that carries `mark`, so that the redirect rules let it pass.
 pub async fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     if let Some(mark) = mark {
         SockRef::from(&socket).set_mark(mark)?;
     }
@@ -69,7 +80,11 @@ pub fn original_destination(stream: &TcpStream) -> io::Result<Option<SocketAddr>
     let local = canonical(stream.local_addr()?);
     let socket = SockRef::from(stream);
     // An IPv4 peer of a `[::]` listener is kept by the IPv4 connection tracker.
-    let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    let original = if local.is_ipv4() {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
+    };
     match original {
         Ok(original) => {
             let original = original.as_socket().map(canonical);

@@ -83,7 +83,13 @@ pub async fn whoever_speaks_first(
     };
     match first_words(&caller, &upstream.stream, detector).await {
         FirstWords::Http(seen) => {
-            let Upstream { stream, endpoint, permits, breaker, .. } = upstream;
+            let Upstream {
+                stream,
+                endpoint,
+                permits,
+                breaker,
+                ..
+            } = upstream;
             drop(breaker);
             let target = Target {
                 service: &service.runtime,
@@ -93,7 +99,9 @@ pub async fn whoever_speaks_first(
             };
             if let Ok(connection) = connect::adopt(stream, target, permits).await {
                 let waiting = service.runtime.somebody_waits();
-                worker.pool.give_back(endpoint.runtime.id, connection, clock::now(), waiting);
+                worker
+                    .pool
+                    .give_back(endpoint.runtime.id, connection, clock::now(), waiting);
             }
             Some(Prefixed::new(seen, caller))
         }
@@ -130,7 +138,12 @@ async fn first_words(caller: &TcpStream, upstream: &TcpStream, detector: Detecto
 }
 
 /// Connects to an endpoint; what refuses is tried elsewhere up to twice.
-async fn open<'a>(worker: &Rc<Worker>, peer: SocketAddr, service: &'a Service, port: u16) -> Option<Upstream<'a>> {
+async fn open<'a>(
+    worker: &Rc<Worker>,
+    peer: SocketAddr,
+    service: &'a Service,
+    port: u16,
+) -> Option<Upstream<'a>> {
     let mut tried = Tried::default();
     let runtime = &service.runtime;
     runtime.traffic.tcp_connections.fetch_add(1, Relaxed);
@@ -151,7 +164,9 @@ async fn open<'a>(worker: &Rc<Worker>, peer: SocketAddr, service: &'a Service, p
             runtime.traffic.resends.fetch_add(1, Relaxed);
         }
         tried.add(endpoint);
-        let Some(breaker) = endpoint.runtime.breaker.try_admit(now) else { continue };
+        let Some(breaker) = endpoint.runtime.breaker.try_admit(now) else {
+            continue;
+        };
         let permits = ConnectionPermits::try_acquire(runtime, &endpoint.runtime)?;
         let load = endpoint.runtime.load.start(now);
         endpoint.runtime.attempts.fetch_add(1, Relaxed);
@@ -159,11 +174,24 @@ async fn open<'a>(worker: &Rc<Worker>, peer: SocketAddr, service: &'a Service, p
         match connect::dial(worker, address, &service.config.policy.outbound).await {
             Ok(stream) => {
                 let service_breaker = Some(service_breaker);
-                return Some(Upstream { stream, endpoint, permits, breaker, load, service_breaker });
+                return Some(Upstream {
+                    stream,
+                    endpoint,
+                    permits,
+                    breaker,
+                    load,
+                    service_breaker,
+                });
             }
             Err(error) => {
                 tracing::debug!(service = %runtime.name, %error, "a raw connection did not come about");
-                fail(service, &endpoint.runtime, AttemptEnd::ConnectFailure, breaker, &load);
+                fail(
+                    service,
+                    &endpoint.runtime,
+                    AttemptEnd::ConnectFailure,
+                    breaker,
+                    &load,
+                );
                 record(service, AttemptEnd::ConnectFailure, service_breaker);
                 if service.is_direct() {
                     return None;
@@ -174,7 +202,13 @@ async fn open<'a>(worker: &Rc<Worker>, peer: SocketAddr, service: &'a Service, p
     None
 }
 
-fn fail(service: &Service, endpoint: &EndpointRuntime, end: AttemptEnd, breaker: BreakerPermit, load: &LoadGuard) {
+fn fail(
+    service: &Service,
+    endpoint: &EndpointRuntime,
+    end: AttemptEnd,
+    breaker: BreakerPermit,
+    load: &LoadGuard,
+) {
     load.failed(clock::now());
     endpoint.failures.fetch_add(1, Relaxed);
     record(service, end, breaker);
@@ -184,7 +218,12 @@ fn record(service: &Service, end: AttemptEnd, breaker: BreakerPermit) {
     if let Some(policy) = &service.config.policy.circuit_breaker
         && policy.trip.failures.matches(end)
     {
-        breaker.record(Outcome::Failure(end), None, clock::now(), crate::random::next());
+        breaker.record(
+            Outcome::Failure(end),
+            None,
+            clock::now(),
+            crate::random::next(),
+        );
     }
 }
 
@@ -199,7 +238,14 @@ async fn carry(
     service: &Service,
     started: Timestamp,
 ) {
-    let Upstream { stream, endpoint, permits, breaker, load, service_breaker } = upstream;
+    let Upstream {
+        stream,
+        endpoint,
+        permits,
+        breaker,
+        load,
+        service_breaker,
+    } = upstream;
     let _open = OpenConnection::count(&service.runtime);
     let mut outcome = Some((breaker, load));
     let mut service_outcome = service_breaker;
@@ -218,25 +264,49 @@ async fn carry(
     if relayed.end == RelayEnd::UpstreamBroke {
         service.runtime.traffic.tcp_failures.fetch_add(1, Relaxed);
         if let Some((breaker, load)) = outcome.take() {
-            fail(service, &endpoint.runtime, AttemptEnd::ConnectFailure, breaker, &load);
+            fail(
+                service,
+                &endpoint.runtime,
+                AttemptEnd::ConnectFailure,
+                breaker,
+                &load,
+            );
         }
         if let Some(breaker) = service_outcome.take() {
             record(service, AttemptEnd::ConnectFailure, breaker);
         }
     }
     drop(permits);
-    log(worker, &service.runtime, "outbound", Some(&endpoint.runtime.name), peer, started, relayed);
+    log(
+        worker,
+        &service.runtime,
+        "outbound",
+        Some(&endpoint.runtime.name),
+        peer,
+        started,
+        relayed,
+    );
 }
 
 /// Carries a raw connection to the application.
-pub async fn inbound(worker: &Rc<Worker>, caller: TcpStream, seen: Bytes, port: &InboundPort, address: SocketAddr) {
+pub async fn inbound(
+    worker: &Rc<Worker>,
+    caller: TcpStream,
+    seen: Bytes,
+    port: &InboundPort,
+    address: SocketAddr,
+) {
     match dial_application(worker, port, address).await {
         Some(stream) => carry_inbound(worker, &caller, &stream, seen, port).await,
         None => socket::reset_on_close(&caller),
     }
 }
 
-async fn dial_application(worker: &Rc<Worker>, port: &InboundPort, address: SocketAddr) -> Option<TcpStream> {
+async fn dial_application(
+    worker: &Rc<Worker>,
+    port: &InboundPort,
+    address: SocketAddr,
+) -> Option<TcpStream> {
     port.runtime.traffic.tcp_connections.fetch_add(1, Relaxed);
     let application = worker.shared.application_address(address);
     match connect::dial(worker, application, &Outbound::default()).await {
@@ -249,7 +319,13 @@ async fn dial_application(worker: &Rc<Worker>, port: &InboundPort, address: Sock
     }
 }
 
-async fn carry_inbound(worker: &Rc<Worker>, caller: &TcpStream, stream: &TcpStream, seen: Bytes, port: &InboundPort) {
+async fn carry_inbound(
+    worker: &Rc<Worker>,
+    caller: &TcpStream,
+    stream: &TcpStream,
+    seen: Bytes,
+    port: &InboundPort,
+) {
     let started = clock::now();
     let _open = OpenConnection::count(&port.runtime);
     let relayed = relay::relay(caller, stream, seen, None, &worker.scratch, || ()).await;
@@ -257,7 +333,15 @@ async fn carry_inbound(worker: &Rc<Worker>, caller: &TcpStream, stream: &TcpStre
         port.runtime.traffic.tcp_failures.fetch_add(1, Relaxed);
     }
     if let Ok(peer) = caller.peer_addr() {
-        log(worker, &port.runtime, "inbound", None, socket::canonical(peer), started, relayed);
+        log(
+            worker,
+            &port.runtime,
+            "inbound",
+            None,
+            socket::canonical(peer),
+            started,
+            relayed,
+        );
     }
 }
 
@@ -276,12 +360,18 @@ pub async fn whoever_speaks_first_inbound(
     match first_words(&caller, &stream, detector).await {
         FirstWords::Http(seen) => {
             let outbound = Outbound::default();
-            let target =
-                Target { service: &port.runtime, endpoint: &port.application, address, outbound: &outbound };
+            let target = Target {
+                service: &port.runtime,
+                endpoint: &port.application,
+                address,
+                outbound: &outbound,
+            };
             if let Some(permits) = ConnectionPermits::try_acquire(&port.runtime, &port.application)
                 && let Ok(connection) = connect::adopt(stream, target, permits).await
             {
-                worker.pool.give_back(port.application.id, connection, clock::now(), false);
+                worker
+                    .pool
+                    .give_back(port.application.id, connection, clock::now(), false);
             }
             Some(Prefixed::new(seen, caller))
         }

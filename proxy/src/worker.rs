@@ -124,9 +124,19 @@ pub async fn run(
     });
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn_local(accept(Rc::clone(&worker), listeners.outbound, Arc::clone(&slots), Direction::Outbound));
+    tasks.spawn_local(accept(
+        Rc::clone(&worker),
+        listeners.outbound,
+        Arc::clone(&slots),
+        Direction::Outbound,
+    ));
     for listener in listeners.inbound {
-        tasks.spawn_local(accept(Rc::clone(&worker), listener, Arc::clone(&slots), Direction::Inbound));
+        tasks.spawn_local(accept(
+            Rc::clone(&worker),
+            listener,
+            Arc::clone(&slots),
+            Direction::Inbound,
+        ));
     }
     tasks.spawn_local(sweep(Rc::clone(&worker)));
     tokio::select! {
@@ -142,9 +152,16 @@ enum Direction {
     Inbound,
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener, slots: Arc<tokio::sync::Semaphore>, direction: Direction) {
+async fn accept(
+    worker: Rc<Worker>,
+    listener: TcpListener,
+    slots: Arc<tokio::sync::Semaphore>,
+    direction: Direction,
+) {
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {

@@ -199,3 +199,199 @@ impl Chance {
         -unit.max(f64::MIN_POSITIVE).ln() / f64::from(weight)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    struct Endpoint {
+        weight: u32,
+        standing: Standing,
+        load: f64,
+    }
+
+    struct List(Vec<Endpoint>);
+
+    impl Candidates for List {
+        fn count(&self) -> usize {
+            self.0.len()
+        }
+        fn is_even(&self) -> bool {
+            self.0
+                .windows(2)
+                .all(|pair| pair[0].weight == pair[1].weight)
+        }
+        fn weight(&self, index: usize) -> u32 {
+            self.0[index].weight
+        }
+        fn standing(&self, index: usize) -> Standing {
+            self.0[index].standing
+        }
+        fn load(&self, index: usize) -> f64 {
+            self.0[index].load
+        }
+    }
+
+    const READY: Standing = Standing {
+        availability: Availability::Yes,
+        tried: false,
+        terminating: false,
+    };
+
+    const fn endpoint(load: f64) -> Endpoint {
+        Endpoint {
+            weight: 1,
+            standing: READY,
+            load,
+        }
+    }
+
+    fn shares(list: &List, picks: u64) -> Vec<f64> {
+        let mut counts = vec![0_u64; list.0.len()];
+        for random in 0..picks {
+            if let Some(index) = pick(list, random.wrapping_mul(0x2545_f491_4f6c_dd1d)) {
+                counts[index] += 1;
+            }
+        }
+        counts
+            .iter()
+            .map(|count| *count as f64 / picks as f64)
+            .collect()
+    }
+
+    #[test]
+    fn nothing_is_picked_from_nothing() {
+        assert_eq!(pick(&List(Vec::new()), 1), None);
+        let mut refused = endpoint(1.0);
+        refused.standing.availability = Availability::No;
+        assert_eq!(pick(&List(vec![refused.clone(), refused]), 1), None);
+        assert_eq!(pick(&List(vec![endpoint(1.0)]), 1), Some(0));
+    }
+
+    #[test]
+    fn equally_loaded_endpoints_share_evenly() {
+        let list = List(vec![endpoint(1.0); 5]);
+        for share in shares(&list, 50_000) {
+            assert!((share - 0.2).abs() < 0.01, "{share}");
+        }
+    }
+
+    #[test]
+    fn of_two_the_less_loaded_is_always_taken() {
+        // Without replacement: with replacement the slow one would get a quarter.
+        let list = List(vec![endpoint(5.0), endpoint(1.0)]);
+        assert_eq!(shares(&list, 1000), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn the_most_loaded_of_many_gets_nothing() {
+        let list = List(vec![
+            endpoint(1.0),
+            endpoint(1.0),
+            endpoint(9.0),
+            endpoint(1.0),
+        ]);
+        assert_eq!(shares(&list, 10_000)[2], 0.0);
+    }
+
+    #[test]
+    fn weights_decide_among_the_idle_and_scale_the_load() {
+        let mut list = List(vec![endpoint(0.0), endpoint(0.0), endpoint(0.0)]);
+        list.0[0].weight = 10;
+        let idle = shares(&list, 10_000);
+        assert!(idle[0] > 0.95, "{idle:?}");
+        // Twenty times as busy with ten times the weight: it is the others' turn.
+        list.0[0].load = 20.0;
+        list.0[1].load = 1.0;
+        list.0[2].load = 1.0;
+        assert_eq!(shares(&list, 1000)[0], 0.0);
+    }
+
+    #[test]
+    fn weight_zero_is_taken_only_when_all_others_cannot_be() {
+        let mut list = List(vec![endpoint(9.0), endpoint(0.0)]);
+        list.0[1].weight = 0;
+        assert_eq!(shares(&list, 1000), [1.0, 0.0]);
+        list.0[0].standing.availability = Availability::No;
+        assert_eq!(shares(&list, 1000), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn an_endpoint_that_waits_for_a_probe_is_taken_however_loaded() {
+        let mut list = List(vec![endpoint(1.0), endpoint(1.0), endpoint(1e9)]);
+        list.0[2].standing.availability = Availability::Probe;
+        let share = shares(&list, 10_000)[2];
+        assert!((share - 2.0 / 3.0).abs() < 0.02, "{share}");
+        list.0[2].standing.tried = true;
+        assert_eq!(shares(&list, 1000)[2], 0.0);
+    }
+
+    fn any_endpoint() -> impl Strategy<Value = Endpoint> {
+        let availability = prop_oneof![
+            2 => Just(Availability::No),
+            3 => Just(Availability::Yes),
+            1 => Just(Availability::Probe),
+        ];
+        (
+            availability,
+            any::<bool>(),
+            any::<bool>(),
+            0..4_u32,
+            0..100_u32,
+        )
+            .prop_map(
+                |(availability, tried, terminating, weight, load)| Endpoint {
+                    weight,
+                    standing: Standing {
+                        availability,
+                        tried,
+                        terminating,
+                    },
+                    load: f64::from(load),
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn the_pick_is_always_of_the_best_tier(
+            endpoints in proptest::collection::vec(any_endpoint(), 0..8),
+            even in any::<bool>(),
+            random in any::<u64>(),
+        ) {
+            let mut list = List(endpoints);
+            if even {
+                list.0.iter_mut().for_each(|endpoint| endpoint.weight = 1);
+            }
+            // In words, not by tier(): serving before terminating, untried before tried.
+            let usable = |endpoint: &&Endpoint| endpoint.standing.availability != Availability::No;
+            let best = list.0.iter().filter(usable)
+                .map(|it| (it.standing.terminating, it.standing.tried)).min();
+            let picked = pick(&list, random);
+            prop_assert_eq!(picked.is_some(), best.is_some());
+            if let Some(picked) = picked {
+                let chosen = &list.0[picked];
+                prop_assert!(chosen.standing.availability != Availability::No);
+                prop_assert_eq!(Some((chosen.standing.terminating, chosen.standing.tried)), best);
+                let peers = list.0.iter().filter(usable)
+                    .filter(|it| Some((it.standing.terminating, it.standing.tried)) == best);
+                if chosen.weight == 0 {
+                    prop_assert!(peers.into_iter().all(|peer| peer.weight == 0));
+                }
+            }
+        }
+
+        #[test]
+        fn the_worst_of_a_tier_is_never_picked_from_several(
+            loads in proptest::collection::vec(1..50_u32, 2..8),
+            random in any::<u64>(),
+        ) {
+            let mut list = List(loads.iter().map(|load| endpoint(f64::from(*load))).collect());
+            list.0.push(endpoint(100.0));
+            prop_assert_ne!(pick(&list, random), Some(loads.len()));
+        }
+    }
+}

@@ -203,3 +203,131 @@ const fn pack(value: f32, unit: u32) -> u64 {
 const fn unpack(word: u64) -> (f32, u32) {
     (f32::from_bits((word >> 32) as u32), word as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn start() -> Timestamp {
+        Timestamp::from_millis(5000)
+    }
+
+    /// One attempt that takes `latency`, answered at the returned moment.
+    fn answer(meter: &Arc<LoadMeter>, now: Timestamp, latency: Duration) -> Timestamp {
+        let end = now.after(latency);
+        meter.start(now).answered(end);
+        end
+    }
+
+    fn is_about(value: Duration, expected: Duration) -> bool {
+        (value.as_secs_f64() / expected.as_secs_f64() - 1.0).abs() < 0.01
+    }
+
+    #[test]
+    fn a_peak_is_taken_over_at_once_and_forgotten_slowly() {
+        let meter = LoadMeter::new();
+        let now = answer(&meter, start(), MS(10));
+        let now = answer(&meter, now, MS(500));
+        assert!(is_about(meter.latency(now), MS(500)));
+        let later = answer(&meter, now, MS(10));
+        assert!(meter.latency(later) > MS(490));
+        let much_later = now.after(FADE * 3);
+        assert!(meter.latency(much_later) < MS(26));
+    }
+
+    #[test]
+    fn many_fast_answers_bring_the_average_down() {
+        let meter = LoadMeter::new();
+        let mut now = answer(&meter, start(), MS(500));
+        for _ in 0..4000 {
+            now = answer(&meter, now, MS(10));
+        }
+        assert!(meter.latency(now) < MS(12), "{:?}", meter.latency(now));
+    }
+
+    #[test]
+    fn the_average_stays_true_when_answers_come_faster_than_the_unit_of_time() {
+        let meter = LoadMeter::new();
+        let mut now = answer(&meter, start(), MS(100));
+        for _ in 0..400_000 {
+            now = answer(&meter, now, Duration::from_micros(100));
+        }
+        assert!(meter.latency(now) < MS(1), "{:?}", meter.latency(now));
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_fast_looks_slow() {
+        let fast_failer = LoadMeter::new();
+        let honest = LoadMeter::new();
+        let now = answer(&honest, start(), MS(40));
+        fast_failer.start(now).failed(now.after(MS(1)));
+        assert!(fast_failer.load(now) > honest.load(now) * 10.0);
+        // Forgiven, it is as one that is new.
+        fast_failer.forget();
+        assert_eq!(fast_failer.load(now), 0.0);
+    }
+
+    #[test]
+    fn in_flight_ends_with_the_guard_whatever_became_of_it() {
+        let meter = LoadMeter::new();
+        let now = answer(&meter, start(), MS(10));
+        let before = meter.load(now);
+        let cancelled = meter.start(now);
+        let failed = meter.start(now);
+        assert_eq!(meter.in_flight(), 2);
+        assert!(meter.load(now) > before * 2.9);
+        failed.failed(now);
+        drop((cancelled, failed));
+        assert_eq!(meter.in_flight(), 0);
+    }
+
+    #[test]
+    fn the_first_answer_is_waited_for_before_more_is_sent() {
+        let (new, known) = (LoadMeter::new(), LoadMeter::new());
+        let now = answer(&known, start(), MS(10));
+        assert!(new.load(now) < known.load(now));
+        let _first = new.start(now);
+        assert!(new.load(now) > known.load(now));
+    }
+
+    proptest! {
+        #[test]
+        fn a_failure_weighs_ten_averages_and_a_second_at_least(
+            latencies in proptest::collection::vec(1..20_000_u64, 0..20),
+            failures in 1..10_usize,
+        ) {
+            let meter = LoadMeter::new();
+            let mut now = start();
+            for latency in latencies {
+                now = answer(&meter, now, MS(latency));
+            }
+            let average = meter.latency(now).as_nanos() as f64;
+            for _ in 0..failures {
+                meter.start(now).failed(now);
+                // f32 carries seven digits.
+                prop_assert!(meter.load(now) >= (average * 10.0).max(1e9) * 0.9999);
+            }
+            prop_assert!(meter.load(now) <= (average * 11.0).max(1e9 + average) * 1.0001);
+            prop_assert!(meter.load(now.after(FADE * 40)) < 1.0);
+        }
+
+        #[test]
+        fn the_average_stays_among_the_samples(
+            latencies in proptest::collection::vec(1..20_000_u64, 1..50),
+        ) {
+            let meter = LoadMeter::new();
+            let mut now = start();
+            for latency in &latencies {
+                now = answer(&meter, now, MS(*latency));
+                let shown = meter.latency(now).as_secs_f64() * 1000.0;
+                let max = *latencies.iter().max().unwrap_or(&0) as f64;
+                prop_assert!(shown <= max * 1.0001, "{shown}");
+                prop_assert!(shown >= *latency as f64 * 0.9999 || shown >= 0.9999, "{shown}");
+            }
+        }
+    }
+}

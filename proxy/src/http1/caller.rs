@@ -84,7 +84,11 @@ pub struct CallerIo {
 impl CallerIo {
     /// `stream` with its state kept in `state`.
     pub fn new(stream: Prefixed, state: Rc<CallerState>) -> Self {
-        Self { stream, state, replacement: None }
+        Self {
+            stream,
+            state,
+            replacement: None,
+        }
     }
 
     /// Before the first call everything that hyper writes is its own refusal
@@ -94,8 +98,16 @@ impl CallerIo {
         if self.state.calls.get() > 0 || self.replacement.is_some() {
             return self.replacement.is_some();
         }
-        let Some(status) = bytes.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3)) else { return false };
-        let Some(status) = std::str::from_utf8(status).ok().and_then(|status| status.parse().ok()) else {
+        let Some(status) = bytes
+            .strip_prefix(b"HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3))
+        else {
+            return false;
+        };
+        let Some(status) = std::str::from_utf8(status)
+            .ok()
+            .and_then(|status| status.parse().ok())
+        else {
             return false;
         };
         self.state.refused.set(Some(status));
@@ -107,7 +119,8 @@ impl CallerIo {
         while let Some((bytes, written)) = &mut self.replacement
             && *written < bytes.len()
         {
-            let more = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &bytes[*written..]))?;
+            let more =
+                std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &bytes[*written..]))?;
             if more == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -119,9 +132,15 @@ impl CallerIo {
 
 fn refusal(status: u16) -> Vec<u8> {
     let (status, detail) = match status {
-        431 => ("431 Request Header Fields Too Large", "the request's head is larger than 64 KiB or has more than 256 fields"),
+        431 => (
+            "431 Request Header Fields Too Large",
+            "the request's head is larger than 64 KiB or has more than 256 fields",
+        ),
         414 => ("414 URI Too Long", "the request's target is too long"),
-        _ => ("400 Bad Request", "the request is not well-formed HTTP/1.1; check its request line and header fields"),
+        _ => (
+            "400 Bad Request",
+            "the request is not well-formed HTTP/1.1; check its request line and header fields",
+        ),
     };
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\nx-remora-reason: bad_request\r\n\
@@ -132,7 +151,11 @@ fn refusal(status: u16) -> Vec<u8> {
 }
 
 impl AsyncRead for CallerIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before && !self.state.in_exchange.get() {
@@ -147,7 +170,11 @@ impl AsyncRead for CallerIo {
 }
 
 impl AsyncWrite for CallerIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.replace(bytes) {
             std::task::ready!(self.poll_replacement(cx))?;
             return Poll::Ready(Ok(bytes.len()));

@@ -56,7 +56,11 @@ pub fn strip_ours(headers: &mut HeaderMap) {
     if !headers.keys().any(is_ours) {
         return;
     }
-    let names: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_ours(name))
+        .cloned()
+        .collect();
     for name in names {
         headers.remove(name);
     }
@@ -88,7 +92,13 @@ pub fn attempt_value(number: u32) -> HeaderValue {
 
 /// `Retry-After` in seconds; the form with a date needs a calendar and is left alone.
 pub fn retry_after(headers: &HeaderMap) -> Option<std::time::Duration> {
-    let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    let seconds: u64 = headers
+        .get(header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     Some(std::time::Duration::from_secs(seconds))
 }
 
@@ -97,7 +107,15 @@ mod tests {
     use super::*;
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -116,21 +134,32 @@ mod tests {
 
     #[test]
     fn connection_cannot_remove_what_frames_the_message() {
-        let mut headers = map(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")]);
+        let mut headers = map(&[
+            ("connection", "host, content-length"),
+            ("host", "a"),
+            ("content-length", "3"),
+        ]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&[("host", "a"), ("content-length", "3")]));
     }
 
     #[test]
     fn our_headers_from_outside_are_taken_off() {
-        let mut headers = map(&[("x-remora-reason", "timeout"), ("x-remora-anything", "1"), ("x-request-id", "7")]);
+        let mut headers = map(&[
+            ("x-remora-reason", "timeout"),
+            ("x-remora-anything", "1"),
+            ("x-request-id", "7"),
+        ]);
         strip_ours(&mut headers);
         assert_eq!(headers, map(&[("x-request-id", "7")]));
     }
 
     #[test]
     fn retry_after_in_seconds_is_read() {
-        assert_eq!(retry_after(&map(&[("retry-after", "3")])), Some(std::time::Duration::from_secs(3)));
+        assert_eq!(
+            retry_after(&map(&[("retry-after", "3")])),
+            Some(std::time::Duration::from_secs(3))
+        );
         assert_eq!(retry_after(&map(&[("retry-after", "soon")])), None);
     }
 }

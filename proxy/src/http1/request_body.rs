@@ -61,7 +61,11 @@ impl RequestSource {
             ended: false,
             trailers: None,
         };
-        Self::Stream(Rc::new(Shared { state: RefCell::new(state), current: Cell::new(0), moved: Cell::new(now) }))
+        Self::Stream(Rc::new(Shared {
+            state: RefCell::new(state),
+            current: Cell::new(0),
+            moved: Cell::new(now),
+        }))
     }
 
     /// The body for the next attempt; bodies of earlier attempts end with an error.
@@ -71,7 +75,11 @@ impl RequestSource {
             Self::Stream(shared) => {
                 let number = shared.current.get() + 1;
                 shared.current.set(number);
-                RequestBody::Stream { shared: Rc::clone(shared), number, next: 0 }
+                RequestBody::Stream {
+                    shared: Rc::clone(shared),
+                    number,
+                    next: 0,
+                }
             }
         }
     }
@@ -139,7 +147,14 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let RequestBody::Stream { shared, number, next } = self.get_mut() else { return Poll::Ready(None) };
+        let RequestBody::Stream {
+            shared,
+            number,
+            next,
+        } = self.get_mut()
+        else {
+            return Poll::Ready(None);
+        };
         if shared.current.get() != *number {
             return Poll::Ready(Some(Err(RequestBodyError::Superseded)));
         }
@@ -189,7 +204,12 @@ impl State {
         next: &mut usize,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         if self.ended {
-            return Poll::Ready(self.trailers.clone().filter(|_| !self.lost).map(|trailers| Ok(Frame::trailers(trailers))));
+            return Poll::Ready(
+                self.trailers
+                    .clone()
+                    .filter(|_| !self.lost)
+                    .map(|trailers| Ok(Frame::trailers(trailers))),
+            );
         }
         match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             None => {

@@ -24,8 +24,16 @@ pub struct ResponseBody {
 #[derive(Debug)]
 enum Kind {
     /// Our own, all at once, with the exchange that it answers.
-    Own { bytes: Option<Bytes>, _exchange: Option<Exchange> },
-    Relayed { incoming: Incoming, exchange: Option<Exchange>, received_bytes: u64, limit: Option<Limit> },
+    Own {
+        bytes: Option<Bytes>,
+        _exchange: Option<Exchange>,
+    },
+    Relayed {
+        incoming: Incoming,
+        exchange: Option<Exchange>,
+        received_bytes: u64,
+        limit: Option<Limit>,
+    },
 }
 
 /// When a response's body must have ended or moved.
@@ -60,18 +68,37 @@ pub enum ResponseBodyError {
 impl ResponseBody {
     /// Our own words.
     pub fn own(bytes: Bytes) -> Self {
-        Self { kind: Kind::Own { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), _exchange: None } }
+        Self {
+            kind: Kind::Own {
+                bytes: Some(bytes).filter(|bytes| !bytes.is_empty()),
+                _exchange: None,
+            },
+        }
     }
 
     /// What the upstream sends; `exchange` is told how it ends.
     pub fn relayed(incoming: Incoming, exchange: Exchange, until: Until) -> Self {
-        let limit = if incoming.is_end_stream() { None } else { Limit::new(until, clock::now()) };
-        Self { kind: Kind::Relayed { incoming, exchange: Some(exchange), received_bytes: 0, limit } }
+        let limit = if incoming.is_end_stream() {
+            None
+        } else {
+            Limit::new(until, clock::now())
+        };
+        Self {
+            kind: Kind::Relayed {
+                incoming,
+                exchange: Some(exchange),
+                received_bytes: 0,
+                limit,
+            },
+        }
     }
 
     /// Our own answer to `exchange`, which ends with it.
     pub fn answering(mut self, exchange: Exchange) -> Self {
-        if let Kind::Own { _exchange: held, .. } = &mut self.kind {
+        if let Kind::Own {
+            _exchange: held, ..
+        } = &mut self.kind
+        {
             *held = Some(exchange);
         }
         self
@@ -87,8 +114,15 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         match &mut self.get_mut().kind {
-            Kind::Own { bytes, .. } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Relayed { incoming, exchange, received_bytes, limit } => {
+            Kind::Own { bytes, .. } => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Kind::Relayed {
+                incoming,
+                exchange,
+                received_bytes,
+                limit,
+            } => {
                 if let Some(limit) = limit
                     && let Poll::Ready(bound) = limit.poll_passed(cx)
                 {
@@ -129,7 +163,9 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Own { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Kind::Own { bytes, .. } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Kind::Relayed { incoming, .. } => incoming.size_hint(),
         }
     }
@@ -137,11 +173,20 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let Kind::Relayed { incoming, exchange, received_bytes, .. } = &mut self.kind
+        if let Kind::Relayed {
+            incoming,
+            exchange,
+            received_bytes,
+            ..
+        } = &mut self.kind
             && exchange.is_some()
         {
             // hyper drops a body that is empty from the start without reading it.
-            let end = if incoming.is_end_stream() { BodyEnd::Whole } else { BodyEnd::CallerLeft };
+            let end = if incoming.is_end_stream() {
+                BodyEnd::Whole
+            } else {
+                BodyEnd::CallerLeft
+            };
             finish(exchange, end, *received_bytes);
         }
     }
@@ -156,13 +201,19 @@ fn finish(exchange: &mut Option<Exchange>, end: BodyEnd, received_bytes: u64) {
 impl Limit {
     fn new(until: Until, now: Timestamp) -> Option<Self> {
         let next = until.next(now)?;
-        Some(Self { until, moved: now, timer: Box::pin(tokio::time::sleep_until(clock::instant(next.at))) })
+        Some(Self {
+            until,
+            moved: now,
+            timer: Box::pin(tokio::time::sleep_until(clock::instant(next.at))),
+        })
     }
 
     fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Bound> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let Some(next) = self.until.next(self.moved) else { return Poll::Pending };
+            let Some(next) = self.until.next(self.moved) else {
+                return Poll::Pending;
+            };
             if clock::now() >= next.at {
                 return Poll::Ready(next.bound);
             }
@@ -173,7 +224,10 @@ impl Limit {
 
 impl Until {
     fn next(self, moved: Timestamp) -> Option<Deadline> {
-        let idle = self.idle.map(|idle| Deadline { at: moved.after(idle), bound: Bound::Idle });
+        let idle = self.idle.map(|idle| Deadline {
+            at: moved.after(idle),
+            bound: Bound::Idle,
+        });
         deadline::earlier(self.deadline, idle)
     }
 }

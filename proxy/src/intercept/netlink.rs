@@ -1,13 +1,13 @@
 //! The rules on their way into the kernel: one nf_tables batch.
 //!
 //! Owns the messages (`linux/netfilter/nfnetlink.h`) and the socket; what is in
-//! a rule is [`super::encoding`]'s. A batch is a transaction: the kernel takes all of it or none, so
-//! there is never half a set-up, neither after an error nor between an old set
-//! of rules and the new one.
+//! a rule is the business of [`super::encoding`]. A batch is a transaction: the
+//! kernel takes all of it or none, so there is never half a set-up, neither
+//! after an error nor between an old set of rules and the new one.
 
 use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, sendto,
@@ -209,13 +209,14 @@ impl Batch {
         set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_TIMEOUT))
             .map_err(socket_error("bounding the wait for the kernel's answer"))?;
         let kernel = netlink::SocketAddrNetlink::new(0, 0);
-        sendto(&socket, &self.bytes, SendFlags::empty(), &kernel)
+        retry_on_intr(|| sendto(&socket, &self.bytes, SendFlags::empty(), &kernel))
             .map_err(socket_error("sending the nf_tables batch"))?;
 
         let mut buffer = vec![0; ANSWER_BYTES];
         loop {
-            let (_, length) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())
-                .map_err(socket_error("reading the kernel's answer"))?;
+            let (_, length) =
+                retry_on_intr(|| recv(&socket, buffer.as_mut_slice(), RecvFlags::empty()))
+                    .map_err(socket_error("reading the kernel's answer"))?;
             let answers = buffer
                 .get(..length)
                 .ok_or(NetlinkError::Answer(length))

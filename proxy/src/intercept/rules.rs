@@ -26,6 +26,10 @@ use remora_proto::well_known::{ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, PROBE_PO
 
 use super::values::{Cidr, PortRange};
 
+/// Names are asked for over TCP too, where an answer is long (RFC 7766). Whoever
+/// looks a name up must not depend on a sidecar that may itself wait for one.
+const DNS_PORT: u16 = 53;
+
 /// What decides on the rules; [`super::InterceptOptions`] after parsing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirects {
@@ -68,7 +72,7 @@ impl Chain {
 /// is then a line of its own in `nft list ruleset`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
-    /// Anything but TCP: UDP and with it DNS is never touched.
+    /// Anything but TCP: UDP is never touched.
     NotTcp,
     /// The packet stays inside the pod.
     Loopback,
@@ -133,6 +137,7 @@ pub fn rules(redirects: &Redirects) -> Vec<Rule> {
         IpAddr::V6(Ipv6Addr::LOCALHOST),
         128,
     )));
+    output.push(Match::Port(PortRange::single(DNS_PORT)));
     output.extend(own_ports.iter().copied().map(Match::Port));
     output.extend(
         redirects
@@ -239,6 +244,7 @@ mod tests {
                 "output meta skuid 2102 return",
                 "output ip daddr 127.0.0.0/8 return",
                 "output ip6 daddr ::1/128 return",
+                "output tcp dport 53 return",
                 "output tcp dport 15101 return",
                 "output tcp dport 15106 return",
                 "output tcp dport 15120 return",
@@ -287,7 +293,7 @@ mod tests {
         let redirect = printed
             .iter()
             .position(|l| l == "output redirect to :15101");
-        assert_eq!(redirect, Some(14), "{printed:#?}");
+        assert_eq!(redirect, Some(15), "{printed:#?}");
         assert_eq!(printed.last().unwrap(), "prerouting redirect to :15106");
     }
 

@@ -10,8 +10,10 @@ use crate::answer::Reason;
 
 /// Upper bounds of the latency histogram's buckets, milliseconds; one more
 /// bucket takes what is slower.
-pub const LATENCY_BOUNDS_MS: [f64; 16] =
-    [0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 10_000.0];
+pub const LATENCY_BOUNDS_MS: [f64; 16] = [
+    0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0,
+    10_000.0,
+];
 
 /// Latency from the request's headers to the response's headers.
 #[derive(Debug, Default)]
@@ -53,8 +55,6 @@ pub struct Traffic {
     pub resends: AtomicU64,
     /// Retries that the budget refused.
     pub budget_exhausted: AtomicU64,
-    /// Requests that a shadow limit would have refused.
-    pub would_limit: AtomicU64,
     /// Requests whose caller went away before the answer had ended.
     pub cancelled: AtomicU64,
     /// Requests in flight.
@@ -146,6 +146,9 @@ mod tests {
         traffic.answered(http::StatusCode::OK);
         traffic.answered(http::StatusCode::BAD_GATEWAY);
         let totals = traffic.totals();
-        assert_eq!((totals.requests, totals.failures, totals.rate_limited), (4, 2, 1));
+        assert_eq!(
+            (totals.requests, totals.failures, totals.rate_limited),
+            (4, 2, 1)
+        );
     }
 }

@@ -74,7 +74,7 @@ impl RetryBudget {
 /// Slots that lie wholly inside a window.
 const SLOTS_INSIDE: u64 = 30;
 /// Slots kept: those inside, the one that the window touches, and one to spare
-/// for a worker whose clock reading is a moment older.
+/// for a worker whose reading of the clock is a moment older.
 const SLOTS: usize = 32;
 
 #[derive(Debug)]
@@ -161,14 +161,15 @@ impl Slots {
             .is_ok()
     }
 
-    /// What slot `index` and the `before` slots before it counted.
+    /// What slot `index`, the `before` slots before it and any after it counted:
+    /// a worker whose reading of the clock is ahead has written there.
     fn sum(&self, index: u64, before: u64) -> u64 {
-        let first = index.saturating_sub(before);
-        // A worker that is a moment ahead may have written the next slot already.
-        (first..=index + 1)
-            .map(|index| {
-                let (held, count) = unpack(self.word(index).load(Ordering::SeqCst));
-                u64::from(if held == index as u32 { count } else { 0 })
+        let first = index.saturating_sub(before) as u32;
+        self.0
+            .iter()
+            .map(|word| {
+                let (held, count) = unpack(word.load(Ordering::SeqCst));
+                u64::from(if is_older(held, first) { 0 } else { count })
             })
             .sum()
     }
@@ -195,4 +196,151 @@ const fn unpack(word: u64) -> (u32, u32) {
 /// Whether slot `held` lies before `tag`, on the circle of 32-bit slot numbers.
 const fn is_older(held: u32, tag: u32) -> bool {
     (tag.wrapping_sub(held) as i32) > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn budget(percent: u32, min_per_second: u32, window_ms: u64) -> config::RetryBudget {
+        config::RetryBudget {
+            percent,
+            min_per_second,
+            window: Duration::from_millis(window_ms),
+        }
+    }
+
+    fn spend(budget: &RetryBudget, tries: usize, now: Timestamp) -> usize {
+        (0..tries).filter(|_| budget.try_spend(now)).count()
+    }
+
+    #[test]
+    fn without_requests_the_minimum_is_allowed_and_no_more() {
+        let shared = RetryBudget::new(&budget(20, 10, 10_000));
+        let now = Timestamp::from_millis(50_000);
+        assert_eq!(spend(&shared, 500, now), 100);
+        // The first moment at which a window holds none of them, but for the rounding of a slot.
+        assert_eq!(spend(&shared, 500, Timestamp::from_millis(60_000)), 0);
+        assert_eq!(spend(&shared, 500, Timestamp::from_millis(60_700)), 100);
+    }
+
+    #[test]
+    fn a_share_of_the_requests_is_allowed() {
+        let shared = RetryBudget::new(&budget(20, 0, 10_000));
+        let now = Timestamp::from_millis(50_000);
+        assert_eq!(spend(&shared, 500, now), 0);
+        for _ in 0..1000 {
+            shared.request(now);
+        }
+        assert_eq!(spend(&shared, 500, now), 200);
+    }
+
+    #[test]
+    fn zero_percent_and_no_minimum_allow_nothing() {
+        let shared = RetryBudget::new(&budget(0, 0, 1000));
+        let now = Timestamp::from_millis(5);
+        shared.request(now);
+        assert_eq!(spend(&shared, 10, now), 0);
+    }
+
+    #[test]
+    fn a_change_of_the_policy_refills_nothing() {
+        let shared = RetryBudget::new(&budget(0, 10, 10_000));
+        let now = Timestamp::from_millis(50_000);
+        assert_eq!(spend(&shared, 500, now), 100);
+        shared.reconfigure(&budget(5, 10, 10_000), now);
+        assert_eq!(spend(&shared, 10, now), 0);
+        shared.reconfigure(&budget(5, 10, 1000), now);
+        assert_eq!(spend(&shared, 10, now), 0);
+        shared.reconfigure(&budget(5, 11, 10_000), now);
+        assert_eq!(spend(&shared, 500, now), 10);
+    }
+
+    #[test]
+    fn four_threads_never_spend_more_than_there_is() {
+        for round in 0..50 {
+            let shared = RetryBudget::new(&budget(0, 10, 10_000));
+            let spent = AtomicU64::new(0);
+            std::thread::scope(|scope| {
+                for thread in 0..4_u64 {
+                    let (shared, spent) = (&shared, &spent);
+                    scope.spawn(move || {
+                        for step in 0..200 {
+                            // Each worker's reading of the clock is a little different.
+                            let now = Timestamp::from_millis(50_000 + round + step + thread * 300);
+                            if shared.try_spend(now) {
+                                spent.fetch_add(1, Ordering::SeqCst);
+                            }
+                        }
+                    });
+                }
+            });
+            let spent = spent.into_inner();
+            assert!(spent <= 100, "{spent}");
+            assert!(spent >= 90, "{spent}: refused without need");
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wait(u64),
+        Requests(u32),
+        Retries(u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            prop_oneof![
+                0..50_u64,
+                300..400_u64,
+                900..1100_u64,
+                Just(1000_u64),
+                0..20_000_u64
+            ]
+            .prop_map(Step::Wait),
+            (1..50_u32).prop_map(Step::Requests),
+            (1..50_u32).prop_map(Step::Retries),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_in_a_window_than_a_naive_count_allows(
+            steps in proptest::collection::vec(step(), 1..120),
+            percent in 0..=100_u32,
+            minimum in 0..20_u32,
+        ) {
+            let config = budget(percent, minimum, 1000);
+            let shared = RetryBudget::new(&config);
+            let mut now = Timestamp::from_millis(3);
+            let (mut requests, mut retries) = (Vec::new(), Vec::new());
+            let inside = |times: &[Timestamp], now: Timestamp| {
+                times.iter().filter(|at| now.since(**at) < config.window).count() as u64
+            };
+            for step in steps {
+                match step {
+                    Step::Wait(span) => now = now.after(Duration::from_millis(span)),
+                    Step::Requests(count) => for _ in 0..count {
+                        shared.request(now);
+                        requests.push(now);
+                    },
+                    Step::Retries(count) => for _ in 0..count {
+                        if shared.try_spend(now) {
+                            retries.push(now);
+                            let allowed = allowance(&config, inside(&requests, now));
+                            prop_assert!(inside(&retries, now) <= allowed);
+                        } else if retries.last().is_none_or(|last| now.since(*last).as_millis() > 1100) {
+                            // Nothing was spent lately, so only a budget of nothing refuses.
+                            let recent = requests.iter().filter(|at| now.since(**at).as_millis() < 900).count();
+                            prop_assert_eq!(allowance(&config, recent as u64), 0);
+                        }
+                    },
+                }
+            }
+        }
+    }
 }

@@ -39,6 +39,16 @@ impl Bound {
         }
     }
 
+    /// The field of `timeouts` that sets it.
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::PerTry => "perTry",
+            Self::ResponseHeaders => "responseHeaders",
+            Self::Idle => "idle",
+        }
+    }
+
     /// Whether only the attempt has ended, so that a retry is a question at all.
     pub const fn ends_attempt_only(self) -> bool {
         matches!(self, Self::PerTry | Self::ResponseHeaders)
@@ -165,10 +175,112 @@ fn bound(at: Option<Timestamp>, bound: Bound) -> Option<Deadline> {
 }
 
 /// The earlier of the two; the first where they fall together.
-fn earlier(first: Option<Deadline>, second: Option<Deadline>) -> Option<Deadline> {
+pub fn earlier(first: Option<Deadline>, second: Option<Deadline>) -> Option<Deadline> {
     match (first, second) {
         (Some(first), Some(second)) if second.at < first.at => Some(second),
         (Some(first), _) => Some(first),
         (None, second) => second,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+    const AT: fn(u64) -> Timestamp = Timestamp::from_millis;
+
+    fn timeouts(request: Option<u64>, per_try: Option<u64>, headers: Option<u64>) -> Timeouts {
+        Timeouts {
+            request: request.map(MS),
+            per_try: per_try.map(MS),
+            idle: None,
+            response_headers: headers.map(MS),
+        }
+    }
+
+    #[test]
+    fn without_timeouts_nothing_is_limited() {
+        let deadlines = Deadlines::new(&Timeouts::default(), AT(5));
+        let attempt = deadlines.attempt(AT(6));
+        assert_eq!((attempt.until_headers, attempt.until_end), (None, None));
+        assert_eq!(deadlines.time_left(AT(1000)), None);
+        assert_eq!(Idle::new(&Timeouts::default(), AT(5)).deadline(), None);
+    }
+
+    #[test]
+    fn request_wins_where_deadlines_fall_together() {
+        let deadlines = Deadlines::new(&timeouts(Some(30), Some(20), Some(20)), AT(0));
+        let attempt = deadlines.attempt(AT(10));
+        let request = Some(Deadline {
+            at: AT(30),
+            bound: Bound::Request,
+        });
+        assert_eq!(
+            (attempt.until_headers, attempt.until_end),
+            (request, request)
+        );
+        assert!(!Bound::Request.ends_attempt_only());
+    }
+
+    #[test]
+    fn response_headers_ends_with_the_headers_and_per_try_does_not() {
+        let deadlines = Deadlines::new(&timeouts(Some(100), Some(20), Some(5)), AT(0));
+        let attempt = deadlines.attempt(AT(10));
+        let bounds =
+            [attempt.until_headers, attempt.until_end].map(|it| it.map(|it| (it.at, it.bound)));
+        assert_eq!(
+            bounds,
+            [
+                Some((AT(15), Bound::ResponseHeaders)),
+                Some((AT(30), Bound::PerTry))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_caller_can_shorten_the_request_but_not_prolong_it() {
+        let mut deadlines = Deadlines::new(&timeouts(Some(100), None, None), AT(0));
+        deadlines.shorten(AT(200));
+        assert_eq!(deadlines.request(), Some(AT(100)));
+        deadlines.shorten(AT(50));
+        assert_eq!(deadlines.time_left(AT(20)), Some(MS(30)));
+        assert_eq!(deadlines.time_left(AT(60)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn idle_starts_anew_with_each_byte() {
+        let idle = Timeouts {
+            idle: Some(MS(10)),
+            ..Timeouts::default()
+        };
+        let mut idle = Idle::new(&idle, AT(0));
+        idle.moved(AT(8));
+        assert!(!idle.is_over(AT(17)));
+        assert!(idle.is_over(AT(18)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_attempt_outlives_its_request(
+            request in proptest::option::of(0..1000_u64),
+            per_try in proptest::option::of(0..1000_u64),
+            headers in proptest::option::of(0..1000_u64),
+            began in 0..1500_u64,
+        ) {
+            let deadlines = Deadlines::new(&timeouts(request, per_try, headers), AT(7));
+            let attempt = deadlines.attempt(AT(began));
+            let of = |spans: &[Option<u64>]| spans.iter().flatten().map(|span| AT(began + span)).min();
+            let whole = request.map(|span| AT(7 + span));
+            let expected = |own: Option<Timestamp>| [own, whole].into_iter().flatten().min();
+            prop_assert_eq!(attempt.until_headers.map(|it| it.at), expected(of(&[per_try, headers])));
+            prop_assert_eq!(attempt.until_end.map(|it| it.at), expected(of(&[per_try])));
+            for deadline in [attempt.until_headers, attempt.until_end].into_iter().flatten() {
+                prop_assert!(whole.is_none_or(|whole| deadline.at <= whole));
+                prop_assert_eq!(Some(deadline.at) == whole, deadline.bound == Bound::Request);
+            }
+        }
     }
 }

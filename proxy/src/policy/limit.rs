@@ -206,3 +206,138 @@ impl Cell {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicI64;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn requests(max: Option<u32>) -> config::Limits {
+        config::Limits {
+            max_requests: max,
+            ..config::Limits::default()
+        }
+    }
+
+    #[test]
+    fn zero_refuses_everything_and_unset_nothing() {
+        let limits = Limits::new(&requests(Some(0)));
+        assert!(limits.try_acquire(Kind::Requests).is_none());
+        assert_eq!(limits.max(Kind::Requests), Some(0));
+        let held: Vec<_> = (0..1000)
+            .map_while(|_| limits.try_acquire(Kind::Pending))
+            .collect();
+        assert_eq!(held.len(), 1000);
+        assert_eq!(limits.max(Kind::Pending), None);
+        assert_eq!(limits.in_use(Kind::Pending), 1000);
+    }
+
+    #[test]
+    fn each_kind_has_its_own_maximum() {
+        let limits = Limits::new(&config::Limits {
+            max_connections: Some(1),
+            max_pending_requests: Some(2),
+            max_requests: Some(3),
+            max_retries: Some(4),
+        });
+        for (kind, max) in Kind::ALL.into_iter().zip(1..) {
+            let held: Vec<_> = (0..10).map_while(|_| limits.try_acquire(kind)).collect();
+            assert_eq!(held.len(), max, "{}", kind.as_str());
+        }
+    }
+
+    #[test]
+    fn lowered_below_use_it_admits_nothing_until_drained() {
+        let limits = Limits::new(&requests(Some(3)));
+        let mut held: Vec<_> = (0..3)
+            .map_while(|_| limits.try_acquire(Kind::Requests))
+            .collect();
+        limits.reconfigure(&requests(Some(2)));
+        held.pop();
+        assert!(limits.try_acquire(Kind::Requests).is_none());
+        held.pop();
+        let third = limits.try_acquire(Kind::Requests);
+        assert!(third.is_some());
+        assert!(limits.try_acquire(Kind::Requests).is_none());
+        drop((held, third));
+        assert_eq!(limits.in_use(Kind::Requests), 0);
+    }
+
+    /// `held` counts what really is there: raised after a permit was given,
+    /// lowered before it is given back, so it is never above the truth.
+    #[test]
+    fn four_threads_with_random_cancellation_never_exceed_the_limit() {
+        const MAX: i64 = 7;
+        let limits = Limits::new(&requests(Some(MAX as u32)));
+        let held = AtomicI64::new(0);
+        let admitted = AtomicI64::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (limits, held, admitted) = (&limits, &held, &admitted);
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(thread);
+                    let mut mine = Vec::new();
+                    for _ in 0..50_000 {
+                        if random.bool() {
+                            if let Some(permit) = limits.try_acquire(Kind::Requests) {
+                                let now = held.fetch_add(1, Ordering::SeqCst) + 1;
+                                assert!(now <= MAX, "{now} in flight");
+                                admitted.fetch_add(1, Ordering::Relaxed);
+                                mine.push(permit);
+                            }
+                        } else if !mine.is_empty() {
+                            held.fetch_sub(1, Ordering::SeqCst);
+                            drop(mine.swap_remove(random.usize(..mine.len())));
+                        }
+                    }
+                    held.fetch_sub(mine.len() as i64, Ordering::SeqCst);
+                });
+            }
+        });
+        assert_eq!(limits.in_use(Kind::Requests), 0);
+        assert!(admitted.into_inner() > 10_000);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Acquire,
+        Drop(usize),
+        Max(Option<u32>),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => Just(Step::Acquire),
+            3 => (0..20_usize).prop_map(Step::Drop),
+            1 => proptest::option::of(0..6_u32).prop_map(Step::Max),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_counter_with_a_maximum(steps in proptest::collection::vec(step(), 1..80)) {
+            let limits = Limits::new(&requests(Some(3)));
+            let (mut held, mut max) = (Vec::new(), Some(3));
+            for step in steps {
+                match step {
+                    Step::Acquire => {
+                        let permit = limits.try_acquire(Kind::Requests);
+                        prop_assert_eq!(permit.is_some(), max.is_none_or(|max| held.len() < max as usize));
+                        held.extend(permit);
+                    }
+                    Step::Drop(at) if at < held.len() => drop(held.swap_remove(at)),
+                    Step::Drop(_) => {}
+                    Step::Max(new) => {
+                        limits.reconfigure(&requests(new));
+                        max = new;
+                    }
+                }
+                prop_assert_eq!(limits.in_use(Kind::Requests) as usize, held.len());
+                prop_assert_eq!(limits.max(Kind::Requests), max);
+            }
+        }
+    }
+}

@@ -29,7 +29,9 @@ use crate::stream::Kind;
 use crate::stream::protocol::Machine;
 
 /// A collection that was not answered for so long is asked for again.
-pub const ASK_AGAIN: Duration = Duration::from_millis(250);
+pub const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// After so long without a question no answer can still be under way.
+pub const ANSWERED_SURELY: Duration = Duration::from_secs(2);
 /// So many responses may wait for their ACK or NACK to be sent; then no more are read.
 pub const MAX_PENDING_ACKNOWLEDGEMENTS: usize = 64;
 /// Services that went away of themselves whose state is kept for their return.
@@ -160,7 +162,7 @@ impl Controller {
         for event in received.events {
             self.apply(event, now);
         }
-        self.publish();
+        self.publish(now);
         received.error
     }
 
@@ -177,7 +179,7 @@ impl Controller {
                 }
             }
             None => {
-                self.make_room();
+                self.make_room(now);
                 self.machine
                     .subscribe(Kind::Service, &target.subscription());
                 self.subscriptions.add(target.clone(), now);
@@ -206,14 +208,20 @@ impl Controller {
             retired.insert(name, state.retire());
         }
         self.retired.retain(|_, retired| retired.is_held());
-        self.publish();
+        self.publish(now);
     }
 
     /// Asks again for collections that were not answered, at most every
     /// [`ASK_AGAIN`]. Returns whether any is waited for.
+    ///
+    /// A server may answer several questions with one response, which then
+    /// seems to answer only the first; so this is how the others get theirs.
     pub(crate) fn ask_again(&mut self, now: Timestamp) -> bool {
         let open = self.machine.unanswered();
         if open.is_empty() {
+            if now.since(self.asked_again) >= ANSWERED_SURELY {
+                self.machine.forget_open_questions();
+            }
             return false;
         }
         if now.since(self.asked_again) >= ASK_AGAIN {
@@ -225,12 +233,12 @@ impl Controller {
         true
     }
 
-    fn make_room(&mut self) {
+    fn make_room(&mut self, now: Timestamp) {
         let services = &self.services;
         let last_use = |name: &str| services.get(name).map(|state| state.usage().last());
         if let Some(target) = self.subscriptions.surplus(last_use) {
             self.drop_target(&target);
-            self.publish();
+            self.publish(now);
         }
     }
 
@@ -280,7 +288,7 @@ impl Controller {
     }
 
     /// Gives the workers the new picture, and those who wait their answers.
-    fn publish(&mut self) {
+    fn publish(&mut self, now: Timestamp) {
         for name in std::mem::take(&mut self.stale) {
             self.snapshot_stale = true;
             let complete = self
@@ -289,7 +297,7 @@ impl Controller {
                 .is_some_and(|state| self.is_complete(&name, state));
             match self.services.get_mut(&name) {
                 Some(state) if complete => {
-                    let service = state.publish();
+                    let service = state.publish(now);
                     self.published.insert(service.name.clone(), service);
                 }
                 // Known once, and its endpoints are being asked for anew: nothing false is shown.
@@ -335,7 +343,7 @@ impl Controller {
     fn count_held(&self) {
         let subscriptions = &self.subscriptions;
         self.mesh
-            .set_held(subscriptions.len(), subscriptions.unknown());
+            .set_held(subscriptions.count(), subscriptions.unknown());
     }
 }
 

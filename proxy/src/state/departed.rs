@@ -61,8 +61,10 @@ impl Departed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::breaker::Journal;
     use crate::policy::config::ServicePolicy;
-    use crate::runtime::ServiceRuntime;
+    use crate::runtime::{Identity, ServiceRuntime};
+    use crate::state::EndpointConfig;
 
     fn key(member: &str) -> EndpointKey {
         EndpointKey {
@@ -72,11 +74,31 @@ mod tests {
     }
 
     fn runtime() -> Arc<EndpointRuntime> {
-        let service = Arc::new(ServiceRuntime::new(
-            "shop/catalog",
-            &ServicePolicy::default(),
-        ));
-        Arc::new(EndpointRuntime::new(&service, "catalog-1"))
+        let config = EndpointConfig {
+            namespace: "shop".into(),
+            service: "catalog".into(),
+            port: 80,
+            address: "10.0.0.1:8080".parse().unwrap(),
+            pod: "catalog-1".into(),
+            pod_uid: "u1".into(),
+            node: String::new(),
+            zone: String::new(),
+            weight: 1,
+            ready: true,
+            draining: false,
+            serving: true,
+            hint_zones: Vec::new(),
+            sidecar: true,
+        };
+        let policy = ServicePolicy::default();
+        let now = Timestamp::default();
+        let service = ServiceRuntime::new("shop/catalog", &policy, false, &Journal::new(), now);
+        Arc::new(EndpointRuntime::new(
+            &service,
+            &policy,
+            Identity::of(&config),
+            now,
+        ))
     }
 
     #[test]

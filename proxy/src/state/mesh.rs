@@ -18,6 +18,7 @@ use super::ledger::{Applied, Ledger, Refused};
 use super::snapshot::{Known, Service, Snapshot};
 use super::subscriptions::Target;
 use crate::clock::Timestamp;
+use crate::policy::breaker::Journal;
 
 /// So long a caller waits for the stream's answer.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -93,9 +94,11 @@ pub struct Mesh {
     counters: Counters,
     connected: AtomicBool,
     ready: watch::Sender<bool>,
+    workload_changes: watch::Sender<u64>,
     draining: watch::Sender<bool>,
     ledger: Mutex<Ledger>,
     news: Notify,
+    journal: Arc<Journal>,
 }
 
 impl Mesh {
@@ -108,6 +111,8 @@ impl Mesh {
             counters: Counters::default(),
             connected: AtomicBool::new(false),
             ready: watch::Sender::new(false),
+            workload_changes: watch::Sender::new(0),
+            journal: Journal::new(),
             draining: watch::Sender::new(false),
             ledger: Mutex::new(Ledger::default()),
             news: Notify::new(),
@@ -118,6 +123,21 @@ impl Mesh {
     /// The present picture, without waiting. Do not hold it across an await.
     pub fn load(&self) -> Guard<Arc<Snapshot>> {
         self.snapshot.load()
+    }
+
+    /// The present picture, to be held for longer.
+    pub fn load_full(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Where the breakers of all services write their changes.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Rises with each new version of the workload.
+    pub fn workload_changes(&self) -> watch::Receiver<u64> {
+        self.workload_changes.subscribe()
     }
 
     /// What is known of an address without waiting; counts as a use of it.
@@ -252,6 +272,10 @@ impl Mesh {
     pub(crate) fn set_ready(&self) {
         self.ready
             .send_if_modified(|ready| !std::mem::replace(ready, true));
+    }
+
+    pub(crate) fn workload_changed(&self) {
+        self.workload_changes.send_modify(|version| *version += 1);
     }
 
     pub(crate) fn set_draining(&self, draining: bool) {

@@ -20,10 +20,12 @@ pub mod resource;
 pub mod service_state;
 pub mod snapshot;
 pub mod subscriptions;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use self::mesh::{Counts, Mesh, Resolution, Status};
 pub use self::resource::{
     EndpointConfig, InboundPort, PolicyReference, Protocol, ServiceConfig, ServiceKind,
     ServicePort, WorkloadConfig,
 };
-pub use self::snapshot::{Endpoint, Service, Snapshot, Workload};
+pub use self::snapshot::{Endpoint, EndpointList, Service, Snapshot, Workload};

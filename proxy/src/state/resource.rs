@@ -118,9 +118,20 @@ pub struct EndpointConfig {
     pub serving: bool,
     /// Zones for which topology hints reserve it; empty: any.
     pub hint_zones: Vec<String>,
+    /// Its pod has a sidecar, whose `x-remora-reason` is believed.
+    pub sidecar: bool,
 }
 
 impl EndpointConfig {
+    /// Where to connect to, for a call to the service's port `port`.
+    pub fn address_for(&self, port: u16) -> SocketAddr {
+        match self.address.port() {
+            // A pod reached by its own address: the port is the caller's.
+            0 => SocketAddr::new(self.address.ip(), port),
+            _ => self.address,
+        }
+    }
+
     /// What tells this endpoint from others of the same service and port: the
     /// pod's uid, or else its address.
     pub fn member(&self) -> String {

@@ -6,9 +6,10 @@ use std::sync::{Arc, Weak};
 
 use super::departed::{Departed, EndpointKey};
 use super::resource::{EndpointConfig, ServiceConfig, ServiceKind};
-use super::snapshot::{Endpoint, Service, Usage};
+use super::snapshot::{Endpoint, EndpointList, Service, Usage};
 use crate::clock::Timestamp;
-use crate::runtime::{EndpointRuntime, ServiceRuntime};
+use crate::policy::breaker::Journal;
+use crate::runtime::{EndpointRuntime, Identity, ServiceRuntime};
 
 /// State of a service that is no longer subscribed to, for as long as a
 /// connection still holds it: so what it counts stays exact when the service
@@ -41,7 +42,7 @@ pub struct ServiceState {
     runtimes: HashMap<EndpointKey, (Arc<EndpointRuntime>, usize)>,
     departed: Departed,
     retired: HashMap<EndpointKey, Weak<EndpointRuntime>>,
-    lists: BTreeMap<u16, Arc<[Endpoint]>>,
+    lists: BTreeMap<u16, EndpointList>,
     stale_lists: BTreeSet<u16>,
 }
 
@@ -52,6 +53,7 @@ impl ServiceState {
         config: ServiceConfig,
         retired: Option<Retired>,
         usage: Arc<Usage>,
+        journal: &Arc<Journal>,
         now: Timestamp,
     ) -> Self {
         let (held, retired) = retired
@@ -59,10 +61,19 @@ impl ServiceState {
             .unwrap_or_default();
         let runtime = match held {
             Some(runtime) => {
-                runtime.reconfigure(&config.policy);
+                runtime.reconfigure(&config.policy, now);
                 runtime
             }
-            None => Arc::new(ServiceRuntime::new(name, &config.policy)),
+            None => {
+                let mark_only = config.kind == ServiceKind::Pod;
+                Arc::new(ServiceRuntime::new(
+                    name,
+                    &config.policy,
+                    mark_only,
+                    journal,
+                    now,
+                ))
+            }
         };
         let mut state = Self {
             name: name.into(),
@@ -84,7 +95,10 @@ impl ServiceState {
     /// Takes a changed configuration; what is counted stays.
     pub fn reconfigure(&mut self, config: ServiceConfig, now: Timestamp) {
         if config.policy != self.config.policy {
-            self.runtime.reconfigure(&config.policy);
+            self.runtime.reconfigure(&config.policy, now);
+            for (runtime, _) in self.runtimes.values() {
+                runtime.reconfigure(&config.policy);
+            }
         }
         self.config = Arc::new(config);
         self.renew_pod(now);
@@ -141,7 +155,10 @@ impl ServiceState {
     }
 
     /// As the workers get it. Only the lists that changed are made anew.
-    pub fn publish(&mut self) -> Arc<Service> {
+    pub fn publish(&mut self, now: Timestamp) -> Arc<Service> {
+        if !self.stale_lists.is_empty() {
+            self.tell_members(now);
+        }
         for port in std::mem::take(&mut self.stale_lists) {
             let list: Arc<[Endpoint]> = self
                 .endpoints
@@ -152,7 +169,7 @@ impl ServiceState {
             if list.is_empty() {
                 self.lists.remove(&port);
             } else {
-                self.lists.insert(port, list);
+                self.lists.insert(port, EndpointList::new(list));
             }
         }
         Arc::new(Service {
@@ -167,6 +184,18 @@ impl ServiceState {
             pod: self.pod.clone(),
             usage: self.usage.clone(),
         })
+    }
+
+    /// The breakers' floor counts the endpoints that may be picked.
+    fn tell_members(&self, now: Timestamp) {
+        let mut members: BTreeMap<u16, Vec<Identity>> = BTreeMap::new();
+        for endpoint in self.endpoints.values() {
+            let of_port = members.entry(endpoint.config.address.port()).or_default();
+            if endpoint.config.ready || endpoint.config.serving {
+                of_port.push(Identity::of(&endpoint.config));
+            }
+        }
+        self.runtime.set_members(&members, now);
     }
 
     /// No longer subscribed to: only what others still hold can be found again.
@@ -205,7 +234,13 @@ impl ServiceState {
         }
         let held = self.retired.remove(&key).and_then(|held| held.upgrade());
         let runtime = self.departed.take(&key, now).or(held).unwrap_or_else(|| {
-            Arc::new(EndpointRuntime::new(&self.runtime, &config.display_name()))
+            let identity = Identity::of(config);
+            Arc::new(EndpointRuntime::new(
+                &self.runtime,
+                &self.config.policy,
+                identity,
+                now,
+            ))
         });
         self.runtimes.insert(key, (runtime.clone(), 1));
         runtime

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::resource::{EndpointConfig, ServiceConfig, WorkloadConfig};
 use crate::clock::Timestamp;
+use crate::policy::config::Scope;
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
 
 /// Uses closer together than this are one: workers do not fight for the cache line.
@@ -46,6 +47,25 @@ pub struct Endpoint {
     pub runtime: Arc<EndpointRuntime>,
 }
 
+/// The endpoints behind one port of a service.
+#[derive(Clone, Debug)]
+pub struct EndpointList {
+    /// In an order that does not depend on when they came.
+    pub endpoints: Arc<[Endpoint]>,
+    /// Whether all weights are the same.
+    pub is_even: bool,
+}
+
+impl EndpointList {
+    /// Of these endpoints.
+    pub fn new(endpoints: Arc<[Endpoint]>) -> Self {
+        let is_even = endpoints
+            .windows(2)
+            .all(|pair| pair[0].config.weight == pair[1].config.weight);
+        Self { endpoints, is_even }
+    }
+}
+
 /// A service, its endpoints, and what all workers share about it.
 ///
 /// A connection that lives long holds it only for one request and asks
@@ -60,7 +80,7 @@ pub struct Service {
     pub runtime: Arc<ServiceRuntime>,
     /// For each service port its endpoints, by rising port; within a port in an
     /// order that does not depend on when they came.
-    pub endpoints_by_port: Vec<(u16, Arc<[Endpoint]>)>,
+    pub endpoints_by_port: Vec<(u16, EndpointList)>,
     /// A pod reached by its own address: the pod, its port zero.
     pub pod: Option<Endpoint>,
     pub(super) usage: Arc<Usage>,
@@ -68,11 +88,31 @@ pub struct Service {
 
 impl Service {
     /// The endpoints behind a port of the service; none when it has none or no such port.
-    pub fn endpoints(&self, port: u16) -> Option<&Arc<[Endpoint]>> {
+    pub fn endpoints(&self, port: u16) -> Option<&EndpointList> {
         self.endpoints_by_port
             .binary_search_by_key(&port, |(port, _)| *port)
             .ok()
             .map(|at| &self.endpoints_by_port[at].1)
+    }
+
+    /// The endpoints of every port, and the pod that is reached directly.
+    pub fn all_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        let listed = self
+            .endpoints_by_port
+            .iter()
+            .flat_map(|(_, list)| list.endpoints.iter());
+        listed.chain(self.pod.iter())
+    }
+
+    /// Whether it is a pod reached by its own address, which has no other endpoint.
+    pub fn is_direct(&self) -> bool {
+        self.pod.is_some()
+    }
+
+    /// Whether the breaker is the service's and not each endpoint's.
+    pub fn has_service_breaker(&self) -> bool {
+        let breaker = self.config.policy.circuit_breaker.as_ref();
+        breaker.is_some_and(|breaker| breaker.trip.scope == Scope::Service)
     }
 
     /// Notes that it is in use, so that it stays subscribed to.

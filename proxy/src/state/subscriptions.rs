@@ -93,8 +93,13 @@ impl Subscriptions {
     }
 
     /// Targets subscribed to.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Targets that belong to nothing.

@@ -156,9 +156,7 @@ impl Client {
                 }
                 response = responses.message(), if !self.controller.is_congested() => {
                     let response = response?.ok_or(SessionError::Closed)?;
-                    if let Some(error) = self.controller.receive(response, clock::now()) {
-                        warn!(?error, "a response was refused in part");
-                    }
+                    self.take_response(response);
                 }
                 demand = self.questions.recv() => self.take_demand(demand),
                 () = tokio::time::sleep_until(clock::instant(self.housekeeping_at)) => {
@@ -181,6 +179,14 @@ impl Client {
                 }
             }
         }
+    }
+
+    fn take_response(&mut self, response: DeltaDiscoveryResponse) {
+        let now = clock::now();
+        if let Some(error) = self.controller.receive(response, now) {
+            warn!(?error, "a response was refused in part");
+        }
+        self.housekeeping_at = self.housekeeping_at.min(now.after(ASK_AGAIN));
     }
 
     fn take_demand(&mut self, demand: Option<Demand>) {

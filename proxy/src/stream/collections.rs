@@ -55,6 +55,12 @@ impl Collections {
         self.open.clear();
     }
 
+    /// So long nothing was asked that every answer must have arrived: what is
+    /// still open was answered together with something else.
+    pub fn forget_open(&mut self) {
+        self.open.clear();
+    }
+
     /// The stream's first request goes out, repeating what was answered before.
     pub fn repeated(&mut self) {
         self.push(None);

@@ -155,10 +155,11 @@ impl Machine {
     }
 
     /// Wants `name` from now on: a name, an alias, or a collection `…/*`.
-    pub fn subscribe(&mut self, kind: Kind, name: &str) {
+    /// Returns false where it was wanted already.
+    pub fn subscribe(&mut self, kind: Kind, name: &str) -> bool {
         let state = &mut self.types[kind.index()];
         if !state.wanted.insert(name.to_owned()) {
-            return;
+            return false;
         }
         if is_collection(name) {
             self.collections.add(name);
@@ -166,6 +167,7 @@ impl Machine {
         if state.introduced {
             state.changes.push_back(Change::Subscribe(name.to_owned()));
         }
+        true
     }
 
     /// Wants `name` no longer. Returns the resources that are not held any
@@ -206,6 +208,11 @@ impl Machine {
         {
             state.changes.push_back(again);
         }
+    }
+
+    /// No question about a collection can still be under way.
+    pub fn forget_open_questions(&mut self) {
+        self.collections.forget_open();
     }
 
     /// The collections that wait for their answer.

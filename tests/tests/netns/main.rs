@@ -36,7 +36,7 @@ const TESTS: &[Test] = &[
     ("the_sidecars_own_ports_are_not_redirected", own_ports),
     ("excluded_ports_networks_and_marks_pass", exclusions),
     ("excluded_users_pass", users),
-    ("udp_is_never_touched", udp),
+    ("udp_and_dns_are_never_touched", udp),
     ("a_second_run_replaces_the_first", second_run),
     ("remove_leaves_nothing_behind", remove),
     ("a_refused_batch_changes_nothing", refused),
@@ -295,6 +295,11 @@ fn udp(peer: &Peer) -> Result<Outcome> {
         let mut buffer = [0; 16];
         let (length, from) = server.recv_from(&mut buffer)?;
         ensure!(&buffer[..length] == b"name?" && from == client.local_addr()?);
+    }
+    answer("outbound", 15101)?;
+    peer.answer("names", 53)?;
+    for address in PEER {
+        expect(who(ask(SocketAddr::new(address, 53))), "names")?;
     }
     Ok(Outcome::Passed)
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::machine::State;
+use super::words::State;
 use crate::clock::Timestamp;
 
 /// So many changes are kept.

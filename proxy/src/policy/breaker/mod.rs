@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`machine`]: the breaker itself, pure.
+//! - [`words`]: what it is told and what it tells.
 //! - [`floor`]: how many endpoints may be out at once, pure.
 //! - [`shared`]: the thin shell by which all workers share one breaker.
 //! - [`set`]: the breakers of one service.
@@ -17,8 +18,12 @@ mod journal;
 mod machine;
 mod set;
 mod shared;
+#[cfg(test)]
+mod tests;
+mod words;
 
 pub use journal::{Change, JOURNAL_CAPACITY, Journal, Transitions};
-pub use machine::{Outcome, PROBE_DEADLINE_AT_LEAST, State};
+pub use machine::PROBE_DEADLINE_AT_LEAST;
 pub use set::{BreakerSet, DEPARTED_CAPACITY};
 pub use shared::{BreakerPermit, Description, SharedBreaker};
+pub use words::{Outcome, State};

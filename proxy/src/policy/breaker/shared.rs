@@ -15,7 +15,8 @@ use parking_lot::Mutex;
 
 use super::floor::Floor;
 use super::journal::{Counts, Entry, Journal};
-use super::machine::{Breaker, Cause, Failure, Gate, Outcome, State, Ticket};
+use super::machine::{Breaker, Failure, Gate, Ticket};
+use super::words::{Cause, Outcome, State};
 use crate::balance::Availability;
 use crate::clock::Timestamp;
 use crate::policy::config::{Scope, Trip};

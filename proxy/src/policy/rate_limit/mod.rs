@@ -21,6 +21,8 @@ mod facts;
 mod gcra;
 mod keyed;
 mod rule;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -143,12 +145,24 @@ impl RateLimiter {
 
     /// Admits the request and counts it, or refuses it.
     pub fn check(&self, facts: &impl Facts, now: Timestamp) -> Decision {
+        self.check_those(facts, now, |_| true)
+    }
+
+    /// As [`Self::check`], among the limits for which `applies`: one bucket may
+    /// stand for several ports, each with limits of its own beside it.
+    pub fn check_those(
+        &self,
+        facts: &impl Facts,
+        now: Timestamp,
+        applies: impl Fn(&RateLimit) -> bool,
+    ) -> Decision {
+        let applies = &applies;
         let now = now.as_nanos();
         loop {
             let rules = self.rules.load();
-            match self.enforce(&rules, facts, now) {
+            match self.enforce(&rules, facts, now, applies) {
                 Ok(()) => {
-                    self.shadow(&rules, facts, now);
+                    self.shadow(&rules, facts, now, applies);
                     return Decision::Admitted;
                 }
                 Err(Stop::Refused(refusal)) => return Decision::Refused(refusal),
@@ -176,10 +190,16 @@ impl RateLimiter {
 
     /// Debits in order. What has been debited is remembered on the stack: each
     /// limit gives back what it took when one after it stops the request.
-    fn enforce(&self, rules: &[Rule], facts: &impl Facts, now: u64) -> Result<(), Stop> {
+    fn enforce(
+        &self,
+        rules: &[Rule],
+        facts: &impl Facts,
+        now: u64,
+        applies: &impl Fn(&RateLimit) -> bool,
+    ) -> Result<(), Stop> {
         let Some(at) = rules
             .iter()
-            .position(|rule| !rule.config.shadow && rule.counts(facts))
+            .position(|rule| !rule.config.shadow && applies(&rule.config) && rule.counts(facts))
         else {
             return Ok(());
         };
@@ -187,13 +207,21 @@ impl RateLimiter {
         let debited = rule
             .debit(facts, &self.keys, now)
             .map_err(|halt| Stop::new(halt, rule))?;
-        self.enforce(&rules[at + 1..], facts, now)
+        self.enforce(&rules[at + 1..], facts, now, applies)
             .inspect_err(|_| rule.give_back(debited))
     }
 
     /// Shadow limits count only what the others admit, and hold up nothing.
-    fn shadow(&self, rules: &[Rule], facts: &impl Facts, now: u64) {
-        let shadows = rules.iter().filter(|rule| rule.config.shadow);
+    fn shadow(
+        &self,
+        rules: &[Rule],
+        facts: &impl Facts,
+        now: u64,
+        applies: &impl Fn(&RateLimit) -> bool,
+    ) {
+        let shadows = rules
+            .iter()
+            .filter(|rule| rule.config.shadow && applies(&rule.config));
         for rule in shadows.filter(|rule| rule.counts(facts)) {
             // One that is moved in this very moment misses a request; nothing hangs on it.
             if let Err(Halt::Over { .. }) = rule.debit(facts, &self.keys, now) {

@@ -28,7 +28,7 @@ impl Controller {
                 let policies = match value {
                     Parsed::Service(config) => self.take_service(&name, &aliases, *config, now),
                     Parsed::Endpoint(config) => self.take_endpoint(&name, *config, now),
-                    Parsed::Workload(config) => self.take_workload(*config),
+                    Parsed::Workload(config) => self.take_workload(*config, now),
                 };
                 self.mesh
                     .ledger()
@@ -81,12 +81,13 @@ impl Controller {
             None => {
                 let retired = self.retired.remove(name);
                 let usage = Arc::new(Usage::new(now));
-                let state = ServiceState::new(name, config, retired, usage, now);
+                let state =
+                    ServiceState::new(name, config, retired, usage, self.mesh.journal(), now);
                 self.services.insert(name.to_owned(), state);
             }
         }
-        if has_endpoints {
-            self.machine.subscribe(Kind::Endpoint, &collection_of(name));
+        if has_endpoints && self.machine.subscribe(Kind::Endpoint, &collection_of(name)) {
+            self.asked_again = now;
         }
         self.bind(name, aliases);
         self.stale.insert(name.to_owned());
@@ -124,7 +125,7 @@ impl Controller {
         Vec::new()
     }
 
-    fn take_workload(&mut self, config: WorkloadConfig) -> Vec<PolicyReference> {
+    fn take_workload(&mut self, config: WorkloadConfig, now: Timestamp) -> Vec<PolicyReference> {
         let policies = config.policies.clone();
         let draining = config.draining;
         self.workload = Some(Workload {
@@ -132,7 +133,8 @@ impl Controller {
         });
         // Before anybody is told to be ready, the workers must see it.
         self.snapshot_stale = true;
-        self.publish();
+        self.publish(now);
+        self.mesh.workload_changed();
         self.mesh.set_draining(draining);
         self.mesh.set_ready();
         policies
@@ -172,10 +174,10 @@ impl Controller {
             state.remove_all_endpoints(now);
             if self.gone.len() >= MAX_GONE {
                 let longest = self.gone.iter().min_by_key(|(_, (_, since))| *since);
-                if let Some(longest) = longest.map(|(name, _)| name.clone()) {
-                    if let Some((state, _)) = self.gone.remove(&longest) {
-                        self.retired.insert(longest, state.retire());
-                    }
+                if let Some(longest) = longest.map(|(name, _)| name.clone())
+                    && let Some((state, _)) = self.gone.remove(&longest)
+                {
+                    self.retired.insert(longest, state.retire());
                 }
             }
             self.gone.insert(name.to_owned(), (state, now));

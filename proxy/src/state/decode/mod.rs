@@ -246,6 +246,7 @@ fn endpoint_config(
         draining: endpoint.draining,
         serving: endpoint.serving,
         hint_zones,
+        sidecar: endpoint.sidecar,
     }
 }
 

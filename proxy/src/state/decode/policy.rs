@@ -327,9 +327,7 @@ fn header_name(field: &str, name: &str, problems: &mut Problems) -> String {
 }
 
 fn is_path(path: &str) -> bool {
-    path.starts_with('/')
-        && path.len() <= MAX_TEXT
-        && path.bytes().all(|byte| byte.is_ascii_graphic())
+    path.starts_with('/') && path.len() <= MAX_TEXT && !path.chars().any(char::is_control)
 }
 
 fn is_plain(name: &str) -> bool {

@@ -1,1 +1,205 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::policy::config::{KeyPart, PathMatch, Scope};
+use crate::state::testing;
+
+fn decode_service(service: &v1::Service) -> Result<ServiceConfig, DecodeError> {
+    let name = testing::service_resource(service, "1").name;
+    super::service(&name, &service.encode_to_vec())
+}
+
+fn full_policy() -> v1::ServicePolicy {
+    v1::ServicePolicy {
+        circuit_breaker: Some(v1::CircuitBreaker {
+            limits: Some(v1::Limits {
+                max_requests: Some(0),
+                ..Default::default()
+            }),
+            per_endpoint: None,
+            trip: Some(v1::Trip {
+                scope: v1::trip::Scope::Service.into(),
+                consecutive_failures: 3,
+                failures: Some(v1::Conditions {
+                    status_codes: vec![429],
+                    grpc_codes: vec![14],
+                    ..Default::default()
+                }),
+                base_ejection_ms: 1000,
+                max_ejection_ms: 2000,
+                honor_retry_after: true,
+                probes: 1,
+                successes: 1,
+                max_ejected_percent: 50,
+                min_endpoints: 1,
+            }),
+        }),
+        rate_limits: vec![v1::RateLimit {
+            name: "per-caller".to_owned(),
+            policy: "shop/web".to_owned(),
+            requests: 10,
+            per_ms: 1000,
+            burst: 1,
+            r#match: Some(v1::Match {
+                methods: vec!["GET".to_owned()],
+                path: Some(v1::r#match::Path::PathPrefix("/x/".to_owned())),
+                headers: Vec::new(),
+            }),
+            key: vec![v1::KeyPart {
+                part: Some(v1::key_part::Part::Header("x-user".to_owned())),
+            }],
+            mode: v1::rate_limit::Mode::Shadow.into(),
+            max_keys: 10,
+        }],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_service_says_what_was_sent() {
+    let mut sent = testing::service("web", 7);
+    sent.policy = Some(full_policy());
+    sent.session_affinity_seconds = Some(10);
+    let config = decode_service(&sent).unwrap();
+    assert_eq!(config.addresses, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
+    assert_eq!(config.port(8080).unwrap().protocol, Protocol::Http1);
+    assert_eq!(config.session_affinity, Some(Duration::from_secs(10)));
+    let breaker = config.policy.circuit_breaker.unwrap();
+    assert_eq!(breaker.limits.max_requests, Some(0), "zero is not unset");
+    assert_eq!(breaker.limits.max_connections, None);
+    assert_eq!(breaker.trip.scope, Scope::Service);
+    assert_eq!(breaker.trip.failures.status_codes, [429]);
+    let limit = &config.policy.rate_limits[0];
+    assert_eq!(
+        limit.matches.path,
+        Some(PathMatch::Prefix("/x/".to_owned()))
+    );
+    assert_eq!(limit.key, [KeyPart::Header("x-user".to_owned())]);
+    assert!(limit.shadow);
+}
+
+#[test]
+fn every_problem_is_reported_with_its_path() {
+    let mut sent = testing::service("web", 7);
+    let mut policy = full_policy();
+    if let Some(trip) = policy
+        .circuit_breaker
+        .as_mut()
+        .and_then(|part| part.trip.as_mut())
+    {
+        trip.consecutive_failures = 0;
+        trip.max_ejected_percent = 101;
+        trip.max_ejection_ms = u64::MAX;
+    }
+    policy.rate_limits[0].burst = 0;
+    policy.rate_limits[0].key[0].part = None;
+    sent.policy = Some(policy);
+    sent.ports[0].port = 70_000;
+    sent.addresses.push(Bytes::from_static(&[1, 2, 3]));
+    let text = decode_service(&sent).unwrap_err().to_string();
+    for expected in [
+        "policy.circuit_breaker.trip.consecutive_failures: is 0, must be 1 to 1000",
+        "policy.circuit_breaker.trip.max_ejected_percent: is 101, must be 0 to 100",
+        "policy.circuit_breaker.trip.max_ejection_ms",
+        "policy.rate_limits[0].burst",
+        "policy.rate_limits[0].key",
+        "ports[0].port: is 70000, must be 1 to 65535",
+        "addresses: has 3 bytes, must be 4 or 16",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in: {text}");
+    }
+}
+
+#[test]
+fn a_resource_under_another_name_is_refused() {
+    let sent = testing::service("web", 7).encode_to_vec();
+    let error = super::service("shop/cart", &sent).unwrap_err().to_string();
+    assert!(error.contains("describes shop/web"), "{error}");
+    let endpoint = testing::endpoint("web", "web-1", 1).encode_to_vec();
+    assert!(super::endpoint("shop/web/8080/uid-web-2", &endpoint).is_err());
+    assert!(super::endpoint("shop/web/8080/uid-web-1", &endpoint).is_ok());
+    let workload = testing::workload().encode_to_vec();
+    assert!(super::workload("shop/web-2", &workload).is_err());
+    assert!(super::workload("shop/web-1", &workload).is_ok());
+}
+
+#[test]
+fn hostile_names_are_refused_and_shown_escaped() {
+    let mut sent = testing::service("web", 7);
+    sent.namespace = format!("a\n\u{1b}[2J{}", "x".repeat(500));
+    let error = super::service("shop/web", &sent.encode_to_vec()).unwrap_err();
+    let text = error.to_string();
+    assert!(!text.contains('\n') && !text.contains('\u{1b}'), "{text}");
+    assert!(text.len() < 400, "{text}");
+}
+
+#[test]
+fn a_pod_service_has_its_pod() {
+    let sent = testing::pod_service("web-1", 1);
+    let config = decode_service(&sent).unwrap();
+    let pod = config.pod.unwrap();
+    assert_eq!(pod.address, "10.1.0.1:0".parse().unwrap());
+    assert_eq!(pod.weight, 1, "unset is 1");
+
+    let mut without = sent.clone();
+    without.pod = None;
+    let error = super::service("pod/shop/web-1", &without.encode_to_vec());
+    assert!(error.unwrap_err().to_string().contains("pod: is missing"));
+
+    let mut with_port = sent;
+    with_port.pod.as_mut().unwrap().target_port = 80;
+    assert!(decode_service(&with_port).is_err());
+}
+
+#[test]
+fn an_endpoint_without_uid_is_known_by_its_address() {
+    let mut sent = testing::endpoint("web", "web-1", 1);
+    sent.pod_uid.clear();
+    let config = super::endpoint("shop/web/8080/10.1.0.1", &sent.encode_to_vec()).unwrap();
+    assert_eq!(config.member(), "10.1.0.1");
+}
+
+#[test]
+fn the_list_of_problems_is_bounded() {
+    let mut sent = testing::service("web", 7);
+    sent.addresses = vec![Bytes::new(); 10_000];
+    let error = decode_service(&sent).unwrap_err();
+    assert_eq!(error.problems.len(), problems::MAX_PROBLEMS);
+    assert!(error.omitted > 0 && error.omitted < 100);
+}
+
+#[test]
+fn workload_ports_are_unique() {
+    let mut sent = testing::workload();
+    let port = v1::InboundPort {
+        port: 8080,
+        ..Default::default()
+    };
+    sent.ports = vec![port.clone(), port];
+    let error = super::workload("shop/web-1", &sent.encode_to_vec());
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains("8080 is there twice")
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(name in ".{0,40}", bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = super::service(&name, &bytes);
+        let _ = super::endpoint(&name, &bytes);
+        let _ = super::workload(&name, &bytes);
+    }
+
+    #[test]
+    fn a_damaged_resource_never_makes_it_panic(at in 0_usize..400, to in any::<u8>()) {
+        let mut sent = testing::service("web", 7);
+        sent.policy = Some(full_policy());
+        let mut bytes = sent.encode_to_vec();
+        let at = at % bytes.len();
+        bytes[at] = to;
+        let _ = super::service("shop/web", &bytes);
+    }
+}

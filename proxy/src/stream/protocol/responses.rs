@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use remora_proto::discovery::{DeltaDiscoveryResponse, Resource};
 
-use super::{Acknowledgement, Event, Held, Kind, Machine, collections_of, is_collection};
+use super::{
+    Acknowledgement, Event, Held, Kind, Machine, TypeState, collections_of, is_collection,
+};
 
 /// The reasons in a NACK are cut at this many bytes.
 pub const MAX_ERROR_BYTES: usize = 16 * 1024;
@@ -127,7 +129,10 @@ impl Machine {
                         version: resource.version.clone(),
                         aliases: resource.aliases.clone(),
                     };
-                    state.held.insert(resource.name.clone(), held);
+                    let moved = state.take(&resource.name, held);
+                    for name in moved {
+                        events.push(Event::Removed { kind, name });
+                    }
                     events.push(Event::Taken {
                         kind,
                         name: resource.name.clone(),
@@ -174,6 +179,34 @@ impl Machine {
                 events.push(Event::Complete { name });
             }
         }
+    }
+}
+
+impl TypeState {
+    /// Holds a resource. Its aliases are its own from now on: returns the
+    /// resources that were wanted only for one of them and are not held any
+    /// more (a server that forgot the last stream does not tell of those).
+    fn take(&mut self, name: &str, resource: Held) -> Vec<String> {
+        let aliases = resource.aliases.clone();
+        let before = self.held.insert(name.to_owned(), resource);
+        if aliases.is_empty() || before.is_some_and(|before| before.aliases == aliases) {
+            return Vec::new();
+        }
+        let mut moved = Vec::new();
+        for (other, held) in &mut self.held {
+            let count = held.aliases.len();
+            if other != name {
+                held.aliases.retain(|alias| !aliases.contains(alias));
+            }
+            if held.aliases.len() != count {
+                moved.push((other.clone(), held.aliases.clone()));
+            }
+        }
+        moved.retain(|(name, aliases)| !self.wants(name, aliases));
+        for (name, _) in &moved {
+            self.held.remove(name);
+        }
+        moved.into_iter().map(|(name, _)| name).collect()
     }
 }
 

@@ -1,0 +1,247 @@
+//! The admin endpoint: health, metrics, and what the sidecar knows and does.
+//!
+//! Reading is for everyone who reaches the port. What changes state is POST,
+//! and only from loopback.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::clock::{self, Timestamp};
+use crate::metrics::counters::LATENCY_BOUNDS_MS;
+use crate::metrics::exposition;
+use crate::policy::limit::Kind;
+use crate::runtime::{ServiceRuntime, label_of};
+use crate::state::{Endpoint, Service};
+use crate::worker::Shared;
+
+/// What the admin endpoint reads and the one thing that it may change.
+#[derive(Debug)]
+pub struct Admin {
+    /// What the workers share.
+    pub shared: Arc<Shared>,
+    /// True once draining has begun; `POST /drain` sets it.
+    pub drain: watch::Sender<bool>,
+    /// When the process began.
+    pub started: Timestamp,
+    /// When it turned ready.
+    pub ready_at: watch::Receiver<Option<Timestamp>>,
+}
+
+/// Answers take at most so long, and take no body worth the name.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const BODY_BYTES: usize = 1024;
+
+/// The admin endpoint's routes.
+pub fn router(admin: Arc<Admin>) -> Router {
+    let registry = Arc::new(exposition::registry(Arc::clone(&admin.shared)));
+    Router::new()
+        .route("/live", get(|| async { "live\n" }))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/config", get(config))
+        .route("/breakers", get(breakers))
+        .route("/stats", get(stats))
+        .route("/drain", post(drain))
+        .layer(Extension(registry))
+        .layer(RequestBodyLimitLayer::new(BODY_BYTES))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TIMEOUT,
+        ))
+        .layer(CatchPanicLayer::new())
+        .with_state(admin)
+}
+
+async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
+    if *admin.drain.borrow() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+    }
+    if admin.ready_at.borrow().is_none() {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the workload has not arrived; check that the control plane runs\n",
+        );
+    }
+    (StatusCode::OK, "ready\n")
+}
+
+async fn metrics(Extension(registry): Extension<Arc<Registry>>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => (
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn drain(
+    State(admin): State<Arc<Admin>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+) -> (StatusCode, &'static str) {
+    if !crate::socket::is_loopback(peer.ip()) {
+        return (
+            StatusCode::FORBIDDEN,
+            "only from loopback: run it inside the pod\n",
+        );
+    }
+    admin.drain.send_replace(true);
+    (StatusCode::ACCEPTED, "draining\n")
+}
+
+async fn config(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let shared = &admin.shared;
+    let status = shared.mesh.status();
+    let applied: Vec<Value> = status
+        .applied
+        .iter()
+        .map(|applied| {
+            let policies: Vec<Value> = applied
+                .policies
+                .iter()
+                .map(|policy| {
+                    json!({"namespace": policy.namespace, "name": policy.name, "generation": policy.generation})
+                })
+                .collect();
+            json!({
+                "type": applied.kind.name(), "name": applied.name, "version": applied.version,
+                "applied_at_ms": applied.applied_at_ms, "policies": policies,
+            })
+        })
+        .collect();
+    let refused: Vec<Value> = status
+        .refused
+        .iter()
+        .map(|refused| {
+            json!({"type": refused.kind.name(), "name": refused.name, "version": refused.version, "reason": refused.reason})
+        })
+        .collect();
+    let ready_at = *admin.ready_at.borrow();
+    Json(json!({
+        "sidecar": {
+            "namespace": shared.config.namespace, "pod": shared.config.pod, "pod_uid": shared.config.pod_uid,
+            "version": env!("CARGO_PKG_VERSION"),
+        },
+        "connected": status.connected,
+        "ready": ready_at.is_some() && !*admin.drain.borrow(),
+        "ready_ms": ready_at.map(|at| at.since(admin.started).as_millis() as u64),
+        "draining": *admin.drain.borrow(),
+        "subscriptions": status.counts.subscriptions,
+        "unknown_addresses": status.counts.unknown_held,
+        "applied": applied,
+        "refused": refused,
+    }))
+}
+
+async fn breakers(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let now = clock::now();
+    let snapshot = admin.shared.mesh.load_full();
+    let services: Vec<Value> = snapshot
+        .services()
+        .map(|service| breakers_of(service, now))
+        .collect();
+    let changes: Vec<Value> = admin
+        .shared
+        .journal
+        .since(0)
+        .into_iter()
+        .map(|change| {
+            json!({
+                "sequence": change.sequence, "at_ms": clock::unix_ms(change.at), "service": *change.service,
+                "endpoint": label_of(&change.endpoint), "from": change.from.as_str(), "to": change.to.as_str(),
+                "cause": change.cause,
+            })
+        })
+        .collect();
+    Json(json!({"services": services, "changes": changes}))
+}
+
+fn breakers_of(service: &Service, now: Timestamp) -> Value {
+    let runtime = &service.runtime;
+    let own = service
+        .has_service_breaker()
+        .then(|| runtime.service_breaker().describe(now).state.as_str());
+    let limits: serde_json::Map<String, Value> = Kind::ALL
+        .into_iter()
+        .map(|kind| {
+            (
+                kind.as_str().to_owned(),
+                json!({"in_use": runtime.limits.in_use(kind), "max": runtime.limits.max(kind)}),
+            )
+        })
+        .collect();
+    let endpoints: Vec<Value> = service
+        .all_endpoints()
+        .map(|endpoint| breaker_of(endpoint, now))
+        .collect();
+    json!({
+        "service": *service.name, "state": own, "requests_in_flight": runtime.traffic.in_flight.load(Relaxed),
+        "limits": limits, "endpoints": endpoints,
+    })
+}
+
+fn breaker_of(endpoint: &Endpoint, now: Timestamp) -> Value {
+    let runtime = &endpoint.runtime;
+    let breaker = runtime.breaker.describe(now);
+    json!({
+        "endpoint": *runtime.name, "address": endpoint.config.address.to_string(),
+        "ready": endpoint.config.ready, "draining": endpoint.config.draining,
+        "state": breaker.state.as_str(), "since_ms": clock::unix_ms(breaker.since), "cause": breaker.cause,
+        "ejections": breaker.ejections, "in_flight": runtime.load.in_flight(),
+        "latency_ms": runtime.load.latency(now).as_secs_f64() * 1_000.0,
+        "requests": runtime.attempts.load(Relaxed), "failures": runtime.failures.load(Relaxed),
+    })
+}
+
+async fn stats(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let shared = &admin.shared;
+    let snapshot = shared.mesh.load_full();
+    let outbound: Vec<Value> = snapshot
+        .services()
+        .map(|service| traffic_of("service", &service.name, &service.runtime))
+        .collect();
+    let inbound: Vec<Value> = shared
+        .inbound
+        .counted_ports()
+        .iter()
+        .map(|(_, runtime)| traffic_of("port", &runtime.name, runtime))
+        .collect();
+    Json(json!({
+        "uptime_ms": clock::now().since(admin.started).as_millis() as u64,
+        "connections_open": shared.connections.open.load(Relaxed),
+        "bad_requests": shared.connections.bad_requests.load(Relaxed),
+        "outbound": outbound,
+        "inbound": inbound,
+    }))
+}
+
+fn traffic_of(key: &str, name: &str, runtime: &ServiceRuntime) -> Value {
+    let totals = runtime.traffic.totals();
+    json!({
+        key: name, "requests": totals.requests, "failures": totals.failures, "retries": totals.retries,
+        "rate_limited": totals.rate_limited, "overloaded": totals.overloaded, "in_flight": totals.in_flight,
+        "cancelled": runtime.traffic.cancelled.load(Relaxed),
+        "tcp_connections": runtime.traffic.tcp_connections.load(Relaxed),
+        "tcp_open": runtime.traffic.tcp_open.load(Relaxed),
+        "latency_bounds_ms": LATENCY_BOUNDS_MS, "latency_counts": runtime.traffic.latency.counts(),
+    })
+}

@@ -1,0 +1,360 @@
+//! The sidecar as a process: its threads, its supervision, its end.
+//!
+//! ```text
+//!  control thread: stream, reports, admin, probes, signals
+//!  worker threads: listeners, connections, pools
+//! ```
+//! Whatever ends without having been told to ends the process, with an error:
+//! a sidecar of which half is gone must not look alive.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use remora_proto::v1::{BreakerChange, ServiceUsage, breaker_change};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+
+use crate::access_log::AccessLogger;
+use crate::admin::{self, Admin};
+use crate::clock;
+use crate::config::{Config, Mode};
+use crate::inbound::Inbound;
+use crate::policy::breaker::State;
+use crate::probes::{self, ProbeTarget};
+use crate::runtime::label_of;
+use crate::socket;
+use crate::state::Mesh;
+use crate::stream::{ControlPlane, Identity, NumberedChange, Options, ReportSource, Streams};
+use crate::worker::{self, ConnectionCounters, Listeners, Shared};
+
+/// So often the end of a drain is looked for.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// Runs the sidecar until it is told to end and what was in flight has ended.
+///
+/// # Errors
+/// It cannot start, or a part of it ended by itself.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let started = clock::now();
+    tracing_subscriber::fmt()
+        .json()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("REMORA_LOG")?)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(control(config, started))
+}
+
+async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()> {
+    let options = Options {
+        identity: Identity {
+            namespace: config.namespace.clone(),
+            pod: config.pod.clone(),
+            pod_uid: config.pod_uid.clone(),
+            service_account: String::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        control_plane: ControlPlane::parse(&config.control_plane, config.socket_mark)?,
+    };
+    let (mesh, streams) = Streams::new(options);
+    let shared = Arc::new(Shared {
+        access_log: AccessLogger::open(&config.access_log)?,
+        journal: Arc::clone(mesh.journal()),
+        mesh,
+        inbound: Inbound::new(),
+        connections: ConnectionCounters::default(),
+        config,
+    });
+    let (drain, draining) = watch::channel(false);
+    let (stop, stopping) = watch::channel(false);
+    let workers = start_workers(&shared, &draining, &stopping)?;
+    let mut running = streams.spawn(Arc::new(Source(Arc::clone(&shared))));
+    let ready_at = when_ready(&shared, started);
+    let admin = Arc::new(Admin {
+        shared: Arc::clone(&shared),
+        drain: drain.clone(),
+        started,
+        ready_at,
+    });
+    let admin_server = serve_admin(&shared, admin);
+    let probe_server = serve_probes(&shared);
+    let workload = follow_workload(&shared, &drain);
+    let ended = tokio::select! {
+        result = admin_server => result.context("the admin endpoint ended"),
+        result = probe_server => result.context("the probe endpoint ended"),
+        result = &mut running.configuration => Err(anyhow!("the configuration stream's task ended: {result:?}")),
+        result = &mut running.reports => Err(anyhow!("the report stream's task ended: {result:?}")),
+        () = workload => Err(anyhow!("the workload's task ended")),
+        name = workers => Err(anyhow!("worker {name} ended")),
+        () = told_to_end() => Ok(()),
+    };
+    if ended.is_ok() {
+        drain.send_replace(true);
+        finish(&shared).await;
+    }
+    stop.send_replace(true);
+    ended
+}
+
+/// After SIGTERM: ends as soon as nothing is in flight, at most the drain timeout later.
+async fn finish(shared: &Shared) {
+    let deadline = clock::now().after(shared.config.drain_timeout);
+    while in_flight(shared) > 0 && clock::now() < deadline {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+    let left = in_flight(shared);
+    if left > 0 {
+        tracing::warn!(
+            left,
+            "ending although requests are in flight: the drain timeout has passed"
+        );
+    }
+}
+
+fn in_flight(shared: &Shared) -> u64 {
+    let inbound = shared
+        .inbound
+        .counted_ports()
+        .into_iter()
+        .map(|(_, runtime)| runtime);
+    let snapshot = shared.mesh.load();
+    let outbound = snapshot
+        .services()
+        .map(|service| Arc::clone(&service.runtime));
+    inbound
+        .chain(outbound)
+        .map(|runtime| {
+            runtime.traffic.in_flight.load(Relaxed) + runtime.traffic.tcp_open.load(Relaxed)
+        })
+        .sum()
+}
+
+async fn told_to_end() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        // Without signals only SIGKILL ends the sidecar.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Starts the workers; gives the name of the first one that ends.
+fn start_workers(
+    shared: &Arc<Shared>,
+    drain: &watch::Receiver<bool>,
+    stop: &watch::Receiver<bool>,
+) -> anyhow::Result<impl Future<Output = String>> {
+    let (ended, mut endings) = tokio::sync::mpsc::channel(shared.config.concurrency);
+    for number in 0..shared.config.concurrency {
+        let name = format!("worker-{number}");
+        let (shared, drain, stop) = (Arc::clone(shared), drain.clone(), stop.clone());
+        let ended = ended.clone();
+        let (listening, is_listening) = oneshot::channel();
+        std::thread::Builder::new()
+            .name(name.clone())
+            .spawn(move || {
+                run_worker(shared, drain, stop, listening);
+                // The receiver is gone only when the process is ending anyway.
+                let _ = ended.try_send(name);
+            })?;
+        is_listening.blocking_recv_on_start()??;
+    }
+    Ok(async move { endings.recv().await.unwrap_or_default() })
+}
+
+/// Waits for a thread that has just been started; it answers within microseconds.
+trait OnStart<T> {
+    fn blocking_recv_on_start(self) -> anyhow::Result<T>;
+}
+
+impl<T> OnStart<T> for oneshot::Receiver<T> {
+    fn blocking_recv_on_start(mut self) -> anyhow::Result<T> {
+        loop {
+            match self.try_recv() {
+                Ok(value) => return Ok(value),
+                Err(oneshot::error::TryRecvError::Empty) => std::thread::yield_now(),
+                Err(oneshot::error::TryRecvError::Closed) => {
+                    return Err(anyhow!("a worker ended while it started"));
+                }
+            }
+        }
+    }
+}
+
+fn run_worker(
+    shared: Arc<Shared>,
+    drain: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
+    listening: oneshot::Sender<anyhow::Result<()>>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default());
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = listening.send(Err(error.into()));
+            return;
+        }
+    };
+    runtime.block_on(async move {
+        match listen(&shared.config) {
+            Ok(listeners) => {
+                let _ = listening.send(Ok(()));
+                worker::run(shared, listeners, drain, stop).await;
+            }
+            Err(error) => {
+                let _ = listening.send(Err(error));
+            }
+        }
+    });
+}
+
+fn listen(config: &Config) -> anyhow::Result<Listeners> {
+    let bind = |address: SocketAddr, what: &str| {
+        socket::listen(address)
+            .with_context(|| format!("cannot listen on {address} for {what} connections"))
+    };
+    let inbound = match &config.mode {
+        Mode::Intercept => vec![bind(config.inbound_listen, "inbound")?],
+        Mode::Explicit { inbound_ports, .. } => {
+            let addresses = config.pod_ips.iter().flat_map(|address| {
+                inbound_ports
+                    .iter()
+                    .map(|port| SocketAddr::new(*address, *port))
+            });
+            addresses
+                .map(|address| bind(address, "inbound"))
+                .collect::<anyhow::Result<_>>()?
+        }
+    };
+    Ok(Listeners {
+        outbound: bind(config.outbound_listen, "outbound")?,
+        inbound,
+    })
+}
+
+async fn serve_admin(shared: &Shared, admin: Arc<Admin>) -> anyhow::Result<()> {
+    let address = shared.config.admin_listen;
+    let listener =
+        socket::listen(address).with_context(|| format!("cannot listen on {address}"))?;
+    let service = admin::router(admin).into_make_service_with_connect_info::<SocketAddr>();
+    Ok(axum::serve(listener, service).await?)
+}
+
+async fn serve_probes(shared: &Shared) -> anyhow::Result<()> {
+    if shared.config.probes.is_empty() {
+        return std::future::pending().await;
+    }
+    let address = shared.config.probe_listen;
+    let listener =
+        socket::listen(address).with_context(|| format!("cannot listen on {address}"))?;
+    let application = match shared.config.mode {
+        Mode::Intercept => shared.config.pod_ips.first().copied(),
+        Mode::Explicit { application, .. } => Some(application),
+    };
+    let target = ProbeTarget {
+        probes: shared.config.probes.clone(),
+        application: application.unwrap_or(IpAddr::from([127, 0, 0, 1])),
+        socket_mark: shared.config.socket_mark,
+    };
+    Ok(axum::serve(listener, probes::router(target)).await?)
+}
+
+/// Says when the workload had arrived.
+fn when_ready(
+    shared: &Arc<Shared>,
+    started: clock::Timestamp,
+) -> watch::Receiver<Option<clock::Timestamp>> {
+    let (sender, receiver) = watch::channel(None);
+    let mut ready = shared.mesh.ready();
+    let mesh: Arc<Mesh> = Arc::clone(&shared.mesh);
+    tokio::spawn(async move {
+        if ready.wait_for(|ready| *ready).await.is_ok() {
+            let now = clock::now();
+            sender.send_replace(Some(now));
+            tracing::info!(ready_ms = now.since(started).as_millis() as u64, "ready");
+        }
+        drop(mesh);
+    });
+    receiver
+}
+
+/// Takes each version of the workload over, and begins to drain when it says so.
+async fn follow_workload(shared: &Arc<Shared>, drain: &watch::Sender<bool>) {
+    let mut changes = shared.mesh.workload_changes();
+    let mut draining = shared.mesh.draining();
+    loop {
+        if let Some(workload) = shared.mesh.load().workload() {
+            shared.inbound.configure(&workload.config);
+        }
+        if *draining.borrow_and_update() {
+            drain.send_if_modified(|drain| !std::mem::replace(drain, true));
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            changed = draining.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Source(Arc<Shared>);
+
+impl ReportSource for Source {
+    fn breaker_changes_since(&self, sequence: u64) -> Vec<NumberedChange> {
+        let numbered = |change: crate::policy::breaker::Change| NumberedChange {
+            sequence: change.sequence,
+            change: BreakerChange {
+                service: change.service.to_string(),
+                endpoint: label_of(&change.endpoint).to_owned(),
+                from: wire_state(change.from) as i32,
+                to: wire_state(change.to) as i32,
+                at_ms: clock::unix_ms(change.at),
+                cause: change.cause,
+            },
+        };
+        self.0
+            .journal
+            .since(sequence)
+            .into_iter()
+            .map(numbered)
+            .collect()
+    }
+
+    fn usage(&self) -> Vec<ServiceUsage> {
+        let snapshot = self.0.mesh.load();
+        snapshot
+            .services()
+            .map(|service| {
+                let totals = service.runtime.traffic.totals();
+                ServiceUsage {
+                    service: service.name.to_string(),
+                    requests: totals.requests,
+                    failures: totals.failures,
+                    retries: totals.retries,
+                    rate_limited: totals.rate_limited,
+                }
+            })
+            .collect()
+    }
+}
+
+const fn wire_state(state: State) -> breaker_change::State {
+    match state {
+        State::Closed => breaker_change::State::Closed,
+        State::Open => breaker_change::State::Open,
+        State::HalfOpen => breaker_change::State::HalfOpen,
+        State::WouldOpen => breaker_change::State::WouldOpen,
+    }
+}

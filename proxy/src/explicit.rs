@@ -1,0 +1,216 @@
+//! Explicit mode: the outbound listener is a plain HTTP/1.1 proxy. The host of
+//! each request names the service; `CONNECT host:port` opens a raw connection.
+//!
+//! For where nothing can be intercepted (the playground on loopback addresses).
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response, Uri, header};
+use hyper::body::Incoming;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::answer::{self, Reason};
+use crate::clock;
+use crate::http1::caller::CallerState;
+use crate::http1::response_body::ResponseBody;
+use crate::http1::server;
+use crate::io::Prefixed;
+use crate::pipeline::{self, Call};
+use crate::state::{Resolution, Service};
+use crate::tcp;
+use crate::worker::Worker;
+
+/// A CONNECT head is small.
+const CONNECT_HEAD_BYTES: usize = 8 * 1024;
+/// So long its sender may take.
+const CONNECT_HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Serves one connection of the pod until it ends.
+pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
+    let mut seen = Vec::new();
+    let reading = read_connect(&mut stream, &mut seen);
+    match tokio::time::timeout(CONNECT_HEAD_TIMEOUT, reading).await {
+        Ok(Some(Connect { authority, rest })) => {
+            connect(worker, stream, peer, &authority, rest).await
+        }
+        _ => http(worker, Prefixed::new(seen.into(), stream), peer).await,
+    }
+}
+
+struct Connect {
+    authority: String,
+    /// What came after the head.
+    rest: Bytes,
+}
+
+/// Reads as long as it may be a CONNECT; `None` leaves what was read in `seen`.
+async fn read_connect(stream: &mut TcpStream, seen: &mut Vec<u8>) -> Option<Connect> {
+    const METHOD: &[u8] = b"CONNECT ";
+    loop {
+        let shared = seen.len().min(METHOD.len());
+        if seen[..shared] != METHOD[..shared] || seen.len() > CONNECT_HEAD_BYTES {
+            return None;
+        }
+        if shared == METHOD.len() {
+            let mut fields = [httparse::EMPTY_HEADER; 64];
+            let mut request = httparse::Request::new(&mut fields);
+            match request.parse(seen) {
+                Ok(httparse::Status::Complete(length)) => {
+                    let authority = request.path?.to_owned();
+                    return Some(Connect {
+                        authority,
+                        rest: Bytes::copy_from_slice(&seen[length..]),
+                    });
+                }
+                Ok(httparse::Status::Partial) => {}
+                Err(_) => return None,
+            }
+        }
+        if stream.read_buf(seen).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+async fn connect(
+    worker: &Rc<Worker>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    authority: &str,
+    rest: Bytes,
+) {
+    let (answer, found) = match find(worker, authority).await {
+        Ok((service, Some(port))) => ("HTTP/1.1 200 OK\r\n\r\n".to_owned(), Some((service, port))),
+        Ok((_, None)) => (
+            plain_refusal(
+                "400 Bad Request",
+                Reason::BadRequest,
+                "CONNECT needs host:port",
+            ),
+            None,
+        ),
+        Err(detail) => (
+            plain_refusal("503 Service Unavailable", Reason::NoEndpoints, &detail),
+            None,
+        ),
+    };
+    if stream.write_all(answer.as_bytes()).await.is_err() {
+        return;
+    }
+    if let Some((service, port)) = found {
+        tcp::outbound(worker, stream, rest, peer, &service, port).await;
+    }
+}
+
+fn plain_refusal(status: &str, reason: Reason, detail: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nx-remora-reason: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{detail}\n",
+        reason.word(),
+        detail.len() + 1
+    )
+}
+
+async fn http(worker: &Rc<Worker>, stream: Prefixed, peer: SocketAddr) {
+    server::serve(worker, stream, peer, |request, caller| {
+        one(Rc::clone(worker), caller, peer, request)
+    })
+    .await;
+}
+
+async fn one(
+    worker: Rc<Worker>,
+    caller: Rc<CallerState>,
+    peer: SocketAddr,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let authority = match request.uri().authority() {
+        Some(authority) => Some(authority.as_str().to_owned()),
+        None => request
+            .headers()
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .map(str::to_owned),
+    };
+    let Some(authority) = authority else {
+        caller.end();
+        return answer::refuse(Reason::BadRequest, "the request names no host".to_owned());
+    };
+    match find(&worker, &authority).await {
+        Ok((service, port)) => {
+            to_origin_form(&mut request, &authority);
+            let port = port.unwrap_or(80);
+            pipeline::outbound(
+                Call {
+                    worker,
+                    caller,
+                    service,
+                    port,
+                    peer,
+                },
+                request,
+            )
+            .await
+        }
+        Err(detail) => {
+            caller.end();
+            answer::refuse(Reason::NoEndpoints, detail)
+        }
+    }
+}
+
+/// The application gets origin form, and the host of the target as `Host`
+/// (RFC 9112, section 3.2.2).
+fn to_origin_form(request: &mut Request<Incoming>, authority: &str) {
+    if request.uri().authority().is_none() {
+        return;
+    }
+    let path = request
+        .uri()
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from(path);
+    if let Ok(host) = HeaderValue::from_str(authority) {
+        request.headers_mut().insert(header::HOST, host);
+    }
+}
+
+/// The service that a host names: `catalog`, `catalog.shop`,
+/// `catalog.shop.svc.cluster.local`, or a pod's address; without case, and with
+/// or without a trailing dot.
+async fn find(worker: &Rc<Worker>, authority: &str) -> Result<(Arc<Service>, Option<u16>), String> {
+    let parsed: http::uri::Authority = authority
+        .parse()
+        .map_err(|_| format!("{authority:?} is no host"))?;
+    let port = parsed.port_u16();
+    let host = parsed
+        .host()
+        .trim_matches(['[', ']'])
+        .trim_end_matches('.')
+        .to_ascii_lowercase();
+    let now = clock::now();
+    let mesh = &worker.shared.mesh;
+    let resolution = match host.parse() {
+        Ok(address) => mesh.resolve_address(address, now).await,
+        Err(_) => {
+            let mut labels = host.split('.');
+            let name = labels.next().unwrap_or_default();
+            let namespace = labels.next().unwrap_or(&worker.shared.config.namespace);
+            mesh.resolve_name(&format!("{namespace}/{name}"), now).await
+        }
+    };
+    match resolution {
+        Resolution::Service(service) => Ok((service, port)),
+        Resolution::Unknown => Err(format!(
+            "{host} is no service of the mesh; check its name and namespace"
+        )),
+        Resolution::NoAnswer => Err(format!(
+            "the control plane gave no answer about {host}; check that it runs"
+        )),
+    }
+}

@@ -1,0 +1,11 @@
+//! What is counted, and how it is shown.
+//!
+//! # Layout
+//! - [`counters`]: atomics that the data path adds to.
+//! - [`exposition`]: all of them in Prometheus' text form, at each scrape.
+//!
+//! Labels are names of Kubernetes objects and words of closed lists, never
+//! anything that a caller chose.
+
+pub mod counters;
+pub mod exposition;
