@@ -26,7 +26,9 @@ pub enum ProxyCommand {
 pub fn proxy(arguments: ProxyArguments) -> anyhow::Result<()> {
     match arguments.command {
         Some(ProxyCommand::Intercept(options)) => Ok(remora_proxy::intercept::run(&options)?),
-        None => Ok(remora_proxy::daemon::run(remora_proxy::config::Config::from_environment()?)?),
+        None => Ok(remora_proxy::daemon::run(
+            remora_proxy::config::Config::from_environment()?,
+        )?),
     }
 }
 

@@ -33,7 +33,7 @@ pub struct EndpointBreaker {
     /// `closed`, `open`, `half_open`, `would_open`.
     #[serde(default)]
     pub state: String,
-    /// For how long, in milliseconds.
+    /// Since when, in milliseconds since 1970.
     #[serde(default)]
     pub since_ms: Option<u64>,
     /// Why it opened.

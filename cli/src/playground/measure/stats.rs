@@ -8,6 +8,9 @@ use serde::Deserialize;
 /// The answer of `GET /stats`.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Stats {
+    /// How long the sidecar has run.
+    #[serde(default)]
+    pub uptime_ms: u64,
     /// Towards other services.
     #[serde(default)]
     pub outbound: Vec<Counters>,
@@ -143,9 +146,18 @@ pub fn quantile(bounds: &[f64], counts: &[u64], share: f64) -> Option<f64> {
 pub struct Meter {
     outbound: BTreeMap<String, Counters>,
     inbound: BTreeMap<String, Counters>,
+    uptime_ms: u64,
 }
 
 impl Meter {
+    /// How long the last look is ago, by the sidecar's own clock: ours would
+    /// show how busy this process is.
+    pub fn since_last(&mut self, stats: &Stats) -> Duration {
+        let over = grown(stats.uptime_ms, self.uptime_ms);
+        self.uptime_ms = stats.uptime_ms;
+        Duration::from_millis(over)
+    }
+
     /// What grew since the last look: outbound, inbound.
     pub fn look(&mut self, stats: &Stats) -> (Growth, Growth) {
         (

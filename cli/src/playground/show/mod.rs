@@ -174,7 +174,7 @@ impl Show {
     async fn take(&mut self, input: Input) -> anyhow::Result<()> {
         match input {
             Input::Pod(event) => self.on_pod(event).await?,
-            Input::Said(pod, said) => self.record.said(&pod, said, clock::now()),
+            Input::Said(pod, said) => self.record.said(&pod, said),
             Input::Files => self.on_files().await?,
             Input::Asked(request, reply) => {
                 let answer = self.obey(&request).await;

@@ -83,7 +83,7 @@ pub struct Record {
     /// All that sidecars counted.
     pub total: Growth,
     cursor: Cursor,
-    meters: BTreeMap<String, (Meter, Instant)>,
+    meters: BTreeMap<String, Meter>,
     kill: Option<Kill>,
 }
 
@@ -145,7 +145,7 @@ impl Record {
     }
 
     /// Takes what a sidecar said.
-    pub fn said(&mut self, pod: &str, said: Said, now: Instant) {
+    pub fn said(&mut self, pod: &str, said: Said) {
         match said {
             Said::Breakers(breakers) => {
                 for change in self.cursor.unseen(pod, &breakers) {
@@ -153,17 +153,13 @@ impl Record {
                 }
                 self.breakers.insert(pod.to_owned(), breakers);
             }
-            Said::Stats(stats) => self.stats(pod, &stats, now),
+            Said::Stats(stats) => self.stats(pod, &stats),
         }
     }
 
-    fn stats(&mut self, pod: &str, stats: &Stats, now: Instant) {
-        let (meter, looked_at) = self
-            .meters
-            .entry(pod.to_owned())
-            .or_insert_with(|| (Meter::default(), now));
-        let over = now - *looked_at;
-        *looked_at = now;
+    fn stats(&mut self, pod: &str, stats: &Stats) {
+        let meter = self.meters.entry(pod.to_owned()).or_default();
+        let over = meter.since_last(stats);
         let (outbound, inbound) = meter.look(stats);
         self.total.add_counts(&outbound);
         self.total.add_counts(&inbound);

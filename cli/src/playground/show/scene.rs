@@ -114,6 +114,7 @@ impl Show {
     }
 
     fn breaker_rows(&self) -> Vec<BreakerRow> {
+        let now_ms = clock::unix_ms();
         let mut rows = Vec::new();
         for (caller, breakers) in &self.record.breakers {
             for endpoint in breakers
@@ -126,7 +127,9 @@ impl Show {
                         caller: caller.clone(),
                         endpoint: endpoint.endpoint.clone(),
                         state: endpoint.state.replace('_', " "),
-                        since_ms: endpoint.since_ms.unwrap_or(0),
+                        for_ms: endpoint
+                            .since_ms
+                            .map_or(0, |since| now_ms.saturating_sub(since)),
                         cause: endpoint.cause.clone().unwrap_or_default(),
                     });
                 }

@@ -16,6 +16,10 @@ use super::{LEAST_COLUMNS, LEAST_ROWS};
 const LEAST_LOWER_ROWS: u16 = 6;
 /// Problems of the YAML that have a line of their own.
 const MOST_PROBLEM_ROWS: usize = 3;
+/// The name column of pods is at least so wide.
+const LEAST_NAME_COLUMNS: u16 = 13;
+/// And at most.
+const MOST_NAME_COLUMNS: u16 = 32;
 /// From this width on the sparkline has its place.
 const SPARKLINE_COLUMNS: u16 = 100;
 
@@ -184,18 +188,21 @@ fn draw_pods(frame: &mut Frame<'_>, area: Rect, scene: &Scene, selected: usize, 
             line
         })
     });
+    let names = scene.pods.iter().map(|pod| pod.name.len());
+    let longest = u16::try_from(names.max().unwrap_or(0)).unwrap_or(u16::MAX);
+    let longest = longest.clamp(LEAST_NAME_COLUMNS, MOST_NAME_COLUMNS);
     let table = Table::new(
         rows,
         [
             Constraint::Length(2),
-            Constraint::Min(13),
+            Constraint::Length(longest),
             Constraint::Length(15),
-            Constraint::Length(6),
-            Constraint::Length(7),
-            Constraint::Length(7),
-            Constraint::Length(6),
-            Constraint::Length(7),
-            Constraint::Length(8),
+            Constraint::Fill(1),
+            Constraint::Fill(1),
+            Constraint::Fill(1),
+            Constraint::Fill(1),
+            Constraint::Fill(1),
+            Constraint::Fill(1),
         ],
     )
     .header(Row::new(heading).style(theme.heading()));
@@ -281,7 +288,7 @@ fn breaker_lines(breaker: &BreakerRow, theme: Theme) -> [Line<'static>; 2] {
         Line::from(vec![
             Span::styled(path, theme.plain()),
             Span::styled(breaker.state.clone(), theme.tone(tone)),
-            Span::styled(format!("  {}", seconds(breaker.since_ms)), theme.plain()),
+            Span::styled(format!("  {}", seconds(breaker.for_ms)), theme.plain()),
         ]),
         Line::styled(format!("  {}", breaker.cause), theme.quiet()),
     ]

@@ -48,7 +48,7 @@ pub struct BreakerRow {
     /// `open`, `half open`, `would open`.
     pub state: String,
     /// For how long, in milliseconds.
-    pub since_ms: u64,
+    pub for_ms: u64,
     /// Why.
     pub cause: String,
 }

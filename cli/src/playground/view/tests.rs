@@ -45,7 +45,7 @@ fn scene() -> Scene {
             caller: "web-1".to_owned(),
             endpoint: "catalog-2".to_owned(),
             state: "open".to_owned(),
-            since_ms: 1230,
+            for_ms: 1230,
             cause: "3 consecutive failures: connect_failed".to_owned(),
         }],
         breakers_known: 9,
