@@ -205,7 +205,7 @@ mod tests {
         };
         Stats {
             outbound: vec![outbound],
-            inbound: Vec::new(),
+            ..Stats::default()
         }
     }
 

@@ -28,6 +28,7 @@ impl Show {
                     return Ok(());
                 };
                 self.record.killed(&pod);
+                self.record.event("killed", json!({"pod": pod}));
                 self.world.order(&pod, Order::Kill)?;
                 self.say(&format!("{pod} is killed"));
             }
@@ -76,6 +77,7 @@ impl Show {
         match request.deed {
             Deed::Kill => {
                 self.world.order(pod, Order::Kill)?;
+                self.record.event("killed", json!({"pod": pod}));
                 Ok(format!("{pod} is killed; its endpoint stays listed"))
             }
             Deed::Revive => {

@@ -110,7 +110,7 @@ impl Show {
             policy_propagation_ms: self.changes.spread(),
             killed: self.record.kill_report(),
             sidecars,
-            events: self.record.events.iter().cloned().collect(),
+            events: self.record.in_order(),
             failures: load.errors.clone(),
         };
         let circumstances = Circumstances {

@@ -87,7 +87,9 @@ impl Inputs {
     /// # Errors
     /// When the folder cannot be watched or signals not be caught.
     pub fn open(plan: &Plan) -> anyhow::Result<Self> {
-        let (changed, files) = mpsc::channel(1);
+        let (changed, raw) = mpsc::channel(1);
+        let (settled, files) = mpsc::channel(1);
+        tokio::spawn(settle(raw, settled));
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
                 // Our own reading is no change; a full channel means that one is known.
@@ -132,7 +134,7 @@ impl Inputs {
             Some(key) = next_key(&mut self.keys) => Input::Key(key),
             Some((request, reply)) = self.asked.1.recv() => Input::Asked(request, reply),
             Some(event) = self.pods.1.recv() => Input::Pod(event),
-            Some(()) = settled(&mut self.files) => Input::Files,
+            Some(()) = self.files.recv() => Input::Files,
             Some(news) = self.news.1.recv() => Input::News(news),
             status = control_plane.ended() => Input::ControlPlaneEnded(status),
             Some((pod, said)) = self.said.1.recv() => Input::Said(pod, said),
@@ -220,13 +222,17 @@ async fn next_key(keys: &mut Option<EventStream>) -> Option<KeyEvent> {
     }
 }
 
-/// The next change of a file, once writing has paused.
-async fn settled(files: &mut mpsc::Receiver<()>) -> Option<()> {
-    files.recv().await?;
-    for _ in 0..MOST_QUIET {
-        if tokio::time::timeout(QUIET, files.recv()).await.is_err() {
-            break;
+/// Passes changes of files on, once writing has paused. A task of its own: a
+/// change that is half waited for must not be forgotten.
+async fn settle(mut raw: mpsc::Receiver<()>, settled: mpsc::Sender<()>) {
+    while raw.recv().await.is_some() {
+        for _ in 0..MOST_QUIET {
+            if tokio::time::timeout(QUIET, raw.recv()).await.is_err() {
+                break;
+            }
+        }
+        if settled.send(()).await.is_err() {
+            return;
         }
     }
-    Some(())
 }

@@ -26,6 +26,7 @@ use super::clock;
 use super::cluster::kubelet::{Happening, PodEvent};
 use super::control_plane::ControlPlane;
 use super::control_socket;
+use super::measure::propagation::Propagation;
 use super::measure::{sidecar, visitor};
 use super::options::Plan;
 use super::scenario::Act;
@@ -202,7 +203,8 @@ impl Show {
                     .event("sidecar_ready", json!({"pod": pod, "ready_ms": after_ms}));
             }
             Happening::Ready => self.record.event("pod_ready", json!({"pod": pod})),
-            Happening::Killed => self.record.event("killed", json!({"pod": pod})),
+            // Noted when it was ordered.
+            Happening::Killed => {}
             Happening::Restarting { why } => {
                 self.record.notice(format!("{pod}: {why}"));
                 self.record
@@ -256,25 +258,31 @@ impl Show {
     fn on_news(&mut self, news: News) {
         match news {
             News::Propagated(propagation) => {
-                let is_ours = self.changes.arrived(&propagation);
-                let (namespace, name) = &propagation.policy;
-                let ms = propagation.slowest.map(clock::millis);
-                let details = json!({"policy": format!("{namespace}/{name}"), "ms": ms, "sidecars": propagation.sidecars});
-                if !is_ours || self.view.is_none() {
-                    self.record.event("policy_in_force", details);
-                }
-                if !propagation.missing.is_empty() {
-                    let pods = propagation.missing.join(", ");
-                    self.record.notice(format!(
-                        "A change of {namespace}/{name} did not reach {pods} within 5 s."
-                    ));
-                }
+                self.on_propagation(&propagation);
             }
             News::Problems(problems) => {
                 let own = self.world.problems();
                 self.record.problems(own, problems);
             }
             News::Before(before) => self.changes.remember(before),
+        }
+    }
+
+    fn on_propagation(&mut self, propagation: &Propagation) {
+        let is_ours = self.changes.arrived(propagation);
+        let policy = format!("{}/{}", propagation.policy.0, propagation.policy.1);
+        if propagation.missing.is_empty() {
+            let ms = propagation.slowest.map(clock::millis);
+            let details = json!({"policy": policy, "ms": ms, "sidecars": propagation.sidecars});
+            if !is_ours || self.view.is_none() {
+                self.record.event("policy_in_force", details);
+            }
+        } else if is_ours || self.record.yaml.is_empty() {
+            // An edit of the user's that is wrong is not in force on purpose.
+            let pods = propagation.missing.join(", ");
+            let sentence = format!("A change of {policy} did not reach {pods} within 5 s.");
+            self.record.event("problem", json!({"message": sentence}));
+            self.record.notice(sentence);
         }
     }
 

@@ -137,6 +137,13 @@ impl Record {
         });
     }
 
+    /// The events by their time: what sidecars tell comes a little late.
+    pub fn in_order(&self) -> Vec<Event> {
+        let mut events: Vec<_> = self.events.iter().cloned().collect();
+        events.sort_by_key(|event| event.at_ms);
+        events
+    }
+
     /// Notes that something went wrong; the run is not good any more.
     pub fn notice(&mut self, sentence: String) {
         if self.notices.len() < MOST_NOTICES && !self.notices.contains(&sentence) {

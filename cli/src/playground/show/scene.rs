@@ -45,14 +45,9 @@ impl Show {
             .iter()
             .map(|(name, member)| pod_row(name, member, self.record.rates.get(name), now));
         let pods = pods.collect();
-        let events = self
-            .record
-            .events
-            .iter()
-            .rev()
-            .filter_map(event_row)
-            .take(MOST_SHOWN)
-            .collect();
+        let latest = self.record.events.iter().rev().filter_map(event_row);
+        let mut events: Vec<_> = latest.take(MOST_SHOWN).collect();
+        events.sort_by_key(|event| std::cmp::Reverse(event.at_ms));
         let waiting_for = if self.began.is_none() {
             self.waiting_for()
         } else {
@@ -209,8 +204,11 @@ fn event_row(event: &Event) -> Option<EventRow> {
             ));
         }
         "policy_in_force" => {
-            let ms = number("ms").map_or_else(|| "not".to_owned(), |ms| format!("in {ms} ms"));
-            (format!("{} in force {ms}", word("policy")), Tone::Good)
+            let ms = number("ms").unwrap_or(0);
+            (
+                format!("{} in force after {ms} ms", word("policy")),
+                Tone::Good,
+            )
         }
         "control_plane_killed" => ("the control plane is killed".to_owned(), Tone::Bad),
         "control_plane_started" => ("the control plane is back".to_owned(), Tone::Notice),

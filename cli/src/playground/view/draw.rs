@@ -40,16 +40,16 @@ pub fn draw(
         frame.render_widget(Paragraph::new(text), area);
         return;
     }
-    let problem_rows = scene.problems.len().clamp(1, MOST_PROBLEM_ROWS);
-    let problem_rows = u16::try_from(problem_rows).unwrap_or(1);
+    let problem_rows = problem_rows(scene, area.width);
     let pod_rows = u16::try_from(scene.pods.len())
         .unwrap_or(u16::MAX)
         .saturating_add(1);
     let most_pod_rows = area
         .height
-        .saturating_sub(2 + 1 + LEAST_LOWER_ROWS + problem_rows + 1);
-    let [top, pods, _gap, lower, problems, keys] = Layout::vertical([
+        .saturating_sub(2 + 1 + 1 + LEAST_LOWER_ROWS + problem_rows + 1);
+    let [top, _, pods, _, lower, problems, keys] = Layout::vertical([
         Constraint::Length(2),
+        Constraint::Length(1),
         Constraint::Length(pod_rows.min(most_pod_rows)),
         Constraint::Length(1),
         Constraint::Min(LEAST_LOWER_ROWS - 1),
@@ -354,7 +354,18 @@ fn draw_problems(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme)
             })
             .collect()
     };
-    frame.render_widget(Paragraph::new(lines), area);
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), area);
+}
+
+/// The rows that the YAML's problems need, wrapped, within bounds.
+fn problem_rows(scene: &Scene, width: u16) -> u16 {
+    let width = usize::from(width).max(1);
+    let rows = scene
+        .problems
+        .iter()
+        .map(|problem| (problem.chars().count() + 7).div_ceil(width));
+    let rows = rows.sum::<usize>().clamp(1, MOST_PROBLEM_ROWS);
+    u16::try_from(rows).unwrap_or(1)
 }
 
 fn draw_keys(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
@@ -393,7 +404,7 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
         "From another terminal: remora playground kill catalog-1",
         "",
     ];
-    let width = 68.min(area.width - 4);
+    let width = 72.min(area.width - 4);
     let height = 18.min(area.height - 2);
     let place = Rect {
         x: (area.width - width) / 2,
