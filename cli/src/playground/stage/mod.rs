@@ -1,0 +1,4 @@
+//! The stage: mounts, and the network between pods.
+
+pub mod mounts;
+pub mod network;
