@@ -27,7 +27,7 @@ use crate::policy::limit::{Kind, Permit};
 use crate::policy::retry::{self, Attempts, Decision, Ended};
 use crate::pool::UpstreamConnection;
 use crate::select::{self, NoPick, Tried};
-use crate::state::{Endpoint, Service};
+use crate::state::{Destination, Endpoint, Service};
 use crate::worker::Worker;
 
 /// Endpoints that are looked at for one attempt: another request may take the
@@ -39,7 +39,7 @@ const PICKS: usize = 8;
 pub struct Attempting<'a> {
     worker: &'a Rc<Worker>,
     service: &'a Service,
-    port: u16,
+    destination: Destination,
     peer: SocketAddr,
     parts: Parts,
     source: RequestSource,
@@ -75,7 +75,7 @@ impl<'a> Attempting<'a> {
     pub fn new(
         worker: &'a Rc<Worker>,
         service: &'a Service,
-        port: u16,
+        destination: Destination,
         peer: SocketAddr,
         parts: Parts,
         source: RequestSource,
@@ -85,7 +85,7 @@ impl<'a> Attempting<'a> {
         Self {
             worker,
             service,
-            port,
+            destination,
             peer,
             parts,
             source,
@@ -214,7 +214,7 @@ impl<'a> Attempting<'a> {
         let target = Target {
             service: &self.service.runtime,
             endpoint: &endpoint.runtime,
-            address: endpoint.config.address_for(self.port),
+            address: endpoint.config.address_for(self.destination),
             outbound: &self.policy().outbound,
         };
         let bounds = Bounds {
@@ -257,7 +257,7 @@ impl<'a> Attempting<'a> {
             let source = Some(self.peer.ip());
             let picked = select::pick(
                 self.service,
-                self.port,
+                self.destination.port,
                 source,
                 &config.node,
                 &self.tried,
@@ -275,7 +275,7 @@ impl<'a> Attempting<'a> {
                 Err(NoPick::NoEndpoints) => {
                     let detail = format!(
                         "{name} has no endpoint for port {} that is ready",
-                        self.port
+                        self.destination.port
                     );
                     return Err((Reason::NoEndpoints, detail));
                 }
@@ -319,7 +319,7 @@ impl<'a> Attempting<'a> {
     /// Where the pick is the sidecar's own pod its inbound rules are asked here,
     /// in process: the connection that follows passes no redirect.
     fn ask_own_pod(&mut self, endpoint: &Endpoint) -> Option<Response<ResponseBody>> {
-        let address = endpoint.config.address_for(self.port);
+        let address = endpoint.config.address_for(self.destination);
         if !self.worker.shared.is_own_pod(address.ip()) {
             return None;
         }

@@ -75,7 +75,11 @@ pub async fn obtain(
         Reuse::IdleLessThan(limit) => Some(limit),
         Reuse::Never => Some(Duration::ZERO),
     };
-    if let Some(connection) = worker.pool.take(target.endpoint.id, clock::now(), max_idle) {
+    if let Some(connection) =
+        worker
+            .pool
+            .take(target.endpoint.id, target.address, clock::now(), max_idle)
+    {
         return Ok(connection);
     }
     if let Some(permits) = ConnectionPermits::try_acquire(target.service, target.endpoint) {
@@ -111,7 +115,11 @@ async fn wait(
             max_idle,
             clock::now(),
         );
-        if let Some(connection) = worker.pool.take(target.endpoint.id, clock::now(), max_idle) {
+        if let Some(connection) =
+            worker
+                .pool
+                .take(target.endpoint.id, target.address, clock::now(), max_idle)
+        {
             return Ok(connection);
         }
         if let Some(permits) = ConnectionPermits::try_acquire(target.service, target.endpoint) {
@@ -161,6 +169,7 @@ pub async fn adopt(
         sender,
         lifetime,
         now,
+        target.address,
         target.service.id,
         permits,
     ))

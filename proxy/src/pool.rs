@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub struct UpstreamConnection {
     sender: SendRequest<RequestBody>,
     lifetime: Lifetime,
     idle_since: Timestamp,
+    /// Where it goes: one endpoint may be reached at several addresses and ports.
+    address: SocketAddr,
     /// It has carried a request before.
     reused: bool,
     service: u64,
@@ -70,6 +73,7 @@ impl UpstreamConnection {
         sender: SendRequest<RequestBody>,
         lifetime: Lifetime,
         now: Timestamp,
+        address: SocketAddr,
         service: u64,
         permits: ConnectionPermits,
     ) -> Self {
@@ -77,6 +81,7 @@ impl UpstreamConnection {
             sender,
             lifetime,
             idle_since: now,
+            address,
             reused: false,
             service,
             _permits: permits,
@@ -97,6 +102,9 @@ impl UpstreamConnection {
     }
 }
 
+/// An endpoint, and the address of it.
+type Place = (u64, SocketAddr);
+
 #[derive(Debug, Default)]
 struct Slot {
     idle: Vec<UpstreamConnection>,
@@ -105,7 +113,7 @@ struct Slot {
 /// The idle connections of one worker, by endpoint.
 #[derive(Debug, Default)]
 pub struct Pool {
-    slots: RefCell<HashMap<u64, Slot>>,
+    slots: RefCell<HashMap<Place, Slot>>,
     /// Requests of this worker that wait for a connection, by service.
     waiting: RefCell<HashMap<u64, Rc<Waiting>>>,
 }
@@ -131,11 +139,12 @@ impl Pool {
     pub fn take(
         &self,
         endpoint: u64,
+        address: SocketAddr,
         now: Timestamp,
         max_idle: Option<Duration>,
     ) -> Option<UpstreamConnection> {
         let mut slots = self.slots.borrow_mut();
-        let slot = slots.get_mut(&endpoint)?;
+        let slot = slots.get_mut(&(endpoint, address))?;
         let mut not_ready = Vec::new();
         let mut found = None;
         while let Some(mut connection) = slot.idle.pop() {
@@ -186,7 +195,7 @@ impl Pool {
         }
         connection.idle_since = now;
         let mut slots = self.slots.borrow_mut();
-        let slot = slots.entry(endpoint).or_default();
+        let slot = slots.entry((endpoint, connection.address)).or_default();
         if slot.idle.len() < IDLE_FOR_EACH_ENDPOINT {
             slot.idle.push(connection);
         }
@@ -220,7 +229,7 @@ impl Pool {
         for (of, slot) in slots.iter_mut() {
             let useless = |connection: &UpstreamConnection| {
                 connection.service == service
-                    && (*of != endpoint
+                    && (of.0 != endpoint
                         || max_idle.is_some_and(|limit| now.since(connection.idle_since) >= limit))
             };
             if let Some(place) = slot.idle.iter().position(useless) {
