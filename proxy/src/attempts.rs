@@ -46,6 +46,7 @@ pub struct Attempting<'a> {
     exchange: Exchange,
     attempts: Attempts,
     deadlines: Deadlines,
+    attempt_began: Timestamp,
     tried: Tried,
     /// Of the retry that is about to be made.
     retry_permit: Option<Permit>,
@@ -81,6 +82,7 @@ impl<'a> Attempting<'a> {
         source: RequestSource,
         exchange: Exchange,
     ) -> Self {
+        let attempt_began = exchange.started();
         let deadlines = Deadlines::new(&service.config.policy.timeouts, exchange.started());
         Self {
             worker,
@@ -92,6 +94,7 @@ impl<'a> Attempting<'a> {
             exchange,
             attempts: Attempts::new(),
             deadlines,
+            attempt_began,
             tried: Tried::default(),
             retry_permit: None,
         }
@@ -207,6 +210,7 @@ impl<'a> Attempting<'a> {
             Err((reason, detail)) => return Attempted::Refused(reason, detail),
         };
         self.tried.add(endpoint);
+        self.attempt_began = now;
         self.exchange.attempts += 1;
         if let Some(answer) = self.ask_own_pod(endpoint) {
             return Attempted::RefusedByOwnPod(answer);
@@ -352,12 +356,14 @@ impl<'a> Attempting<'a> {
         }
         let end = match said {
             Some(Reason::ConnectFailed) => AttemptEnd::ConnectFailure,
+            // The application broke off: its sidecar only tells so.
+            Some(Reason::RetriesExhausted) => AttemptEnd::Reset,
             _ => AttemptEnd::Response {
                 status: response.status().as_u16(),
                 grpc: None,
             },
         };
-        if said.is_some() && end != AttemptEnd::ConnectFailure {
+        if said.is_some() && matches!(end, AttemptEnd::Response { .. }) {
             // Remora refused it at the target: never a failure of the endpoint.
             live.breaker = None;
             self.exchange.service_breaker = None;
@@ -395,6 +401,15 @@ impl<'a> Attempting<'a> {
                     record_failure(&mut live, AttemptEnd::Timeout, None, now);
                 }
                 Attempted::Refused(Reason::Timeout, late(bound))
+            }
+            Failure::Waited(bound) => {
+                live.breaker = None;
+                let detail = format!("{} before a connection was free", late(bound));
+                let reason = match bound {
+                    Bound::Request => Reason::Timeout,
+                    _ => Reason::Overloaded,
+                };
+                Attempted::Refused(reason, detail)
             }
             Failure::Stale { .. } => {
                 live.breaker = None;
@@ -461,7 +476,7 @@ impl<'a> Attempting<'a> {
             .and_then(|word| Reason::from_word(word.as_bytes()));
         self.exchange.answered(parts.status, said, now);
         let until = Until {
-            deadline: self.deadlines.attempt(self.exchange.started()).until_end,
+            deadline: self.deadlines.attempt(self.attempt_began).until_end,
             idle: self.policy().timeouts.idle,
         };
         self.exchange.live = Some(live);

@@ -29,6 +29,7 @@ use crate::http1::response_body::ResponseBody;
 use crate::policy::config::RateLimit;
 use crate::policy::limit::Kind;
 use crate::policy::rate_limit::{self, Decision};
+use crate::policy::retry;
 use crate::state::{Destination, Service};
 use crate::worker::Worker;
 
@@ -101,7 +102,7 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         .policy
         .retries
         .as_ref()
-        .map_or(0, |retries| retries.buffer_bytes);
+        .map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
     let source = RequestSource::new(body, buffer_bytes, started);
     Attempting::new(
         &worker,

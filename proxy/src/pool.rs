@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::http1::request_body::RequestBody;
+use crate::io::UpstreamIo;
 use crate::policy::config::Outbound;
 use crate::runtime::ConnectionPermits;
 
@@ -57,6 +58,7 @@ impl Lifetime {
 #[derive(Debug)]
 pub struct UpstreamConnection {
     sender: SendRequest<RequestBody>,
+    io: UpstreamIo,
     lifetime: Lifetime,
     idle_since: Timestamp,
     /// Where it goes: one endpoint may be reached at several addresses and ports.
@@ -64,13 +66,14 @@ pub struct UpstreamConnection {
     /// It has carried a request before.
     reused: bool,
     service: u64,
-    _permits: ConnectionPermits,
+    permits: ConnectionPermits,
 }
 
 impl UpstreamConnection {
     /// A connection that was just opened.
     pub fn new(
         sender: SendRequest<RequestBody>,
+        io: UpstreamIo,
         lifetime: Lifetime,
         now: Timestamp,
         address: SocketAddr,
@@ -79,12 +82,13 @@ impl UpstreamConnection {
     ) -> Self {
         Self {
             sender,
+            io,
             lifetime,
             idle_since: now,
             address,
             reused: false,
             service,
-            _permits: permits,
+            permits,
         }
     }
 
@@ -99,6 +103,15 @@ impl UpstreamConnection {
     /// Whether it has carried a request before this one.
     pub fn is_reused(&self) -> bool {
         self.reused
+    }
+}
+
+impl Drop for UpstreamConnection {
+    /// Closed before its permits are given back, and before the request that it
+    /// may still carry gives back its own: so no upstream ever has more than the
+    /// limits allow. hyper's task would close it only later.
+    fn drop(&mut self) {
+        self.io.close();
     }
 }
 
@@ -238,6 +251,22 @@ impl Pool {
             }
         }
         false
+    }
+
+    /// Closes one idle connection of each service for which a request waits at
+    /// some worker, which may then open one.
+    pub fn lend(&self) {
+        let mut lent: Vec<u64> = Vec::new();
+        for slot in self.slots.borrow_mut().values_mut() {
+            slot.idle.retain(|connection| {
+                let service = connection.service;
+                let lends = connection.permits.somebody_waits() && !lent.contains(&service);
+                if lends {
+                    lent.push(service);
+                }
+                !lends
+            });
+        }
     }
 
     /// Closes what has been idle for too long or is too old.
