@@ -225,9 +225,13 @@ async fn an_answer_to_a_request_from_before_the_trip_changes_nothing() {
         _ => status(500),
     })
     .await;
-    let good = App::ok(mesh.net.at(11)).await;
+    let good = App::start(mesh.net.at(11), |request| match request.path.as_str() {
+        "/slow" => status(200).after_ms(300),
+        _ => status(200),
+    })
+    .await;
     mesh.catalog(
-        trip(|trip| trip.consecutive_failures = 2),
+        trip(|trip| trip.consecutive_failures = 1),
         &[app.address(), good.address()],
     );
     let mut slow = Vec::new();

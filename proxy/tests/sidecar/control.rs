@@ -322,6 +322,13 @@ impl Session {
                 if of != type_url || by.is_empty() {
                     continue;
                 }
+                // A name that is new to the stream is answered whatever was sent by another.
+                if by
+                    .iter()
+                    .any(|wanted| new.contains(*wanted) && !wanted.ends_with('*'))
+                {
+                    of_type.sent.remove(name);
+                }
                 answered.extend(by.into_iter().cloned());
                 there.insert(name.clone(), entry.clone());
             }
