@@ -1,10 +1,11 @@
 //! One attempt: a request sent to one endpoint, under its deadlines, until the
 //! response's headers.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::clock::{self, Timestamp};
@@ -41,6 +42,8 @@ pub enum Failure {
     CallerBroke(String),
     /// The whole request is over time.
     OutOfTime(Bound),
+    /// A deadline passed in the queue for a connection: the endpoint had no part in it.
+    Waited(Bound),
 }
 
 /// Sends to `target`; `safe` says that it does no harm when the application
@@ -97,7 +100,8 @@ async fn send_once(
     bounds: Bounds,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, UpstreamConnection), Failure> {
-    let sending = send_unbounded(worker, target, reuse, request);
+    let queued = Cell::new(false);
+    let sending = send_unbounded(worker, target, reuse, request, &queued);
     if bounds.until_headers.is_none() && bounds.idle.is_none() {
         return sending.await;
     }
@@ -111,6 +115,7 @@ async fn send_once(
             Ok(sent) => return sent,
             // The request's body may have moved meanwhile: then idling begins anew.
             Err(_) if next_deadline(bounds, source, began).is_some_and(|now| now.at > next.at) => {}
+            Err(_) if queued.get() => return Err(Failure::Waited(next.bound)),
             Err(_) => return Err(late(next.bound)),
         }
     }
@@ -140,8 +145,9 @@ async fn send_unbounded(
     target: Target<'_>,
     reuse: Reuse,
     request: Request<RequestBody>,
+    queued: &Cell<bool>,
 ) -> Result<(Response<Incoming>, UpstreamConnection), Failure> {
-    let mut connection = match connect::obtain(worker, target, reuse).await {
+    let mut connection = match connect::obtain(worker, target, reuse, queued).await {
         Ok(connection) => connection,
         Err(error @ ConnectError::Refused { .. }) => {
             return Err(Failure::Ended(
@@ -155,6 +161,11 @@ async fn send_unbounded(
     };
     let reused = connection.is_reused();
     match connection.sender().try_send_request(request).await {
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            // No request carries an Upgrade, so nothing that follows could be understood.
+            let detail = format!("{} switched protocols unasked", target.address);
+            Err(Failure::Ended(AttemptEnd::Reset, detail))
+        }
         Ok(response) => Ok((response, connection)),
         Err(mut error) => {
             let unsent = error.take_message().is_some();

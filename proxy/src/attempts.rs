@@ -27,7 +27,7 @@ use crate::policy::limit::{Kind, Permit};
 use crate::policy::retry::{self, Attempts, Decision, Ended};
 use crate::pool::UpstreamConnection;
 use crate::select::{self, NoPick, Tried};
-use crate::state::{Endpoint, Service};
+use crate::state::{Destination, Endpoint, Service};
 use crate::worker::Worker;
 
 /// Endpoints that are looked at for one attempt: another request may take the
@@ -39,13 +39,14 @@ const PICKS: usize = 8;
 pub struct Attempting<'a> {
     worker: &'a Rc<Worker>,
     service: &'a Service,
-    port: u16,
+    destination: Destination,
     peer: SocketAddr,
     parts: Parts,
     source: RequestSource,
     exchange: Exchange,
     attempts: Attempts,
     deadlines: Deadlines,
+    attempt_began: Timestamp,
     tried: Tried,
     /// Of the retry that is about to be made.
     retry_permit: Option<Permit>,
@@ -75,23 +76,25 @@ impl<'a> Attempting<'a> {
     pub fn new(
         worker: &'a Rc<Worker>,
         service: &'a Service,
-        port: u16,
+        destination: Destination,
         peer: SocketAddr,
         parts: Parts,
         source: RequestSource,
         exchange: Exchange,
     ) -> Self {
+        let attempt_began = exchange.started();
         let deadlines = Deadlines::new(&service.config.policy.timeouts, exchange.started());
         Self {
             worker,
             service,
-            port,
+            destination,
             peer,
             parts,
             source,
             exchange,
             attempts: Attempts::new(),
             deadlines,
+            attempt_began,
             tried: Tried::default(),
             retry_permit: None,
         }
@@ -207,6 +210,7 @@ impl<'a> Attempting<'a> {
             Err((reason, detail)) => return Attempted::Refused(reason, detail),
         };
         self.tried.add(endpoint);
+        self.attempt_began = now;
         self.exchange.attempts += 1;
         if let Some(answer) = self.ask_own_pod(endpoint) {
             return Attempted::RefusedByOwnPod(answer);
@@ -214,7 +218,7 @@ impl<'a> Attempting<'a> {
         let target = Target {
             service: &self.service.runtime,
             endpoint: &endpoint.runtime,
-            address: endpoint.config.address_for(self.port),
+            address: endpoint.config.address_for(self.destination),
             outbound: &self.policy().outbound,
         };
         let bounds = Bounds {
@@ -257,7 +261,7 @@ impl<'a> Attempting<'a> {
             let source = Some(self.peer.ip());
             let picked = select::pick(
                 self.service,
-                self.port,
+                self.destination.port,
                 source,
                 &config.node,
                 &self.tried,
@@ -275,7 +279,7 @@ impl<'a> Attempting<'a> {
                 Err(NoPick::NoEndpoints) => {
                     let detail = format!(
                         "{name} has no endpoint for port {} that is ready",
-                        self.port
+                        self.destination.port
                     );
                     return Err((Reason::NoEndpoints, detail));
                 }
@@ -320,7 +324,7 @@ impl<'a> Attempting<'a> {
     /// Where the pick is the sidecar's own pod its inbound rules are asked here,
     /// in process: the connection that follows passes no redirect.
     fn ask_own_pod(&mut self, endpoint: &Endpoint) -> Option<Response<ResponseBody>> {
-        let address = endpoint.config.address_for(self.port);
+        let address = endpoint.config.address_for(self.destination);
         if !self.worker.shared.is_own_pod(address.ip()) {
             return None;
         }
@@ -353,12 +357,14 @@ impl<'a> Attempting<'a> {
         }
         let end = match said {
             Some(Reason::ConnectFailed) => AttemptEnd::ConnectFailure,
+            // The application broke off: its sidecar only tells so.
+            Some(Reason::RetriesExhausted) => AttemptEnd::Reset,
             _ => AttemptEnd::Response {
                 status: response.status().as_u16(),
                 grpc: None,
             },
         };
-        if said.is_some() && end != AttemptEnd::ConnectFailure {
+        if said.is_some() && matches!(end, AttemptEnd::Response { .. }) {
             // Remora refused it at the target: never a failure of the endpoint.
             live.breaker = None;
             self.exchange.service_breaker = None;
@@ -396,6 +402,15 @@ impl<'a> Attempting<'a> {
                     record_failure(&mut live, AttemptEnd::Timeout, None, now);
                 }
                 Attempted::Refused(Reason::Timeout, late(bound))
+            }
+            Failure::Waited(bound) => {
+                live.breaker = None;
+                let detail = format!("{} before a connection was free", late(bound));
+                let reason = match bound {
+                    Bound::Request => Reason::Timeout,
+                    _ => Reason::Overloaded,
+                };
+                Attempted::Refused(reason, detail)
             }
             Failure::Stale { .. } => {
                 live.breaker = None;
@@ -477,7 +492,7 @@ impl<'a> Attempting<'a> {
             probe.record(Outcome::Success, None, now, crate::random::next());
         }
         let until = Until {
-            deadline: self.deadlines.attempt(self.exchange.started()).until_end,
+            deadline: self.deadlines.attempt(self.attempt_began).until_end,
             idle: self.policy().timeouts.idle,
         };
         self.exchange.live = Some(live);

@@ -20,16 +20,6 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 #[derive(Debug, Default)]
 pub struct Callers {
     held: RefCell<Vec<Rc<Entry>>>,
-    draining: Cell<bool>,
-}
-
-/// What a connection is told from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// It has outstayed: end now.
-    Expired,
-    /// End after the request in hand.
-    Drain,
 }
 
 #[derive(Debug)]
@@ -37,14 +27,14 @@ struct Entry {
     state: Rc<CallerState>,
     // Not a Notify: this is polled with every wake-up of the connection, and a
     // cell of the worker's own costs next to nothing.
-    signal: Cell<Option<Signal>>,
+    expired: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     place: Cell<usize>,
 }
 
 impl Entry {
-    fn tell(&self, signal: Signal) {
-        self.signal.set(Some(signal));
+    fn expire(&self) {
+        self.expired.set(true);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -64,7 +54,7 @@ impl Callers {
         let mut held = self.held.borrow_mut();
         let entry = Rc::new(Entry {
             state,
-            signal: Cell::new(self.draining.get().then_some(Signal::Drain)),
+            expired: Cell::new(false),
             waker: RefCell::default(),
             place: Cell::new(held.len()),
         });
@@ -94,14 +84,6 @@ impl Callers {
             .count()
     }
 
-    /// Tells every connection, and those to come, to end after the request in hand.
-    pub fn drain(&self) {
-        self.draining.set(true);
-        for entry in self.held.borrow().iter() {
-            entry.tell(Signal::Drain);
-        }
-    }
-
     /// Tells the connections that have outstayed to end.
     pub fn sweep(&self, now: Timestamp) {
         for entry in self.held.borrow().iter() {
@@ -114,17 +96,17 @@ impl Callers {
                 .idle_for(now)
                 .is_some_and(|idle| idle >= IDLE_TIMEOUT);
             if late || idle {
-                entry.tell(Signal::Expired);
+                entry.expire();
             }
         }
     }
 }
 
 impl Watched<'_> {
-    /// Ready when the connection is told something; each thing is told once.
-    pub fn poll_signal(&self, cx: &mut Context<'_>) -> Poll<Signal> {
-        if let Some(signal) = self.entry.signal.take() {
-            return Poll::Ready(signal);
+    /// Ready when the connection has outstayed.
+    pub fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.entry.expired.get() {
+            return Poll::Ready(());
         }
         let mut waker = self.entry.waker.borrow_mut();
         if !waker
@@ -152,11 +134,10 @@ impl Drop for Watched<'_> {
 mod tests {
     use super::*;
 
-    fn told(watched: &Watched<'_>) -> Option<Signal> {
-        match watched.poll_signal(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(signal) => Some(signal),
-            Poll::Pending => None,
-        }
+    fn is_expired(watched: &Watched<'_>) -> bool {
+        watched
+            .poll_expired(&mut Context::from_waker(Waker::noop()))
+            .is_ready()
     }
 
     #[test]
@@ -166,25 +147,10 @@ mod tests {
         let slow = callers.watch(CallerState::new(start, true));
         let idle = callers.watch(CallerState::new(start, false));
         callers.sweep(start.after(HEAD_TIMEOUT));
-        assert_eq!((told(&slow), told(&idle)), (Some(Signal::Expired), None));
+        assert!(is_expired(&slow) && !is_expired(&idle));
         drop(slow);
         assert_eq!(callers.len(), 1);
         drop(idle);
         assert!(callers.is_empty());
-    }
-
-    #[test]
-    fn draining_reaches_those_that_are_there_and_those_that_come() {
-        let callers = Callers::default();
-        let start = Timestamp::from_millis(1000);
-        let early = callers.watch(CallerState::new(start, false));
-        assert_eq!(told(&early), None);
-        callers.drain();
-        let late = callers.watch(CallerState::new(start, false));
-        assert_eq!(
-            (told(&early), told(&late)),
-            (Some(Signal::Drain), Some(Signal::Drain))
-        );
-        assert_eq!(told(&late), None);
     }
 }

@@ -1,6 +1,7 @@
 //! A connection upstream for a request: from the pool, or a new one within the
 //! limits, or after a bounded wait.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -13,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::clock;
 use crate::http1::server::{BUFFER_BYTES, HEAD_BYTES, HEAD_FIELDS};
+use crate::io::UpstreamIo;
 use crate::policy::config::Outbound;
 use crate::policy::limit::Kind;
 use crate::pool::{Lifetime, UpstreamConnection};
@@ -64,24 +66,44 @@ pub enum ConnectError {
     },
 }
 
-/// A connection to `target`, within the limits.
+/// A connection to `target`, within the limits. `queued` is true while the
+/// request waits for others to end.
 pub async fn obtain(
     worker: &Rc<Worker>,
     target: Target<'_>,
     reuse: Reuse,
+    queued: &Cell<bool>,
 ) -> Result<UpstreamConnection, ConnectError> {
     let max_idle = match reuse {
         Reuse::Any => None,
         Reuse::IdleLessThan(limit) => Some(limit),
         Reuse::Never => Some(Duration::ZERO),
     };
-    if let Some(connection) = worker.pool.take(target.endpoint.id, clock::now(), max_idle) {
+    if let Some(connection) =
+        worker
+            .pool
+            .take(target.endpoint.id, target.address, clock::now(), max_idle)
+    {
         return Ok(connection);
     }
     if let Some(permits) = ConnectionPermits::try_acquire(target.service, target.endpoint) {
         return open(worker, target, permits).await;
     }
-    wait(worker, target, max_idle).await
+    queued.set(true);
+    let permits = wait(worker, target, max_idle).await;
+    queued.set(false);
+    match permits? {
+        Waited::Connection(connection) => Ok(connection),
+        Waited::Permits(permits) => open(worker, target, permits).await,
+    }
+}
+
+/// What waiting came to.
+enum Waited {
+    /// A connection came back.
+    Connection(UpstreamConnection),
+    /// One may be opened.
+    Permits(ConnectionPermits),
 }
 
 /// At `maxConnections`: waits until one comes back or may be opened, among at
@@ -90,16 +112,23 @@ async fn wait(
     worker: &Rc<Worker>,
     target: Target<'_>,
     max_idle: Option<Duration>,
-) -> Result<UpstreamConnection, ConnectError> {
+) -> Result<Waited, ConnectError> {
     let overloaded = |limit| ConnectError::Overloaded {
         service: Arc::clone(&target.service.name),
         limit,
     };
-    if target.service.limits.max(Kind::Connections) == Some(0) {
+    let (of_service, of_endpoint) = (&target.service.limits, &target.endpoint.limits);
+    if of_service.max(Kind::Connections) == Some(0) {
         return Err(overloaded("maxConnections"));
     }
-    let Some(_pending) = target.service.limits.try_acquire(Kind::Pending) else {
+    if of_endpoint.max(Kind::Connections) == Some(0) {
+        return Err(overloaded("perEndpoint.maxConnections"));
+    }
+    let Some(_pending) = of_service.try_acquire(Kind::Pending) else {
         return Err(overloaded("maxPendingRequests"));
+    };
+    let Some(_pending_there) = of_endpoint.try_acquire(Kind::Pending) else {
+        return Err(overloaded("perEndpoint.maxPendingRequests"));
     };
     let waiter = worker.pool.wait(target.service.id);
     let deadline = clock::instant(clock::now().after(target.outbound.connect_timeout));
@@ -111,12 +140,18 @@ async fn wait(
             max_idle,
             clock::now(),
         );
-        if let Some(connection) = worker.pool.take(target.endpoint.id, clock::now(), max_idle) {
-            return Ok(connection);
+        if let Some(connection) =
+            worker
+                .pool
+                .take(target.endpoint.id, target.address, clock::now(), max_idle)
+        {
+            return Ok(Waited::Connection(connection));
         }
         if let Some(permits) = ConnectionPermits::try_acquire(target.service, target.endpoint) {
-            return open(worker, target, permits).await;
+            return Ok(Waited::Permits(permits));
         }
+        // What the other workers keep idle would keep this request waiting for ever.
+        worker.shared.connection_wanted.notify_waiters();
         tokio::select! {
             () = waiter.returned() => {}
             () = target.service.connection_freed.notified() => {}
@@ -140,11 +175,12 @@ pub async fn adopt(
     target: Target<'_>,
     permits: ConnectionPermits,
 ) -> Result<UpstreamConnection, ConnectError> {
+    let io = UpstreamIo::new(stream);
     let (sender, connection) = http1::Builder::new()
         .max_headers(HEAD_FIELDS)
         .max_header_size(HEAD_BYTES)
         .max_buf_size(BUFFER_BYTES)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(io.clone()))
         .await
         .map_err(|error| ConnectError::Refused {
             address: target.address,
@@ -159,8 +195,10 @@ pub async fn adopt(
     let lifetime = Lifetime::new(target.outbound, now, crate::random::next());
     Ok(UpstreamConnection::new(
         sender,
+        io,
         lifetime,
         now,
+        target.address,
         target.service.id,
         permits,
     ))

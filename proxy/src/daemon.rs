@@ -82,6 +82,7 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
         mesh,
         inbound: Inbound::new(),
         connections: ConnectionCounters::default(),
+        connection_wanted: tokio::sync::Notify::new(),
         config,
     });
     let (drain, draining) = watch::channel(false);

@@ -263,14 +263,20 @@ impl Exchange {
             }
             breaker.record(outcome, None, now, crate::random::next());
         }
-        drop((load, permit, retry_permits));
-        if end == BodyEnd::Whole
-            && let Some(connection) = connection
-        {
-            let service = self.side.runtime();
-            self.worker
-                .pool
-                .give_back(endpoint.id, connection, now, service.somebody_waits());
+        match connection {
+            Some(connection) if end == BodyEnd::Whole => {
+                drop((load, permit, retry_permits));
+                let service = self.side.runtime();
+                let waiting = service.somebody_waits();
+                self.worker
+                    .pool
+                    .give_back(endpoint.id, connection, now, waiting);
+            }
+            // Closed before its place is free for another.
+            connection => {
+                drop(connection);
+                drop((load, permit, retry_permits));
+            }
         }
     }
 
@@ -311,6 +317,8 @@ impl Drop for Exchange {
         // Our own answers need nobody to tell that they went out whole.
         let own = self.reason.is_some() && self.live.is_none();
         let end = if own {
+            // What Remora refused says nothing of the service.
+            self.service_breaker = None;
             BodyEnd::Whole
         } else {
             BodyEnd::CallerLeft

@@ -3,7 +3,7 @@
 //!
 //! For where nothing can be intercepted (the playground on loopback addresses).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::http1::response_body::ResponseBody;
 use crate::http1::server;
 use crate::io::Prefixed;
 use crate::pipeline::{self, Call};
-use crate::state::{Resolution, Service};
+use crate::state::{Destination, Resolution, Service};
 use crate::tcp;
 use crate::worker::Worker;
 
@@ -85,8 +85,11 @@ async fn connect(
     rest: Bytes,
 ) {
     let (answer, found) = match find(worker, authority).await {
-        Ok((service, Some(port))) => ("HTTP/1.1 200 OK\r\n\r\n".to_owned(), Some((service, port))),
-        Ok((_, None)) => (
+        Ok((service, address, Some(port))) => (
+            "HTTP/1.1 200 OK\r\n\r\n".to_owned(),
+            Some((service, Destination { address, port })),
+        ),
+        Ok((_, _, None)) => (
             plain_refusal(
                 "400 Bad Request",
                 Reason::BadRequest,
@@ -102,8 +105,8 @@ async fn connect(
     if stream.write_all(answer.as_bytes()).await.is_err() {
         return;
     }
-    if let Some((service, port)) = found {
-        tcp::outbound(worker, stream, rest, peer, &service, port).await;
+    if let Some((service, destination)) = found {
+        tcp::outbound(worker, stream, rest, peer, &service, destination).await;
     }
 }
 
@@ -141,15 +144,16 @@ async fn one(
         return answer::refuse(Reason::BadRequest, "the request names no host".to_owned());
     };
     match find(&worker, &authority).await {
-        Ok((service, port)) => {
+        Ok((service, address, port)) => {
             to_origin_form(&mut request, &authority);
             let port = port.unwrap_or(80);
+            let destination = Destination { address, port };
             pipeline::outbound(
                 Call {
                     worker,
                     caller,
                     service,
-                    port,
+                    destination,
                     peer,
                 },
                 request,
@@ -180,10 +184,27 @@ fn to_origin_form(request: &mut Request<Incoming>, authority: &str) {
     }
 }
 
+/// `name`, `name.namespace`, and both with the cluster's suffix. Any other name
+/// may begin like a service, but belongs to somebody else.
+fn service_of(host: &str) -> Option<(&str, Option<&str>)> {
+    let (name, rest) = match host.split_once('.') {
+        Some((name, rest)) => (name, Some(rest)),
+        None => (host, None),
+    };
+    let Some(rest) = rest else {
+        return Some((name, None));
+    };
+    let (namespace, suffix) = rest.split_once('.').unwrap_or((rest, ""));
+    matches!(suffix, "" | "svc" | "svc.cluster.local").then_some((name, Some(namespace)))
+}
+
 /// The service that a host names: `catalog`, `catalog.shop`,
 /// `catalog.shop.svc.cluster.local`, or a pod's address; without case, and with
 /// or without a trailing dot.
-async fn find(worker: &Rc<Worker>, authority: &str) -> Result<(Arc<Service>, Option<u16>), String> {
+async fn find(
+    worker: &Rc<Worker>,
+    authority: &str,
+) -> Result<(Arc<Service>, Option<IpAddr>, Option<u16>), String> {
     let parsed: http::uri::Authority = authority
         .parse()
         .map_err(|_| format!("{authority:?} is no host"))?;
@@ -195,17 +216,19 @@ async fn find(worker: &Rc<Worker>, authority: &str) -> Result<(Arc<Service>, Opt
         .to_ascii_lowercase();
     let now = clock::now();
     let mesh = &worker.shared.mesh;
-    let resolution = match host.parse() {
-        Ok(address) => mesh.resolve_address(address, now).await,
-        Err(_) => {
-            let mut labels = host.split('.');
-            let name = labels.next().unwrap_or_default();
-            let namespace = labels.next().unwrap_or(&worker.shared.config.namespace);
+    let address: Option<IpAddr> = host.parse().ok();
+    let resolution = match address {
+        Some(address) => mesh.resolve_address(address, now).await,
+        None => {
+            let Some((name, namespace)) = service_of(&host) else {
+                return Err(format!("{host} is no service of the mesh"));
+            };
+            let namespace = namespace.unwrap_or(&worker.shared.config.namespace);
             mesh.resolve_name(&format!("{namespace}/{name}"), now).await
         }
     };
     match resolution {
-        Resolution::Service(service) => Ok((service, port)),
+        Resolution::Service(service) => Ok((service, address, port)),
         Resolution::Unknown => Err(format!(
             "{host} is no service of the mesh; check its name and namespace"
         )),

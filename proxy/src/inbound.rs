@@ -259,7 +259,7 @@ async fn forward(
     let load = port.application.load.start(clock::now());
     exchange.attempts = 1;
     let safe = retry::is_idempotent(parts.method.as_str());
-    let source = RequestSource::new(body, 0, exchange.started());
+    let source = RequestSource::new(body, retry::BUFFER_BYTES, exchange.started());
     let bounds = Bounds {
         until_headers: None,
         idle: None,
@@ -313,7 +313,7 @@ fn explain(failure: Failure, address: SocketAddr) -> (Reason, String) {
         ),
         Failure::Overloaded(detail) => (Reason::Overloaded, detail),
         Failure::CallerBroke(detail) => (Reason::BadRequest, detail),
-        Failure::OutOfTime(bound) => (
+        Failure::OutOfTime(bound) | Failure::Waited(bound) => (
             Reason::Timeout,
             format!("timeouts.{} passed", bound.field()),
         ),

@@ -19,7 +19,7 @@ use crate::policy::config::Outbound;
 use crate::relay;
 use crate::sniff::{self, Sniffed};
 use crate::socket;
-use crate::state::{Protocol, Resolution, Service};
+use crate::state::{Destination, Protocol, Resolution, Service};
 use crate::tcp;
 use crate::worker::Worker;
 
@@ -44,7 +44,11 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let mesh = &worker.shared.mesh;
     match mesh.resolve_address(destination.ip(), clock::now()).await {
         Resolution::Service(service) => {
-            to_service(worker, stream, peer, service, destination.port()).await
+            let destination = Destination {
+                address: Some(destination.ip()),
+                port: destination.port(),
+            };
+            to_service(worker, stream, peer, service, destination).await
         }
         Resolution::Unknown => {
             worker
@@ -91,34 +95,48 @@ async fn to_service(
     stream: TcpStream,
     peer: SocketAddr,
     service: Arc<Service>,
-    port: u16,
+    destination: Destination,
 ) {
-    match protocol(worker, &service, port) {
+    match protocol(worker, &service, destination.port) {
         Protocol::Http1 => {
             http(
                 worker,
                 Prefixed::new(Bytes::new(), stream),
                 peer,
                 service,
-                port,
+                destination,
             )
             .await
         }
         Protocol::Tcp | Protocol::Http2 | Protocol::Grpc => {
-            tcp::outbound(worker, stream, Bytes::new(), peer, &service, port).await;
+            tcp::outbound(worker, stream, Bytes::new(), peer, &service, destination).await;
         }
         Protocol::Detect => match sniff::sniff(&stream).await {
             Ok(Sniffed::Decided(Verdict::Http1, seen)) => {
-                http(worker, Prefixed::new(seen, stream), peer, service, port).await;
+                http(
+                    worker,
+                    Prefixed::new(seen, stream),
+                    peer,
+                    service,
+                    destination,
+                )
+                .await;
             }
             Ok(Sniffed::Decided(_, seen)) => {
-                tcp::outbound(worker, stream, seen, peer, &service, port).await
+                tcp::outbound(worker, stream, seen, peer, &service, destination).await
             }
             Ok(Sniffed::Silent(detector)) => {
-                let first =
-                    tcp::whoever_speaks_first(worker, stream, detector, peer, &service, port).await;
+                let first = tcp::whoever_speaks_first(
+                    worker,
+                    stream,
+                    detector,
+                    peer,
+                    &service,
+                    destination,
+                )
+                .await;
                 if let Some(stream) = first {
-                    http(worker, stream, peer, service, port).await;
+                    http(worker, stream, peer, service, destination).await;
                 }
             }
             Ok(Sniffed::Closed) => {}
@@ -145,7 +163,7 @@ pub async fn http(
     stream: Prefixed,
     peer: SocketAddr,
     service: Arc<Service>,
-    port: u16,
+    destination: Destination,
 ) {
     let name = Arc::clone(&service.name);
     let last = std::cell::RefCell::new(service);
@@ -162,7 +180,7 @@ pub async fn http(
                 worker: Rc::clone(worker),
                 caller,
                 service,
-                port,
+                destination,
                 peer,
             },
             request,

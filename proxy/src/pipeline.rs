@@ -29,7 +29,8 @@ use crate::http1::response_body::ResponseBody;
 use crate::policy::config::RateLimit;
 use crate::policy::limit::Kind;
 use crate::policy::rate_limit::{self, Decision};
-use crate::state::Service;
+use crate::policy::retry;
+use crate::state::{Destination, Service};
 use crate::worker::Worker;
 
 /// A request on its way to a service.
@@ -41,8 +42,8 @@ pub struct Call {
     pub caller: Rc<CallerState>,
     /// The service that it is for.
     pub service: Arc<Service>,
-    /// The service's port.
-    pub port: u16,
+    /// What was called: the service's port, and its address or the pod's.
+    pub destination: Destination,
     /// Who sent it.
     pub peer: SocketAddr,
 }
@@ -54,7 +55,7 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         worker,
         caller,
         service,
-        port,
+        destination,
         peer,
     } = call;
     let runtime = &service.runtime;
@@ -101,11 +102,19 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         .policy
         .retries
         .as_ref()
-        .map_or(0, |retries| retries.buffer_bytes);
+        .map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
     let source = RequestSource::new(body, buffer_bytes, started);
-    Attempting::new(&worker, &service, port, peer, parts, source, exchange)
-        .run()
-        .await
+    Attempting::new(
+        &worker,
+        &service,
+        destination,
+        peer,
+        parts,
+        source,
+        exchange,
+    )
+    .run()
+    .await
 }
 
 /// Asks the rate limits. `applies` leaves out those that do not concern this port.

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::http1::request_body::RequestBody;
+use crate::io::UpstreamIo;
 use crate::policy::config::Outbound;
 use crate::runtime::ConnectionPermits;
 
@@ -56,30 +58,37 @@ impl Lifetime {
 #[derive(Debug)]
 pub struct UpstreamConnection {
     sender: SendRequest<RequestBody>,
+    io: UpstreamIo,
     lifetime: Lifetime,
     idle_since: Timestamp,
+    /// Where it goes: one endpoint may be reached at several addresses and ports.
+    address: SocketAddr,
     /// It has carried a request before.
     reused: bool,
     service: u64,
-    _permits: ConnectionPermits,
+    permits: ConnectionPermits,
 }
 
 impl UpstreamConnection {
     /// A connection that was just opened.
     pub fn new(
         sender: SendRequest<RequestBody>,
+        io: UpstreamIo,
         lifetime: Lifetime,
         now: Timestamp,
+        address: SocketAddr,
         service: u64,
         permits: ConnectionPermits,
     ) -> Self {
         Self {
             sender,
+            io,
             lifetime,
             idle_since: now,
+            address,
             reused: false,
             service,
-            _permits: permits,
+            permits,
         }
     }
 
@@ -97,6 +106,18 @@ impl UpstreamConnection {
     }
 }
 
+impl Drop for UpstreamConnection {
+    /// Closed before its permits are given back, and before the request that it
+    /// may still carry gives back its own: so no upstream ever has more than the
+    /// limits allow. hyper's task would close it only later.
+    fn drop(&mut self) {
+        self.io.close();
+    }
+}
+
+/// An endpoint, and the address of it.
+type Place = (u64, SocketAddr);
+
 #[derive(Debug, Default)]
 struct Slot {
     idle: Vec<UpstreamConnection>,
@@ -105,7 +126,7 @@ struct Slot {
 /// The idle connections of one worker, by endpoint.
 #[derive(Debug, Default)]
 pub struct Pool {
-    slots: RefCell<HashMap<u64, Slot>>,
+    slots: RefCell<HashMap<Place, Slot>>,
     /// Requests of this worker that wait for a connection, by service.
     waiting: RefCell<HashMap<u64, Rc<Waiting>>>,
 }
@@ -131,11 +152,12 @@ impl Pool {
     pub fn take(
         &self,
         endpoint: u64,
+        address: SocketAddr,
         now: Timestamp,
         max_idle: Option<Duration>,
     ) -> Option<UpstreamConnection> {
         let mut slots = self.slots.borrow_mut();
-        let slot = slots.get_mut(&endpoint)?;
+        let slot = slots.get_mut(&(endpoint, address))?;
         let mut not_ready = Vec::new();
         let mut found = None;
         while let Some(mut connection) = slot.idle.pop() {
@@ -186,7 +208,7 @@ impl Pool {
         }
         connection.idle_since = now;
         let mut slots = self.slots.borrow_mut();
-        let slot = slots.entry(endpoint).or_default();
+        let slot = slots.entry((endpoint, connection.address)).or_default();
         if slot.idle.len() < IDLE_FOR_EACH_ENDPOINT {
             slot.idle.push(connection);
         }
@@ -220,7 +242,7 @@ impl Pool {
         for (of, slot) in slots.iter_mut() {
             let useless = |connection: &UpstreamConnection| {
                 connection.service == service
-                    && (*of != endpoint
+                    && (of.0 != endpoint
                         || max_idle.is_some_and(|limit| now.since(connection.idle_since) >= limit))
             };
             if let Some(place) = slot.idle.iter().position(useless) {
@@ -229,6 +251,22 @@ impl Pool {
             }
         }
         false
+    }
+
+    /// Closes one idle connection of each service for which a request waits at
+    /// some worker, which may then open one.
+    pub fn lend(&self) {
+        let mut lent: Vec<u64> = Vec::new();
+        for slot in self.slots.borrow_mut().values_mut() {
+            slot.idle.retain(|connection| {
+                let service = connection.service;
+                let lends = connection.permits.somebody_waits() && !lent.contains(&service);
+                if lends {
+                    lent.push(service);
+                }
+                !lends
+            });
+        }
     }
 
     /// Closes what has been idle for too long or is too old.

@@ -297,6 +297,13 @@ impl ConnectionPermits {
     }
 }
 
+impl ConnectionPermits {
+    /// Whether a request waits for such permits.
+    pub fn somebody_waits(&self) -> bool {
+        self.service.somebody_waits()
+    }
+}
+
 impl Drop for ConnectionPermits {
     fn drop(&mut self) {
         self.held = None;

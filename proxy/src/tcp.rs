@@ -24,7 +24,7 @@ use crate::runtime::{ConnectionPermits, EndpointRuntime, ServiceRuntime};
 use crate::select::{self, Tried};
 use crate::sniff::{self, Sniffed};
 use crate::socket;
-use crate::state::{Endpoint, Service};
+use crate::state::{Destination, Endpoint, Service};
 use crate::worker::Worker;
 
 /// A connection that stands, to an endpoint of a service.
@@ -44,10 +44,10 @@ pub async fn outbound(
     seen: Bytes,
     peer: SocketAddr,
     service: &Service,
-    port: u16,
+    destination: Destination,
 ) {
     let started = clock::now();
-    match open(worker, peer, service, port).await {
+    match open(worker, peer, service, destination).await {
         Some(upstream) => carry(worker, &caller, upstream, seen, peer, service, started).await,
         None => refuse(&caller, &service.runtime),
     }
@@ -68,10 +68,10 @@ pub async fn whoever_speaks_first(
     detector: Detector,
     peer: SocketAddr,
     service: &Service,
-    port: u16,
+    destination: Destination,
 ) -> Option<Prefixed> {
     let started = clock::now();
-    let Some(upstream) = open(worker, peer, service, port).await else {
+    let Some(upstream) = open(worker, peer, service, destination).await else {
         // Perhaps it speaks HTTP and can be told why; else its first bytes end it.
         return match sniff::resume(&caller, detector).await {
             Ok(Sniffed::Decided(Verdict::Http1, seen)) => Some(Prefixed::new(seen, caller)),
@@ -94,7 +94,7 @@ pub async fn whoever_speaks_first(
             let target = Target {
                 service: &service.runtime,
                 endpoint: &endpoint.runtime,
-                address: endpoint.config.address_for(port),
+                address: endpoint.config.address_for(destination),
                 outbound: &service.config.policy.outbound,
             };
             if let Ok(connection) = connect::adopt(stream, target, permits).await {
@@ -142,7 +142,7 @@ async fn open<'a>(
     worker: &Rc<Worker>,
     peer: SocketAddr,
     service: &'a Service,
-    port: u16,
+    destination: Destination,
 ) -> Option<Upstream<'a>> {
     let mut tried = Tried::default();
     let runtime = &service.runtime;
@@ -152,7 +152,7 @@ async fn open<'a>(
         let service_breaker = runtime.service_breaker().try_admit(now)?;
         let picked = select::pick(
             service,
-            port,
+            destination.port,
             Some(peer.ip()),
             &worker.shared.config.node,
             &tried,
@@ -170,7 +170,7 @@ async fn open<'a>(
         let permits = ConnectionPermits::try_acquire(runtime, &endpoint.runtime)?;
         let load = endpoint.runtime.load.start(now);
         endpoint.runtime.attempts.fetch_add(1, Relaxed);
-        let address = endpoint.config.address_for(port);
+        let address = endpoint.config.address_for(destination);
         match connect::dial(worker, address, &service.config.policy.outbound).await {
             Ok(stream) => {
                 let service_breaker = Some(service_breaker);
@@ -357,6 +357,7 @@ pub async fn whoever_speaks_first_inbound(
         socket::reset_on_close(&caller);
         return None;
     };
+    let address = worker.shared.application_address(address);
     match first_words(&caller, &stream, detector).await {
         FirstWords::Http(seen) => {
             let outbound = Outbound::default();

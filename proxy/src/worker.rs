@@ -1,6 +1,7 @@
 //! A data worker: one thread, one current-thread runtime, with its own
 //! listeners, pool and callers; and what all workers share.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLogger;
 use crate::callers::Callers;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub journal: Arc<Journal>,
     /// Numbers about connections.
     pub connections: ConnectionCounters,
+    /// A request waits at `maxConnections`, perhaps for what another worker keeps idle.
+    pub connection_wanted: Notify,
 }
 
 /// Numbers about connections, all workers together.
@@ -95,6 +98,8 @@ pub struct Worker {
     pub callers: Callers,
     /// The read buffer of its raw connections.
     pub scratch: Scratch,
+    /// True once draining has begun: each answer asks its caller to go elsewhere.
+    pub draining: Cell<bool>,
 }
 
 /// The listeners of one worker.
@@ -110,7 +115,7 @@ pub struct Listeners {
 pub async fn run(
     shared: Arc<Shared>,
     listeners: Listeners,
-    mut drain: watch::Receiver<bool>,
+    drain: watch::Receiver<bool>,
     mut stop: watch::Receiver<bool>,
 ) {
     let worker = Rc::new(Worker {
@@ -118,6 +123,7 @@ pub async fn run(
         pool: Pool::default(),
         callers: Callers::default(),
         scratch: Scratch::default(),
+        draining: Cell::new(false),
     });
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     let mut tasks = tokio::task::JoinSet::new();
@@ -136,14 +142,9 @@ pub async fn run(
         ));
     }
     tasks.spawn_local(sweep(Rc::clone(&worker)));
-    let draining = async {
-        // The sender lives as long as the process.
-        let _ = drain.wait_for(|draining| *draining).await;
-        worker.callers.drain();
-        std::future::pending::<()>().await;
-    };
+    tasks.spawn_local(lend(Rc::clone(&worker)));
+    tasks.spawn_local(follow_drain(Rc::clone(&worker), drain));
     tokio::select! {
-        () = draining => {}
         // Whoever runs the worker ends the process when it ends without being told to.
         ended = tasks.join_next() => tracing::error!(?ended, "a worker's task ended"),
         _ = stop.wait_for(|stop| *stop) => {}
@@ -195,6 +196,26 @@ async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, directi
         Direction::Inbound => inbound_connection::serve(worker, stream, peer).await,
     }
     open.fetch_sub(1, Relaxed);
+}
+
+/// Gives connections up that requests at other workers wait for.
+async fn lend(worker: Rc<Worker>) {
+    let mut wanted = std::pin::pin!(worker.shared.connection_wanted.notified());
+    loop {
+        // Listening before looking, so that no call is missed in between.
+        wanted.as_mut().enable();
+        worker.pool.lend();
+        wanted.as_mut().await;
+        wanted.set(worker.shared.connection_wanted.notified());
+    }
+}
+
+async fn follow_drain(worker: Rc<Worker>, mut drain: watch::Receiver<bool>) {
+    if drain.wait_for(|draining| *draining).await.is_ok() {
+        worker.draining.set(true);
+    }
+    // A task that ended would look like one that died.
+    std::future::pending::<()>().await;
 }
 
 async fn sweep(worker: Rc<Worker>) {

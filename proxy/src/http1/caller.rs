@@ -15,14 +15,15 @@ use crate::io::Prefixed;
 /// What a caller's connection is doing, for the worker's sweep.
 #[derive(Debug)]
 pub struct CallerState {
-    /// Requests that were given to the pipeline so far.
-    calls: Cell<u64>,
     /// A request is between its head and the end of its answer.
     in_exchange: Cell<bool>,
     /// Since when a request's head has been coming in.
     head_since: Cell<Option<Timestamp>>,
     /// When a byte last came.
     last_read: Cell<Timestamp>,
+    /// Everything that was said is written, and no request is in hand: what
+    /// hyper writes now is its own.
+    quiet: Cell<bool>,
     /// hyper refused a request with this status.
     refused: Cell<Option<u16>>,
 }
@@ -31,18 +32,18 @@ impl CallerState {
     /// A connection that was just accepted.
     pub fn new(now: Timestamp, has_bytes: bool) -> Rc<Self> {
         Rc::new(Self {
-            calls: Cell::new(0),
             in_exchange: Cell::new(false),
             head_since: Cell::new(has_bytes.then_some(now)),
             last_read: Cell::new(now),
+            quiet: Cell::new(true),
             refused: Cell::new(None),
         })
     }
 
     /// A request's head has come in whole.
     pub fn begin(&self) {
-        self.calls.set(self.calls.get() + 1);
         self.in_exchange.set(true);
+        self.quiet.set(false);
         self.head_since.set(None);
     }
 
@@ -91,11 +92,12 @@ impl CallerIo {
         }
     }
 
-    /// Before the first call everything that hyper writes is its own refusal
-    /// of a malformed request, so it can be told apart without looking into
-    /// anybody's body. Later refusals on a connection go out in hyper's words.
+    /// Between requests everything that hyper writes is its own refusal of a
+    /// malformed one, so it can be told apart without looking into anybody's
+    /// body. A refusal that comes before the last answer was taken whole goes
+    /// out in hyper's words.
     fn replace(&mut self, bytes: &[u8]) -> bool {
-        if self.state.calls.get() > 0 || self.replacement.is_some() {
+        if !self.state.quiet.get() || self.replacement.is_some() {
             return self.replacement.is_some();
         }
         let Some(status) = bytes
@@ -199,7 +201,12 @@ impl AsyncWrite for CallerIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        std::task::ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        // hyper flushes only when all that it had has been written.
+        if !self.state.in_exchange.get() {
+            self.state.quiet.set(true);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -4,15 +4,17 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
-use http::{Request, Response};
+use http::header::{self, HeaderValue};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
-use crate::callers::Signal;
+use crate::answer::{self, Reason};
 use crate::clock;
 use crate::http1::caller::{CallerIo, CallerState};
 use crate::http1::response_body::ResponseBody;
@@ -27,9 +29,11 @@ pub const HEAD_FIELDS: usize = 256;
 /// What hyper may hold of one connection: a whole head has to fit.
 pub const BUFFER_BYTES: usize = HEAD_BYTES + 8 * 1024;
 
-/// Serves `stream` until it ends, or until draining lets it end after the
-/// request in hand. `handle` answers each request; it is told the connection's
-/// state so that the answer's end can be noted there.
+/// Serves `stream` until it ends. `handle` answers each request; it is told the
+/// connection's state so that the answer's end can be noted there.
+///
+/// In drain each answer says `Connection: close`. A connection without a request
+/// is left alone: closing it could meet a request that is on its way.
 pub async fn serve<H, F>(worker: &Rc<Worker>, stream: Prefixed, peer: SocketAddr, handle: H)
 where
     H: Fn(Request<Incoming>, Rc<CallerState>) -> F,
@@ -39,8 +43,27 @@ where
     let watched = worker.callers.watch(Rc::clone(&state));
     let service = service_fn(|request| {
         state.begin();
-        let answer = handle(request, Rc::clone(&state));
-        async move { Ok::<_, Infallible>(answer.await) }
+        let answer = match check(&request) {
+            Ok(()) => Ok(handle(request, Rc::clone(&state))),
+            Err(detail) => Err(detail),
+        };
+        let state = Rc::clone(&state);
+        async move {
+            let (mut answer, last) = match answer {
+                Ok(answer) => (answer.await, false),
+                Err(detail) => {
+                    worker.shared.connections.bad_requests.fetch_add(1, Relaxed);
+                    state.end();
+                    let answer = answer::refuse(Reason::BadRequest, detail.to_owned());
+                    (answer, true)
+                }
+            };
+            if last || worker.draining.get() {
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let io = TokioIo::new(CallerIo::new(stream, Rc::clone(&state)));
     let connection = Builder::new()
@@ -54,13 +77,7 @@ where
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
-        match std::task::ready!(watched.poll_signal(cx)) {
-            Signal::Expired => Poll::Ready(None),
-            Signal::Drain => {
-                connection.as_mut().graceful_shutdown();
-                connection.as_mut().poll(cx).map(Some)
-            }
-        }
+        watched.poll_expired(cx).map(|()| None)
     })
     .await;
     let Some(ended) = ended else {
@@ -71,4 +88,25 @@ where
         worker.shared.count_caller_error(&error);
         tracing::debug!(%peer, %error, status = state.refused(), "a caller's connection ended with an error");
     }
+}
+
+/// What hyper lets pass although two readers may understand it differently
+/// (RFC 9112, sections 3.2 and 6.1).
+fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
+    let headers = request.headers();
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err("the request has more than one Host");
+    }
+    let names_none = first.is_none() && request.uri().authority().is_none();
+    if names_none && request.version() == Version::HTTP_11 {
+        return Err("the request has no Host, which HTTP/1.1 demands");
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        && headers.contains_key(header::CONTENT_LENGTH)
+    {
+        return Err("the request has both Content-Length and Transfer-Encoding");
+    }
+    Ok(())
 }

@@ -62,6 +62,10 @@ pub struct Ended {
     pub time_left: Option<Duration>,
 }
 
+/// What is kept of a request's body where no `retries.bufferBytes` says
+/// otherwise: what never reached the application is resent without a block too.
+pub const BUFFER_BYTES: usize = 64 * 1024;
+
 /// What follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {

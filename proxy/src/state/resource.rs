@@ -89,6 +89,15 @@ impl ServiceConfig {
     }
 }
 
+/// Where a call was going before the sidecar took it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// The original destination's address; `None` where a name was called.
+    pub address: Option<IpAddr>,
+    /// The port.
+    pub port: u16,
+}
+
 /// One pod and port behind one service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointConfig {
@@ -123,11 +132,14 @@ pub struct EndpointConfig {
 }
 
 impl EndpointConfig {
-    /// Where to connect to, for a call to the service's port `port`.
-    pub fn address_for(&self, port: u16) -> SocketAddr {
+    /// Where to connect to, for a call to `destination`.
+    pub fn address_for(&self, destination: Destination) -> SocketAddr {
         match self.address.port() {
-            // A pod reached by its own address: the port is the caller's.
-            0 => SocketAddr::new(self.address.ip(), port),
+            // A pod reached by an address of its own: that one, and the caller's port.
+            0 => {
+                let address = destination.address.unwrap_or(self.address.ip());
+                SocketAddr::new(address.to_canonical(), destination.port)
+            }
             _ => self.address,
         }
     }
