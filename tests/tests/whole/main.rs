@@ -1,6 +1,6 @@
 //! The daemons as users run them: a control plane over a folder of YAML, real
 //! sidecars as processes in explicit mode on loopback addresses, small HTTP
-//! upstreams behind them.
+//! upstreams behind them; and the playground.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,4 +10,5 @@
 )]
 
 mod mesh;
+mod playground;
 mod stories;
