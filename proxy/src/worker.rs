@@ -95,8 +95,6 @@ pub struct Worker {
     pub callers: Callers,
     /// The read buffer of its raw connections.
     pub scratch: Scratch,
-    /// True once draining has begun.
-    pub drain: watch::Receiver<bool>,
 }
 
 /// The listeners of one worker.
@@ -112,7 +110,7 @@ pub struct Listeners {
 pub async fn run(
     shared: Arc<Shared>,
     listeners: Listeners,
-    drain: watch::Receiver<bool>,
+    mut drain: watch::Receiver<bool>,
     mut stop: watch::Receiver<bool>,
 ) {
     let worker = Rc::new(Worker {
@@ -120,7 +118,6 @@ pub async fn run(
         pool: Pool::default(),
         callers: Callers::default(),
         scratch: Scratch::default(),
-        drain,
     });
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     let mut tasks = tokio::task::JoinSet::new();
@@ -139,7 +136,14 @@ pub async fn run(
         ));
     }
     tasks.spawn_local(sweep(Rc::clone(&worker)));
+    let draining = async {
+        // The sender lives as long as the process.
+        let _ = drain.wait_for(|draining| *draining).await;
+        worker.callers.drain();
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
+        () = draining => {}
         // Whoever runs the worker ends the process when it ends without being told to.
         ended = tasks.join_next() => tracing::error!(?ended, "a worker's task ended"),
         _ = stop.wait_for(|stop| *stop) => {}

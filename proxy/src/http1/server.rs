@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Poll;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -11,6 +12,7 @@ use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
+use crate::callers::Signal;
 use crate::clock;
 use crate::http1::caller::{CallerIo, CallerState};
 use crate::http1::response_body::ResponseBody;
@@ -48,18 +50,22 @@ where
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
-    let mut drain = worker.drain.clone();
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        () = watched.expired() => {
-            tracing::debug!(%peer, "closing a caller's connection that sends no whole request");
-            return;
+    let ended = std::future::poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
         }
-        _ = drain.wait_for(|draining| *draining) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        match std::task::ready!(watched.poll_signal(cx)) {
+            Signal::Expired => Poll::Ready(None),
+            Signal::Drain => {
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().poll(cx).map(Some)
+            }
         }
+    })
+    .await;
+    let Some(ended) = ended else {
+        tracing::debug!(%peer, "closing a caller's connection that sends no whole request");
+        return;
     };
     if let Err(error) = ended {
         worker.shared.count_caller_error(&error);
