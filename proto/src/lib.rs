@@ -13,20 +13,20 @@
 pub mod well_known;
 
 /// Remora's own resources and the report stream.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod v1 {
     include!("generated/remora.v1.rs");
 }
 
 /// The xDS transport, `envoy.service.discovery.v3`.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod discovery {
     pub use super::envoy::config::core::v3::Node;
     pub use super::envoy::service::discovery::v3::*;
     pub use super::google::rpc::Status;
 }
 
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 mod envoy {
     pub mod config {
         pub mod core {
@@ -44,7 +44,7 @@ mod envoy {
     }
 }
 
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 mod google {
     pub mod rpc {
         include!("generated/google.rpc.rs");

@@ -15,7 +15,7 @@ use crate::answer::Reason;
 use crate::attempt::{self, Bounds, Failure};
 use crate::clock::{self, Timestamp};
 use crate::connect::Target;
-use crate::exchange::{Exchange, LiveAttempt};
+use crate::exchange::{BodyFailures, Exchange, LiveAttempt};
 use crate::http1::headers;
 use crate::http1::request_body::{RequestBody, RequestSource};
 use crate::http1::response_body::{ResponseBody, Until};
@@ -314,6 +314,7 @@ impl<'a> Attempting<'a> {
             endpoint: Arc::clone(&endpoint.runtime),
             connection: None,
             breaker: Some(breaker),
+            body_failures: self.body_failures(),
             load: endpoint.runtime.load.start(now),
             permit,
             retry_permits,
@@ -430,6 +431,13 @@ impl<'a> Attempting<'a> {
         }
     }
 
+    fn body_failures(&self) -> BodyFailures {
+        let breaker = self.policy().circuit_breaker.as_ref();
+        breaker
+            .map(|breaker| BodyFailures::of(&breaker.trip.failures))
+            .unwrap_or_default()
+    }
+
     fn is_failure(&self, end: AttemptEnd) -> bool {
         self.policy()
             .circuit_breaker
@@ -475,6 +483,14 @@ impl<'a> Attempting<'a> {
             .get(headers::REASON)
             .and_then(|word| Reason::from_word(word.as_bytes()));
         self.exchange.answered(parts.status, said, now);
+        let probe = self
+            .exchange
+            .service_breaker
+            .take_if(|permit| permit.is_probe());
+        if let Some(probe) = probe {
+            // As for an endpoint's: a long answer must not keep the place of a probe.
+            probe.record(Outcome::Success, None, now, crate::random::next());
+        }
         let until = Until {
             deadline: self.deadlines.attempt(self.attempt_began).until_end,
             idle: self.policy().timeouts.idle,

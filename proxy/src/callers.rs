@@ -3,9 +3,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-
-use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::http1::caller::CallerState;
@@ -26,8 +25,20 @@ pub struct Callers {
 #[derive(Debug)]
 struct Entry {
     state: Rc<CallerState>,
-    expired: Notify,
+    // Not a Notify: this is polled with every wake-up of the connection, and a
+    // cell of the worker's own costs next to nothing.
+    expired: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
     place: Cell<usize>,
+}
+
+impl Entry {
+    fn expire(&self) {
+        self.expired.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
 }
 
 /// One connection's place in the list, given up on drop.
@@ -43,7 +54,8 @@ impl Callers {
         let mut held = self.held.borrow_mut();
         let entry = Rc::new(Entry {
             state,
-            expired: Notify::new(),
+            expired: Cell::new(false),
+            waker: RefCell::default(),
             place: Cell::new(held.len()),
         });
         held.push(Rc::clone(&entry));
@@ -84,16 +96,26 @@ impl Callers {
                 .idle_for(now)
                 .is_some_and(|idle| idle >= IDLE_TIMEOUT);
             if late || idle {
-                entry.expired.notify_one();
+                entry.expire();
             }
         }
     }
 }
 
 impl Watched<'_> {
-    /// Completes when the connection has outstayed.
-    pub async fn expired(&self) {
-        self.entry.expired.notified().await;
+    /// Ready when the connection has outstayed.
+    pub fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.entry.expired.get() {
+            return Poll::Ready(());
+        }
+        let mut waker = self.entry.waker.borrow_mut();
+        if !waker
+            .as_ref()
+            .is_some_and(|held| held.will_wake(cx.waker()))
+        {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }
 
@@ -112,16 +134,20 @@ impl Drop for Watched<'_> {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_head_that_never_ends_expires_and_an_idle_connection_does_not() {
+    fn is_expired(watched: &Watched<'_>) -> bool {
+        watched
+            .poll_expired(&mut Context::from_waker(Waker::noop()))
+            .is_ready()
+    }
+
+    #[test]
+    fn a_head_that_never_ends_expires_and_an_idle_connection_does_not() {
         let callers = Callers::default();
-        let start = crate::clock::now();
+        let start = Timestamp::from_millis(1000);
         let slow = callers.watch(CallerState::new(start, true));
         let idle = callers.watch(CallerState::new(start, false));
         callers.sweep(start.after(HEAD_TIMEOUT));
-        let waited = Duration::from_millis(1);
-        assert!(tokio::time::timeout(waited, slow.expired()).await.is_ok());
-        assert!(tokio::time::timeout(waited, idle.expired()).await.is_err());
+        assert!(is_expired(&slow) && !is_expired(&idle));
         drop(slow);
         assert_eq!(callers.len(), 1);
         drop(idle);

@@ -39,15 +39,29 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// It cannot start, or a part of it ended by itself.
 pub fn run(config: Config) -> anyhow::Result<()> {
     let started = clock::now();
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("REMORA_LOG")?)
-        .with_writer(std::io::stderr)
-        .init();
+    log_to_stderr(&config.log)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(control(config, started))
+}
+
+/// A filter by targets and levels only: the one with regular expressions would
+/// add a megabyte to what every pod carries.
+fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    let targets: tracing_subscriber::filter::Targets = filter.parse().with_context(|| {
+        format!("REMORA_LOG={filter:?}: expected such as info,remora_proxy=debug")
+    })?;
+    let lines = tracing_subscriber::fmt::layer()
+        .json()
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(targets)
+        .with(lines)
+        .init();
+    Ok(())
 }
 
 async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()> {

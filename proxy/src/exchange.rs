@@ -18,7 +18,7 @@ use crate::clock::{self, Timestamp};
 use crate::http1::caller::CallerState;
 use crate::metrics::counters::Traffic;
 use crate::policy::breaker::{BreakerPermit, Outcome};
-use crate::policy::config::AttemptEnd;
+use crate::policy::config::{AttemptEnd, Conditions};
 use crate::policy::limit::Permit;
 use crate::pool::UpstreamConnection;
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
@@ -76,12 +76,44 @@ pub struct LiveAttempt {
     pub connection: Option<UpstreamConnection>,
     /// Told how the attempt ended; without an answer it counts as cancelled.
     pub breaker: Option<BreakerPermit>,
+    /// Which ends of a body the policy counts as failures.
+    pub body_failures: BodyFailures,
     /// Its place among the endpoint's load.
     pub load: LoadGuard,
     /// Its place among the endpoint's requests.
     pub permit: Permit,
     /// Its place among the retries in flight, of the service and the endpoint.
     pub retry_permits: Option<(Permit, Permit)>,
+}
+
+/// Which ends of a response's body `circuitBreaker.failures` lists.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BodyFailures {
+    reset: bool,
+    timeout: bool,
+}
+
+impl BodyFailures {
+    /// As `failures` says.
+    pub fn of(failures: &Conditions) -> Self {
+        Self {
+            reset: failures.matches(AttemptEnd::Reset),
+            timeout: failures.matches(AttemptEnd::Timeout),
+        }
+    }
+
+    /// What `end` says of the endpoint; nothing where the caller left, or where
+    /// the policy does not count it.
+    fn judge(self, end: BodyEnd) -> Option<Outcome> {
+        match end {
+            BodyEnd::Whole => Some(Outcome::Success),
+            BodyEnd::UpstreamBroke => self.reset.then_some(Outcome::Failure(AttemptEnd::Reset)),
+            BodyEnd::TimedOut => self
+                .timeout
+                .then_some(Outcome::Failure(AttemptEnd::Timeout)),
+            BodyEnd::CallerLeft => None,
+        }
+    }
 }
 
 /// One request, from its head to the end of its answer.
@@ -184,14 +216,18 @@ impl Exchange {
         }
         let now = clock::now();
         self.caller.end();
+        let judged = self
+            .live
+            .as_ref()
+            .and_then(|live| live.body_failures.judge(end));
         if let Some(live) = self.live.take() {
             if self.head.is_some() {
                 self.endpoint_name = Some(Arc::clone(&live.endpoint.name));
             }
-            self.end_attempt(live, end, now);
+            self.end_attempt(live, end, judged, now);
         }
-        if let Some(permit) = self.service_breaker.take() {
-            judge(permit, end, now);
+        if let (Some(permit), Some(outcome)) = (self.service_breaker.take(), judged) {
+            permit.record(outcome, None, now, crate::random::next());
         }
         self.permit = None;
         let traffic = self.side.traffic();
@@ -202,7 +238,13 @@ impl Exchange {
         self.log(end, received_bytes, now);
     }
 
-    fn end_attempt(&self, live: LiveAttempt, end: BodyEnd, now: Timestamp) {
+    fn end_attempt(
+        &self,
+        live: LiveAttempt,
+        end: BodyEnd,
+        judged: Option<Outcome>,
+        now: Timestamp,
+    ) {
         let LiveAttempt {
             endpoint,
             connection,
@@ -210,15 +252,16 @@ impl Exchange {
             load,
             permit,
             retry_permits,
+            ..
         } = live;
         if end == BodyEnd::UpstreamBroke || end == BodyEnd::TimedOut {
             load.failed(now);
-            if breaker.is_some() {
+        }
+        if let (Some(breaker), Some(outcome)) = (breaker, judged) {
+            if matches!(outcome, Outcome::Failure(_)) {
                 endpoint.failures.fetch_add(1, Relaxed);
             }
-        }
-        if let Some(breaker) = breaker {
-            judge(breaker, end, now);
+            breaker.record(outcome, None, now, crate::random::next());
         }
         match connection {
             Some(connection) if end == BodyEnd::Whole => {
@@ -281,32 +324,5 @@ impl Drop for Exchange {
             BodyEnd::CallerLeft
         };
         self.settle(end, 0);
-    }
-}
-
-/// A success is one only when the answer came whole; a caller that left says
-/// nothing of the endpoint, so its permit is only dropped.
-fn judge(permit: BreakerPermit, end: BodyEnd, now: Timestamp) {
-    match end {
-        BodyEnd::Whole => {
-            permit.record(Outcome::Success, None, now, crate::random::next());
-        }
-        BodyEnd::UpstreamBroke => {
-            permit.record(
-                Outcome::Failure(AttemptEnd::Reset),
-                None,
-                now,
-                crate::random::next(),
-            );
-        }
-        BodyEnd::TimedOut => {
-            permit.record(
-                Outcome::Failure(AttemptEnd::Timeout),
-                None,
-                now,
-                crate::random::next(),
-            );
-        }
-        BodyEnd::CallerLeft => drop(permit),
     }
 }

@@ -18,7 +18,7 @@ use crate::answer::Reason;
 use crate::attempt::{self, Bounds, Failure};
 use crate::clock;
 use crate::connect::Target;
-use crate::exchange::{Exchange, LiveAttempt, Side};
+use crate::exchange::{BodyFailures, Exchange, LiveAttempt, Side};
 use crate::http1::caller::CallerState;
 use crate::http1::headers;
 use crate::http1::request_body::RequestSource;
@@ -279,6 +279,7 @@ async fn forward(
                 endpoint,
                 connection,
                 breaker: None,
+                body_failures: BodyFailures::default(),
                 load,
                 permit,
                 retry_permits: None,

@@ -15,7 +15,8 @@
 //! - [`tcp`] over [`relay`]: raw connections.
 //! - [`runtime`]: what all workers share about a service and an endpoint.
 //! - [`state`]: what the control plane says; [`stream`]: how it gets here.
-//! - [`admin`], [`metrics`], [`access_log`], [`probes`]: what is shown to others.
+//! - [`admin`], [`metrics`], [`access_log`], [`probes`] with
+//!   `probes_grpc`: what is shown to others.
 //! - [`clock`], [`random`], [`ports`]: small things; the only clock and chance.
 
 pub mod access_log;

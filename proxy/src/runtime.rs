@@ -122,7 +122,11 @@ impl ServiceRuntime {
             connection_freed: Notify::new(),
             rate_limiter,
             breakers: Breakers {
-                own: BreakerSet::new(name, trip, Arc::clone(journal), now),
+                own: if mark_only {
+                    BreakerSet::mark_only(name, trip, Arc::clone(journal), now)
+                } else {
+                    BreakerSet::new(name, trip, Arc::clone(journal), now)
+                },
                 by_port: Mutex::default(),
                 mark_only,
                 journal: Arc::clone(journal),

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 
 use http::header::{self, HeaderValue};
 use http::{Request, Response, Version};
@@ -72,13 +73,16 @@ where
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        () = watched.expired() => {
-            tracing::debug!(%peer, "closing a caller's connection that sends no whole request");
-            return;
+    let ended = std::future::poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
         }
+        watched.poll_expired(cx).map(|()| None)
+    })
+    .await;
+    let Some(ended) = ended else {
+        tracing::debug!(%peer, "closing a caller's connection that sends no whole request");
+        return;
     };
     if let Err(error) = ended {
         worker.shared.count_caller_error(&error);

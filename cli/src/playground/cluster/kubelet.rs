@@ -122,10 +122,18 @@ struct Life {
 impl Life {
     async fn live(mut self) {
         let mut pause = FIRST_RESTART_PAUSE;
+        let mut initialised = false;
         loop {
             let mut running = Vec::new();
+            let starting = start_all(
+                &self.around,
+                &self.events,
+                &self.name,
+                &mut initialised,
+                &mut running,
+            );
             let started = tokio::select! {
-                started = start_all(&self.around, &self.events, &self.name, &mut running) => Ok(started),
+                started = starting => Ok(started),
                 order = self.orders.recv() => Err(order),
             };
             let order = match started {
@@ -239,11 +247,13 @@ async fn tell(events: &mpsc::Sender<PodEvent>, pod: &str, happening: Happening) 
         .await;
 }
 
-/// Starts everything in order and waits until it is ready.
+/// Starts everything in order and waits until it is ready. Init containers
+/// that have run to their end once are not run again: the pod is the same.
 async fn start_all(
     around: &Surroundings,
     events: &mpsc::Sender<PodEvent>,
     name: &str,
+    initialised: &mut bool,
     running: &mut Vec<Running>,
 ) -> anyhow::Result<()> {
     let spec = around.pod.spec.clone().unwrap_or_default();
@@ -258,10 +268,11 @@ async fn start_all(
         }
         if container.restart_policy.as_deref() == Some("Always") {
             start_sidecar(around, events, name, running, container).await?;
-        } else {
+        } else if !*initialised {
             run_to_end(around, &container).await?;
         }
     }
+    *initialised = true;
     for container in &containers {
         let child = around.start(container)?;
         let is_sidecar = container.name == SIDECAR_CONTAINER;

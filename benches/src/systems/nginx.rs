@@ -1,0 +1,50 @@
+//! nginx, one process with one thread.
+
+use std::process::Command;
+
+use super::{PATIENCE, Running, Stage, System, Target, Tool, ask_version};
+use crate::process::{Process, find_program, free_port, loopback};
+use crate::scenario::Scenario;
+
+const CONFIGURATION: &str = include_str!("../../peers/nginx.conf");
+
+pub(super) const SYSTEM: System = System {
+    name: "nginx",
+    tools: &[Tool {
+        program: "nginx",
+        install: "apt-get install nginx",
+    }],
+    start,
+    version: |_| {
+        find_program("nginx").map_or_else(String::new, |program| ask_version(&program, "-v", 3))
+    },
+};
+
+fn start(stage: &Stage) -> anyhow::Result<Running> {
+    let (plain, guarded) = (free_port()?, free_port()?);
+    let ports = [("H1", plain), ("H1_FEATURES", guarded)];
+    let file = stage.write("nginx.conf", CONFIGURATION, &ports)?;
+    let mut command = Command::new(find_program("nginx").unwrap_or_else(|| "nginx".into()));
+    command.args(["-c"]).arg(file);
+    let mut process = Process::start(
+        "nginx",
+        &command,
+        stage.cores.system,
+        stage.cores,
+        &stage.dir,
+    )?;
+    let targets =
+        [(Scenario::H1, plain), (Scenario::H1Features, guarded)].map(|(scenario, port)| Target {
+            scenario,
+            address: loopback(port),
+            host: "plain",
+        });
+    for target in &targets {
+        process.wait_for(target.address, PATIENCE)?;
+    }
+    Ok(Running {
+        measured: Some(process),
+        helpers: Vec::new(),
+        targets: targets.into(),
+    })
+}

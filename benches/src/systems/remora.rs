@@ -1,0 +1,182 @@
+//! Remora: the real sidecar with the real control plane over a folder of YAML.
+//!
+//! The sidecar runs in explicit mode, so that no redirect rules are needed: the
+//! `Host` of each request names the service. That is a little more work for
+//! each request than an intercepted connection is, whose service is settled
+//! once by its original destination.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::{PATIENCE, Running, Stage, System, Target};
+use crate::clock::Moment;
+use crate::http;
+use crate::process::{Process, free_port, loopback};
+use crate::scenario::Scenario;
+use crate::stop;
+
+const OBJECTS: &str = include_str!("../../peers/remora.yaml");
+
+pub(super) const SYSTEM: System = System {
+    name: "Remora",
+    tools: &[],
+    start,
+    version: |stage| super::ask_version(&stage.remora.sidecar, "--version", 1),
+};
+
+/// Remora's programs, release builds.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// `remora-proxy`
+    pub sidecar: PathBuf,
+    /// `remora-control-plane`
+    pub control_plane: PathBuf,
+}
+
+impl Programs {
+    /// Those in `folder`; by default in that of the running program.
+    ///
+    /// # Errors
+    /// When they are not there.
+    pub fn find(folder: Option<&Path>) -> anyhow::Result<Self> {
+        let own = std::env::current_exe()?;
+        let folder = match folder {
+            Some(folder) => folder,
+            None => own.parent().context("this program has no folder")?,
+        };
+        let program = |name: &str| {
+            let path = folder.join(name);
+            if !path.is_file() {
+                bail!(
+                    "{} is missing: cargo build --release -p remora-proxy -p remora-control-plane",
+                    path.display()
+                );
+            }
+            Ok(path)
+        };
+        Ok(Self {
+            sidecar: program("remora-proxy")?,
+            control_plane: program("remora-control-plane")?,
+        })
+    }
+}
+
+/// A control plane that serves [`OBJECTS`].
+#[derive(Debug)]
+pub struct ControlPlane {
+    /// It.
+    pub process: Process,
+    /// Its stream.
+    pub url: String,
+}
+
+/// A sidecar that connects to it.
+#[derive(Debug)]
+pub struct Sidecar {
+    /// It.
+    pub process: Process,
+    /// The pod's outgoing connections.
+    pub outbound: SocketAddr,
+    /// Its admin endpoint.
+    pub admin: SocketAddr,
+    /// From just before its start until `/ready` said 200.
+    pub ready_after: Duration,
+}
+
+/// Starts the control plane on the load's core.
+///
+/// # Errors
+/// When it does not become ready, or finds anything wrong with the objects.
+pub fn control_plane(stage: &Stage) -> anyhow::Result<ControlPlane> {
+    let folder = stage.dir.join("objects");
+    std::fs::create_dir_all(&folder)?;
+    stage.write("objects/bench.yaml", OBJECTS, &[])?;
+    let (stream, admin) = (free_port()?, loopback(free_port()?));
+    let mut command = Command::new(&stage.remora.control_plane);
+    command
+        .arg("--source")
+        .arg(format!("files:{}", folder.display()))
+        .args(["--listen", &format!("127.0.0.1:{stream}")])
+        .args(["--admin", &admin.to_string()]);
+    let cores = stage.cores;
+    let mut process = Process::start("control-plane", &command, cores.load, cores, &stage.dir)?;
+    wait_ready(&mut process, admin, Duration::from_millis(10))?;
+    let (_, problems) = http::get(admin, "/problems")?;
+    let list: Vec<serde_json::Value> = serde_json::from_str(&problems)?;
+    if !list.is_empty() {
+        bail!("the control plane finds problems in the objects: {problems}");
+    }
+    Ok(ControlPlane {
+        process,
+        url: format!("http://127.0.0.1:{stream}"),
+    })
+}
+
+/// Starts a sidecar on the core of systems, and waits until it is ready.
+///
+/// # Errors
+/// When it does not become ready.
+pub fn sidecar(stage: &Stage, control_plane: &str) -> anyhow::Result<Sidecar> {
+    let outbound = loopback(free_port()?);
+    let admin = loopback(free_port()?);
+    let mut command = Command::new(&stage.remora.sidecar);
+    command
+        .env("REMORA_NAMESPACE", "bench")
+        .env("REMORA_POD", "caller")
+        .env("REMORA_POD_UID", "caller-uid")
+        .env("REMORA_POD_IPS", "127.88.1.1")
+        .env("REMORA_CONTROL_PLANE", control_plane)
+        .env("REMORA_MODE", "explicit")
+        .env("REMORA_APP_ADDRESS", "127.0.0.1")
+        .env("REMORA_OUTBOUND_LISTEN", outbound.to_string())
+        .env("REMORA_ADMIN_LISTEN", admin.to_string())
+        .env("REMORA_PROBE_LISTEN", "127.0.0.1:0")
+        .env("REMORA_CONCURRENCY", "1");
+    let cores = stage.cores;
+    let started = Moment::now();
+    let mut process = Process::start("remora-proxy", &command, cores.system, cores, &stage.dir)?;
+    wait_ready(&mut process, admin, Duration::from_millis(1))?;
+    let ready_after = started.elapsed();
+    Ok(Sidecar {
+        process,
+        outbound,
+        admin,
+        ready_after,
+    })
+}
+
+fn wait_ready(process: &mut Process, admin: SocketAddr, glance: Duration) -> anyhow::Result<()> {
+    let began = Moment::now();
+    loop {
+        if matches!(http::get(admin, "/ready"), Ok((200, _))) {
+            return Ok(());
+        }
+        process.check_alive()?;
+        if began.elapsed() > PATIENCE {
+            bail!("not ready after {PATIENCE:?}: {}", process.said());
+        }
+        stop::sleep(glance)?;
+    }
+}
+
+fn start(stage: &Stage) -> anyhow::Result<Running> {
+    let control_plane = control_plane(stage)?;
+    let sidecar = sidecar(stage, &control_plane.url)?;
+    let targets =
+        [(Scenario::H1, "plain"), (Scenario::H1Features, "guarded")].map(|(scenario, host)| {
+            Target {
+                scenario,
+                address: sidecar.outbound,
+                host,
+            }
+        });
+    Ok(Running {
+        measured: Some(sidecar.process),
+        helpers: vec![control_plane.process],
+        targets: targets.into(),
+    })
+}

@@ -1,0 +1,191 @@
+//! The tree, held to the rules of the house: each rule is a test, and names
+//! the file and the line where it is broken. That each rule can fail is shown
+//! beside the rule itself, in `src/style`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where its ground is missing"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use remora_tests::style::arrows::{self, ARROWS, FREE_OF_KUBERNETES};
+use remora_tests::style::size::Ratchet;
+use remora_tests::style::source::{self, Source};
+use remora_tests::style::{Finding, documents, report, size, tests, words};
+
+/// Files that are too long and known to be; this list only gets shorter.
+const LONG_FILES: &Ratchet = &[];
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+fn sources() -> Vec<Source> {
+    let folders: Vec<_> = ARROWS.iter().map(|(folder, _, _)| *folder).collect();
+    let sources = source::load(&top(), &folders).unwrap();
+    assert!(sources.len() > 100, "only {} sources found", sources.len());
+    sources
+}
+
+fn assert_none(rule: &str, findings: &[Finding]) {
+    assert!(findings.is_empty(), "{}", report(rule, findings));
+}
+
+#[test]
+fn imports_follow_the_arrows() {
+    let mut findings = Vec::new();
+    for (folder, _, _) in ARROWS {
+        let manifest = fs::read_to_string(top().join(folder).join("Cargo.toml")).unwrap();
+        findings.extend(arrows::wrong_arrows(folder, &manifest));
+    }
+    assert_none("who may import whom (ARCHITECTURE.md, Arrows):", &findings);
+}
+
+#[test]
+fn every_crate_has_its_arrows() {
+    let manifest = fs::read_to_string(top().join("Cargo.toml")).unwrap();
+    let members = manifest
+        .lines()
+        .find(|line| line.starts_with("members"))
+        .unwrap();
+    let listed = members.matches('"').count() / 2;
+    assert_eq!(
+        listed,
+        ARROWS.len(),
+        "a crate without a place in the arrows: {members}"
+    );
+}
+
+#[test]
+fn kubernetes_stays_out_of_the_sidecar() {
+    let mut findings = Vec::new();
+    for (folder, name, _) in ARROWS
+        .iter()
+        .filter(|(folder, ..)| FREE_OF_KUBERNETES.contains(folder))
+    {
+        let arguments = [
+            "tree",
+            "--offline",
+            "--locked",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--package",
+            name,
+        ];
+        let output = Command::new(env!("CARGO"))
+            .args(arguments)
+            .current_dir(top())
+            .output()
+            .unwrap();
+        let closure = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            closure.lines().any(|line| line.starts_with("prost ")),
+            "no tree: {closure}"
+        );
+        findings.extend(arrows::kubernetes_in_closure(folder, &closure));
+    }
+    assert_none("Kubernetes where it must not be:", &findings);
+}
+
+#[test]
+fn files_are_short() {
+    assert_none(
+        "files that are too long:",
+        &size::long_files(&sources(), LONG_FILES),
+    );
+}
+
+#[test]
+fn functions_are_short() {
+    assert_none(
+        "functions that are too long:",
+        &size::long_functions(&sources()),
+    );
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    assert_none("unfinished:", &words::unfinished(&sources()));
+}
+
+#[test]
+fn the_sidecar_never_panics_by_choice() {
+    assert_none("may panic on the data path:", &words::panics(&sources()));
+}
+
+#[test]
+fn time_and_chance_are_handed_in() {
+    let rule = "clock or chance outside of clock.rs and random.rs:";
+    assert_none(rule, &words::clocks(&sources()));
+}
+
+#[test]
+fn lints_are_switched_off_with_a_reason() {
+    assert_none(
+        "lints switched off:",
+        &words::unexplained_allows(&sources()),
+    );
+}
+
+#[test]
+fn no_test_is_ignored() {
+    assert_none("ignored:", &tests::ignored(&sources()));
+}
+
+#[test]
+fn every_test_can_fail() {
+    assert_none(
+        "tests that assert nothing:",
+        &tests::without_assertion(&sources()),
+    );
+}
+
+#[test]
+fn every_crate_has_a_map() {
+    let sources = sources();
+    let mut findings = Vec::new();
+    for (folder, _, _) in ARROWS {
+        let path = format!("{folder}/src/lib.rs");
+        match sources.iter().find(|source| source.path == path) {
+            Some(lib) => findings.extend(documents::unnamed_modules(lib)),
+            None => findings.push(Finding::new(&path, 1, "is missing")),
+        }
+    }
+    assert_none("the map in each lib.rs:", &findings);
+}
+
+#[test]
+fn what_a_reader_looks_for_is_there() {
+    let findings = documents::missing_documents(|document| top().join(document).is_file());
+    assert_none("documents:", &findings);
+}
+
+#[test]
+fn every_variable_of_the_sidecar_is_documented() {
+    let mut text = fs::read_to_string(top().join("README.md")).unwrap_or_default();
+    for entry in fs::read_dir(top().join("docs"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        text.push_str(&fs::read_to_string(entry.path()).unwrap_or_default());
+    }
+    let findings = documents::undocumented_variables(&sources(), "proxy", &text);
+    assert_none(
+        "variables that README.md and docs/*.md do not name:",
+        &findings,
+    );
+}
