@@ -336,9 +336,10 @@ impl Session {
                     continue;
                 }
                 // A name that is new to the stream is answered whatever was sent by another.
-                if by
-                    .iter()
-                    .any(|wanted| new.contains(*wanted) && !wanted.ends_with('*'))
+                if !knows
+                    && by
+                        .iter()
+                        .any(|wanted| new.contains(*wanted) && !wanted.ends_with('*'))
                 {
                     of_type.sent.remove(name);
                 }

@@ -60,7 +60,8 @@ async fn traffic_flows_while_the_control_plane_is_away_and_changes_come_when_it_
     assert_eq!(
         mesh.control.times_sent("shop/web-1"),
         sent,
-        "it was sent again"
+        "it was sent again: {held:?} {}",
+        mesh.sidecar.log()
     );
 }
 
