@@ -20,6 +20,10 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    if std::env::args_os().len() == 1 {
+        // Every pod runs this way: the parser's pages need not be touched for it.
+        return daemon::run(Config::from_environment()?);
+    }
     match Arguments::parse().command {
         None => daemon::run(Config::from_environment()?),
         Some(Command::Intercept(options)) => Ok(intercept::run(&options)?),
