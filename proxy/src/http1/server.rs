@@ -91,7 +91,7 @@ where
 }
 
 /// What hyper lets pass although two readers may understand it differently
-/// (RFC 9112, sections 3.2 and 6.1).
+/// (RFC 9112, section 3.2).
 fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
     let headers = request.headers();
     let mut hosts = headers.get_all(header::HOST).iter();
@@ -102,11 +102,6 @@ fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
     let names_none = first.is_none() && request.uri().authority().is_none();
     if names_none && request.version() == Version::HTTP_11 {
         return Err("the request has no Host, which HTTP/1.1 demands");
-    }
-    if headers.contains_key(header::TRANSFER_ENCODING)
-        && headers.contains_key(header::CONTENT_LENGTH)
-    {
-        return Err("the request has both Content-Length and Transfer-Encoding");
     }
     Ok(())
 }

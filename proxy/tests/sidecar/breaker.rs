@@ -220,38 +220,38 @@ async fn what_the_targets_sidecar_refused_is_no_failure_but_a_broken_application
 #[tokio::test]
 async fn an_answer_to_a_request_from_before_the_trip_changes_nothing() {
     let mesh = Mesh::start().await;
-    let app = App::start(mesh.net.at(10), |request| match request.path.as_str() {
+    let handler = |request: &crate::upstream::Received| match request.path.as_str() {
         "/slow" => status(200).after_ms(300),
         _ => status(500),
-    })
-    .await;
-    let good = App::start(mesh.net.at(11), |request| match request.path.as_str() {
-        "/slow" => status(200).after_ms(300),
-        _ => status(200),
-    })
-    .await;
+    };
+    let apps = [
+        App::start(mesh.net.at(10), handler).await,
+        App::start(mesh.net.at(11), handler).await,
+    ];
     mesh.catalog(
         trip(|trip| trip.consecutive_failures = 1),
-        &[app.address(), good.address()],
+        &[apps[0].address(), apps[1].address()],
     );
-    let mut slow = Vec::new();
-    eventually("a slow one is with the bad endpoint", async || {
-        let mut client = mesh.client().await;
+    let mut slow = [mesh.client().await, mesh.client().await];
+    for client in &mut slow {
         client.send("GET", "catalog:8080", "/slow", "", "").await;
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        slow.push(client);
-        app.count() > 0
+    }
+    eventually("each has a slow one", async || {
+        apps.iter().all(|app| app.count() == 1)
     })
     .await;
-    eventually("it is open", async || {
-        mesh.get("/").await;
-        mesh.sidecar.breaker("catalog-0").await["state"] == "open"
-    })
-    .await;
+    assert_eq!(mesh.get("/").await.status, 500);
+    let mut open = None;
+    for name in ["catalog-0", "catalog-1"] {
+        if mesh.sidecar.breaker(name).await["state"] == "open" {
+            open = Some(name);
+        }
+    }
     for client in &mut slow {
         assert_eq!(client.answer().await.status, 200);
     }
-    assert_eq!(mesh.sidecar.breaker("catalog-0").await["state"], "open");
+    let breaker = mesh.sidecar.breaker(open.unwrap()).await;
+    assert_eq!(breaker["state"], "open");
 }
 
 #[tokio::test]

@@ -63,11 +63,6 @@ impl Client {
         }
     }
 
-    /// The socket itself.
-    pub fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
-    }
-
     /// Writes `bytes`; whether the connection takes them is the answer's to tell.
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = soon("writing", self.stream.write_all(bytes.as_ref())).await;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use prost::Message;
 use remora_proto::discovery::aggregated_discovery_service_server::{
@@ -14,8 +15,7 @@ use remora_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Res
 use remora_proto::v1::reports_server::{Reports, ReportsServer};
 use remora_proto::v1::{ReportAcknowledgement, SidecarReport};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -58,12 +58,12 @@ struct Shared {
 pub struct Control {
     address: SocketAddr,
     shared: Arc<Shared>,
-    server: Option<JoinHandle<()>>,
+    server: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl Control {
     /// Listens on `address`.
-    pub async fn start(address: SocketAddr) -> Self {
+    pub fn start(address: SocketAddr) -> Self {
         let mut control = Self {
             address,
             shared: Arc::new(Shared {
@@ -72,7 +72,7 @@ impl Control {
             }),
             server: None,
         };
-        control.come_back().await;
+        control.come_back();
         control
     }
 
@@ -121,27 +121,40 @@ impl Control {
         self.shared.changed.send_modify(|count| *count += 1);
     }
 
-    /// The process is gone: its streams break, and nobody listens.
-    pub async fn go_away(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.abort();
-            let _ = server.await;
+    /// The process is gone: its connections break, and nobody listens.
+    pub fn go_away(&mut self) {
+        if let Some((stop, thread)) = self.server.take() {
+            drop(stop);
+            thread.join().unwrap();
         }
     }
 
-    /// The process is back, with the same resources.
-    pub async fn come_back(&mut self) {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(self.address).unwrap();
-        let listener: TcpListener = socket.listen(64).unwrap();
-        self.address = listener.local_addr().unwrap();
-        let script = Script(Arc::clone(&self.shared));
-        let serving = tonic::transport::Server::builder()
-            .add_service(AggregatedDiscoveryServiceServer::new(script.clone()))
-            .add_service(ReportsServer::new(script))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        self.server = Some(tokio::spawn(async move { drop(serving.await) }));
+    /// The process is back, with the same resources. It has a runtime of its
+    /// own, with which all its connections end.
+    pub fn come_back(&mut self) {
+        let (address, script) = (self.address, Script(Arc::clone(&self.shared)));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                socket.set_reuseaddr(true).unwrap();
+                socket.bind(address).unwrap();
+                let listener: TcpListener = socket.listen(64).unwrap();
+                let serving = tonic::transport::Server::builder()
+                    .add_service(AggregatedDiscoveryServiceServer::new(script.clone()))
+                    .add_service(ReportsServer::new(script))
+                    .serve_with_incoming(TcpListenerStream::new(listener));
+                tokio::select! {
+                    served = serving => served.unwrap(),
+                    _ = stopped => {}
+                }
+            });
+        });
+        self.server = Some((stop, thread));
     }
 
     /// What was answered with a NACK so far.
@@ -188,9 +201,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.abort();
-        }
+        self.go_away();
     }
 }
 
@@ -273,7 +284,7 @@ impl Session {
                 },
                 _ = changed.changed() => {
                     for type_url in self.types.keys().cloned().collect::<Vec<_>>() {
-                        self.send_changes(&type_url, &BTreeSet::new()).await;
+                        self.send_changes(&type_url, &BTreeSet::new(), true).await;
                     }
                 }
             }
@@ -282,6 +293,7 @@ impl Session {
 
     async fn take(&mut self, request: DeltaDiscoveryRequest) {
         let of_type = self.types.entry(request.type_url.clone()).or_default();
+        let knows = !request.initial_resource_versions.is_empty();
         {
             let mut state = self.shared.state.lock().unwrap();
             if !request.response_nonce.is_empty() {
@@ -299,11 +311,12 @@ impl Session {
         let new: BTreeSet<String> = request.resource_names_subscribe.into_iter().collect();
         of_type.wanted.extend(new.iter().cloned());
         if !new.is_empty() {
-            self.send_changes(&request.type_url, &new).await;
+            self.send_changes(&request.type_url, &new, knows).await;
         }
     }
 
-    async fn send_changes(&mut self, type_url: &str, new: &BTreeSet<String>) {
+    /// `knows` is whether the sidecar has said which versions it holds.
+    async fn send_changes(&mut self, type_url: &str, new: &BTreeSet<String>, knows: bool) {
         let Some(of_type) = self.types.get_mut(type_url) else {
             return;
         };
@@ -323,9 +336,10 @@ impl Session {
                     continue;
                 }
                 // A name that is new to the stream is answered whatever was sent by another.
-                if by
-                    .iter()
-                    .any(|wanted| new.contains(*wanted) && !wanted.ends_with('*'))
+                if !knows
+                    && by
+                        .iter()
+                        .any(|wanted| new.contains(*wanted) && !wanted.ends_with('*'))
                 {
                     of_type.sent.remove(name);
                 }

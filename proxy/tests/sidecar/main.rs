@@ -13,6 +13,14 @@
 //! - [`client`]: a raw HTTP/1.1 client that keeps its connection.
 //! - the rest: stories, one file for each part of the semantics.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on should say so and end, and it measures real time"
+)]
+
 mod client;
 mod control;
 mod mesh;

@@ -57,7 +57,7 @@ impl Mesh {
     /// As [`Mesh::start`], with options for the sidecar.
     pub async fn start_with(options: Options) -> Self {
         let net = Net::next();
-        let control = Control::start(SocketAddr::new(net.ip(1), 15110)).await;
+        let control = Control::start(SocketAddr::new(net.ip(1), 15110));
         let sidecar = Sidecar::start(net, &control.url(), options).await;
         let mesh = Self {
             control,

@@ -154,6 +154,7 @@ async fn http_1_0_callers_are_served_without_chunks() {
     let answer = client.answer().await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "abc"));
     assert_eq!(answer.header("transfer-encoding"), "");
+    assert_eq!(answer.version, "HTTP/1.0");
 }
 
 #[tokio::test]
@@ -175,26 +176,6 @@ async fn an_early_answer_comes_through_while_the_body_is_still_being_sent() {
     // The connection on which a body was never ended carries nothing else.
     assert_eq!(mesh.get("/").await.status, 413);
     assert_eq!(app.accepted(), 2);
-}
-
-#[tokio::test]
-async fn informational_answers_are_forwarded() {
-    let mesh = Mesh::start().await;
-    let app = App::start(mesh.net.at(10), |_| {
-        Reply::Raw(
-            "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n\
-             HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-                .into(),
-        )
-    })
-    .await;
-    mesh.catalog(policy(), &[app.address()]);
-    let mut client = mesh.client().await;
-    client.send("GET", "catalog:8080", "/", "", "").await;
-    let hints = client.answer().await;
-    assert_eq!((hints.status, hints.header("link")), (103, "</a.css>"));
-    let answer = client.answer().await;
-    assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
 }
 
 #[tokio::test]

@@ -98,11 +98,6 @@ impl Sidecar {
         SocketAddr::new(self.net.ip(1), 15120)
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// `GET path` at the admin endpoint.
     pub async fn get(&self, path: &str) -> Answer {
         let mut client = Client::connect(self.admin()).await;
@@ -182,11 +177,6 @@ impl Sidecar {
             }
         })
         .await
-    }
-
-    /// Whether the process is there.
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
     }
 }
 

@@ -217,14 +217,6 @@ impl App {
     pub fn most_in_flight(&self) -> usize {
         self.shared.most_in_flight.load(SeqCst)
     }
-
-    /// It dies: connections are reset, and nobody listens.
-    pub async fn die(self) {
-        self.task.abort();
-        while !self.task.is_finished() {
-            tokio::task::yield_now().await;
-        }
-    }
 }
 
 impl Drop for App {
