@@ -88,6 +88,9 @@ pub struct Figures {
     pub cpu_us: Option<f64>,
     /// The lowest and the highest of the rounds.
     pub cpu_us_range: Option<(f64, f64)>,
+    /// `cpu_us` by that of [`systems::YARDSTICK`] in the same round: the median of
+    /// the rounds' ratios, which the machine's changing pace disturbs least.
+    pub of_yardstick: Option<f64>,
     /// Requests each second, all connections always busy.
     pub per_second: f64,
     /// CPU microseconds for each request at the fixed rate.
@@ -160,10 +163,17 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
         }
     }
     let mut figures = Vec::new();
-    for ((scenario, index), samples) in &samples {
+    let yardstick = running
+        .iter()
+        .position(|(system, _)| system.name == systems::YARDSTICK);
+    for ((scenario, index), own) in &samples {
         let (system, running) = &running[*index];
-        let syscalls = count_syscalls(&stage, running, *scenario)?;
-        figures.push(summarize(*scenario, system.name, samples, syscalls));
+        let beside = yardstick.and_then(|yardstick| samples.get(&(*scenario, yardstick)));
+        figures.push(Figures {
+            of_yardstick: beside.and_then(|beside| ratio(own, beside)),
+            syscalls: count_syscalls(&stage, running, *scenario)?,
+            ..summarize(*scenario, system.name, own)
+        });
     }
     Ok(Report {
         machine: Machine::read(),
@@ -272,12 +282,17 @@ fn count_syscalls(
     syscalls::per_request(process.id(), stage, target)
 }
 
-fn summarize(
-    scenario: Scenario,
-    system: &'static str,
-    samples: &[Sample],
-    syscalls: Option<f64>,
-) -> Figures {
+/// Round by round.
+fn ratio(own: &[Sample], beside: &[Sample]) -> Option<f64> {
+    let ratios: Vec<f64> = own
+        .iter()
+        .zip(beside)
+        .filter_map(|(own, beside)| Some(own.cpu_us? / beside.cpu_us?))
+        .collect();
+    median(&ratios)
+}
+
+fn summarize(scenario: Scenario, system: &'static str, samples: &[Sample]) -> Figures {
     let of = |pick: &dyn Fn(&Sample) -> Option<f64>| {
         let values: Vec<f64> = samples.iter().filter_map(pick).collect();
         median(&values)
@@ -289,11 +304,12 @@ fn summarize(
         system,
         cpu_us: of(&|sample| sample.cpu_us),
         cpu_us_range: cpu().reduce(f64::min).zip(cpu().reduce(f64::max)),
+        of_yardstick: None,
         per_second: always(&|sample| sample.per_second),
         cpu_us_at_rate: of(&|sample| sample.cpu_us_at_rate),
         p50_us: always(&|sample| sample.latencies.p50_us as f64),
         p99_us: always(&|sample| sample.latencies.p99_us as f64),
         p999_us: always(&|sample| sample.latencies.p999_us as f64),
-        syscalls,
+        syscalls: None,
     }
 }

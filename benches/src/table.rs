@@ -31,20 +31,16 @@ pub fn compare(report: &Report) -> String {
         if figures.is_empty() {
             continue;
         }
-        let yardstick = figures
-            .iter()
-            .find(|figures| figures.system == YARDSTICK)
-            .and_then(|figures| figures.cpu_us);
         let _ = write!(
             text,
             "\n**{}** (the load: {} connections always busy; latencies: {RATE} requests/s)\n\n\
-             | system | CPU us/request (lowest to highest) | of {YARDSTICK}'s | requests/s | system calls/request | CPU us/request at {RATE}/s | p50 us | p99 us | p99.9 us |\n\
+             | system | CPU us/request (lowest to highest) | of {YARDSTICK}'s, round by round | requests/s | system calls/request | CPU us/request at {RATE}/s | p50 us | p99 us | p99.9 us |\n\
              | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
             scenario.title(),
             wrk::CONNECTIONS
         );
         for figures in figures {
-            line(&mut text, figures, yardstick);
+            line(&mut text, figures);
         }
     }
     text.push_str("\n| system | version | RSS MiB | PSS MiB | of it heap and stacks |\n| --- | --- | --- | --- | --- |\n");
@@ -67,7 +63,7 @@ pub fn compare(report: &Report) -> String {
     text
 }
 
-fn line(text: &mut String, figures: &Figures, yardstick: Option<f64>) {
+fn line(text: &mut String, figures: &Figures) {
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let cpu = figures.cpu_us.zip(figures.cpu_us_range);
     let _ = writeln!(
@@ -75,12 +71,7 @@ fn line(text: &mut String, figures: &Figures, yardstick: Option<f64>) {
         "| {} | {} | {} | {:.0} | {} | {} | {:.0} | {:.0} | {:.0} |",
         figures.system,
         or_dash(cpu.map(|(us, (low, high))| format!("{us:.1} ({low:.1} to {high:.1})"))),
-        or_dash(
-            figures
-                .cpu_us
-                .zip(yardstick)
-                .map(|(us, yardstick)| format!("{:.2}", us / yardstick))
-        ),
+        or_dash(figures.of_yardstick.map(|ratio| format!("{ratio:.2}"))),
         figures.per_second,
         or_dash(figures.syscalls.map(|calls| format!("{calls:.2}"))),
         or_dash(figures.cpu_us_at_rate.map(|us| format!("{us:.0}"))),
