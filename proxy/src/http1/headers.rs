@@ -19,8 +19,19 @@ const HOP_BY_HOP: [HeaderName; 4] = [
 /// Removes what concerns only the connection that a message came on, with all
 /// that its `Connection` names. `TE: trailers` may pass (RFC 9110, section 10.1.4).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        strip_named_by_connection(headers);
+    match headers.get(header::CONNECTION).map(HeaderValue::as_bytes) {
+        None => {}
+        Some(value)
+            if value.eq_ignore_ascii_case(b"keep-alive")
+                || value.eq_ignore_ascii_case(b"close") =>
+        {
+            // By far the most common, and it names nothing to look for.
+            if headers.get_all(header::CONNECTION).iter().nth(1).is_some() {
+                strip_named_by_connection(headers);
+            }
+            headers.remove(header::CONNECTION);
+        }
+        Some(_) => strip_named_by_connection(headers),
     }
     for name in &HOP_BY_HOP {
         // `remove` hashes the name even when the map is small; a look first is cheaper.

@@ -45,13 +45,14 @@ pub struct Until {
     pub idle: Option<Duration>,
 }
 
-/// Fires when a bound of [`Until`] has passed; the timer is set anew only when
-/// it fires, not with each byte.
+/// Fires when a bound of [`Until`] has passed. The timer is set when the body
+/// first has to be waited for (most never are), and set anew only when it
+/// fires, not with each byte.
 #[derive(Debug)]
 struct Limit {
     until: Until,
     moved: Timestamp,
-    timer: Pin<Box<tokio::time::Sleep>>,
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// Why a response's body broke off.
@@ -123,16 +124,17 @@ impl Body for ResponseBody {
                 received_bytes,
                 limit,
             } => {
-                if let Some(limit) = limit
-                    && let Poll::Ready(bound) = limit.poll_passed(cx)
-                {
+                let polled = Pin::new(&mut *incoming).poll_frame(cx);
+                let passed = match (limit, polled.is_ready()) {
+                    (None, _) => None,
+                    (Some(limit), true) => limit.moved(clock::now()),
+                    (Some(limit), false) => Some(ready!(limit.poll_passed(cx))),
+                };
+                if let Some(bound) = passed {
                     finish(exchange, BodyEnd::TimedOut, *received_bytes);
                     return Poll::Ready(Some(Err(ResponseBodyError::Late(bound))));
                 }
-                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-                if let Some(limit) = limit {
-                    limit.moved = clock::now();
-                }
+                let frame = ready!(polled);
                 match frame {
                     Some(Ok(frame)) => {
                         *received_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -200,24 +202,34 @@ fn finish(exchange: &mut Option<Exchange>, end: BodyEnd, received_bytes: u64) {
 
 impl Limit {
     fn new(until: Until, now: Timestamp) -> Option<Self> {
-        let next = until.next(now)?;
+        until.next(now)?;
         Some(Self {
             until,
             moved: now,
-            timer: Box::pin(tokio::time::sleep_until(clock::instant(next.at))),
+            timer: None,
         })
+    }
+
+    /// A frame came; gives the bound when the body is over time nevertheless.
+    fn moved(&mut self, now: Timestamp) -> Option<Bound> {
+        self.moved = now;
+        let deadline = self.until.deadline?;
+        (now >= deadline.at).then_some(deadline.bound)
     }
 
     fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Bound> {
         loop {
-            ready!(self.timer.as_mut().poll(cx));
             let Some(next) = self.until.next(self.moved) else {
                 return Poll::Pending;
             };
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(clock::instant(next.at))));
+            ready!(timer.as_mut().poll(cx));
             if clock::now() >= next.at {
                 return Poll::Ready(next.bound);
             }
-            self.timer.as_mut().reset(clock::instant(next.at));
+            timer.as_mut().reset(clock::instant(next.at));
         }
     }
 }
