@@ -13,6 +13,7 @@
 //! its load: with its penalty it would hardly ever be tried, and a breaker that
 //! hears nothing can neither open nor close.
 
+use super::math::ln;
 use crate::random;
 
 /// Whether the endpoint's breaker admits an attempt.
@@ -197,7 +198,7 @@ impl Chance {
         if even || weight == 0 {
             return unit;
         }
-        -unit.max(f64::MIN_POSITIVE).ln() / f64::from(weight)
+        -ln(unit.max(f64::MIN_POSITIVE)) / f64::from(weight)
     }
 }
 

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::math::fading;
 use crate::clock::Timestamp;
 
 /// In this time an average fades to a third (1/e): long enough to remember the
@@ -236,7 +237,7 @@ fn remaining(age: u32) -> f32 {
     if age == 0 {
         return 1.0;
     }
-    (-(age as f32) * UNIT_NANOS / FADE.as_nanos() as f32).exp()
+    fading(age as f32 * UNIT_NANOS / FADE.as_nanos() as f32)
 }
 
 const fn pack(value: f32, unit: u32) -> u64 {
