@@ -15,7 +15,7 @@ use crate::answer::Reason;
 use crate::attempt::{self, Bounds, Failure};
 use crate::clock::{self, Timestamp};
 use crate::connect::Target;
-use crate::exchange::{BodyFailures, Exchange, LiveAttempt};
+use crate::exchange::{Exchange, LiveAttempt};
 use crate::http1::headers;
 use crate::http1::request_body::{RequestBody, RequestSource};
 use crate::http1::response_body::{ResponseBody, Until};
@@ -29,6 +29,10 @@ use crate::pool::UpstreamConnection;
 use crate::select::{self, NoPick, Tried};
 use crate::state::{Destination, Endpoint, Service};
 use crate::worker::Worker;
+
+mod endings;
+
+use self::endings::{late, record_failure};
 
 /// Endpoints that are looked at for one attempt: another request may take the
 /// last place of a limit or a probe between the look and the taking.
@@ -382,81 +386,11 @@ impl<'a> Attempting<'a> {
         Attempted::Answered(response, live, end)
     }
 
-    fn failed(
-        &mut self,
-        endpoint: &Endpoint,
-        failure: Failure,
-        mut live: LiveAttempt,
-    ) -> Attempted {
-        let now = clock::now();
-        match failure {
-            Failure::Overloaded(detail) => Attempted::Refused(Reason::Overloaded, detail),
-            Failure::CallerBroke(detail) => {
-                live.breaker = None;
-                Attempted::Refused(Reason::BadRequest, detail)
-            }
-            Failure::OutOfTime(bound) => {
-                // The caller's time is over while this endpoint had the request.
-                self.record_service_failure(AttemptEnd::Timeout, None);
-                if self.is_failure(AttemptEnd::Timeout) {
-                    record_failure(&mut live, AttemptEnd::Timeout, None, now);
-                }
-                Attempted::Refused(Reason::Timeout, late(bound))
-            }
-            Failure::Waited(bound) => {
-                live.breaker = None;
-                let detail = format!("{} before a connection was free", late(bound));
-                let reason = match bound {
-                    Bound::Request => Reason::Timeout,
-                    _ => Reason::Overloaded,
-                };
-                Attempted::Refused(reason, detail)
-            }
-            Failure::Stale { .. } => {
-                live.breaker = None;
-                let detail = format!(
-                    "{} closed the pooled connection without an answer",
-                    endpoint.runtime.name
-                );
-                Attempted::Ended(AttemptEnd::Reset, detail)
-            }
-            Failure::Ended(end, detail) => {
-                if self.is_failure(end) {
-                    record_failure(&mut live, end, None, now);
-                } else {
-                    live.load.failed(now);
-                }
-                Attempted::Ended(end, detail)
-            }
-        }
-    }
-
-    fn body_failures(&self) -> BodyFailures {
-        let breaker = self.policy().circuit_breaker.as_ref();
-        breaker
-            .map(|breaker| BodyFailures::of(&breaker.trip.failures))
-            .unwrap_or_default()
-    }
-
     fn is_failure(&self, end: AttemptEnd) -> bool {
         self.policy()
             .circuit_breaker
             .as_ref()
             .is_some_and(|breaker| breaker.trip.failures.matches(end))
-    }
-
-    /// The service's own breaker learns how the request ended, not each attempt.
-    fn record_service_failure(&mut self, end: AttemptEnd, retry_after: Option<Duration>) {
-        if self.is_failure(end)
-            && let Some(breaker) = self.exchange.service_breaker.take()
-        {
-            breaker.record(
-                Outcome::Failure(end),
-                retry_after,
-                clock::now(),
-                crate::random::next(),
-            );
-        }
     }
 
     /// A response that a retry follows: its connection is kept where it has ended already.
@@ -497,43 +431,6 @@ impl<'a> Attempting<'a> {
         };
         self.exchange.live = Some(live);
         Response::from_parts(parts, ResponseBody::relayed(body, self.exchange, until))
-    }
-
-    fn give_up(self, end: AttemptEnd, detail: String) -> Response<ResponseBody> {
-        let reason = match end {
-            AttemptEnd::ConnectFailure => Reason::ConnectFailed,
-            AttemptEnd::Timeout => Reason::Timeout,
-            AttemptEnd::RefusedStream | AttemptEnd::Reset | AttemptEnd::Response { .. } => {
-                Reason::RetriesExhausted
-            }
-        };
-        pipeline::refuse(
-            self.exchange,
-            reason,
-            format!("{}: {detail}", self.service.runtime.name),
-        )
-    }
-}
-
-fn late(bound: Bound) -> String {
-    format!("timeouts.{} passed", bound.field())
-}
-
-fn record_failure(
-    live: &mut LiveAttempt,
-    end: AttemptEnd,
-    retry_after: Option<Duration>,
-    now: Timestamp,
-) {
-    live.load.failed(now);
-    live.endpoint.failures.fetch_add(1, Relaxed);
-    if let Some(breaker) = live.breaker.take() {
-        breaker.record(
-            Outcome::Failure(end),
-            retry_after,
-            now,
-            crate::random::next(),
-        );
     }
 }
 

@@ -140,13 +140,7 @@ async fn the_same_endpoint_is_tried_again_when_there_is_no_other() {
 #[tokio::test]
 async fn a_body_within_the_buffer_is_replayed_and_a_larger_one_is_not() {
     let mesh = Mesh::start().await;
-    let app = App::start(mesh.net.at(10), |_| {
-        Reply::Answer(match status(503) {
-            Reply::Answer(script) => script,
-            _ => unreachable!(),
-        })
-    })
-    .await;
+    let app = App::start(mesh.net.at(10), |_| status(503)).await;
     let policy = retrying(1, |retries| retries.buffer_bytes = 1_000);
     mesh.catalog(policy, &[app.address()]);
     let (small, large) = ("s".repeat(1_000), "l".repeat(1_001));

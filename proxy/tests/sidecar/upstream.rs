@@ -258,7 +258,7 @@ async fn enter(shared: &Shared, stream: &Arc<TcpStream>, number: u64) {
         in_flight.values().cloned().collect()
     };
     there.retain(|stream| !is_closed(stream));
-    for _ in 0..10 {
+    for _ in 0..3 {
         if there.len() <= shared.bar {
             break;
         }
