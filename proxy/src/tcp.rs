@@ -27,6 +27,9 @@ use crate::socket;
 use crate::state::{Destination, Endpoint, Service};
 use crate::worker::Worker;
 
+/// Endpoints that are looked at for one connection.
+const PICKS: usize = 8;
+
 /// A connection that stands, to an endpoint of a service.
 struct Upstream<'a> {
     stream: TcpStream,
@@ -147,7 +150,8 @@ async fn open<'a>(
     let mut tried = Tried::default();
     let runtime = &service.runtime;
     runtime.traffic.tcp_connections.fetch_add(1, Relaxed);
-    for attempt in 0..=MAX_RESENDS {
+    let mut refused = 0;
+    for _ in 0..PICKS {
         let now = clock::now();
         let service_breaker = runtime.service_breaker().try_admit(now)?;
         let picked = select::pick(
@@ -160,14 +164,17 @@ async fn open<'a>(
             crate::random::next(),
         );
         let endpoint = picked.ok()?;
-        if attempt > 0 {
-            runtime.traffic.resends.fetch_add(1, Relaxed);
-        }
         tried.add(endpoint);
         let Some(breaker) = endpoint.runtime.breaker.try_admit(now) else {
             continue;
         };
-        let permits = ConnectionPermits::try_acquire(runtime, &endpoint.runtime)?;
+        // At `perEndpoint.maxConnections`: another may have room.
+        let Some(permits) = ConnectionPermits::try_acquire(runtime, &endpoint.runtime) else {
+            continue;
+        };
+        if refused > 0 {
+            runtime.traffic.resends.fetch_add(1, Relaxed);
+        }
         let load = endpoint.runtime.load.start(now);
         endpoint.runtime.attempts.fetch_add(1, Relaxed);
         let address = endpoint.config.address_for(destination);
@@ -193,7 +200,8 @@ async fn open<'a>(
                     &load,
                 );
                 record(service, AttemptEnd::ConnectFailure, service_breaker);
-                if service.is_direct() {
+                refused += 1;
+                if refused > MAX_RESENDS || service.is_direct() {
                     return None;
                 }
             }
