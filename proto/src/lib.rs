@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`well_known`]: names that are the same everywhere (ports, labels,
 //!   annotations, type URLs, forms of resource names).
+//! - [`ports`]: ranges of ports as annotations and settings write them.
 //! - [`v1`]: the resources of the stream and the report stream (`proto/remora/v1`).
 //! - [`discovery`]: the published xDS v3 incremental transport that carries them.
 //!
@@ -10,6 +11,7 @@
 //! (`REMORA_REGENERATE=1 cargo test -p remora-proto`), which also fails when
 //! it is out of date; so no build of the product needs a protobuf compiler.
 
+pub mod ports;
 pub mod well_known;
 
 /// Remora's own resources and the report stream.

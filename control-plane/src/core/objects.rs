@@ -1,5 +1,6 @@
 //! What events are about: of each Kubernetes kind only what Remora uses.
 
+use remora_proto::ports::PortRange;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -246,14 +247,9 @@ pub struct Pod {
     pub sidecar: bool,
 }
 
-/// Ports from the first to the second, both included.
-pub type PortRange = (u16, u16);
-
 /// Whether any of the ranges holds the port.
 pub fn in_ranges(ranges: &[PortRange], port: u16) -> bool {
-    ranges
-        .iter()
-        .any(|(first, last)| (*first..=*last).contains(&port))
+    ranges.iter().any(|range| range.contains(port))
 }
 
 /// A TrafficPolicy, parsed.

@@ -328,10 +328,10 @@ fn pod_ports(index: &Index, pod: &Pod) -> BTreeMap<u16, v1::Protocol> {
     for (_, number) in &pod.ports {
         ports.entry(*number).or_insert(v1::Protocol::Detect);
     }
-    for (first, last) in &pod.opaque_ports {
+    for range in &pod.opaque_ports {
         // A long range names no ports, it only marks those that are known.
-        if last - first < MAX_NAMED_RANGE {
-            for number in *first..=*last {
+        if range.last() - range.first() < MAX_NAMED_RANGE {
+            for number in range.first()..=range.last() {
                 ports.entry(number).or_insert(v1::Protocol::Tcp);
             }
         }

@@ -465,7 +465,7 @@ fn a_workload_enforces_the_limits_of_every_service_that_covers_its_port() {
     let mut world = world();
     let mut opaque = pod("c-1", "catalog", "10.1.0.1");
     opaque.ports = vec![("db".into(), 3306), ("".into(), 9000)];
-    opaque.opaque_ports = vec![(3306, 3306)];
+    opaque.opaque_ports = vec![remora_proto::ports::PortRange::single(3306)];
     let mut second = service("second", Reach::ClusterIp(Vec::new()));
     second.selector = [("app".to_owned(), "catalog".to_owned())].into();
     second.ports = vec![port("http", 8080, v1::Protocol::Http1)];

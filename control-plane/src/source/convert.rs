@@ -7,12 +7,13 @@ use k8s_openapi::api::core::v1 as core_v1;
 use k8s_openapi::api::discovery::v1 as discovery_v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use remora_proto::ports::{self, NotPorts, PortRange};
 use remora_proto::v1::Protocol;
 use remora_proto::well_known;
 
 use crate::core::objects::{
-    EndpointSlice, Id, Name, Pod, PortRange, PortReference, Reach, Service, ServicePort,
-    SliceEndpoint, in_ranges,
+    EndpointSlice, Id, Name, Pod, PortReference, Reach, Service, ServicePort, SliceEndpoint,
+    in_ranges,
 };
 use crate::policy::check::FieldError;
 
@@ -178,22 +179,17 @@ fn opaque_ports(metadata: &ObjectMeta, errors: &mut Errors) -> Vec<PortRange> {
     let Some(text) = metadata.annotations.as_ref().and_then(|all| all.get(&name)) else {
         return Vec::new();
     };
-    let mut ranges = Vec::new();
-    for part in text
-        .split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-    {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        match (first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
-            (Ok(first), Ok(last)) if 0 < first && first <= last => ranges.push((first, last)),
-            _ => errors.add(
+    let mut held = Vec::new();
+    for range in ports::ranges(text) {
+        match range {
+            Ok(range) => held.push(range),
+            Err(NotPorts(part)) => errors.add(
                 format!("metadata.annotations.{name}"),
                 format!("has {part:?}, must be ports and ranges such as 3306,7000-7010"),
             ),
         }
     }
-    ranges
+    held
 }
 
 /// An EndpointSlice.

@@ -4,6 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use remora_proto::ports::NotPorts;
+pub use remora_proto::ports::PortRange;
+
 /// The longest list that one option takes. Every entry is one more rule that
 /// the kernel asks at each new connection, and the whole batch must fit into
 /// one netlink send buffer.
@@ -13,8 +16,8 @@ pub const MAX_LIST: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
     /// Not a port, nor a range of ports.
-    #[error("`{0}` is not a port (1-65535) nor a range of ports such as 7000-7010")]
-    Port(String),
+    #[error(transparent)]
+    Port(#[from] NotPorts),
     /// Not a network.
     #[error("`{0}` is not a network such as 10.0.0.0/8 or fd00::/8")]
     Cidr(String),
@@ -30,61 +33,6 @@ pub enum ValueError {
     /// Too many entries.
     #[error("{0} entries are more than the {MAX_LIST} that fit")]
     TooMany(usize),
-}
-
-/// A range of ports, both ends belonging to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortRange {
-    first: u16,
-    last: u16,
-}
-
-impl PortRange {
-    /// The range of one port.
-    pub fn single(port: u16) -> Self {
-        PortRange {
-            first: port,
-            last: port,
-        }
-    }
-
-    /// The lowest port.
-    pub fn first(self) -> u16 {
-        self.first
-    }
-
-    /// The highest port.
-    pub fn last(self) -> u16 {
-        self.last
-    }
-
-    /// Whether the port lies in the range.
-    pub fn contains(self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
-    }
-}
-
-impl FromStr for PortRange {
-    type Err = ValueError;
-
-    fn from_str(text: &str) -> Result<Self, ValueError> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let port = |part: &str| part.trim().parse::<u16>().ok().filter(|port| *port > 0);
-        match (port(first), port(last)) {
-            (Some(first), Some(last)) if first <= last => Ok(PortRange { first, last }),
-            _ => Err(ValueError::Port(text.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last {
-            write!(f, "{}", self.first)
-        } else {
-            write!(f, "{}-{}", self.first, self.last)
-        }
-    }
 }
 
 /// A network: an address without host bits, and how many bits count.
