@@ -71,7 +71,14 @@ impl Candidates for View<'_> {
         let availability = if !serves(endpoint) || self.is_full(index) {
             Availability::No
         } else {
-            endpoint.runtime.breaker.availability(self.now)
+            match endpoint.runtime.breaker.availability(self.now) {
+                // Else one slow answer would keep it without traffic for half a
+                // minute, and if it dies meanwhile nobody would learn of it.
+                Availability::Yes if endpoint.runtime.load.is_stale(self.now) => {
+                    Availability::Probe
+                }
+                availability => availability,
+            }
         };
         Standing {
             availability,

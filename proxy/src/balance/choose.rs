@@ -97,11 +97,11 @@ fn two_of(count: usize, chance: &mut Chance) -> Option<(usize, usize)> {
 }
 
 fn better(candidates: &impl Candidates, first: usize, second: usize) -> usize {
-    if candidates.standing(first).waits_for_answer() {
-        return first;
-    }
-    if candidates.standing(second).waits_for_answer() {
-        return second;
+    let waits = |index| candidates.standing(index).waits_for_answer();
+    match (waits(first), waits(second)) {
+        (true, false) => return first,
+        (false, true) => return second,
+        (true, true) | (false, false) => {}
     }
     if cost(candidates, second) < cost(candidates, first) {
         second

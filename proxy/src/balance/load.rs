@@ -39,6 +39,10 @@ const FAILURE_TIMES: f32 = 10.0;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// ... so many times at most (6.4 s).
 const RETRY_DOUBLINGS: u32 = 7;
+/// An endpoint without an attempt for so many times its average is looked at again ...
+const STALE_TIMES: u32 = 10;
+/// ... but not within this.
+const STALE_AT_LEAST: Duration = Duration::from_millis(250);
 /// What an endpoint without any measurement is taken for once it has a request in
 /// flight: so the first one is tried at once, and the rest wait for its answer.
 const UNKNOWN_NANOS: f64 = 1e9;
@@ -52,6 +56,8 @@ pub struct LoadMeter {
     failures_in_a_row: AtomicU32,
     /// Nanoseconds; has a meaning only under a penalty.
     try_again_at: AtomicU64,
+    /// Nanoseconds; when an attempt last began.
+    last_start: AtomicU64,
 }
 
 impl LoadMeter {
@@ -63,6 +69,7 @@ impl LoadMeter {
     /// An attempt begins: its headers are being sent.
     pub fn start(self: &Arc<Self>, now: Timestamp) -> LoadGuard {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.last_start.store(now.as_nanos(), Ordering::Relaxed);
         if !self.penalty.is_clear() {
             self.postpone(now);
         }
@@ -81,6 +88,20 @@ impl LoadMeter {
         } else {
             UNKNOWN_NANOS * in_flight
         }
+    }
+
+    /// Whether what is known of it is old: it has had no attempt for a while,
+    /// though one slow answer may be all that speaks against it.
+    ///
+    /// The while is ten times its average, so that looking again costs a tenth
+    /// of one request in flight, however slow it is. What is under a penalty is
+    /// looked at by the penalty's own clock.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        if self.in_flight() > 0 || !self.penalty.is_clear() {
+            return false;
+        }
+        let last = Timestamp::from_nanos(self.last_start.load(Ordering::Relaxed));
+        now.since(last) >= (self.latency(now) * STALE_TIMES).max(STALE_AT_LEAST)
     }
 
     /// The average latency of answers; zero when nothing was measured. Penalties are not in it.
@@ -281,6 +302,28 @@ mod tests {
         assert!(meter.latency(later) > MS(490));
         let much_later = now.after(FADE * 3);
         assert!(meter.latency(much_later) < MS(26));
+    }
+
+    #[test]
+    fn an_endpoint_without_attempts_is_looked_at_again_by_how_slow_it_was() {
+        let meter = LoadMeter::new();
+        assert!(meter.is_stale(start()), "never tried");
+        let fast = answer(&meter, start(), MS(1));
+        assert!(!meter.is_stale(fast.after(MS(200))));
+        assert!(meter.is_stale(fast.after(MS(260))));
+        let slow = answer(&meter, fast, MS(500));
+        assert!(!meter.is_stale(slow.after(MS(1500))));
+        assert!(meter.is_stale(slow.after(MS(4500))));
+        let busy = meter.start(slow);
+        assert!(!meter.is_stale(slow.after(MS(60_000))), "one is in flight");
+        drop(busy);
+    }
+
+    #[test]
+    fn an_endpoint_under_a_penalty_is_not_stale() {
+        let meter = LoadMeter::new();
+        meter.start(start()).failed(start());
+        assert!(!meter.is_stale(start().after(MS(1000))));
     }
 
     #[test]
