@@ -42,7 +42,9 @@ pub struct Place {
 #[derive(Default)]
 struct Inner {
     source: BTreeSet<Problem>,
-    notes: BTreeSet<Problem>,
+    notes: Vec<Note>,
+    /// The notes with their places.
+    located: BTreeSet<Problem>,
     places: HashMap<Key, Place>,
 }
 
@@ -59,13 +61,35 @@ impl Problems {
         log_new(&inner.source, &problems);
         inner.source = problems;
         inner.places = places;
+        // An object may move within its file, or to another, and say the same:
+        // then no note comes anew, and those that are known must move along.
+        inner.located = inner.locate();
     }
 
     /// What shows between objects now.
     pub fn set_notes(&self, notes: Vec<Note>) {
         let mut inner = self.lock();
-        let located = notes.into_iter().map(|note| {
-            let place = inner.places.get(&note.key);
+        inner.notes = notes;
+        let located = inner.locate();
+        log_new(&inner.located, &located);
+        inner.located = located;
+    }
+
+    /// All of now.
+    pub fn all(&self) -> Vec<Problem> {
+        let inner = self.lock();
+        inner.source.iter().chain(&inner.located).cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn locate(&self) -> BTreeSet<Problem> {
+        let located = self.notes.iter().map(|note| {
+            let place = self.places.get(&note.key);
             let whole = place.map_or(0, |place| place.line);
             let field = place.and_then(|place| place.fields.get(&note.field));
             let (line, column) = field.copied().unwrap_or((whole, 0));
@@ -74,24 +98,12 @@ impl Problems {
                 line,
                 column,
                 object: note.key.to_string(),
-                field: note.field,
-                message: note.message,
+                field: note.field.clone(),
+                message: note.message.clone(),
                 information: note.information,
             }
         });
-        let located: BTreeSet<Problem> = located.collect();
-        log_new(&inner.notes, &located);
-        inner.notes = located;
-    }
-
-    /// All of now.
-    pub fn all(&self) -> Vec<Problem> {
-        let inner = self.lock();
-        inner.source.iter().chain(&inner.notes).cloned().collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        located.collect()
     }
 }
 
@@ -111,5 +123,47 @@ fn log_new(before: &BTreeSet<Problem>, now: &BTreeSet<Problem>) {
         } else {
             tracing::warn!(file, line, column, object, field, "{message}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::objects::{Id, Kind};
+
+    #[test]
+    fn a_note_moves_with_its_object() {
+        let key = Key {
+            kind: Kind::TrafficPolicy,
+            id: Id::new("shop", "a"),
+        };
+        let at = |file: &str, line: u64| {
+            let place = Place {
+                file: file.to_owned(),
+                line,
+                fields: BTreeMap::from([("spec.targetRefs[0]".to_owned(), (line + 4, 17))]),
+            };
+            HashMap::from([(key.clone(), place)])
+        };
+        let problems = Problems::default();
+        problems.set_source(BTreeSet::new(), at("a.yaml", 1));
+        problems.set_notes(vec![Note {
+            key: key.clone(),
+            field: "spec.targetRefs[0]".to_owned(),
+            message: "TargetNotFound".to_owned(),
+            information: false,
+        }]);
+        let shown = || {
+            let [problem] = &problems.all()[..] else {
+                panic!("{:?}", problems.all());
+            };
+            (problem.file.clone(), problem.line, problem.column)
+        };
+        assert_eq!(shown(), ("a.yaml".to_owned(), 5, 17));
+        // A comment above it, then another name of the file: the object says the same.
+        problems.set_source(BTreeSet::new(), at("a.yaml", 3));
+        assert_eq!(shown(), ("a.yaml".to_owned(), 7, 17));
+        problems.set_source(BTreeSet::new(), at("b.yaml", 1));
+        assert_eq!(shown(), ("b.yaml".to_owned(), 5, 17));
     }
 }

@@ -16,8 +16,8 @@
 //! Two init containers in front of all others, side by side: `remora-intercept`
 //! (sets the redirect rules and ends) and `remora-proxy` (a native sidecar:
 //! `restartPolicy: Always`, so Jobs finish and other init containers already
-//! have the mesh). httpGet, tcpSocket and grpc probes and httpGet hooks of all
-//! other containers go to the sidecar's probe port. The annotation
+//! have the mesh). httpGet (over plain HTTP), tcpSocket and grpc probes and
+//! httpGet hooks of all other containers go to the sidecar's probe port. The annotation
 //! `remora.io/injected` is `true`.
 //!
 //! # A second run

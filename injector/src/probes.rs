@@ -20,9 +20,8 @@
 //! Exactly one of `http`, `tcp` and `grpc` is there. The sidecar dials the
 //! pod's own address at `port`, within `timeout_ms`, as the kubelet would:
 //! - `http`: a GET of `path` (with its query) with these headers; a `Host`
-//!   among them is the request's; `scheme` `HTTPS` is TLS with no certificate
-//!   verified. The application's status is the answer; no redirect is
-//!   followed. No answer is 502, none in time 504.
+//!   among them is the request's; `scheme` is `HTTP`. The application's status
+//!   is the answer; no redirect is followed. No answer is 502, none in time 504.
 //! - `tcp`: 200 when the connection is accepted, else 503.
 //! - `grpc`: `grpc.health.v1.Health/Check` of `service`; 200 when it is
 //!   `SERVING`, else 503.
@@ -67,7 +66,7 @@ pub enum Action {
         port: u16,
         /// With its query.
         path: String,
-        /// `HTTP` or `HTTPS`.
+        /// `HTTP`.
         scheme: String,
         /// In their order.
         headers: Vec<Header>,
@@ -97,7 +96,9 @@ pub struct Header {
 
 /// Rewrites every probe and hook that goes to a port of the pod, and returns
 /// their originals. What is left alone: `exec`, `sleep`, what names a `host`
-/// (it goes there, not to the pod), and ours.
+/// (it goes there, not to the pod), and ours. `HTTPS` is left alone too: the
+/// sidecar cannot ask over TLS yet, while the kubelet's own TLS is relayed
+/// untouched and tells the truth about the application.
 pub fn rewrite(pod: &Pod, operations: &mut Operations, warnings: &mut Vec<String>) -> Vec<Probe> {
     let Some(spec) = &pod.spec else {
         return Vec::new();
@@ -235,7 +236,7 @@ fn in_hook(hook: &LifecycleHandler) -> Option<Found<'_>> {
 }
 
 fn in_http_get(get: &HTTPGetAction) -> Option<Found<'_>> {
-    if !names_no_host(get.host.as_ref()) || is_rewritten(get) {
+    if !names_no_host(get.host.as_ref()) || is_rewritten(get) || is_https(get) {
         return None;
     }
     let header = |header: &HTTPHeader| Header {
@@ -256,6 +257,10 @@ fn in_http_get(get: &HTTPGetAction) -> Option<Found<'_>> {
 
 fn names_no_host(host: Option<&String>) -> bool {
     host.is_none_or(String::is_empty)
+}
+
+fn is_https(get: &HTTPGetAction) -> bool {
+    get.scheme.as_deref() == Some("HTTPS")
 }
 
 /// Whether a first run has been here.

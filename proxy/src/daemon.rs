@@ -106,14 +106,17 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
         result = &mut running.reports => Err(anyhow!("the report stream's task ended: {result:?}")),
         () = workload => Err(anyhow!("the workload's task ended")),
         name = workers => Err(anyhow!("worker {name} ended")),
-        () = told_to_end() => Ok(()),
+        // Meanwhile the others go on: a drain can be watched, and is watched over.
+        () = drained_when_told(&shared, &drain) => Ok(()),
     };
-    if ended.is_ok() {
-        drain.send_replace(true);
-        finish(&shared).await;
-    }
     stop.send_replace(true);
     ended
+}
+
+async fn drained_when_told(shared: &Shared, drain: &watch::Sender<bool>) {
+    told_to_end().await;
+    drain.send_replace(true);
+    finish(shared).await;
 }
 
 /// After SIGTERM: ends as soon as nothing is in flight, at most the drain timeout later.

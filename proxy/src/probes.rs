@@ -64,7 +64,8 @@ struct GrpcProbe {
 }
 
 impl Probes {
-    /// Reads the injector's JSON; `None` where it is not that.
+    /// Reads the injector's JSON; `None` where it is not that, or names what
+    /// cannot be asked here (TLS): no probe is taken and not asked.
     pub fn parse(text: &str) -> Option<Self> {
         let probes: Self = serde_json::from_str(text).ok()?;
         let is_one = |probe: &Probe| {
@@ -73,7 +74,12 @@ impl Probes {
                 + usize::from(probe.grpc.is_some())
                 == 1
         };
-        (probes.0.len() <= PROBES && probes.0.iter().all(is_one)).then_some(probes)
+        let is_plain = |probe: &Probe| {
+            let http = probe.http.as_ref();
+            http.is_none_or(|http| http.scheme.eq_ignore_ascii_case("http"))
+        };
+        let fit = |probe: &Probe| is_one(probe) && is_plain(probe);
+        (probes.0.len() <= PROBES && probes.0.iter().all(fit)).then_some(probes)
     }
 
     /// Whether there is nothing to serve.
@@ -170,12 +176,6 @@ async fn ask_http(
     address: SocketAddr,
     probe: &HttpProbe,
 ) -> Result<StatusCode, Box<dyn std::error::Error + Send + Sync>> {
-    if probe.scheme.eq_ignore_ascii_case("https") {
-        // An HTTPS probe needs TLS, which arrives with identity; a standing
-        // connection is what can be said until then, and it is said.
-        tracing::debug!(%address, "an HTTPS probe is answered by its connection alone");
-        return Ok(StatusCode::OK);
-    }
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driving = tokio::spawn(connection);
@@ -218,6 +218,8 @@ mod tests {
         );
         assert!(probes.find(&Uri::from_static("/other")).is_none());
         assert_eq!(Probes::parse(r#"[{"path": "/x", "timeout_ms": 1}]"#), None);
+        let over_tls = text.replace(r#""HTTP""#, r#""HTTPS""#);
+        assert_eq!(Probes::parse(&over_tls), None, "it could not be asked");
     }
 
     #[tokio::test]

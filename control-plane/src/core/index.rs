@@ -139,7 +139,8 @@ impl Index {
         notes
     }
 
-    /// Cluster IPs that several Services claim: an API server would not allow it.
+    /// Cluster IPs that several Services claim, or that are a pod's: an API
+    /// server would not allow it.
     fn shared_addresses(&self) -> Vec<Note> {
         let mut claimed: HashMap<IpAddr, &Id> = HashMap::new();
         let mut notes = Vec::new();
@@ -164,6 +165,25 @@ impl Index {
                     });
                 }
             }
+        }
+        // Nor this: the Service captures what is meant for the pod.
+        for pod in self.pods.values() {
+            let shared = pod.addresses.iter().filter_map(|address| {
+                let service = claimed.get(address)?;
+                Some((address, *service))
+            });
+            notes.extend(shared.map(|(address, service)| Note {
+                key: Key {
+                    kind: Kind::Service,
+                    id: service.clone(),
+                },
+                field: "spec.clusterIP".to_owned(),
+                message: format!(
+                    "{address} is the address of Pod {} too: calls to that pod go to this Service",
+                    pod.id
+                ),
+                information: false,
+            }));
         }
         notes
     }

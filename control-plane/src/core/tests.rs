@@ -453,6 +453,20 @@ fn a_service_keeps_its_address_from_another() {
 }
 
 #[test]
+fn a_service_that_takes_a_pods_address_is_named_with_the_pod() {
+    let mut world = world();
+    world.apply([Object::Pod(pod("web-1", "web", "10.0.0.1"))]);
+    assert_eq!(world.core.notes(), []);
+    world.apply([cluster_ip("thief", &["10.0.0.1"])]);
+    let note = &world.core.notes()[0];
+    assert_eq!(
+        (&*note.key.id.name, note.field.as_str()),
+        ("thief", "spec.clusterIP")
+    );
+    assert!(note.message.contains("Pod shop/web-1"), "{note:?}");
+}
+
+#[test]
 fn an_external_name_has_no_resource_and_is_said() {
     let mut world = world();
     world.apply([Object::Service(service("outside", Reach::ExternalName))]);

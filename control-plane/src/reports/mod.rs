@@ -121,22 +121,22 @@ impl Sidecars {
         }
     }
 
-    /// A response was refused. The reason names what it is about; where it
-    /// names none of the resources, it is about all of them.
+    /// A response was refused. Our sidecars name each resource that they
+    /// refuse on a line of its own, `<name>: <reason>`; where none is named
+    /// so, the reason is about all of them.
     pub fn refused(&self, node: &Node, type_url: &str, resources: &[(Name, Name)], reason: &str) {
-        let named: Vec<_> = resources
-            .iter()
-            .filter(|(name, _)| reason.contains(&**name))
-            .collect();
-        let about = if named.is_empty() {
-            resources.iter().collect()
-        } else {
-            named
+        let named = |name: &Name| {
+            let mut lines = reason.lines();
+            lines.find_map(|line| line.strip_prefix(&**name)?.strip_prefix(": "))
         };
+        let any_named = resources.iter().any(|(name, _)| named(name).is_some());
         if let Some(sidecar) = self.lock().get_mut(node) {
-            for (name, version) in about {
-                let key = (type_url.to_owned(), name.to_string());
-                sidecar.refuse(key, version.to_string(), reason);
+            for (name, version) in resources {
+                let own = named(name).or((!any_named).then_some(reason));
+                if let Some(own) = own {
+                    let key = (type_url.to_owned(), name.to_string());
+                    sidecar.refuse(key, version.to_string(), own);
+                }
             }
         }
     }
@@ -150,6 +150,7 @@ impl Sidecars {
         if first {
             // The first one carries the whole.
             sidecar.applied.clear();
+            sidecar.refused.clear();
             sidecar.breakers.clear();
         }
         sidecar.last_report_ms = Some(clock::unix_ms());
@@ -387,4 +388,67 @@ struct ShownUsage {
     failures: u64,
     retries: u64,
     rate_limited: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TYPE: &str = "type.googleapis.com/remora.v1.Service";
+
+    fn registry() -> (Arc<Sidecars>, Node, Connected) {
+        let sidecars = Arc::new(Sidecars::default());
+        let node = Node::parse("sidecar/shop/web-1/u").unwrap();
+        let connected = sidecars.connect(&node, "1", Origin::Stream);
+        (sidecars, node, connected)
+    }
+
+    fn refused(sidecars: &Sidecars) -> Vec<(String, String)> {
+        let refused = &sidecars.shown()[0].refused;
+        let shown = refused
+            .iter()
+            .map(|one| (one.name.clone(), one.reason.clone()));
+        shown.collect()
+    }
+
+    #[test]
+    fn a_refusal_is_laid_to_the_resource_that_it_names_and_to_no_other() {
+        let (sidecars, node, _connected) = registry();
+        let sent = ["shop/cat", "shop/catalog", "shop/web"].map(|name| (name.into(), "1".into()));
+        let reason = "shop/catalog: policy.retries: as shop/web: bad\nshop/web: ports: too many";
+        sidecars.refused(&node, TYPE, &sent, reason);
+        let wanted = [
+            ("shop/catalog", "policy.retries: as shop/web: bad"),
+            ("shop/web", "ports: too many"),
+        ];
+        let wanted = wanted.map(|(name, reason)| (name.to_owned(), reason.to_owned()));
+        assert_eq!(refused(&sidecars), wanted);
+    }
+
+    #[test]
+    fn a_refusal_that_names_nothing_is_about_all() {
+        let (sidecars, node, _connected) = registry();
+        let sent = ["shop/a", "shop/b"].map(|name| (name.into(), "1".into()));
+        sidecars.refused(&node, TYPE, &sent, "cannot be read");
+        assert_eq!(refused(&sidecars).len(), 2);
+    }
+
+    #[test]
+    fn the_first_report_of_a_stream_replaces_what_earlier_ones_told() {
+        let (sidecars, node, _connected) = registry();
+        let refusal = v1::RefusedResource {
+            type_url: TYPE.to_owned(),
+            name: "shop/a".to_owned(),
+            ..v1::RefusedResource::default()
+        };
+        let report = v1::SidecarReport {
+            refused: vec![refusal],
+            ..v1::SidecarReport::default()
+        };
+        sidecars.report(&node, report, true);
+        assert_eq!(refused(&sidecars).len(), 1);
+        // Dropped while no stream was there to tell it.
+        sidecars.report(&node, v1::SidecarReport::default(), true);
+        assert_eq!(refused(&sidecars), []);
+    }
 }

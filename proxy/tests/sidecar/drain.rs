@@ -44,13 +44,19 @@ async fn in_drain_an_application_that_refuses_is_connect_failed() {
 #[tokio::test]
 async fn sigterm_ends_it_as_soon_as_nothing_is_in_flight() {
     let mut mesh = Mesh::start().await;
-    let app = App::start(mesh.net.at(10), |_| status(200).after_ms(300)).await;
+    let app = App::start(mesh.net.at(10), |_| status(200).after_ms(1000)).await;
     mesh.catalog(policy(), &[app.address()]);
     let mut client = mesh.client().await;
     client.send("GET", "catalog:8080", "/", "", "").await;
     eventually("it is in flight", async || app.count() == 1).await;
     let began = Instant::now();
     mesh.sidecar.terminate();
+    // Who watches it sees why it is still there.
+    eventually("it says that it drains", async || {
+        mesh.sidecar.get("/ready").await.status == 503
+    })
+    .await;
+    assert_eq!(mesh.sidecar.get("/live").await.status, 200);
     assert_eq!(client.answer().await.status, 200);
     assert!(mesh.sidecar.ended().await);
     assert!(began.elapsed() < Duration::from_secs(3));

@@ -118,14 +118,25 @@ impl Changes {
     }
 
     /// Follows the user's edit of policies, if it was one.
-    pub fn note_edits(&mut self, before: &BTreeMap<Key, Value>, world: &World, inputs: &Inputs) {
+    ///
+    /// # Errors
+    /// When the policy that was taken over cannot be written.
+    pub fn note_edits(
+        &mut self,
+        before: &BTreeMap<Key, Value>,
+        world: &mut World,
+        inputs: &Inputs,
+    ) -> anyhow::Result<()> {
         let changed_at = clock::now();
         let now = world.policies();
+        if let Some(edited) = self.adopt(&now) {
+            world.write_policy(&edited)?;
+        }
         let mut edited = now
             .iter()
             .filter(|(key, policy)| before.get(*key).is_some_and(|old| old != *policy));
         let Some((key, _)) = edited.next() else {
-            return;
+            return Ok(());
         };
         if let Some(before) = self
             .before
@@ -134,6 +145,16 @@ impl Changes {
         {
             follow(before, key.clone(), changed_at, inputs);
         }
+        Ok(())
+    }
+
+    /// The policy that was taken over as the user has it now, where that
+    /// changed: nobody else hands the edit on.
+    fn adopt(&mut self, now: &BTreeMap<Key, Value>) -> Option<Value> {
+        let (key, held) = self.policy.as_mut()?;
+        let edited = now.get(key).filter(|edited| *edited != held)?;
+        *held = edited.clone();
+        Some(with_idle_timeout(held, self.count))
     }
 
     /// How long changes took.
@@ -180,4 +201,32 @@ fn namespace_policy(namespace: &str) -> Value {
         "metadata": {"name": "remora-playground", "namespace": namespace},
         "spec": {"targetRefs": [{"group": "", "kind": "Namespace", "name": namespace}], "timeouts": {}},
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_of_the_policy_that_was_taken_over_is_handed_on_once() {
+        let policy = |connect: &str| json!({"metadata": {}, "spec": {"outbound": {"connectTimeout": connect}}});
+        let key: Key = ("shop".to_owned(), "defaults".to_owned());
+        let mut changes = Changes {
+            policy: Some((key.clone(), policy("1s"))),
+            count: 7,
+            ..Changes::default()
+        };
+        assert_eq!(
+            changes.adopt(&BTreeMap::from([(key.clone(), policy("1s"))])),
+            None
+        );
+        let now = BTreeMap::from([(key, policy("2s"))]);
+        let edited = changes.adopt(&now).unwrap();
+        assert_eq!(edited["spec"]["outbound"]["connectTimeout"], "2s");
+        assert_eq!(
+            edited["spec"]["timeouts"]["idle"], "3601s",
+            "as it was changed last"
+        );
+        assert_eq!(changes.adopt(&now), None);
+    }
 }

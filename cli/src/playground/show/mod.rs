@@ -249,7 +249,8 @@ impl Show {
                 return Ok(());
             }
         }
-        self.changes.note_edits(&before, &self.world, &self.inputs);
+        self.changes
+            .note_edits(&before, &mut self.world, &self.inputs)?;
         self.record.event("yaml_changed", json!({}));
         self.ask_problems();
         Ok(())

@@ -51,12 +51,14 @@ impl Composer {
         }
     }
 
-    /// A new stream: all resources are told again. Breakers and usage go on
-    /// where they were acknowledged.
+    /// A new stream: all resources are told again, and what breakers did as far
+    /// as their journal goes back, for its other end may know none that is
+    /// open. Usage goes on where it was acknowledged: it is counted up there.
     pub(super) fn begin(&mut self, ledger: &Ledger) {
         self.sequence = 0;
         self.stream_start = ledger.sequence();
         self.told.ledger = 0;
+        self.told.breakers = 0;
         self.under_way = None;
     }
 

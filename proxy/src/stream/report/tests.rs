@@ -116,6 +116,22 @@ fn what_was_not_acknowledged_is_told_again() {
 }
 
 #[test]
+fn a_new_stream_hears_of_breakers_that_opened_before_it() {
+    let (ledger, source, mut composer) = (Ledger::default(), Source::default(), composer());
+    composer.begin(&ledger);
+    source.breaker_changed("5 consecutive failures");
+    composer.compose(&ledger, &source).unwrap();
+    composer.acknowledge(1);
+
+    // A control plane that has just started knows nothing of it.
+    composer.begin(&ledger);
+    let first = composer.compose(&ledger, &source).unwrap();
+    assert_eq!(first.breaker_changes.len(), 1);
+    composer.acknowledge(1);
+    assert!(!composer.has_news(ledger.sequence(), &source));
+}
+
+#[test]
 fn totals_that_begin_anew_are_told_whole() {
     let (ledger, source, mut composer) = (Ledger::default(), Source::default(), composer());
     composer.begin(&ledger);
