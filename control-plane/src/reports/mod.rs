@@ -414,7 +414,8 @@ mod tests {
     #[test]
     fn a_refusal_is_laid_to_the_resource_that_it_names_and_to_no_other() {
         let (sidecars, node, _connected) = registry();
-        let sent = ["shop/cat", "shop/catalog", "shop/web"].map(|name| (name.into(), "1".into()));
+        let sent: [(Name, Name); 3] =
+            ["shop/cat", "shop/catalog", "shop/web"].map(|name| (name.into(), "1".into()));
         let reason = "shop/catalog: policy.retries: as shop/web: bad\nshop/web: ports: too many";
         sidecars.refused(&node, TYPE, &sent, reason);
         let wanted = [
@@ -428,7 +429,7 @@ mod tests {
     #[test]
     fn a_refusal_that_names_nothing_is_about_all() {
         let (sidecars, node, _connected) = registry();
-        let sent = ["shop/a", "shop/b"].map(|name| (name.into(), "1".into()));
+        let sent: [(Name, Name); 2] = ["shop/a", "shop/b"].map(|name| (name.into(), "1".into()));
         sidecars.refused(&node, TYPE, &sent, "cannot be read");
         assert_eq!(refused(&sidecars).len(), 2);
     }
@@ -449,6 +450,6 @@ mod tests {
         assert_eq!(refused(&sidecars).len(), 1);
         // Dropped while no stream was there to tell it.
         sidecars.report(&node, v1::SidecarReport::default(), true);
-        assert_eq!(refused(&sidecars), []);
+        assert!(refused(&sidecars).is_empty());
     }
 }

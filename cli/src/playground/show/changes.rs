@@ -152,7 +152,7 @@ impl Changes {
     /// changed: nobody else hands the edit on.
     fn adopt(&mut self, now: &BTreeMap<Key, Value>) -> Option<Value> {
         let (key, held) = self.policy.as_mut()?;
-        let edited = now.get(key).filter(|edited| *edited != held)?;
+        let edited = now.get(&*key).filter(|edited| **edited != *held)?;
         *held = edited.clone();
         Some(with_idle_timeout(held, self.count))
     }
