@@ -172,7 +172,8 @@ async fn send_unbounded(
             let error = error.into_error();
             if error.is_user() {
                 return Err(Failure::CallerBroke(format!(
-                    "the request's body could not be read: {error}"
+                    "the request's body could not be read: {}",
+                    root_cause(&error)
                 )));
             }
             if unsent || (reused && closed_without_answer(&error)) {
@@ -182,6 +183,15 @@ async fn send_unbounded(
             Err(Failure::Ended(AttemptEnd::Reset, detail))
         }
     }
+}
+
+/// What lies at the bottom: hyper's own words name only the layer that passed it on.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(cause) = deepest.source() {
+        deepest = cause;
+    }
+    deepest.to_string()
 }
 
 /// Whether the server closed the connection without a byte of an answer.
@@ -203,4 +213,19 @@ fn closed_without_answer(error: &hyper::Error) -> bool {
         source = cause.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the layer that passed it on")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn what_the_caller_is_told_is_the_cause_and_not_the_layer() {
+        let error = Outer(std::io::Error::other("Invalid chunk size line"));
+        assert_eq!(root_cause(&error), "Invalid chunk size line");
+    }
 }

@@ -117,8 +117,13 @@ impl Faults {
         read
     }
 
-    /// `base` and `max` of one object; a silent one counts as its default.
+    /// `base` and `max` of one object; a silent one counts as its default. One
+    /// that could not be read is not silent: what it was meant to be is unknown.
     fn ordered(&mut self, base: (&str, Option<u64>, u64), max: (&str, Option<u64>, u64)) {
+        let unread = |error: &FieldError| error.field == base.0 || error.field == max.0;
+        if self.errors.iter().any(unread) {
+            return;
+        }
         let (base_ms, max_ms) = (base.1.unwrap_or(base.2), max.1.unwrap_or(max.2));
         if base_ms > max_ms && (base.1.is_some() || max.1.is_some()) {
             let (field, other) = if base.1.is_some() {

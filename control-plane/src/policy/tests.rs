@@ -125,6 +125,13 @@ hedge: {}",
 }
 
 #[test]
+fn a_duration_that_cannot_be_read_is_not_compared_as_if_it_were_unset() {
+    let found = errors("circuitBreaker: {baseEjection: soon, maxEjection: 1500ms}");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("baseEjection"), "{found:?}");
+}
+
+#[test]
 fn what_comes_in_later_issues_is_refused_by_name() {
     for (spec, field) in [
         (

@@ -23,6 +23,9 @@ use crate::problems::Problems;
 const SETTLE: Duration = Duration::from_millis(3);
 /// How long a file may be gone before it counts: editors remove and rename.
 const GONE_GRACE: Duration = Duration::from_millis(20);
+/// How long a file that had content may be empty before that counts: a save that
+/// truncates first is no wish that everything in it go away.
+const EMPTY_GRACE: Duration = Duration::from_millis(250);
 /// How long a file that is open for writing is waited for.
 const OPEN_WAIT: Duration = Duration::from_secs(1);
 /// How often everything is looked at, whatever the kernel said.
@@ -149,6 +152,8 @@ pub struct Files {
     watched: BTreeMap<PathBuf, (u64, u64)>,
     /// Folders that could not be read at the last look.
     failed: BTreeSet<PathBuf>,
+    /// Files that had content and are empty, since when.
+    emptied: BTreeMap<PathBuf, Instant>,
 }
 
 /// What came of one look.
@@ -184,7 +189,7 @@ impl Files {
             folder: shown.join(", "),
             cause,
         })?;
-        let (stamps, watched, folder, failed) = Default::default();
+        let (stamps, watched, folder, failed, emptied) = Default::default();
         let mut files = Self {
             folders,
             stamps,
@@ -193,6 +198,7 @@ impl Files {
             watcher,
             watched,
             failed,
+            emptied,
         };
         for folder in files.folders.clone() {
             files.watch(&folder)?;
@@ -273,6 +279,8 @@ impl Files {
             hinted.extend(self.inbox.take(clock::now()).0);
         }
         let mut changes: Vec<(String, Change)> = Vec::new();
+        self.emptied
+            .retain(|path, _| scan.found.get(path).is_some_and(|stamp| stamp.bytes == 0));
         for path in gone {
             self.stamps.remove(&path);
             changes.push((path.display().to_string(), Change::Gone));
@@ -280,7 +288,7 @@ impl Files {
         for (path, stamp) in scan.found {
             let known =
                 self.stamps.get(&path) == Some(&stamp) && !hinted.contains(&path) && !everything;
-            if known || open.contains(&path) {
+            if known || open.contains(&path) || self.is_just_emptied(&path, stamp) {
                 continue;
             }
             let change = read(&path);
@@ -303,8 +311,30 @@ impl Files {
         Look {
             told,
             changed,
-            again: (!open.is_empty()).then_some(OPEN_WAIT),
+            again: match (self.emptied.is_empty(), open.is_empty()) {
+                (false, _) => Some(EMPTY_GRACE),
+                (true, false) => Some(OPEN_WAIT),
+                (true, true) => None,
+            },
         }
+    }
+
+    /// Whether a file that had content has become empty so lately that its
+    /// writer may still be about to fill it. Its old stamp stays, so that the
+    /// next look comes to it again.
+    fn is_just_emptied(&mut self, path: &Path, stamp: Stamp) -> bool {
+        let had_content = self.stamps.get(path).is_some_and(|old| old.bytes > 0);
+        if stamp.bytes > 0 || !had_content {
+            self.emptied.remove(path);
+            return false;
+        }
+        let now = clock::now();
+        let since = *self.emptied.entry(path.to_owned()).or_insert(now);
+        let waits = now.duration_since(since) < EMPTY_GRACE;
+        if !waits {
+            self.emptied.remove(path);
+        }
+        waits
     }
 
     /// Known files that are there no more; those of a folder that cannot be
@@ -404,5 +434,35 @@ fn read(path: &Path) -> Change {
         Ok((false, Ok(text))) => Change::Text(text),
         Ok((false, Err(_))) => Change::Unreadable("is not UTF-8".to_owned()),
         Err(error) => Change::Unreadable(format!("cannot be read: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_emptied_and_filled_again_never_counts_as_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        let text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+        std::fs::write(&path, text).unwrap();
+        let mut files = Files::new(vec![folder.path().to_owned()]).unwrap();
+        assert_eq!(files.look().told.len(), 1);
+
+        std::fs::File::create(&path).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let look = files.look();
+        assert!(look.told.is_empty(), "{:?}", look.told);
+        assert!(look.again.is_some(), "it is looked at again soon");
+        std::fs::write(&path, text).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(files.look().told.is_empty(), "nothing has changed");
+
+        std::fs::File::create(&path).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(files.look().told.is_empty());
+        std::thread::sleep(EMPTY_GRACE);
+        assert_eq!(files.look().told.len(), 1, "it stays empty: that is meant");
     }
 }

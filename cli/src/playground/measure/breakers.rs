@@ -109,7 +109,7 @@ pub struct Counts {
     pub opened: u64,
     /// To half-open.
     pub half_opened: u64,
-    /// To closed.
+    /// From open or half-open to closed: what never kept traffic away does not count.
     pub closed: u64,
 }
 
@@ -119,7 +119,7 @@ impl Counts {
         match change.to.as_str() {
             "open" => self.opened += 1,
             "half_open" => self.half_opened += 1,
-            "closed" => self.closed += 1,
+            "closed" if change.from.as_deref() != Some("would_open") => self.closed += 1,
             _ => {}
         }
     }
@@ -175,6 +175,11 @@ mod tests {
                 ..Change::default()
             });
         }
+        counts.count(&Change {
+            from: Some("would_open".to_owned()),
+            to: "closed".to_owned(),
+            ..Change::default()
+        });
         assert_eq!(
             counts,
             Counts {
