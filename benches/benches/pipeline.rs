@@ -192,6 +192,7 @@ fn start_streams(config: &Config) -> Arc<Shared> {
             mesh: Arc::clone(&mesh),
             inbound: Inbound::new(),
             connections: ConnectionCounters::default(),
+            connection_wanted: tokio::sync::Notify::new(),
             config,
         });
         let _running = streams.spawn(Arc::new(NothingToReport));

@@ -270,10 +270,32 @@ impl Config {
     }
 }
 
-/// The cores that the container may use: its cgroup's quota rounded up, at
-/// most the machine's (`available_parallelism` reads both).
+/// Workers where nobody said how many: one for each core of the container's
+/// CPU limit, rounded up. Without a limit one: a sidecar on a machine of 64
+/// cores must not take 64 threads and pools for that.
 fn available_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let limit = cores_of_v2(&read("/sys/fs/cgroup/cpu.max")).or_else(|| {
+        cores_of_v1(
+            &read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+            &read("/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+        )
+    });
+    let machine = std::thread::available_parallelism().map_or(1, usize::from);
+    limit.map_or(1, |cores| cores.min(machine))
+}
+
+/// `cpu.max` of cgroup v2: `150000 100000`, or `max 100000` without a limit.
+fn cores_of_v2(text: &str) -> Option<usize> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    cores_of_v1(quota, period)
+}
+
+/// The files of cgroup v1; a quota of -1 is no limit.
+fn cores_of_v1(quota: &str, period: &str) -> Option<usize> {
+    let quota: usize = quota.trim().parse().ok()?;
+    let period: usize = period.trim().parse().ok().filter(|period| *period > 0)?;
+    Some(quota.div_ceil(period).max(1))
 }
 
 fn parse_mark(value: &str) -> Option<u32> {
@@ -344,6 +366,16 @@ mod tests {
                 "{name} missing in {problems:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_cpu_limit_is_rounded_up_to_workers() {
+        assert_eq!(cores_of_v2("150000 100000\n"), Some(2));
+        assert_eq!(cores_of_v2("10000 100000\n"), Some(1));
+        assert_eq!(cores_of_v2("max 100000\n"), None);
+        assert_eq!(cores_of_v1("-1\n", "100000\n"), None);
+        assert_eq!(cores_of_v1("400000\n", "100000\n"), Some(4));
+        assert_eq!(cores_of_v2(""), None);
     }
 
     #[test]

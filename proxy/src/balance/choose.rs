@@ -96,6 +96,10 @@ fn two_of(count: usize, chance: &mut Chance) -> Option<(usize, usize)> {
     Some((first, if second >= first { second + 1 } else { second }))
 }
 
+/// Costs within this factor of each other say nothing: without it the faster
+/// of two by a hair would get all that does not come at the same time.
+const ALIKE: f64 = 1.5;
+
 fn better(candidates: &impl Candidates, first: usize, second: usize) -> usize {
     let waits = |index| candidates.standing(index).waits_for_answer();
     match (waits(first), waits(second)) {
@@ -103,7 +107,9 @@ fn better(candidates: &impl Candidates, first: usize, second: usize) -> usize {
         (false, true) => return second,
         (true, true) | (false, false) => {}
     }
-    if cost(candidates, second) < cost(candidates, first) {
+    // The pair comes in an order of chance, so that of two which are about
+    // alike each is taken as often.
+    if cost(candidates, second) * ALIKE < cost(candidates, first) {
         second
     } else {
         first

@@ -142,11 +142,11 @@ impl<T> Default for List<T> {
     }
 }
 
-impl<T: FromStr<Err = ValueError>> FromStr for List<T> {
+impl<T: FromStr<Err: Into<ValueError>>> FromStr for List<T> {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        list(text, T::from_str)
+        list(text, |part| part.parse::<T>().map_err(Into::into))
     }
 }
 

@@ -217,6 +217,14 @@ impl Life {
                         .await;
                     }
                     running[index].child = child;
+                    let container = running[index].container.clone();
+                    tokio::select! {
+                        outcome = wait_all(&self.around, &container, running) => match outcome {
+                            Ok(()) => self.tell(Happening::Ready).await,
+                            Err(error) => self.tell(Happening::Failed { why: format!("{error:#}") }).await,
+                        },
+                        order = self.orders.recv() => if order != Some(Order::Revive) { return order },
+                    }
                 }
                 Err(error) => {
                     self.tell(Happening::Failed {
@@ -283,10 +291,20 @@ async fn start_all(
         });
     }
     for container in &containers {
-        let probes = [&container.startup_probe, &container.readiness_probe];
-        for probe in probes.into_iter().flatten() {
-            wait_ready(around, container, probe, running).await?;
-        }
+        wait_all(around, container, running).await?;
+    }
+    Ok(())
+}
+
+/// Waits until a container's probes pass.
+async fn wait_all(
+    around: &Surroundings,
+    container: &Container,
+    running: &mut [Running],
+) -> anyhow::Result<()> {
+    let probes = [&container.startup_probe, &container.readiness_probe];
+    for probe in probes.into_iter().flatten() {
+        wait_ready(around, container, probe, running).await?;
     }
     Ok(())
 }
