@@ -263,7 +263,8 @@ async fn a_refused_resource_is_shown_and_not_sent_again_until_it_changes() {
     let shown = plane.admin("/sidecars").await;
     assert_eq!(shown[0]["connected"], true, "{shown}");
     assert_eq!(shown[0]["version"], "test");
-    assert_eq!(shown[0]["refused"][0]["reason"], "shop/catalog: cannot");
+    assert_eq!(shown[0]["refused"][0]["name"], "shop/catalog");
+    assert_eq!(shown[0]["refused"][0]["reason"], "cannot");
     assert_eq!(shown[0]["refused"][0]["type"], "Service");
 
     plane.write(
