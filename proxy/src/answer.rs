@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 
 use crate::http1::headers::REASON;
 use crate::http1::response_body::ResponseBody;
+use crate::policy::rate_limit::whole_seconds;
 
 /// Why Remora answered instead of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,10 +101,10 @@ pub fn refuse(reason: Reason, detail: String) -> Response<ResponseBody> {
 
 /// Sets `Retry-After`, rounded up to whole seconds and at least one.
 pub fn set_retry_after(response: &mut Response<ResponseBody>, after: Duration) {
-    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+    let seconds = whole_seconds(after).max(1);
     response
         .headers_mut()
-        .insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        .insert(RETRY_AFTER, HeaderValue::from(seconds));
 }
 
 /// Sets `RateLimit-Limit`, `-Remaining` and `-Reset`

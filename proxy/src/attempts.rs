@@ -153,6 +153,10 @@ impl<'a> Attempting<'a> {
     }
 
     fn decide(&mut self, end: AttemptEnd, retry_after: Option<Duration>) -> Decision {
+        // A pod that was called by its own address has no other to turn to.
+        if self.service.is_direct() {
+            return Decision::No(retry::Reason::Off);
+        }
         let policy = self.policy().retries.as_ref();
         let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
         let request = retry::Request {
@@ -169,10 +173,6 @@ impl<'a> Attempting<'a> {
             retry_after,
             time_left: self.deadlines.time_left(now),
         };
-        // A pod that was called by its own address has no other to turn to.
-        if self.service.is_direct() {
-            return Decision::No(retry::Reason::Off);
-        }
         let before = self.attempts;
         let decision = self
             .attempts

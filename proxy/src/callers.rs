@@ -75,15 +75,6 @@ impl Callers {
         self.held.borrow().is_empty()
     }
 
-    /// How many are answering a request just now.
-    pub fn busy(&self) -> usize {
-        self.held
-            .borrow()
-            .iter()
-            .filter(|entry| entry.state.in_exchange())
-            .count()
-    }
-
     /// Tells the connections that have outstayed to end.
     pub fn sweep(&self, now: Timestamp) {
         for entry in self.held.borrow().iter() {

@@ -26,11 +26,6 @@ impl Prefixed {
         Self { prefix, stream }
     }
 
-    /// The prefix that is left, and the stream.
-    pub fn into_parts(self) -> (Bytes, TcpStream) {
-        (self.prefix, self.stream)
-    }
-
     /// Whether something was read already.
     pub fn has_prefix(&self) -> bool {
         self.prefix.has_remaining()

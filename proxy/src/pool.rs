@@ -281,20 +281,6 @@ impl Pool {
             !slot.idle.is_empty()
         });
     }
-
-    /// Closes every idle connection.
-    pub fn clear(&self) {
-        self.slots.borrow_mut().clear();
-    }
-
-    /// How many connections are idle.
-    pub fn idle(&self) -> usize {
-        self.slots
-            .borrow()
-            .values()
-            .map(|slot| slot.idle.len())
-            .sum()
-    }
 }
 
 impl Waiter<'_> {

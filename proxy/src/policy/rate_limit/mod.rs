@@ -79,12 +79,12 @@ pub struct Refusal {
 impl Refusal {
     /// [`Self::retry_after`] as the header has it: whole seconds, rounded up, at least 1.
     pub fn retry_after_seconds(&self) -> u64 {
-        seconds(self.retry_after).max(1)
+        whole_seconds(self.retry_after).max(1)
     }
 
     /// [`Self::reset`] as the header has it: whole seconds, rounded up.
     pub fn reset_seconds(&self) -> u64 {
-        seconds(self.reset)
+        whole_seconds(self.reset)
     }
 }
 
@@ -258,6 +258,7 @@ impl Stop {
     }
 }
 
-fn seconds(span: Duration) -> u64 {
+/// `span` in whole seconds, rounded up, as HTTP's headers have it.
+pub fn whole_seconds(span: Duration) -> u64 {
     span.as_secs() + u64::from(span.subsec_nanos() > 0)
 }
