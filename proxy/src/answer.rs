@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
-use crate::http1::headers::REASON;
-use crate::http1::response_body::ResponseBody;
+use crate::body::response::ResponseBody;
+use crate::headers::REASON;
 use crate::policy::rate_limit::whole_seconds;
 
 /// Why Remora answered instead of the upstream.

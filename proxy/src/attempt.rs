@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 
+use crate::body::Incoming;
+use crate::body::request::{RequestBody, RequestSource};
 use crate::clock::{self, Timestamp};
 use crate::connect::{self, ConnectError, Reuse, Target};
-use crate::http1::request_body::{RequestBody, RequestSource};
 use crate::policy::config::AttemptEnd;
 use crate::policy::deadline::{self, Bound, Deadline};
 use crate::pool::{FRESH, UpstreamConnection};
@@ -166,7 +166,7 @@ async fn send_unbounded(
             let detail = format!("{} switched protocols unasked", target.address);
             Err(Failure::Ended(AttemptEnd::Reset, detail))
         }
-        Ok(response) => Ok((response, connection)),
+        Ok(response) => Ok((response.map(Incoming::Hyper), connection)),
         Err(mut error) => {
             let unsent = error.take_message().is_some();
             let error = error.into_error();

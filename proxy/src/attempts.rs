@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
 
 use crate::answer::Reason;
 use crate::attempt::{self, Bounds, Failure};
+use crate::body::Incoming;
+use crate::body::request::{RequestBody, RequestSource};
+use crate::body::response::{ResponseBody, Until};
 use crate::clock::{self, Timestamp};
 use crate::connect::Target;
 use crate::exchange::{Exchange, LiveAttempt};
-use crate::http1::headers;
-use crate::http1::request_body::{RequestBody, RequestSource};
-use crate::http1::response_body::{ResponseBody, Until};
+use crate::headers;
 use crate::pipeline;
 use crate::policy::breaker::Outcome;
 use crate::policy::config::{AttemptEnd, ServicePolicy};

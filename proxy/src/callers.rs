@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::caller::CallerState;
 use crate::clock::Timestamp;
-use crate::http1::caller::CallerState;
 
 /// A request's head must be in whole after so long (a slow sender of headers
 /// would otherwise hold a connection for ever).

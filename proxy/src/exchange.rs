@@ -14,8 +14,8 @@ use http::{Method, StatusCode, Uri};
 use crate::access_log::{self, Line};
 use crate::answer::Reason;
 use crate::balance::LoadGuard;
+use crate::caller::Caller;
 use crate::clock::{self, Timestamp};
-use crate::http1::caller::CallerState;
 use crate::metrics::counters::Traffic;
 use crate::policy::breaker::{BreakerPermit, Outcome};
 use crate::policy::config::{AttemptEnd, Conditions};
@@ -120,7 +120,7 @@ impl BodyFailures {
 #[derive(Debug)]
 pub struct Exchange {
     worker: Rc<Worker>,
-    caller: Rc<CallerState>,
+    caller: Caller,
     side: Side,
     peer: SocketAddr,
     started: Timestamp,
@@ -145,7 +145,7 @@ impl Exchange {
     /// A request whose head has just come in whole.
     pub fn new(
         worker: &Rc<Worker>,
-        caller: Rc<CallerState>,
+        caller: Caller,
         side: Side,
         peer: SocketAddr,
         started: Timestamp,
@@ -215,7 +215,7 @@ impl Exchange {
             return;
         }
         let now = clock::now();
-        self.caller.end();
+        self.caller.state.end(now);
         let judged = self
             .live
             .as_ref()

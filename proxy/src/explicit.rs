@@ -10,14 +10,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, Uri, header};
-use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::answer::{self, Reason};
+use crate::body::Incoming;
+use crate::body::response::ResponseBody;
+use crate::caller::Caller;
 use crate::clock;
-use crate::http1::caller::CallerState;
-use crate::http1::response_body::ResponseBody;
 use crate::http1::server;
 use crate::io::Prefixed;
 use crate::pipeline::{self, Call};
@@ -127,7 +127,7 @@ async fn http(worker: &Rc<Worker>, stream: Prefixed, peer: SocketAddr) {
 
 async fn one(
     worker: Rc<Worker>,
-    caller: Rc<CallerState>,
+    caller: Caller,
     peer: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
@@ -140,7 +140,7 @@ async fn one(
             .map(str::to_owned),
     };
     let Some(authority) = authority else {
-        caller.end();
+        caller.state.end(clock::now());
         return answer::refuse(Reason::BadRequest, "the request names no host".to_owned());
     };
     match find(&worker, &authority).await {
@@ -161,7 +161,7 @@ async fn one(
             .await
         }
         Err(detail) => {
-            caller.end();
+            caller.state.end(clock::now());
             answer::refuse(Reason::NoEndpoints, detail)
         }
     }

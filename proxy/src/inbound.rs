@@ -12,17 +12,17 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::request::Parts;
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
 
 use crate::answer::Reason;
 use crate::attempt::{self, Bounds, Failure};
+use crate::body::Incoming;
+use crate::body::request::RequestSource;
+use crate::body::response::{ResponseBody, Until};
+use crate::caller::Caller;
 use crate::clock;
 use crate::connect::Target;
 use crate::exchange::{BodyFailures, Exchange, LiveAttempt, Side};
-use crate::http1::caller::CallerState;
-use crate::http1::headers;
-use crate::http1::request_body::RequestSource;
-use crate::http1::response_body::{ResponseBody, Until};
+use crate::headers;
 use crate::pipeline;
 use crate::policy::breaker::Journal;
 use crate::policy::config::{AttemptEnd, Outbound, RateLimit, ServicePolicy};
@@ -198,7 +198,7 @@ impl Default for Inbound {
 /// Carries `request` to the application at `address`, and the answer back.
 pub async fn serve(
     worker: Rc<Worker>,
-    caller: Rc<CallerState>,
+    caller: Caller,
     address: SocketAddr,
     peer: SocketAddr,
     request: Request<Incoming>,

@@ -6,7 +6,8 @@
 //! - [`worker`]: a data worker; [`socket`] its listeners, [`callers`] its callers.
 //! - [`outbound_connection`], [`inbound_connection`], [`explicit`]: where a
 //!   connection was going, and what it speaks ([`sniff`], [`detect`]).
-//! - [`http1`]: HTTP/1.1, with [`io`] beneath it.
+//! - [`http1`]: HTTP/1.1, with [`io`] beneath it; [`caller`]: whom an engine serves;
+//!   [`body`]: what peers send; [`headers`]; [`upstream`]: how an engine is asked to send.
 //! - [`pipeline`]: the life of a request, and in it: [`policy`], the state
 //!   machines; [`attempts`] and [`attempt`]; [`select`] over [`balance`];
 //!   [`connect`] and [`pool`]; [`exchange`], what a request holds; [`answer`],
@@ -25,6 +26,8 @@ pub mod answer;
 pub mod attempt;
 pub mod attempts;
 pub mod balance;
+pub mod body;
+pub mod caller;
 pub mod callers;
 pub mod clock;
 pub mod config;
@@ -33,6 +36,7 @@ pub mod daemon;
 pub mod detect;
 pub mod exchange;
 pub mod explicit;
+pub mod headers;
 pub mod http1;
 pub mod inbound;
 pub mod inbound_connection;
@@ -55,4 +59,5 @@ pub mod socket;
 pub mod state;
 pub mod stream;
 pub mod tcp;
+pub mod upstream;
 pub mod worker;

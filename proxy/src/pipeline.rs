@@ -16,16 +16,16 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
 
 use crate::answer::{self, Reason};
 use crate::attempts::Attempting;
+use crate::body::Incoming;
+use crate::body::request::RequestSource;
+use crate::body::response::ResponseBody;
+use crate::caller::Caller;
 use crate::clock;
 use crate::exchange::{Exchange, Side};
-use crate::http1::caller::CallerState;
-use crate::http1::headers;
-use crate::http1::request_body::RequestSource;
-use crate::http1::response_body::ResponseBody;
+use crate::headers;
 use crate::policy::config::RateLimit;
 use crate::policy::limit::Kind;
 use crate::policy::rate_limit::{self, Decision};
@@ -39,7 +39,7 @@ pub struct Call {
     /// Who carries it.
     pub worker: Rc<Worker>,
     /// The connection that it came on.
-    pub caller: Rc<CallerState>,
+    pub caller: Caller,
     /// The service that it is for.
     pub service: Arc<Service>,
     /// What was called: the service's port, and its address or the pod's.

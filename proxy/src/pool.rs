@@ -13,8 +13,8 @@ use std::time::Duration;
 use hyper::client::conn::http1::SendRequest;
 use tokio::sync::Notify;
 
+use crate::body::request::RequestBody;
 use crate::clock::Timestamp;
-use crate::http1::request_body::RequestBody;
 use crate::io::UpstreamIo;
 use crate::policy::config::Outbound;
 use crate::runtime::ConnectionPermits;

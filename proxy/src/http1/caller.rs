@@ -9,18 +9,13 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::clock::{self, Timestamp};
+use crate::caller::CallerState;
+use crate::clock;
 use crate::io::Prefixed;
 
-/// What a caller's connection is doing, for the worker's sweep.
-#[derive(Debug)]
-pub struct CallerState {
-    /// A request is between its head and the end of its answer.
-    in_exchange: Cell<bool>,
-    /// Since when a request's head has been coming in.
-    head_since: Cell<Option<Timestamp>>,
-    /// When a byte last came.
-    last_read: Cell<Timestamp>,
+/// What hyper writes on its own.
+#[derive(Debug, Default)]
+pub struct Refusals {
     /// Everything that was said is written, and no request is in hand: what
     /// hyper writes now is its own.
     quiet: Cell<bool>,
@@ -28,13 +23,10 @@ pub struct CallerState {
     refused: Cell<Option<u16>>,
 }
 
-impl CallerState {
-    /// A connection that was just accepted.
-    pub fn new(now: Timestamp, has_bytes: bool) -> Rc<Self> {
+impl Refusals {
+    /// Of a new connection.
+    pub fn new() -> Rc<Self> {
         Rc::new(Self {
-            in_exchange: Cell::new(false),
-            head_since: Cell::new(has_bytes.then_some(now)),
-            last_read: Cell::new(now),
             quiet: Cell::new(true),
             refused: Cell::new(None),
         })
@@ -42,29 +34,7 @@ impl CallerState {
 
     /// A request's head has come in whole.
     pub fn begin(&self) {
-        self.in_exchange.set(true);
         self.quiet.set(false);
-        self.head_since.set(None);
-    }
-
-    /// The answer has ended.
-    pub fn end(&self) {
-        self.in_exchange.set(false);
-    }
-
-    /// Whether a request is being answered.
-    pub fn in_exchange(&self) -> bool {
-        self.in_exchange.get()
-    }
-
-    /// For how long a request's head has been coming in; `None` between requests.
-    pub fn head_age(&self, now: Timestamp) -> Option<std::time::Duration> {
-        self.head_since.get().map(|since| now.since(since))
-    }
-
-    /// For how long the connection has been between requests without a byte.
-    pub fn idle_for(&self, now: Timestamp) -> Option<std::time::Duration> {
-        (!self.in_exchange.get()).then(|| now.since(self.last_read.get()))
     }
 
     /// The status with which hyper refused a request on its own, if it did.
@@ -78,16 +48,18 @@ impl CallerState {
 pub struct CallerIo {
     stream: Prefixed,
     state: Rc<CallerState>,
+    refusals: Rc<Refusals>,
     /// Our answer in place of hyper's, and how much of it is written.
     replacement: Option<(Vec<u8>, usize)>,
 }
 
 impl CallerIo {
     /// `stream` with its state kept in `state`.
-    pub fn new(stream: Prefixed, state: Rc<CallerState>) -> Self {
+    pub fn new(stream: Prefixed, state: Rc<CallerState>, refusals: Rc<Refusals>) -> Self {
         Self {
             stream,
             state,
+            refusals,
             replacement: None,
         }
     }
@@ -97,7 +69,7 @@ impl CallerIo {
     /// body. A refusal that comes before the last answer was taken whole goes
     /// out in hyper's words.
     fn replace(&mut self, bytes: &[u8]) -> bool {
-        if !self.state.quiet.get() || self.replacement.is_some() {
+        if !self.refusals.quiet.get() || self.replacement.is_some() {
             return self.replacement.is_some();
         }
         let Some(status) = bytes
@@ -112,7 +84,7 @@ impl CallerIo {
         else {
             return false;
         };
-        self.state.refused.set(Some(status));
+        self.refusals.refused.set(Some(status));
         self.replacement = Some((refusal(status), 0));
         true
     }
@@ -160,12 +132,8 @@ impl AsyncRead for CallerIo {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        if buffer.filled().len() > before && !self.state.in_exchange.get() {
-            let now = clock::now();
-            self.state.last_read.set(now);
-            if self.state.head_since.get().is_none() {
-                self.state.head_since.set(Some(now));
-            }
+        if buffer.filled().len() > before && !self.state.in_exchange() {
+            self.state.heard(clock::now());
         }
         Poll::Ready(Ok(()))
     }
@@ -203,8 +171,8 @@ impl AsyncWrite for CallerIo {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         std::task::ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         // hyper flushes only when all that it had has been written.
-        if !self.state.in_exchange.get() {
-            self.state.quiet.set(true);
+        if !self.state.in_exchange() {
+            self.refusals.quiet.set(true);
         }
         Poll::Ready(Ok(()))
     }

@@ -9,15 +9,16 @@ use std::task::Poll;
 
 use http::header::{self, HeaderValue};
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use crate::answer::{self, Reason};
+use crate::body::Incoming;
+use crate::body::response::ResponseBody;
+use crate::caller::{Caller, CallerState, Interim};
 use crate::clock;
-use crate::http1::caller::{CallerIo, CallerState};
-use crate::http1::response_body::ResponseBody;
+use crate::http1::caller::{CallerIo, Refusals};
 use crate::io::Prefixed;
 use crate::worker::Worker;
 
@@ -36,15 +37,23 @@ pub const BUFFER_BYTES: usize = HEAD_BYTES + 8 * 1024;
 /// is left alone: closing it could meet a request that is on its way.
 pub async fn serve<H, F>(worker: &Rc<Worker>, stream: Prefixed, peer: SocketAddr, handle: H)
 where
-    H: Fn(Request<Incoming>, Rc<CallerState>) -> F,
+    H: Fn(Request<Incoming>, Caller) -> F,
     F: Future<Output = Response<ResponseBody>>,
 {
     let state = CallerState::new(clock::now(), stream.has_prefix());
+    let refusals = Refusals::new();
+    let interim = Rc::new(Interim::default());
     let watched = worker.callers.watch(Rc::clone(&state));
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        let request = request.map(Incoming::Hyper);
         state.begin();
+        refusals.begin();
+        let caller = Caller {
+            state: Rc::clone(&state),
+            interim: Rc::clone(&interim),
+        };
         let answer = match check(&request) {
-            Ok(()) => Ok(handle(request, Rc::clone(&state))),
+            Ok(()) => Ok(handle(request, caller)),
             Err(detail) => Err(detail),
         };
         let state = Rc::clone(&state);
@@ -53,7 +62,7 @@ where
                 Ok(answer) => (answer.await, false),
                 Err(detail) => {
                     worker.shared.connections.bad_requests.fetch_add(1, Relaxed);
-                    state.end();
+                    state.end(clock::now());
                     let answer = answer::refuse(Reason::BadRequest, detail.to_owned());
                     (answer, true)
                 }
@@ -65,7 +74,11 @@ where
             Ok::<_, Infallible>(answer)
         }
     });
-    let io = TokioIo::new(CallerIo::new(stream, Rc::clone(&state)));
+    let io = TokioIo::new(CallerIo::new(
+        stream,
+        Rc::clone(&state),
+        Rc::clone(&refusals),
+    ));
     let connection = Builder::new()
         .auto_date_header(false)
         .max_headers(HEAD_FIELDS)
@@ -86,7 +99,7 @@ where
     };
     if let Err(error) = ended {
         worker.shared.count_caller_error(&error);
-        tracing::debug!(%peer, %error, status = state.refused(), "a caller's connection ended with an error");
+        tracing::debug!(%peer, %error, status = refusals.refused(), "a caller's connection ended with an error");
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
+use super::{BodyError, Incoming};
 use crate::clock::{self, Timestamp};
 use crate::exchange::{BodyEnd, Exchange};
 use crate::policy::deadline::{self, Bound, Deadline};
@@ -60,7 +60,7 @@ struct Limit {
 pub enum ResponseBodyError {
     /// The upstream's side broke.
     #[error("the upstream broke off while sending the response body: {0}")]
-    Upstream(#[from] hyper::Error),
+    Upstream(#[from] BodyError),
     /// A bound of the policy passed.
     #[error("timeouts.{} passed while the response body was being sent", .0.field())]
     Late(Bound),

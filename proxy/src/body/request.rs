@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
+use super::{BodyError, Incoming};
 use crate::clock::{self, Timestamp};
 
 /// A request's body, from which the body of each attempt is made.
@@ -133,7 +133,7 @@ pub enum RequestBody {
 pub enum RequestBodyError {
     /// The caller's side broke.
     #[error("the caller broke off while sending the request body: {0}")]
-    Caller(#[from] hyper::Error),
+    Caller(#[from] BodyError),
     /// A later attempt has taken over.
     #[error("a later attempt has taken the request body over")]
     Superseded,

@@ -62,6 +62,53 @@ fn strip_named_by_connection(headers: &mut HeaderMap) {
     }
 }
 
+/// The fields of a message that go on to the next hop, in the order in which
+/// they came: all but those that concern its connection alone (RFC 9110,
+/// section 7.6.1). Nothing is removed from the map, which would upset the order.
+pub fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    let named = named_by_connection(headers);
+    headers.iter().filter(move |(name, value)| {
+        !(HOP_BY_HOP.contains(name)
+            || *name == header::CONNECTION
+            || (*name == header::TE && !value.as_bytes().eq_ignore_ascii_case(b"trailers"))
+            || named.contains(name))
+    })
+}
+
+/// What `Connection` names beside the usual words.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let ordinary = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+    };
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        // By far the most common, and they name nothing to look for.
+        .filter(|value| !ordinary(value))
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        // What frames or addresses the message is not the sender's to remove.
+        .filter(|name| ![header::HOST, header::CONTENT_LENGTH, header::TE].contains(name))
+        .collect()
+}
+
+/// The protocol to which a request asks to change its connection (RFC 9110,
+/// section 7.8). `h2c` is never asked for at the next hop: HTTP/2 begins with
+/// prior knowledge (RFC 9113, section 3.1).
+pub fn upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let asked = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    let protocol = headers.get(header::UPGRADE).filter(|_| asked)?;
+    let mut words = protocol.to_str().ok()?.split(',');
+    (!words.any(|word| word.trim().eq_ignore_ascii_case("h2c"))).then_some(protocol)
+}
+
 /// Removes every header of ours that came from outside.
 pub fn strip_ours(headers: &mut HeaderMap) {
     if !headers.keys().any(is_ours) {
@@ -152,6 +199,35 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&[("host", "a"), ("content-length", "3")]));
+    }
+
+    #[test]
+    fn what_goes_on_keeps_its_order() {
+        let headers = map(&[
+            ("b", "1"),
+            ("connection", "x-private"),
+            ("x-private", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("a", "2"),
+        ]);
+        let names: Vec<&str> = forwarded(&headers).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["b", "te", "a"]);
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_by_both_fields_and_never_to_h2c() {
+        let both = map(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+        ]);
+        assert_eq!(upgrade(&both).unwrap(), "websocket");
+        assert_eq!(upgrade(&map(&[("upgrade", "websocket")])), None);
+        let h2c = map(&[
+            ("connection", "upgrade, http2-settings"),
+            ("upgrade", "h2c"),
+        ]);
+        assert_eq!(upgrade(&h2c), None);
     }
 
     #[test]

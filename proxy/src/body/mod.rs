@@ -1,0 +1,76 @@
+//! Bodies: what a peer sends, whatever it speaks, and what is made of it.
+//!
+//! # Layout
+//! - [`Incoming`]: what a caller or an upstream sends.
+//! - [`request`]: the request's body on its way upstream, with replay.
+//! - [`response`]: the response's body on its way back.
+
+pub mod request;
+pub mod response;
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+/// A body that a peer sends, read as it is asked for: nobody who asks for no
+/// more makes the sidecar hold more than what one read gave.
+#[derive(Debug)]
+pub enum Incoming {
+    /// There is none.
+    Empty,
+    /// As hyper reads it.
+    Hyper(hyper::body::Incoming),
+}
+
+/// Why a body could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// hyper's reading broke off.
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    /// The connection broke.
+    #[error("the connection broke off: {0}")]
+    Broke(#[from] std::io::Error),
+    /// It closed before the body had ended.
+    #[error("the connection closed before the body had ended")]
+    Incomplete,
+    /// What came is not well-formed.
+    #[error("the body is malformed: {0}")]
+    Malformed(&'static str),
+    /// The peer reset the stream (RFC 9113, section 6.4).
+    #[error("the stream was reset: {0}")]
+    Reset(String),
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Hyper(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Hyper(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Hyper(body) => body.size_hint(),
+        }
+    }
+}
