@@ -18,12 +18,18 @@ const STARTUP_SECONDS: u32 = 600;
 
 /// Whether a first run has put both containers there.
 pub fn are_present(pod: &Pod) -> bool {
-    let init = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.init_containers.as_deref());
-    let has = |name: &str| init.is_some_and(|init| init.iter().any(|c| c.name == name));
-    has(INTERCEPT_CONTAINER) && has(SIDECAR_CONTAINER)
+    has(pod, INTERCEPT_CONTAINER) && has_sidecar(pod)
+}
+
+/// Whether a sidecar is there already.
+pub fn has_sidecar(pod: &Pod) -> bool {
+    has(pod, SIDECAR_CONTAINER)
+}
+
+fn has(pod: &Pod, name: &str) -> bool {
+    let spec = pod.spec.as_ref();
+    let init = spec.and_then(|spec| spec.init_containers.as_deref());
+    init.is_some_and(|init| init.iter().any(|container| container.name == name))
 }
 
 /// Puts both containers in front, or back in front.

@@ -18,7 +18,8 @@
 //! `restartPolicy: Always`, so Jobs finish and other init containers already
 //! have the mesh). httpGet (over plain HTTP), tcpSocket and grpc probes and
 //! httpGet hooks of all other containers go to the sidecar's probe port. The annotation
-//! `remora.io/injected` is `true`.
+//! `remora.io/injected` is `true`, and `remora.io/mesh-protocols` says what the
+//! sidecar takes from others.
 //!
 //! # A second run
 //! The API server calls webhooks again when a later one has changed the pod
@@ -43,6 +44,7 @@ pub use settings::{KubernetesVersion, NamespaceFacts, Resources, Settings};
 use annotations::Wishes;
 use decide::Verdict;
 use operations::Operations;
+use remora_proto::well_known::{MESH_PROTOCOLS, mesh};
 
 /// The annotation that says whether a pod was injected: `true`, or
 /// `false: <reason>`.
@@ -124,7 +126,13 @@ pub fn patch(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Deci
         Err(wrong) => return decline(pod, wrong.to_string()),
     };
     let mut operations = Operations::new();
-    operations.annotate(pod, INJECTED, "true");
+    let mut annotations = vec![(INJECTED, "true")];
+    // For a sidecar that is there already whoever put it there has spoken: it
+    // may be of another version.
+    if !containers::has_sidecar(pod) {
+        annotations.push((MESH_PROTOCOLS, mesh::TAKEN));
+    }
+    operations.annotate(pod, &annotations);
     let rewritten = probes::rewrite(pod, &mut operations, &mut warnings);
     containers::place(pod, &rewritten, &wishes, settings, &mut operations);
     Decision::Inject {
@@ -135,7 +143,7 @@ pub fn patch(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Deci
 
 fn decline(pod: &Pod, reason: String) -> Decision {
     let mut operations = Operations::new();
-    operations.annotate(pod, INJECTED, &format!("false: {reason}"));
+    operations.annotate(pod, &[(INJECTED, &format!("false: {reason}"))]);
     Decision::Decline {
         patch: operations.into_patch(),
         warnings: vec![format!("remora: no sidecar for this pod: {reason}")],

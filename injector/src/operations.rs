@@ -51,15 +51,26 @@ impl Operations {
             .push(PatchOperation::Move(MoveOperation { from, path }));
     }
 
-    /// Gives the pod an annotation, unless it has it already.
-    pub fn annotate(&mut self, pod: &Pod, name: &str, value: &str) {
-        match &pod.metadata.annotations {
-            None => self.add(at(["metadata", "annotations"]), json!({name: value})),
-            Some(annotations) => match annotations.get(name) {
+    /// Gives the pod annotations, of which those that it has already stay.
+    /// At most once for each pod: where it has none at all, this makes the map.
+    pub fn annotate(&mut self, pod: &Pod, wanted: &[(&str, &str)]) {
+        let Some(annotations) = &pod.metadata.annotations else {
+            self.add(
+                at(["metadata", "annotations"]),
+                wanted
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), json!(value)))
+                    .collect(),
+            );
+            return;
+        };
+        for (name, value) in wanted {
+            let path = at(["metadata", "annotations", name]);
+            match annotations.get(*name) {
                 Some(now) if now == value => {}
-                Some(_) => self.replace(at(["metadata", "annotations", name]), value.into()),
-                None => self.add(at(["metadata", "annotations", name]), value.into()),
-            },
+                Some(_) => self.replace(path, json!(value)),
+                None => self.add(path, json!(value)),
+            }
         }
     }
 

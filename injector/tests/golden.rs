@@ -106,6 +106,29 @@ fn a_wrong_wish_that_comes_late_does_not_deny_the_sidecar() {
 }
 
 #[test]
+fn what_a_sidecar_takes_is_said_of_our_own_and_of_no_other() {
+    const SAID: &str = "remora.io/mesh-protocols";
+    let run = |pod: &Pod| apply(pod, patch(pod, &shop(), &settings()).patch().unwrap()).unwrap();
+    let said = |pod: &Pod| pod.metadata.annotations.as_ref()?.get(SAID).cloned();
+
+    // The author's own word does not count: he does not choose the version.
+    let mut pod = named("wishes");
+    let annotations = pod.metadata.annotations.as_mut().unwrap();
+    annotations.insert(SAID.to_owned(), "remora-h9".to_owned());
+    let injected = run(&pod);
+    assert_eq!(said(&injected).as_deref(), Some("remora-h2,remora-h1"));
+
+    // An older injector's sidecar, and a later one's.
+    let mut older = injected.clone();
+    older.metadata.annotations.as_mut().unwrap().remove(SAID);
+    assert_eq!(said(&run(&older)), None);
+    let mut later = injected;
+    let annotations = later.metadata.annotations.as_mut().unwrap();
+    annotations.insert(SAID.to_owned(), "remora-h3".to_owned());
+    assert_eq!(said(&run(&later)).as_deref(), Some("remora-h3"));
+}
+
+#[test]
 fn one_of_the_two_that_got_lost_is_put_back() {
     let pod = named("plain");
     let whole = apply(&pod, patch(&pod, &shop(), &settings()).patch().unwrap()).unwrap();

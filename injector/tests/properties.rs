@@ -189,6 +189,8 @@ proptest! {
         init.drain(..2);
         let annotations = patched["metadata"]["annotations"].as_object_mut().unwrap();
         annotations.remove("remora.io/injected");
+        let taken = annotations.remove("remora.io/mesh-protocols");
+        prop_assert_eq!(taken, Some(json!("remora-h2,remora-h1")));
         for list in ["containers", "initContainers"] {
             let wanted = original["spec"][list].as_array().cloned().unwrap_or_default();
             let got = patched["spec"][list].as_array().cloned().unwrap_or_default();

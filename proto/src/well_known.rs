@@ -28,6 +28,11 @@ pub const INJECT_DISABLED: &str = "disabled";
 /// Prefix of every label and annotation of ours.
 pub const PREFIX: &str = "remora.io/";
 
+/// The annotation by which the injector says what the sidecar that it put into
+/// a pod takes from other sidecars: names of [`mesh`], separated by commas. A
+/// pod with a sidecar and without it has an older sidecar, which takes none.
+pub const MESH_PROTOCOLS: &str = "remora.io/mesh-protocols";
+
 /// The name of the sidecar's container.
 pub const SIDECAR_CONTAINER: &str = "remora-proxy";
 /// The name of the init container that sets the redirect rules.
@@ -70,12 +75,71 @@ pub fn node_id(namespace: &str, pod: &str, pod_uid: &str) -> String {
     format!("sidecar/{namespace}/{pod}/{pod_uid}")
 }
 
+/// What travels between two sidecars. The names are ALPN names on an encrypted
+/// connection. On a plaintext one a preface takes their place: the caller's
+/// sidecar sends it first, and nothing answers it.
+pub mod mesh {
+    /// HTTP/2 of ours: requests of HTTP/2 and, marked by [`HTTP`], of HTTP/1.1.
+    ///
+    /// [`HTTP`]: super::header::HTTP
+    pub const H2: &str = "remora-h2";
+    /// HTTP/1 as the caller spoke it, a connection for each of the caller's.
+    pub const H1: &str = "remora-h1";
+    /// Bytes that are not looked at.
+    pub const TCP: &str = "remora-tcp";
+    /// All of them, the most wanted first.
+    pub const ALL: [&str; 3] = [H2, H1, TCP];
+    /// What a sidecar of this version takes, as [`MESH_PROTOCOLS`] says it.
+    /// (Bytes have nothing to be marked by before they are encrypted.)
+    ///
+    /// [`MESH_PROTOCOLS`]: super::MESH_PROTOCOLS
+    pub const TAKEN: &str = "remora-h2,remora-h1";
+
+    /// Before plaintext [`H2`]; the HTTP/2 connection preface (RFC 9113,
+    /// section 3.4) follows. No HTTP and no TLS begins with NUL.
+    pub const H2_PREFACE: &[u8] = b"\0remora-h2\n";
+    /// Before plaintext [`H1`]; a request line follows.
+    pub const H1_PREFACE: &[u8] = b"\0remora-h1\n";
+}
+
 /// Request and response headers of ours.
 pub mod header {
     /// Why Remora itself answered: one word of a closed list.
     pub const REASON: &str = "x-remora-reason";
     /// The number of this attempt, from 1, on requests to the upstream.
     pub const ATTEMPT: &str = "x-remora-attempt";
+    /// On a request in a [`mesh::H2`] stream: the version that the caller spoke
+    /// and the application is to be spoken to with, `1.1`; without it HTTP/2.
+    /// Only sidecars set it, and only between sidecars is it believed.
+    ///
+    /// [`mesh::H2`]: super::mesh::H2
+    pub const HTTP: &str = "x-remora-http";
     /// Every header of ours begins so, and is stripped where it comes from outside.
     pub const PREFIX: &str = "x-remora-";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mesh;
+
+    #[test]
+    fn a_preface_is_its_name_in_a_frame_that_no_http_or_tls_begins_with() {
+        for (name, preface) in [(mesh::H2, mesh::H2_PREFACE), (mesh::H1, mesh::H1_PREFACE)] {
+            assert_eq!(preface, format!("\0{name}\n").as_bytes());
+        }
+        assert_eq!(
+            mesh::H2_PREFACE.len(),
+            mesh::H1_PREFACE.len(),
+            "one read of a fixed length tells them apart"
+        );
+    }
+
+    #[test]
+    fn what_is_taken_is_among_the_names() {
+        let taken: Vec<&str> = mesh::TAKEN.split(',').collect();
+        assert!(
+            taken.iter().all(|name| mesh::ALL.contains(name)),
+            "{taken:?}"
+        );
+    }
 }

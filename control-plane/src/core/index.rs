@@ -311,6 +311,7 @@ impl Index {
                     namespace: slice.id.namespace.clone(),
                     name: pod.clone(),
                 };
+                self.touch_seats(&id);
                 self.dirty.pods.insert(id);
             }
         }
@@ -359,6 +360,9 @@ impl Index {
     fn touch_service(&mut self, service: &Service) {
         self.dirty.services.insert(service.id.clone());
         let pods = self.pods_of(service);
+        for pod in &pods {
+            self.touch_seats(pod);
+        }
         self.dirty.pods.extend(pods);
         let seats: Vec<Seat> = self
             .slices_of(&service.id)
@@ -372,6 +376,12 @@ impl Index {
 
     fn touch_pod(&mut self, id: &Id) {
         self.dirty.pods.insert(id.clone());
+        self.touch_seats(id);
+    }
+
+    /// The pod is an endpoint of each of these: what one Service says of a
+    /// port, the endpoints of the others say too.
+    fn touch_seats(&mut self, id: &Id) {
         let slices = self.listed_in.get(id).into_iter().flatten();
         let services = slices
             .filter_map(|slice| self.slices.get(slice))

@@ -7,12 +7,14 @@
 //! - [`policies`]: which policy is in force where, and what is said of the others.
 //! - [`index`]: the objects, and in reverse who depends on which.
 //! - [`resolve`]: policies to what a sidecar does.
+//! - [`ports`]: what is spoken on a pod's ports, and between sidecars there.
 //! - [`publish`]: objects to resources.
 //! - [`store`]: the resources, encoded once, and who is woken for which.
 
 pub mod index;
 pub mod objects;
 pub mod policies;
+pub mod ports;
 pub mod publish;
 pub mod resolve;
 pub mod settings;

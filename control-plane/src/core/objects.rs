@@ -243,8 +243,13 @@ pub struct Pod {
     pub ports: Vec<(Name, u16)>,
     /// The annotation remora.io/opaque-ports.
     pub opaque_ports: Vec<PortRange>,
+    /// The annotation remora.io/exclude-inbound-ports: its sidecar never sees these.
+    pub excluded_ports: Vec<PortRange>,
     /// A sidecar of ours runs in it.
     pub sidecar: bool,
+    /// What that sidecar takes from others, as the injector wrote: names of
+    /// [`remora_proto::well_known::mesh`], each once and in their order.
+    pub mesh_protocols: Vec<&'static str>,
 }
 
 /// Whether any of the ranges holds the port.

@@ -8,15 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use remora_proto::{v1, well_known};
 
-use super::index::{Dirty, Index, Seat, selects};
-use super::objects::{
-    EndpointSlice, Id, Name, Pod, PortReference, Reach, Service, SliceEndpoint, in_ranges,
-};
+use super::index::{Dirty, Index, Seat};
+use super::objects::{EndpointSlice, Id, Name, Pod, Reach, Service, SliceEndpoint};
+use super::ports::{covered_ports, mesh_protocols, mesh_protocols_of_every, pod_ports};
 use super::resolve::{self, Effective};
 use super::store::{Resource, ResourceType, Store};
-
-/// Ranges of opaque ports up to this length name ports of a pod.
-const MAX_NAMED_RANGE: u16 = 256;
 
 /// Publishes into a store.
 pub struct Publisher {
@@ -246,6 +242,9 @@ fn one_endpoint(
         serving: endpoint.serving,
         hint_zones: endpoint.hint_zones.clone(),
         sidecar: pod.is_some_and(|pod| pod.sidecar),
+        mesh_protocols: pod
+            .map(|pod| mesh_protocols(index, pod, target_port))
+            .unwrap_or_default(),
     };
     (name.into(), message)
 }
@@ -294,6 +293,7 @@ fn pod_service(index: &Index, pod: &Pod) -> v1::Service {
             draining: pod.draining,
             serving: pod.ready,
             sidecar: pod.sidecar,
+            mesh_protocols: mesh_protocols_of_every(pod),
             ..v1::Endpoint::default()
         }),
     }
@@ -311,71 +311,6 @@ fn zone(index: &Index, pod: &Pod) -> String {
         .as_deref()
         .unwrap_or_default()
         .to_owned()
-}
-
-/// A pod's ports that some Service covers or an annotation names, with what is
-/// known of the protocol: what says opaque wins, what disagrees is detected.
-fn pod_ports(index: &Index, pod: &Pod) -> BTreeMap<u16, v1::Protocol> {
-    let mut ports = BTreeMap::new();
-    for service in index.services_that_cover(pod) {
-        for (number, protocol) in covered_ports(index, service, pod) {
-            ports
-                .entry(number)
-                .and_modify(|known| *known = agree(*known, protocol))
-                .or_insert(protocol);
-        }
-    }
-    for (_, number) in &pod.ports {
-        ports.entry(*number).or_insert(v1::Protocol::Detect);
-    }
-    for range in &pod.opaque_ports {
-        // A long range names no ports, it only marks those that are known.
-        if range.last() - range.first() < MAX_NAMED_RANGE {
-            for number in range.first()..=range.last() {
-                ports.entry(number).or_insert(v1::Protocol::Tcp);
-            }
-        }
-    }
-    for (number, protocol) in &mut ports {
-        if in_ranges(&pod.opaque_ports, *number) {
-            *protocol = v1::Protocol::Tcp;
-        }
-    }
-    ports
-}
-
-fn agree(one: v1::Protocol, other: v1::Protocol) -> v1::Protocol {
-    match (one, other) {
-        (one, other) if one == other => one,
-        (v1::Protocol::Tcp, _) | (_, v1::Protocol::Tcp) => v1::Protocol::Tcp,
-        _ => v1::Protocol::Detect,
-    }
-}
-
-/// The pod's ports that one Service covers: as its slices say, and as its selector does.
-fn covered_ports(index: &Index, service: &Service, pod: &Pod) -> Vec<(u16, v1::Protocol)> {
-    let mut covered = Vec::new();
-    let entries = index.entries(&service.id, &Seat::Pod(pod.id.name.clone()));
-    let selected = selects(service, pod);
-    for port in &service.ports {
-        for (slice, _) in &entries {
-            let numbers = slice.ports.iter().filter(|(name, _)| *name == port.name);
-            covered.extend(numbers.map(|(_, number)| (*number, port.protocol)));
-        }
-        let number = match &port.target {
-            PortReference::Number(number) => Some(*number),
-            PortReference::Name(name) => {
-                let known = pod.ports.iter().find(|(known, _)| known == name);
-                known.map(|(_, number)| *number)
-            }
-        };
-        covered.extend(
-            number
-                .filter(|_| selected)
-                .map(|number| (number, port.protocol)),
-        );
-    }
-    covered
 }
 
 fn workload(index: &Index, pod: &Pod) -> v1::Workload {

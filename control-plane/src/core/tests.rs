@@ -112,7 +112,9 @@ fn pod(name: &str, app: &str, address: &str) -> Pod {
         ready: true,
         ports: Vec::new(),
         opaque_ports: Vec::new(),
+        excluded_ports: Vec::new(),
         sidecar: true,
+        mesh_protocols: vec!["remora-h2", "remora-h1"],
     }
 }
 
@@ -335,6 +337,97 @@ fn endpoints_carry_readiness_drain_and_place() {
             .members(ResourceType::Endpoint, "shop/catalog")
             .is_empty()
     );
+}
+
+/// What sidecars take on `catalog`'s endpoint, pod `c-1` port 8080, and on the
+/// pod when it is called directly.
+fn taken(world: &World) -> (Vec<String>, Vec<String>) {
+    let endpoint = world.endpoint("shop/catalog/80/c-1-uid").unwrap();
+    let direct = world.service("pod/shop/c-1").unwrap().pod.unwrap();
+    (endpoint.mesh_protocols, direct.mesh_protocols)
+}
+
+#[test]
+fn an_endpoint_says_what_its_sidecar_takes() {
+    let mut world = world();
+    let both = ["remora-h2".to_owned(), "remora-h1".to_owned()].to_vec();
+    let none = Vec::new();
+    world.apply([
+        cluster_ip("catalog", &["10.0.0.1"]),
+        Object::Pod(pod("c-1", "catalog", "10.1.0.1")),
+        slice("catalog-a", "catalog", vec![seat("c-1", "10.1.0.1")]),
+    ]);
+    assert_eq!(taken(&world), (both.clone(), both.clone()));
+
+    // No sidecar, whatever the annotation says; and an older one without it.
+    let changed = |change: fn(&mut Pod)| {
+        let mut changed = pod("c-1", "catalog", "10.1.0.1");
+        change(&mut changed);
+        Object::Pod(changed)
+    };
+    world.apply([changed(|pod| pod.sidecar = false)]);
+    assert_eq!(taken(&world), (none.clone(), none.clone()));
+    world.apply([changed(|pod| pod.mesh_protocols = Vec::new())]);
+    assert_eq!(taken(&world), (none.clone(), none.clone()));
+
+    // A port that never reaches the sidecar, or of which it relays the bytes.
+    world.apply([changed(|pod| {
+        pod.excluded_ports = vec!["8000-8100".parse().unwrap()];
+    })]);
+    assert_eq!(taken(&world), (none.clone(), none.clone()));
+    world.apply([changed(|pod| {
+        pod.opaque_ports = vec!["8080".parse().unwrap()];
+    })]);
+    // The direct Service names 8080 as TCP itself.
+    assert_eq!(taken(&world), (none.clone(), both.clone()));
+    world.apply([changed(|pod| {
+        pod.opaque_ports = vec!["8000-9000".parse().unwrap()];
+    })]);
+    assert_eq!(taken(&world), (none.clone(), none));
+    // Other ports' rules change nothing here.
+    world.apply([changed(|pod| {
+        pod.excluded_ports = vec!["22".parse().unwrap()];
+        pod.opaque_ports = vec!["3306".parse().unwrap()];
+    })]);
+    assert_eq!(taken(&world).0, both);
+}
+
+#[test]
+fn what_any_service_declares_tcp_takes_no_mesh_protocol() {
+    let mut world = world();
+    let declared = |name: &str, protocol| {
+        let mut declared = service(name, Reach::ClusterIp(Vec::new()));
+        declared.selector = [("app".to_owned(), "catalog".to_owned())].into();
+        declared.ports = vec![ServicePort {
+            target: PortReference::Number(8080),
+            ..port("http", 80, protocol)
+        }];
+        Object::Service(declared)
+    };
+    world.apply([
+        declared("catalog", v1::Protocol::Detect),
+        Object::Pod(pod("c-1", "catalog", "10.1.0.1")),
+        slice("catalog-a", "catalog", vec![seat("c-1", "10.1.0.1")]),
+    ]);
+    for protocol in [
+        v1::Protocol::Http2,
+        v1::Protocol::Grpc,
+        v1::Protocol::Detect,
+    ] {
+        world.apply([declared("catalog", protocol)]);
+        assert_eq!(taken(&world).0.len(), 2, "{protocol:?}");
+    }
+    world.apply([declared("catalog", v1::Protocol::Tcp)]);
+    assert!(taken(&world).0.is_empty());
+
+    // The target's sidecar goes by the port: another Service's word counts for
+    // this one's endpoints, and for as long as it is there.
+    world.apply([declared("catalog", v1::Protocol::Http1)]);
+    assert_eq!(taken(&world).0.len(), 2);
+    world.apply([declared("second", v1::Protocol::Tcp)]);
+    assert!(taken(&world).0.is_empty());
+    world.delete(Kind::Service, "second");
+    assert_eq!(taken(&world).0.len(), 2);
 }
 
 #[test]

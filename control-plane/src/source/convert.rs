@@ -175,7 +175,12 @@ fn is_tcp(protocol: Option<&String>) -> bool {
 
 /// `remora.io/opaque-ports: 3306,7000-7010`
 fn opaque_ports(metadata: &ObjectMeta, errors: &mut Errors) -> Vec<PortRange> {
-    let name = format!("{}opaque-ports", well_known::PREFIX);
+    port_ranges("opaque-ports", metadata, errors)
+}
+
+/// The ports that an annotation of ours lists.
+fn port_ranges(annotation: &str, metadata: &ObjectMeta, errors: &mut Errors) -> Vec<PortRange> {
+    let name = format!("{}{annotation}", well_known::PREFIX);
     let Some(text) = metadata.annotations.as_ref().and_then(|all| all.get(&name)) else {
         return Vec::new();
     };
@@ -313,8 +318,22 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         ready: ready.is_none_or(|ready| ready.status == "True"),
         ports: container_ports(&spec, errors),
         opaque_ports: opaque_ports(&pod.metadata, errors),
+        excluded_ports: port_ranges("exclude-inbound-ports", &pod.metadata, errors),
         sidecar: has_sidecar(&spec),
+        mesh_protocols: mesh_protocols(&pod.metadata),
     }
+}
+
+/// What the injected sidecar takes from others: of what its annotation lists
+/// the names that are known here; a later version may list more.
+fn mesh_protocols(metadata: &ObjectMeta) -> Vec<&'static str> {
+    let annotations = metadata.annotations.as_ref();
+    let text = annotations.and_then(|all| all.get(well_known::MESH_PROTOCOLS));
+    let listed = |known: &&str| {
+        let mut words = text.into_iter().flat_map(|text| text.split(','));
+        words.any(|word| word.trim() == *known)
+    };
+    well_known::mesh::ALL.into_iter().filter(listed).collect()
 }
 
 /// A native sidecar of ours is among the init containers.
@@ -437,6 +456,24 @@ mod tests {
             addresses(json!({"metadata": {}, "spec": spec, "status": ended})),
             0
         );
+    }
+
+    #[test]
+    fn what_a_sidecar_takes_is_read_once_each_and_unknown_words_are_passed_over() {
+        for (text, wanted) in [
+            (None, &[][..]),
+            (Some(""), &[]),
+            (Some("remora-h3,h2, Remora-H2"), &[]),
+            (
+                Some("remora-h1, remora-h2 ,remora-h4,remora-h1"),
+                &["remora-h2", "remora-h1"],
+            ),
+        ] {
+            let mut metadata = ObjectMeta::default();
+            let annotation = |text: &str| (well_known::MESH_PROTOCOLS.to_owned(), text.to_owned());
+            metadata.annotations = text.map(|text| [annotation(text)].into());
+            assert_eq!(mesh_protocols(&metadata), wanted, "{text:?}");
+        }
     }
 
     #[test]

@@ -446,6 +446,15 @@ pub struct Endpoint {
     /// Its pod has a sidecar: x-remora-reason of its answers is believed.
     #[prost(bool, tag = "15")]
     pub sidecar: bool,
+    /// What that sidecar takes from another sidecar on the target port, by the
+    /// ALPN names `remora-h2`, `remora-h1`, `remora-tcp`, each at most once; a
+    /// word that the reader does not know is passed over. Empty: only what the
+    /// application itself speaks. Never said of a port that is declared TCP or
+    /// opaque, or that is not intercepted: there nobody looks at the bytes. For a
+    /// pod reached by its own address it is said of every port that the
+    /// Service's `ports` does not name as TCP.
+    #[prost(string, repeated, tag = "16")]
+    pub mesh_protocols: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What one sidecar enforces for its own pod.
 /// Name: `<namespace>/<pod>`.

@@ -89,6 +89,7 @@ mod tests {
             serving: true,
             hint_zones: Vec::new(),
             sidecar: true,
+            mesh: Default::default(),
         };
         let policy = ServicePolicy::default();
         let now = Timestamp::default();

@@ -129,6 +129,20 @@ pub struct EndpointConfig {
     pub hint_zones: Vec<String>,
     /// Its pod has a sidecar, whose `x-remora-reason` is believed.
     pub sidecar: bool,
+    /// What that sidecar takes from ours, beside what the application speaks.
+    /// For a pod reached by its own address: on the ports that its Service
+    /// does not say to be TCP.
+    pub mesh: MeshProtocols,
+}
+
+/// What an endpoint's sidecar takes from another sidecar
+/// ([`remora_proto::well_known::mesh`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MeshProtocols {
+    /// `remora-h2`: requests of every caller on connections of ours.
+    pub h2: bool,
+    /// `remora-h1`: HTTP/1 as the caller spoke it.
+    pub h1: bool,
 }
 
 impl EndpointConfig {

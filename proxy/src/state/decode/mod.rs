@@ -22,8 +22,8 @@ use remora_proto::{v1, well_known};
 pub use self::problems::DecodeError;
 use self::problems::Problems;
 use super::resource::{
-    EndpointConfig, InboundPort, PolicyReference, Protocol, ServiceConfig, ServiceKind,
-    ServicePort, WorkloadConfig,
+    EndpointConfig, InboundPort, MeshProtocols, PolicyReference, Protocol, ServiceConfig,
+    ServiceKind, ServicePort, WorkloadConfig,
 };
 
 /// Ports of one service or workload.
@@ -34,6 +34,8 @@ pub const MAX_ADDRESSES: usize = 64;
 pub const MAX_POLICIES: usize = 1024;
 /// Zones in one endpoint's hints.
 pub const MAX_HINT_ZONES: usize = 64;
+/// Names of what one endpoint's sidecar takes, those of later versions included.
+pub const MAX_MESH_PROTOCOLS: usize = 16;
 /// The longest `sessionAffinity` that Kubernetes accepts: a day.
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
 /// The largest weight of an endpoint.
@@ -247,6 +249,17 @@ fn endpoint_config(
         serving: endpoint.serving,
         hint_zones,
         sidecar: endpoint.sidecar,
+        mesh: mesh_protocols(&endpoint.mesh_protocols, problems),
+    }
+}
+
+/// A word that is not known here is a later version's, and no problem.
+fn mesh_protocols(names: &[String], problems: &mut Problems) -> MeshProtocols {
+    let names = problems.list("mesh_protocols", names, MAX_MESH_PROTOCOLS);
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    MeshProtocols {
+        h2: has(well_known::mesh::H2),
+        h1: has(well_known::mesh::H1),
     }
 }
 

@@ -160,6 +160,39 @@ fn an_endpoint_without_uid_is_known_by_its_address() {
 }
 
 #[test]
+fn what_an_endpoints_sidecar_takes_is_read_and_later_words_are_passed_over() {
+    let decoded = |names: &[&str]| {
+        let mut sent = testing::endpoint("web", "web-1", 1);
+        sent.mesh_protocols = names.iter().map(|name| (*name).to_owned()).collect();
+        super::endpoint("shop/web/8080/uid-web-1", &sent.encode_to_vec()).map(|config| config.mesh)
+    };
+    assert_eq!(decoded(&[]).unwrap(), MeshProtocols::default());
+    let later = decoded(&["remora-h4", "remora-h2", "remora-tcp"]).unwrap();
+    assert_eq!(
+        later,
+        MeshProtocols {
+            h2: true,
+            h1: false
+        }
+    );
+    let both = decoded(&["remora-h1", "remora-h2"]).unwrap();
+    assert_eq!(both, MeshProtocols { h2: true, h1: true });
+    let many = decoded(&["remora-h2"; MAX_MESH_PROTOCOLS + 1]).unwrap_err();
+    assert!(many.to_string().contains("mesh_protocols"), "{many}");
+
+    let mut direct = testing::pod_service("web-1", 1);
+    direct.pod.as_mut().unwrap().mesh_protocols = vec!["remora-h1".to_owned()];
+    let pod = decode_service(&direct).unwrap().pod.unwrap();
+    assert_eq!(
+        pod.mesh,
+        MeshProtocols {
+            h2: false,
+            h1: true
+        }
+    );
+}
+
+#[test]
 fn the_list_of_problems_is_bounded() {
     let mut sent = testing::service("web", 7);
     sent.addresses = vec![Bytes::new(); 10_000];

@@ -1,0 +1,106 @@
+//! The ports of a pod: what is spoken there, and what its sidecar takes there
+//! from other sidecars.
+
+use std::collections::BTreeMap;
+
+use remora_proto::ports::PortRange;
+use remora_proto::v1;
+
+use super::index::{Index, Seat, selects};
+use super::objects::{Pod, PortReference, Service, in_ranges};
+
+/// Ranges of opaque ports up to this length name ports of a pod.
+const MAX_NAMED_RANGE: u16 = 256;
+
+/// A pod's ports that some Service covers or an annotation names, with what is
+/// known of the protocol: what says opaque wins, what disagrees is detected.
+pub fn pod_ports(index: &Index, pod: &Pod) -> BTreeMap<u16, v1::Protocol> {
+    let mut ports = BTreeMap::new();
+    for service in index.services_that_cover(pod) {
+        for (number, protocol) in covered_ports(index, service, pod) {
+            ports
+                .entry(number)
+                .and_modify(|known| *known = agree(*known, protocol))
+                .or_insert(protocol);
+        }
+    }
+    for (_, number) in &pod.ports {
+        ports.entry(*number).or_insert(v1::Protocol::Detect);
+    }
+    for range in &pod.opaque_ports {
+        // A long range names no ports, it only marks those that are known.
+        if range.last() - range.first() < MAX_NAMED_RANGE {
+            for number in range.first()..=range.last() {
+                ports.entry(number).or_insert(v1::Protocol::Tcp);
+            }
+        }
+    }
+    for (number, protocol) in &mut ports {
+        if in_ranges(&pod.opaque_ports, *number) {
+            *protocol = v1::Protocol::Tcp;
+        }
+    }
+    ports
+}
+
+fn agree(one: v1::Protocol, other: v1::Protocol) -> v1::Protocol {
+    match (one, other) {
+        (one, other) if one == other => one,
+        (v1::Protocol::Tcp, _) | (_, v1::Protocol::Tcp) => v1::Protocol::Tcp,
+        _ => v1::Protocol::Detect,
+    }
+}
+
+/// The pod's ports that one Service covers: as its slices say, and as its selector does.
+pub fn covered_ports(index: &Index, service: &Service, pod: &Pod) -> Vec<(u16, v1::Protocol)> {
+    let mut covered = Vec::new();
+    let entries = index.entries(&service.id, &Seat::Pod(pod.id.name.clone()));
+    let selected = selects(service, pod);
+    for port in &service.ports {
+        for (slice, _) in &entries {
+            let numbers = slice.ports.iter().filter(|(name, _)| *name == port.name);
+            covered.extend(numbers.map(|(_, number)| (*number, port.protocol)));
+        }
+        let number = match &port.target {
+            PortReference::Number(number) => Some(*number),
+            PortReference::Name(name) => {
+                let known = pod.ports.iter().find(|(known, _)| known == name);
+                known.map(|(_, number)| *number)
+            }
+        };
+        covered.extend(
+            number
+                .filter(|_| selected)
+                .map(|number| (number, port.protocol)),
+        );
+    }
+    covered
+}
+
+/// What the pod's sidecar takes from others on one port of the pod: nothing
+/// where it relays bytes, or does not stand in between at all.
+pub fn mesh_protocols(index: &Index, pod: &Pod, port: u16) -> Vec<String> {
+    let relayed = || {
+        let known = pod_ports(index, pod).get(&port).copied();
+        known == Some(v1::Protocol::Tcp) || in_ranges(&pod.opaque_ports, port)
+    };
+    if in_ranges(&pod.excluded_ports, port) || relayed() {
+        return Vec::new();
+    }
+    taken(pod)
+}
+
+/// What it takes on every port that [`pod_ports`] does not name as TCP: nothing
+/// where there are others on which it takes nothing.
+pub fn mesh_protocols_of_every(pod: &Pod) -> Vec<String> {
+    let unnamed = |range: &PortRange| range.last() - range.first() >= MAX_NAMED_RANGE;
+    if !pod.excluded_ports.is_empty() || pod.opaque_ports.iter().any(unnamed) {
+        return Vec::new();
+    }
+    taken(pod)
+}
+
+fn taken(pod: &Pod) -> Vec<String> {
+    let protocols = pod.mesh_protocols.iter().filter(|_| pod.sidecar);
+    protocols.map(|name| (*name).to_owned()).collect()
+}
