@@ -46,6 +46,9 @@ pub struct Line<'a> {
     /// Why Remora itself answered, or how the exchange broke.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
+    /// `grpc-status`, for a gRPC call that got one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u8>,
     /// Attempts made.
     #[serde(skip_serializing_if = "is_zero")]
     pub attempts: u32,

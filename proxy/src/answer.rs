@@ -8,6 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 use crate::body::response::ResponseBody;
+use crate::grpc;
 use crate::headers::REASON;
 use crate::policy::rate_limit::whole_seconds;
 
@@ -86,7 +87,11 @@ impl Reason {
 }
 
 /// Remora's own answer; `detail` says in words what happened and what to check.
-pub fn refuse(reason: Reason, detail: String) -> Response<ResponseBody> {
+/// To a gRPC call it is a gRPC status, with nothing but headers ("trailers-only").
+pub fn refuse(reason: Reason, detail: String, is_grpc: bool) -> Response<ResponseBody> {
+    if is_grpc {
+        return refuse_call(reason, &detail);
+    }
     let mut response = Response::new(ResponseBody::own(Bytes::from(detail + "\n")));
     *response.status_mut() = reason.status();
     response
@@ -96,6 +101,16 @@ pub fn refuse(reason: Reason, detail: String) -> Response<ResponseBody> {
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
+    response
+}
+
+fn refuse_call(reason: Reason, detail: &str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::own(Bytes::new()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(grpc::STATUS, grpc::status_of(reason));
+    headers.insert(grpc::MESSAGE, grpc::message_value(detail));
+    headers.insert(REASON, HeaderValue::from_static(reason.word()));
     response
 }
 
@@ -136,7 +151,7 @@ mod tests {
 
     #[test]
     fn retry_after_is_rounded_up() {
-        let mut response = refuse(Reason::RateLimited, "no".into());
+        let mut response = refuse(Reason::RateLimited, "no".into(), false);
         set_retry_after(&mut response, Duration::from_millis(1500));
         assert_eq!(response.headers()[RETRY_AFTER], "2");
         assert_eq!(response.headers()[REASON], "rate_limited");

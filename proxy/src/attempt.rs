@@ -5,15 +5,18 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::Response;
 
 use crate::body::Incoming;
-use crate::body::request::{RequestBody, RequestSource};
+use crate::body::request::RequestSource;
+use crate::caller::Caller;
 use crate::clock::{self, Timestamp};
-use crate::connect::{self, ConnectError, Reuse, Target};
+use crate::connect::{self, Carrier, ConnectError, Reuse, Target};
 use crate::policy::config::AttemptEnd;
 use crate::policy::deadline::{self, Bound, Deadline};
-use crate::pool::{FRESH, UpstreamConnection};
+use crate::pool::{FRESH, Lease};
+use crate::shared::Shared;
+use crate::upstream::{Head, SendError};
 use crate::worker::Worker;
 
 /// The bounds of one attempt.
@@ -33,7 +36,7 @@ pub enum Failure {
     /// The server had closed the pooled connection: nothing came back, and
     /// `unsent` is whether nothing was even sent.
     Stale {
-        /// hyper gave the request back untouched.
+        /// Not a byte of the request was sent.
         unsent: bool,
     },
     /// A limit was reached.
@@ -46,62 +49,71 @@ pub enum Failure {
     Waited(Bound),
 }
 
-/// Sends to `target`; `safe` says that it does no harm when the application
-/// gets the request twice. Where the server had closed a pooled connection it
-/// is sent again on a new one: that is not the caller's problem, and no retry.
+/// What an attempt holds of the connection that it is on.
+#[derive(Debug)]
+pub enum Held {
+    /// An HTTP/1 connection, which the answer's body has.
+    Own(Lease),
+    /// A stream of this one.
+    Shared(Rc<Shared>),
+}
+
+/// A request as an attempt sends it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    /// Its head.
+    pub head: Head<'a>,
+    /// Its body.
+    pub source: &'a RequestSource,
+    /// Who is told of interim answers.
+    pub caller: &'a Caller,
+    /// It does no harm when the application gets it twice.
+    pub safe: bool,
+    /// When it is given up.
+    pub bounds: Bounds,
+}
+
+/// Sends to `target`. Where the server had closed a pooled connection it is
+/// sent again on a new one: that is not the caller's problem, and no retry.
 ///
 /// # Errors
 /// See [`Failure`].
 pub async fn send(
     worker: &Rc<Worker>,
     target: Target<'_>,
-    safe: bool,
     has_sidecar: bool,
-    source: &RequestSource,
-    bounds: Bounds,
-    request: impl Fn(RequestBody) -> Request<RequestBody>,
-) -> Result<(Response<Incoming>, UpstreamConnection), Failure> {
-    let reuse = if safe || has_sidecar {
+    sent: Sent<'_>,
+) -> Result<(Response<Incoming>, Held), Failure> {
+    let reuse = if sent.safe || has_sidecar {
         Reuse::Any
     } else {
         Reuse::IdleLessThan(FRESH)
     };
-    match send_once(
-        worker,
-        target,
-        reuse,
-        source,
-        bounds,
-        request(source.attempt()),
-    )
-    .await
-    {
-        Err(Failure::Stale { unsent }) if (unsent || safe) && source.replayable() => {
-            let again = request(source.attempt());
-            match send_once(worker, target, Reuse::Never, source, bounds, again).await {
+    match send_once(worker, target, reuse, sent).await {
+        Err(Failure::Stale { unsent }) if (unsent || sent.safe) && sent.source.replayable() => {
+            match send_once(worker, target, Reuse::Never, sent).await {
                 // A new connection that is closed before the request was on it never carried it.
                 Err(Failure::Stale { unsent: true }) => {
                     let detail = format!("{} closes its connections at once", target.address);
                     Err(Failure::Ended(AttemptEnd::ConnectFailure, detail))
                 }
-                sent => sent,
+                ended => ended,
             }
         }
-        sent => sent,
+        ended => ended,
     }
 }
 
-/// Sends `request` to `target` on a connection that `reuse` allows.
+/// Sends to `target` on a connection that `reuse` allows.
 async fn send_once(
     worker: &Rc<Worker>,
     target: Target<'_>,
     reuse: Reuse,
-    source: &RequestSource,
-    bounds: Bounds,
-    request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, UpstreamConnection), Failure> {
+    sent: Sent<'_>,
+) -> Result<(Response<Incoming>, Held), Failure> {
+    let Sent { bounds, source, .. } = sent;
     let queued = Cell::new(false);
-    let sending = send_unbounded(worker, target, reuse, request, &queued);
+    let sending = send_unbounded(worker, target, reuse, sent, &queued);
     if bounds.until_headers.is_none() && bounds.idle.is_none() {
         return sending.await;
     }
@@ -112,7 +124,7 @@ async fn send_once(
             return sending.await;
         };
         match tokio::time::timeout_at(clock::instant(next.at), sending.as_mut()).await {
-            Ok(sent) => return sent,
+            Ok(ended) => return ended,
             // The request's body may have moved meanwhile: then idling begins anew.
             Err(_) if next_deadline(bounds, source, began).is_some_and(|now| now.at > next.at) => {}
             Err(_) if queued.get() => return Err(Failure::Waited(next.bound)),
@@ -144,11 +156,11 @@ async fn send_unbounded(
     worker: &Rc<Worker>,
     target: Target<'_>,
     reuse: Reuse,
-    request: Request<RequestBody>,
+    sent: Sent<'_>,
     queued: &Cell<bool>,
-) -> Result<(Response<Incoming>, UpstreamConnection), Failure> {
-    let mut connection = match connect::obtain(worker, target, reuse, queued).await {
-        Ok(connection) => connection,
+) -> Result<(Response<Incoming>, Held), Failure> {
+    let carrier = match connect::obtain(worker, target, reuse, queued).await {
+        Ok(carrier) => carrier,
         Err(error @ ConnectError::Refused { .. }) => {
             return Err(Failure::Ended(
                 AttemptEnd::ConnectFailure,
@@ -159,73 +171,47 @@ async fn send_unbounded(
             return Err(Failure::Overloaded(error.to_string()));
         }
     };
-    let reused = connection.is_reused();
-    match connection.sender().try_send_request(request).await {
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            // No request carries an Upgrade, so nothing that follows could be understood.
-            let detail = format!("{} switched protocols unasked", target.address);
-            Err(Failure::Ended(AttemptEnd::Reset, detail))
+    let body = sent.source.attempt();
+    // What is held is dropped after the connection or stream, also when this
+    // future is: its permits must not be free while the upstream still has it.
+    let (answered, held, reused) = match carrier {
+        Carrier::Own(idle) => {
+            let mut lease = idle.lease;
+            lease.count_request();
+            let sending = idle.connection.send(sent.head, body, sent.caller);
+            let answered = sending.await;
+            let reused = lease.reused;
+            (answered, Held::Own(lease), reused)
         }
-        Ok(response) => Ok((response.map(Incoming::Hyper), connection)),
-        Err(mut error) => {
-            let unsent = error.take_message().is_some();
-            let error = error.into_error();
-            if error.is_user() {
-                return Err(Failure::CallerBroke(format!(
-                    "the request's body could not be read: {}",
-                    root_cause(&error)
-                )));
-            }
-            if unsent || (reused && closed_without_answer(&error)) {
-                return Err(Failure::Stale { unsent });
-            }
-            let detail = format!("{} broke off before it answered: {error}", target.address);
-            Err(Failure::Ended(AttemptEnd::Reset, detail))
+        Carrier::Shared(shared) => {
+            shared.count_request();
+            let answered = shared.connection.send(sent.head, body, sent.caller).await;
+            (answered, Held::Shared(shared), false)
         }
+    };
+    match answered {
+        Ok((parts, body)) => Ok((Response::from_parts(parts, body), held)),
+        Err(error) => Err(failure(error, reused, target)),
     }
 }
 
-/// What lies at the bottom: hyper's own words name only the layer that passed it on.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut deepest = error;
-    while let Some(cause) = deepest.source() {
-        deepest = cause;
-    }
-    deepest.to_string()
-}
-
-/// Whether the server closed the connection without a byte of an answer.
-fn closed_without_answer(error: &hyper::Error) -> bool {
-    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
-        return true;
-    }
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind::{
-                BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected,
-            };
-            return matches!(
-                io.kind(),
-                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected
-            );
+fn failure(error: SendError, reused: bool, target: Target<'_>) -> Failure {
+    let address = target.address;
+    let reset = |detail: String| Failure::Ended(AttemptEnd::Reset, detail);
+    match error {
+        SendError::Unsent => Failure::Stale { unsent: true },
+        SendError::Unanswered if reused => Failure::Stale { unsent: false },
+        SendError::Unanswered => reset(format!(
+            "{address} closed the connection without an answer"
+        )),
+        SendError::Refused => Failure::Ended(
+            AttemptEnd::RefusedStream,
+            format!("{address} refused the stream"),
+        ),
+        error @ (SendError::Caller(_) | SendError::Superseded) => {
+            Failure::CallerBroke(error.to_string())
         }
-        source = cause.source();
-    }
-    false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("the layer that passed it on")]
-    struct Outer(#[source] std::io::Error);
-
-    #[test]
-    fn what_the_caller_is_told_is_the_cause_and_not_the_layer() {
-        let error = Outer(std::io::Error::other("Invalid chunk size line"));
-        assert_eq!(root_cause(&error), "Invalid chunk size line");
+        SendError::Broke(why) => reset(format!("{address} broke off before it answered: {why}")),
+        SendError::Malformed(why) => reset(format!("{address} answered with nonsense: {why}")),
     }
 }

@@ -8,16 +8,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{Request, Response, Version};
+use http::Response;
 
 use crate::answer::Reason;
-use crate::attempt::{self, Bounds, Failure};
+use crate::attempt::{self, Bounds, Failure, Held, Sent};
 use crate::body::Incoming;
-use crate::body::request::{RequestBody, RequestSource};
+use crate::body::request::RequestSource;
 use crate::body::response::{ResponseBody, Until};
 use crate::clock::{self, Timestamp};
 use crate::connect::Target;
-use crate::exchange::{Exchange, LiveAttempt};
+use crate::exchange::{Exchange, LiveAttempt, release};
 use crate::headers;
 use crate::pipeline;
 use crate::policy::breaker::Outcome;
@@ -25,12 +25,15 @@ use crate::policy::config::{AttemptEnd, ServicePolicy};
 use crate::policy::deadline::{Bound, Deadlines};
 use crate::policy::limit::{Kind, Permit};
 use crate::policy::retry::{self, Attempts, Decision, Ended};
-use crate::pool::UpstreamConnection;
+use crate::grpc;
 use crate::select::{self, NoPick, Tried};
-use crate::state::{Destination, Endpoint, Service};
+use crate::state::{Destination, Endpoint, MeshProtocols, Service};
+use crate::upstream::Head;
+use crate::wire::Wire;
 use crate::worker::Worker;
 
 mod endings;
+mod held_answer;
 
 use self::endings::{late, record_failure};
 
@@ -87,7 +90,11 @@ impl<'a> Attempting<'a> {
         exchange: Exchange,
     ) -> Self {
         let attempt_began = exchange.started();
-        let deadlines = Deadlines::new(&service.config.policy.timeouts, exchange.started());
+        let mut deadlines = Deadlines::new(&service.config.policy.timeouts, exchange.started());
+        let asked = exchange.is_grpc.then(|| grpc::timeout(&parts.headers));
+        if let Some(timeout) = asked.flatten() {
+            deadlines.shorten(exchange.started().after(timeout));
+        }
         Self {
             worker,
             service,
@@ -158,10 +165,15 @@ impl<'a> Attempting<'a> {
             return Decision::No(retry::Reason::Off);
         }
         let policy = self.policy().retries.as_ref();
+        let ordinary = matches!(end, AttemptEnd::Response { .. })
+            && !policy.is_some_and(|retries| retries.on.matches(end));
+        if ordinary {
+            return Decision::No(retry::Reason::NotListed);
+        }
         let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
         let request = retry::Request {
             method: self.parts.method.as_str(),
-            grpc_method: None,
+            grpc_method: self.exchange.is_grpc.then(|| self.parts.uri.path()),
             has_idempotency_header: header
                 .is_some_and(|name| self.parts.headers.contains_key(name)),
         };
@@ -219,42 +231,60 @@ impl<'a> Attempting<'a> {
         if let Some(answer) = self.ask_own_pod(endpoint) {
             return Attempted::RefusedByOwnPod(answer);
         }
+        let address = endpoint.config.address_for(self.destination);
+        // The connection to the pod itself passes no redirect, so no sidecar.
+        let mesh = if self.worker.shared.is_own_pod(address.ip()) {
+            MeshProtocols::default()
+        } else {
+            endpoint.config.mesh
+        };
         let target = Target {
             service: &self.service.runtime,
             endpoint: &endpoint.runtime,
-            address: endpoint.config.address_for(self.destination),
+            address,
+            wire: Wire::of(&self.parts, mesh),
             outbound: &self.policy().outbound,
         };
+        self.pass_deadline_on(now);
         let bounds = Bounds {
             until_headers: self.deadlines.attempt(now).until_headers,
             idle: self.policy().timeouts.idle,
         };
         endpoint.runtime.attempts.fetch_add(1, Relaxed);
         match self.send(target, endpoint.config.sidecar, bounds).await {
-            Ok((response, connection)) => self.answered(endpoint, response, connection, live),
+            Ok((response, held)) => self.judge(endpoint, response, held, live).await,
             Err(failure) => self.failed(endpoint, failure, live),
         }
     }
 
+    /// gRPC: the next hop is told what is left of the caller's deadline, or of
+    /// the policy's where that is earlier.
+    fn pass_deadline_on(&mut self, now: Timestamp) {
+        if self.exchange.is_grpc
+            && let Some(left) = self.deadlines.time_left(now)
+        {
+            let value = grpc::timeout_value(left);
+            self.parts.headers.insert(grpc::TIMEOUT, value);
+        }
+    }
+
     async fn send(
-        &mut self,
+        &self,
         target: Target<'_>,
         has_sidecar: bool,
         bounds: Bounds,
-    ) -> Result<(Response<Incoming>, UpstreamConnection), Failure> {
-        let safe = retry::is_idempotent(self.parts.method.as_str());
-        let (parts, number) = (&self.parts, self.exchange.attempts);
-        let request = |body| request(parts, number, body);
-        attempt::send(
-            self.worker,
-            target,
-            safe,
-            has_sidecar,
-            &self.source,
+    ) -> Result<(Response<Incoming>, Held), Failure> {
+        let sent = Sent {
+            head: Head {
+                parts: &self.parts,
+                attempt: Some(self.exchange.attempts),
+            },
+            source: &self.source,
+            caller: self.exchange.caller(),
+            safe: retry::is_idempotent(self.parts.method.as_str()),
             bounds,
-            request,
-        )
-        .await
+        };
+        attempt::send(self.worker, target, has_sidecar, sent).await
     }
 
     fn take_endpoint(&mut self, now: Timestamp) -> Result<Taken<'a>, (Reason, String)> {
@@ -316,7 +346,8 @@ impl<'a> Attempting<'a> {
         };
         Some(LiveAttempt {
             endpoint: Arc::clone(&endpoint.runtime),
-            connection: None,
+            held: None,
+            grpc_status: None,
             breaker: Some(breaker),
             body_failures: self.body_failures(),
             load: endpoint.runtime.load.start(now),
@@ -346,11 +377,9 @@ impl<'a> Attempting<'a> {
         &mut self,
         endpoint: &Endpoint,
         mut response: Response<Incoming>,
-        connection: UpstreamConnection,
         mut live: LiveAttempt,
     ) -> Attempted {
         let now = clock::now();
-        live.connection = Some(connection);
         let said = response
             .headers()
             .get(headers::REASON)
@@ -365,7 +394,7 @@ impl<'a> Attempting<'a> {
             Some(Reason::RetriesExhausted) => AttemptEnd::Reset,
             _ => AttemptEnd::Response {
                 status: response.status().as_u16(),
-                grpc: None,
+                grpc: live.grpc_status,
             },
         };
         if said.is_some() && matches!(end, AttemptEnd::Response { .. }) {
@@ -378,8 +407,11 @@ impl<'a> Attempting<'a> {
             record_failure(&mut live, end, retry_after, now);
         } else {
             live.load.answered(now);
-            if let Some(probe) = live.breaker.take_if(|permit| permit.is_probe()) {
-                // A long answer must not keep the place of a probe.
+            // A long answer must not keep the place of a probe; how a gRPC call
+            // went is only known later.
+            if !self.exchange.is_grpc
+                && let Some(probe) = live.breaker.take_if(|permit| permit.is_probe())
+            {
                 probe.record(Outcome::Success, None, now, crate::random::next());
             }
         }
@@ -394,24 +426,17 @@ impl<'a> Attempting<'a> {
     }
 
     /// A response that a retry follows: its connection is kept where it has ended already.
-    fn let_go(&self, response: Response<Incoming>, mut live: LiveAttempt) {
-        use http_body::Body;
-        if response.body().is_end_stream()
-            && let Some(connection) = live.connection.take()
-        {
-            let waiting = self.service.runtime.somebody_waits();
-            self.worker
-                .pool
-                .give_back(live.endpoint.id, connection, clock::now(), waiting);
-        }
+    fn let_go(&self, response: Response<Incoming>, live: LiveAttempt) {
+        let mut body = response.into_body();
+        let connection = body.take_connection();
+        drop(body);
+        release(self.worker, live.held, connection, clock::now());
     }
 
     fn give(mut self, response: Response<Incoming>, live: LiveAttempt) -> Response<ResponseBody> {
         let now = clock::now();
         self.source.commit();
-        let (mut parts, body) = response.into_parts();
-        parts.version = Version::HTTP_11;
-        headers::strip_hop_by_hop(&mut parts.headers);
+        let (parts, body) = response.into_parts();
         let said = parts
             .headers
             .get(headers::REASON)
@@ -420,30 +445,31 @@ impl<'a> Attempting<'a> {
         let probe = self
             .exchange
             .service_breaker
-            .take_if(|permit| permit.is_probe());
+            .take_if(|permit| permit.is_probe() && !self.exchange.is_grpc);
         if let Some(probe) = probe {
             // As for an endpoint's: a long answer must not keep the place of a probe.
             probe.record(Outcome::Success, None, now, crate::random::next());
         }
-        let until = Until {
-            deadline: self.deadlines.attempt(self.attempt_began).until_end,
-            idle: self.policy().timeouts.idle,
-        };
+        let until = self.until(parts.status);
         self.exchange.live = Some(live);
         Response::from_parts(parts, ResponseBody::relayed(body, self.exchange, until))
     }
-}
 
-/// The request for attempt `number`. Its head is copied, because another
-/// attempt may follow when this one has already consumed it.
-fn request(parts: &Parts, number: u32, body: RequestBody) -> Request<RequestBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = parts.method.clone();
-    *request.uri_mut() = parts.uri.clone();
-    *request.version_mut() = parts.version;
-    *request.headers_mut() = parts.headers.clone();
-    request
-        .headers_mut()
-        .insert(headers::ATTEMPT, headers::attempt_value(number));
-    request
+    /// What ends the answer's body. Of a tunnel, and of a gRPC stream, nothing
+    /// but silence.
+    fn until(&self, status: http::StatusCode) -> Until {
+        let is_tunnel = status == http::StatusCode::SWITCHING_PROTOCOLS
+            || (self.parts.method == http::Method::CONNECT && status.is_success());
+        let deadline = if is_tunnel || self.exchange.is_grpc {
+            None
+        } else {
+            self.deadlines.attempt(self.attempt_began).until_end
+        };
+        let idle = self.policy().timeouts.idle;
+        Until {
+            deadline,
+            idle,
+            request: idle.map(|_| self.source.clone()),
+        }
+    }
 }

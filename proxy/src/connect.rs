@@ -8,17 +8,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use remora_proto::well_known as names;
 use tokio::net::TcpStream;
 
-use crate::clock;
-use crate::http1::server::{BUFFER_BYTES, HEAD_BYTES, HEAD_FIELDS};
-use crate::io::UpstreamIo;
 use crate::policy::config::Outbound;
 use crate::policy::limit::Kind;
-use crate::pool::{Lifetime, UpstreamConnection};
+use crate::pool::{Idle, Lease, Lifetime, Place};
 use crate::runtime::{ConnectionPermits, EndpointRuntime, ServiceRuntime};
+use crate::shared::{Opening, Shared};
+use crate::wire::Wire;
+use crate::{clock, http1, http2};
 use crate::worker::Worker;
 
 /// Whom to connect to, and how connections there are kept.
@@ -30,6 +29,8 @@ pub struct Target<'a> {
     pub endpoint: &'a Arc<EndpointRuntime>,
     /// Its address and port.
     pub address: SocketAddr,
+    /// What is spoken there.
+    pub wire: Wire,
     /// `outbound`.
     pub outbound: &'a Outbound,
 }
@@ -43,6 +44,16 @@ pub enum Reuse {
     IdleLessThan(Duration),
     /// None: a new connection.
     Never,
+}
+
+impl Reuse {
+    const fn max_idle(self) -> Option<Duration> {
+        match self {
+            Self::Any => None,
+            Self::IdleLessThan(limit) => Some(limit),
+            Self::Never => Some(Duration::ZERO),
+        }
+    }
 }
 
 /// Why there is no connection.
@@ -66,6 +77,21 @@ pub enum ConnectError {
     },
 }
 
+/// What carries a request: a connection of its own, or a stream of a shared one.
+#[derive(Debug)]
+pub enum Carrier {
+    /// HTTP/1
+    Own(Idle),
+    /// HTTP/2
+    Shared(Rc<Shared>),
+}
+
+impl Target<'_> {
+    fn place(&self) -> Place {
+        (self.endpoint.id, self.address, self.wire)
+    }
+}
+
 /// A connection to `target`, within the limits. `queued` is true while the
 /// request waits for others to end.
 pub async fn obtain(
@@ -73,35 +99,84 @@ pub async fn obtain(
     target: Target<'_>,
     reuse: Reuse,
     queued: &Cell<bool>,
-) -> Result<UpstreamConnection, ConnectError> {
-    let max_idle = match reuse {
-        Reuse::Any => None,
-        Reuse::IdleLessThan(limit) => Some(limit),
-        Reuse::Never => Some(Duration::ZERO),
-    };
-    if let Some(connection) =
-        worker
-            .pool
-            .take(target.endpoint.id, target.address, clock::now(), max_idle)
-    {
-        return Ok(connection);
+) -> Result<Carrier, ConnectError> {
+    if target.wire.is_multiplexed() {
+        return obtain_shared(worker, target, queued).await;
+    }
+    let max_idle = reuse.max_idle();
+    if let Some(idle) = worker.pool.take(target.place(), clock::now(), max_idle) {
+        return Ok(Carrier::Own(idle));
     }
     if let Some(permits) = ConnectionPermits::try_acquire(target.service, target.endpoint) {
-        return open(worker, target, permits).await;
+        return open(worker, target, permits).await.map(Carrier::Own);
     }
     queued.set(true);
-    let permits = wait(worker, target, max_idle).await;
+    let waited = wait(worker, target, max_idle).await;
     queued.set(false);
-    match permits? {
-        Waited::Connection(connection) => Ok(connection),
-        Waited::Permits(permits) => open(worker, target, permits).await,
+    match waited? {
+        Waited::Carrier(carrier) => Ok(carrier),
+        Waited::Permits(permits) => open(worker, target, permits).await.map(Carrier::Own),
+    }
+}
+
+/// As [`obtain`], for HTTP/2. Of those who need a connection that is not there
+/// one opens it, and the others wait for that.
+async fn obtain_shared(
+    worker: &Rc<Worker>,
+    target: Target<'_>,
+    queued: &Cell<bool>,
+) -> Result<Carrier, ConnectError> {
+    let place = target.place();
+    loop {
+        if let Some(shared) = worker.pool.share(place, clock::now()) {
+            return Ok(Carrier::Shared(shared));
+        }
+        let opener = match worker.pool.opening(place) {
+            Opening::Theirs(pending) => match pending.ended().await {
+                None => continue,
+                Some(why) => {
+                    return Err(ConnectError::Refused {
+                        address: target.address,
+                        source: io::Error::other(why),
+                    });
+                }
+            },
+            Opening::Mine(opener) => opener,
+        };
+        let permits = match worker.pool.may_open(place) {
+            true => ConnectionPermits::try_acquire(target.service, target.endpoint),
+            false => None,
+        };
+        let permits = match permits {
+            Some(permits) => permits,
+            None => {
+                // The others queue as well, each within `maxPendingRequests`.
+                drop(opener);
+                queued.set(true);
+                let waited = wait(worker, target, None).await;
+                queued.set(false);
+                match waited? {
+                    Waited::Carrier(carrier) => return Ok(carrier),
+                    Waited::Permits(permits) => {
+                        return open_shared(worker, target, permits)
+                            .await
+                            .map(Carrier::Shared);
+                    }
+                }
+            }
+        };
+        let opened = open_shared(worker, target, permits).await;
+        if let Err(error) = &opened {
+            opener.fail(error.to_string());
+        }
+        return opened.map(Carrier::Shared);
     }
 }
 
 /// What waiting came to.
 enum Waited {
-    /// A connection came back.
-    Connection(UpstreamConnection),
+    /// A connection came back, or has room again.
+    Carrier(Carrier),
     /// One may be opened.
     Permits(ConnectionPermits),
 }
@@ -134,21 +209,11 @@ async fn wait(
     let deadline = clock::instant(clock::now().after(target.outbound.connect_timeout));
     loop {
         // An idle connection that this request cannot use keeps the place of one that it can.
-        worker.pool.close_idle_of(
-            target.service.id,
-            target.endpoint.id,
-            max_idle,
-            clock::now(),
-        );
-        if let Some(connection) =
-            worker
-                .pool
-                .take(target.endpoint.id, target.address, clock::now(), max_idle)
-        {
-            return Ok(Waited::Connection(connection));
-        }
-        if let Some(permits) = ConnectionPermits::try_acquire(target.service, target.endpoint) {
-            return Ok(Waited::Permits(permits));
+        worker
+            .pool
+            .close_idle_of(target.service.id, target.place(), max_idle, clock::now());
+        if let Some(waited) = look_again(worker, target, max_idle) {
+            return Ok(waited);
         }
         // What the other workers keep idle would keep this request waiting for ever.
         worker.shared.connection_wanted.notify_waiters();
@@ -160,48 +225,83 @@ async fn wait(
     }
 }
 
+fn look_again(
+    worker: &Rc<Worker>,
+    target: Target<'_>,
+    max_idle: Option<Duration>,
+) -> Option<Waited> {
+    let (place, now) = (target.place(), clock::now());
+    let carrier = if target.wire.is_multiplexed() {
+        worker.pool.share(place, now).map(Carrier::Shared)
+    } else {
+        worker.pool.take(place, now, max_idle).map(Carrier::Own)
+    };
+    if let Some(carrier) = carrier {
+        return Some(Waited::Carrier(carrier));
+    }
+    if target.wire.is_multiplexed() && !worker.pool.may_open(place) {
+        return None;
+    }
+    ConnectionPermits::try_acquire(target.service, target.endpoint).map(Waited::Permits)
+}
+
 async fn open(
     worker: &Rc<Worker>,
     target: Target<'_>,
     permits: ConnectionPermits,
-) -> Result<UpstreamConnection, ConnectError> {
+) -> Result<Idle, ConnectError> {
     let stream = dial(worker, target.address, target.outbound).await?;
-    adopt(stream, target, permits).await
+    if target.wire == Wire::MeshHttp1 {
+        // A few bytes on a socket that has just opened are always taken at once.
+        let taken = stream.try_write(names::mesh::H1_PREFACE);
+        if !matches!(taken, Ok(length) if length == names::mesh::H1_PREFACE.len()) {
+            return Err(refused(target, taken.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into())));
+        }
+    }
+    Ok(adopt(worker, stream, target, permits))
 }
 
-/// Makes an HTTP/1.1 connection of a stream that stands already.
-pub async fn adopt(
+/// Makes an HTTP/1 connection of a stream that stands already.
+pub fn adopt(
+    worker: &Rc<Worker>,
     stream: TcpStream,
     target: Target<'_>,
     permits: ConnectionPermits,
-) -> Result<UpstreamConnection, ConnectError> {
-    let io = UpstreamIo::new(stream);
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(HEAD_FIELDS)
-        .max_header_size(HEAD_BYTES)
-        .max_buf_size(BUFFER_BYTES)
-        .handshake(TokioIo::new(io.clone()))
-        .await
-        .map_err(|error| ConnectError::Refused {
-            address: target.address,
-            source: io::Error::other(error),
-        })?;
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection upstream ended with an error");
-        }
-    });
+) -> Idle {
+    Idle {
+        connection: http1::connection::Connection::new(stream, &worker.scratch),
+        lease: lease(target, permits),
+    }
+}
+
+async fn open_shared(
+    worker: &Rc<Worker>,
+    target: Target<'_>,
+    permits: ConnectionPermits,
+) -> Result<Rc<Shared>, ConnectError> {
+    let stream = dial(worker, target.address, target.outbound).await?;
+    let opened = if target.wire == Wire::MeshHttp2 {
+        http2::connection::Connection::open_mesh(stream).await
+    } else {
+        http2::connection::Connection::open(stream).await
+    };
+    let connection = opened.map_err(|source| refused(target, source))?;
+    let shared = Shared::new(connection, lease(target, permits));
+    worker.pool.keep(Rc::clone(&shared));
+    Ok(shared)
+}
+
+fn lease(target: Target<'_>, permits: ConnectionPermits) -> Lease {
     let now = clock::now();
     let lifetime = Lifetime::new(target.outbound, now, crate::random::next());
-    Ok(UpstreamConnection::new(
-        sender,
-        io,
-        lifetime,
-        now,
-        target.address,
-        target.service.id,
-        permits,
-    ))
+    Lease::new(target.place(), target.service.id, lifetime, now, permits)
+}
+
+fn refused(target: Target<'_>, source: io::Error) -> ConnectError {
+    ConnectError::Refused {
+        address: target.address,
+        source,
+    }
 }
 
 /// Opens a TCP connection within the connect timeout.

@@ -9,18 +9,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::{Method, StatusCode, Uri};
+use http::request::Parts;
+use http::{Method, Response, StatusCode, Uri};
 
 use crate::access_log::{self, Line};
 use crate::answer::Reason;
+use crate::attempt::Held;
 use crate::balance::LoadGuard;
 use crate::caller::Caller;
+use crate::grpc;
+use crate::http1::connection::Connection;
 use crate::clock::{self, Timestamp};
 use crate::metrics::counters::Traffic;
 use crate::policy::breaker::{BreakerPermit, Outcome};
 use crate::policy::config::{AttemptEnd, Conditions};
 use crate::policy::limit::Permit;
-use crate::pool::UpstreamConnection;
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
 use crate::worker::Worker;
 
@@ -72,8 +75,10 @@ pub enum BodyEnd {
 pub struct LiveAttempt {
     /// Whom it was sent to.
     pub endpoint: Arc<EndpointRuntime>,
-    /// Given back to the pool when the answer has come whole.
-    pub connection: Option<UpstreamConnection>,
+    /// What it holds of its connection, once it is on one.
+    pub held: Option<Held>,
+    /// `grpc-status`, where the answer's head carried it.
+    pub grpc_status: Option<u8>,
     /// Told how the attempt ended; without an answer it counts as cancelled.
     pub breaker: Option<BreakerPermit>,
     /// Which ends of a body the policy counts as failures.
@@ -91,6 +96,8 @@ pub struct LiveAttempt {
 pub struct BodyFailures {
     reset: bool,
     timeout: bool,
+    /// One bit for each gRPC code.
+    grpc_codes: u32,
 }
 
 impl BodyFailures {
@@ -99,14 +106,26 @@ impl BodyFailures {
         Self {
             reset: failures.matches(AttemptEnd::Reset),
             timeout: failures.matches(AttemptEnd::Timeout),
+            grpc_codes: failures
+                .grpc_codes
+                .iter()
+                .fold(0, |bits, code| bits | 1_u32.checked_shl((*code).into()).unwrap_or(0)),
         }
     }
 
     /// What `end` says of the endpoint; nothing where the caller left, or where
     /// the policy does not count it.
-    fn judge(self, end: BodyEnd) -> Option<Outcome> {
+    fn judge(self, end: BodyEnd, grpc: Option<u8>) -> Option<Outcome> {
         match end {
-            BodyEnd::Whole => Some(Outcome::Success),
+            BodyEnd::Whole => Some(match grpc {
+                Some(code) if self.grpc_codes & (1 << u32::from(code.min(31))) != 0 => {
+                    Outcome::Failure(AttemptEnd::Response {
+                        status: 200,
+                        grpc: Some(code),
+                    })
+                }
+                _ => Outcome::Success,
+            }),
             BodyEnd::UpstreamBroke => self.reset.then_some(Outcome::Failure(AttemptEnd::Reset)),
             BodyEnd::TimedOut => self
                 .timeout
@@ -129,6 +148,9 @@ pub struct Exchange {
     head: Option<(Method, Uri)>,
     status: Option<StatusCode>,
     reason: Option<Reason>,
+    /// It is a gRPC call.
+    pub is_grpc: bool,
+    grpc_status: Option<u8>,
     /// Attempts made so far.
     pub attempts: u32,
     /// Its place among the service's requests.
@@ -161,6 +183,8 @@ impl Exchange {
             head: None,
             status: None,
             reason: None,
+            is_grpc: false,
+            grpc_status: None,
             attempts: 0,
             permit: None,
             service_breaker: None,
@@ -170,11 +194,17 @@ impl Exchange {
         }
     }
 
-    /// Remembers what the access log tells, where there is one.
-    pub fn note_head(&mut self, method: &Method, uri: &Uri) {
+    /// Remembers whether it is gRPC, and what the access log tells.
+    pub fn note_head(&mut self, parts: &Parts) {
+        self.is_grpc = grpc::is_call(&parts.headers);
         if self.worker.shared.access_log.is_on() {
-            self.head = Some((method.clone(), uri.clone()));
+            self.head = Some((parts.method.clone(), parts.uri.clone()));
         }
+    }
+
+    /// Who asked.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// When its head had come in.
@@ -198,33 +228,48 @@ impl Exchange {
     }
 
     /// Remora itself answers.
-    pub fn refused(&mut self, reason: Reason, status: StatusCode, now: Timestamp) {
-        self.status = Some(status);
+    pub fn refused<B>(&mut self, reason: Reason, answer: &Response<B>, now: Timestamp) {
+        self.status = Some(answer.status());
+        self.grpc_status = grpc::status(answer.headers());
         self.reason = Some(reason);
         self.answered = Some(now);
         self.side.traffic().refused(reason);
     }
 
-    /// The answer has ended.
-    pub fn finish(mut self, end: BodyEnd, received_bytes: u64) {
-        self.settle(end, received_bytes);
+    /// A piece of the answer's body came. A gRPC call that answers is alive:
+    /// one that goes on for long must not keep the place of a probe.
+    pub fn progressed(&mut self, now: Timestamp) {
+        let of_endpoint = self.live.as_mut().map(|live| &mut live.breaker);
+        for permit in of_endpoint.into_iter().chain([&mut self.service_breaker]) {
+            if let Some(probe) = permit.take_if(|permit| permit.is_probe()) {
+                probe.record(Outcome::Success, None, now, crate::random::next());
+            }
+        }
     }
 
-    fn settle(&mut self, end: BodyEnd, received_bytes: u64) {
+    /// The answer has ended: its body, the trailers' gRPC status, and the
+    /// connection where it can be used again. Otherwise the connection has been
+    /// closed already.
+    pub fn finish(mut self, end: BodyEnd, received_bytes: u64, finished: Finished) {
+        self.settle(end, received_bytes, finished);
+    }
+
+    fn settle(&mut self, end: BodyEnd, received_bytes: u64, finished: Finished) {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
         let now = clock::now();
         self.caller.state.end(now);
+        self.note_grpc_status(end, finished.grpc_status);
         let judged = self
             .live
             .as_ref()
-            .and_then(|live| live.body_failures.judge(end));
+            .and_then(|live| live.body_failures.judge(end, self.grpc_status));
         if let Some(live) = self.live.take() {
             if self.head.is_some() {
                 self.endpoint_name = Some(Arc::clone(&live.endpoint.name));
             }
-            self.end_attempt(live, end, judged, now);
+            self.end_attempt(live, end, judged, finished.connection, now);
         }
         if let (Some(permit), Some(outcome)) = (self.service_breaker.take(), judged) {
             permit.record(outcome, None, now, crate::random::next());
@@ -238,16 +283,30 @@ impl Exchange {
         self.log(end, received_bytes, now);
     }
 
+    /// A call that ended in good order without a status has ended as UNKNOWN.
+    fn note_grpc_status(&mut self, end: BodyEnd, of_trailers: Option<u8>) {
+        if !self.is_grpc {
+            return;
+        }
+        let of_head = self.live.as_ref().and_then(|live| live.grpc_status);
+        let none = (end == BodyEnd::Whole
+            && self.live.is_some()
+            && self.status == Some(StatusCode::OK))
+        .then_some(grpc::UNKNOWN);
+        self.grpc_status = of_trailers.or(of_head).or(none);
+    }
+
     fn end_attempt(
         &self,
         live: LiveAttempt,
         end: BodyEnd,
         judged: Option<Outcome>,
+        connection: Option<Connection>,
         now: Timestamp,
     ) {
         let LiveAttempt {
             endpoint,
-            connection,
+            held,
             breaker,
             load,
             permit,
@@ -263,21 +322,8 @@ impl Exchange {
             }
             breaker.record(outcome, None, now, crate::random::next());
         }
-        match connection {
-            Some(connection) if end == BodyEnd::Whole => {
-                drop((load, permit, retry_permits));
-                let service = self.side.runtime();
-                let waiting = service.somebody_waits();
-                self.worker
-                    .pool
-                    .give_back(endpoint.id, connection, now, waiting);
-            }
-            // Closed before its place is free for another.
-            connection => {
-                drop(connection);
-                drop((load, permit, retry_permits));
-            }
-        }
+        drop((load, permit, retry_permits));
+        release(&self.worker, held, connection, now);
     }
 
     fn log(&self, end: BodyEnd, received_bytes: u64, now: Timestamp) {
@@ -308,6 +354,7 @@ impl Exchange {
             latency_ms: millis(self.answered.unwrap_or(now)),
             duration_ms: millis(now),
             received_bytes,
+            grpc_status: self.grpc_status,
         });
     }
 }
@@ -323,6 +370,36 @@ impl Drop for Exchange {
         } else {
             BodyEnd::CallerLeft
         };
-        self.settle(end, 0);
+        self.settle(end, 0, Finished::default());
+    }
+}
+
+/// What the end of an answer's body left behind.
+#[derive(Debug, Default)]
+pub struct Finished {
+    /// `grpc-status` of the trailers.
+    pub grpc_status: Option<u8>,
+    /// The HTTP/1 connection that can be used again.
+    pub connection: Option<Connection>,
+}
+
+/// Gives back what an attempt held of its connection, which was closed already
+/// where it is not here.
+pub fn release(
+    worker: &Worker,
+    held: Option<Held>,
+    connection: Option<Connection>,
+    now: Timestamp,
+) {
+    match (held, connection) {
+        (Some(Held::Own(lease)), Some(connection)) => {
+            worker.pool.give_back(connection, lease, now);
+        }
+        (Some(Held::Shared(shared)), _) => {
+            let service = shared.service();
+            drop(shared);
+            worker.pool.stream_ended(service);
+        }
+        (Some(Held::Own(_)) | None, _) => {}
     }
 }

@@ -141,8 +141,9 @@ async fn one(
     };
     let Some(authority) = authority else {
         caller.state.end(clock::now());
-        return answer::refuse(Reason::BadRequest, "the request names no host".to_owned());
+        return answer::refuse(Reason::BadRequest, "the request names no host".to_owned(), false);
     };
+    let is_grpc = crate::grpc::is_call(request.headers());
     match find(&worker, &authority).await {
         Ok((service, address, port)) => {
             to_origin_form(&mut request, &authority);
@@ -162,7 +163,7 @@ async fn one(
         }
         Err(detail) => {
             caller.state.end(clock::now());
-            answer::refuse(Reason::NoEndpoints, detail)
+            answer::refuse(Reason::NoEndpoints, detail, is_grpc)
         }
     }
 }
@@ -170,7 +171,7 @@ async fn one(
 /// The application gets origin form, and the host of the target as `Host`
 /// (RFC 9112, section 3.2.2).
 fn to_origin_form(request: &mut Request<Incoming>, authority: &str) {
-    if request.uri().authority().is_none() {
+    if request.uri().authority().is_none() || request.version() == http::Version::HTTP_2 {
         return;
     }
     let path = request

@@ -11,16 +11,17 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::request::Parts;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 
 use crate::answer::Reason;
-use crate::attempt::{self, Bounds, Failure};
+use crate::attempt::{self, Bounds, Failure, Sent};
 use crate::body::Incoming;
 use crate::body::request::RequestSource;
 use crate::body::response::{ResponseBody, Until};
 use crate::caller::Caller;
 use crate::clock;
 use crate::connect::Target;
+use crate::grpc;
 use crate::exchange::{BodyFailures, Exchange, LiveAttempt, Side};
 use crate::headers;
 use crate::pipeline;
@@ -30,7 +31,9 @@ use crate::policy::limit::Kind;
 use crate::policy::rate_limit::RateLimiter;
 use crate::policy::retry;
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
-use crate::state::{Protocol, WorkloadConfig};
+use crate::state::{MeshProtocols, Protocol, WorkloadConfig};
+use crate::upstream::Head;
+use crate::wire::Wire;
 use crate::worker::Worker;
 
 /// Ports beyond the workload's own that get counters of their own.
@@ -213,10 +216,8 @@ pub async fn serve(
         peer,
         started,
     );
-    exchange.note_head(&parts.method, &parts.uri);
-    headers::strip_hop_by_hop(&mut parts.headers);
+    exchange.note_head(&parts);
     headers::strip_ours_but_attempt(&mut parts.headers);
-    parts.version = Version::HTTP_11;
     let limited = pipeline::limit_rate(&mut exchange, &port.limiter, &parts, peer.ip(), |limit| {
         port.applies(limit)
     });
@@ -247,6 +248,7 @@ async fn forward(
         service: &port.runtime,
         endpoint: &port.application,
         address,
+        wire: Wire::of(&parts, MeshProtocols::default()),
         outbound: &outbound,
     };
     let Some(permit) = port.application.limits.try_acquire(Kind::Requests) else {
@@ -258,26 +260,30 @@ async fn forward(
     };
     let load = port.application.load.start(clock::now());
     exchange.attempts = 1;
-    let safe = retry::is_idempotent(parts.method.as_str());
     let source = RequestSource::new(body, retry::BUFFER_BYTES, exchange.started());
-    let bounds = Bounds {
-        until_headers: None,
-        idle: None,
+    let sent = Sent {
+        head: Head {
+            parts: &parts,
+            attempt: None,
+        },
+        source: &source,
+        caller: exchange.caller(),
+        safe: retry::is_idempotent(parts.method.as_str()),
+        bounds: Bounds {
+            until_headers: None,
+            idle: None,
+        },
     };
-    let request = |body| Request::from_parts(parts.clone(), body);
-    let sent = attempt::send(worker, target, safe, false, &source, bounds, request).await;
-    match sent {
-        Ok((response, connection)) => {
+    match attempt::send(worker, target, false, sent).await {
+        Ok((response, held)) => {
             let (mut parts, body) = response.into_parts();
-            parts.version = Version::HTTP_11;
-            headers::strip_hop_by_hop(&mut parts.headers);
             headers::strip_ours(&mut parts.headers);
             exchange.answered(parts.status, None, clock::now());
             let endpoint = Arc::clone(&port.application);
-            let connection = Some(connection);
             exchange.live = Some(LiveAttempt {
                 endpoint,
-                connection,
+                held: Some(held),
+                grpc_status: grpc::status(&parts.headers),
                 breaker: None,
                 body_failures: BodyFailures::default(),
                 load,
@@ -298,7 +304,7 @@ async fn forward(
 
 fn explain(failure: Failure, address: SocketAddr) -> (Reason, String) {
     match failure {
-        Failure::Ended(AttemptEnd::ConnectFailure, detail) => (
+        Failure::Ended(AttemptEnd::ConnectFailure | AttemptEnd::RefusedStream, detail) => (
             Reason::ConnectFailed,
             format!("the application does not answer on its port: {detail}"),
         ),

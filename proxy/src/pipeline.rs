@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 
 use crate::answer::{self, Reason};
 use crate::attempts::Attempting;
@@ -67,10 +67,8 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         peer,
         started,
     );
-    exchange.note_head(&parts.method, &parts.uri);
-    headers::strip_hop_by_hop(&mut parts.headers);
+    exchange.note_head(&parts);
     headers::strip_ours(&mut parts.headers);
-    parts.version = Version::HTTP_11;
 
     if let Some(answer) = limit_rate(
         &mut exchange,
@@ -141,7 +139,7 @@ pub fn limit_rate(
         refusal.policy,
         refusal.retry_after.as_millis()
     );
-    let mut answer = answer::refuse(Reason::RateLimited, detail);
+    let mut answer = answer::refuse(Reason::RateLimited, detail, exchange.is_grpc);
     answer::set_retry_after(&mut answer, refusal.retry_after);
     answer::set_rate_limit(
         &mut answer,
@@ -149,7 +147,7 @@ pub fn limit_rate(
         refusal.remaining,
         refusal.reset_seconds(),
     );
-    exchange.refused(Reason::RateLimited, answer.status(), clock::now());
+    exchange.refused(Reason::RateLimited, &answer, clock::now());
     Some(answer)
 }
 
@@ -181,8 +179,8 @@ impl rate_limit::Facts for Facts<'_> {
 
 /// Remora's own answer, which ends `exchange`.
 pub fn refuse(mut exchange: Exchange, reason: Reason, detail: String) -> Response<ResponseBody> {
-    let answer = answer::refuse(reason, detail);
-    exchange.refused(reason, answer.status(), clock::now());
+    let answer = answer::refuse(reason, detail, exchange.is_grpc);
+    exchange.refused(reason, &answer, clock::now());
     answering(answer, exchange)
 }
 

@@ -1,8 +1,9 @@
-//! A worker's pool of HTTP/1.1 connections upstream.
+//! A worker's connections upstream: idle ones of HTTP/1, and those of HTTP/2
+//! that requests share.
 //!
-//! Owns which idle connection is used next and when one is closed. Limits on
-//! connections are the service's (`runtime`); a connection carries its permits
-//! for as long as it is open.
+//! Owns which connection is used next and when one is closed. Limits on
+//! connections are the service's (`runtime`); each open connection has a
+//! [`Lease`], which carries its permits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -10,7 +11,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
 use tokio::sync::Notify;
 
 use crate::body::request::RequestBody;
@@ -49,84 +49,88 @@ impl Lifetime {
         }
     }
 
-    fn is_over(&self, now: Timestamp) -> bool {
+    /// Whether it takes no further request.
+    pub fn is_over(&self, now: Timestamp) -> bool {
         self.requests_left == Some(0) || self.retire_at.is_some_and(|at| at <= now)
     }
 }
 
-/// An open HTTP/1.1 connection upstream.
+/// An endpoint, an address of it, and what is spoken there.
+pub type Place = (u64, SocketAddr, Wire);
+
+/// What an open connection upstream holds, beside its socket.
 #[derive(Debug)]
-pub struct UpstreamConnection {
-    sender: SendRequest<RequestBody>,
-    io: UpstreamIo,
-    lifetime: Lifetime,
-    idle_since: Timestamp,
+pub struct Lease {
     /// Where it goes: one endpoint may be reached at several addresses and ports.
-    address: SocketAddr,
-    /// It has carried a request before.
-    reused: bool,
-    service: u64,
+    pub place: Place,
+    /// Whose limits it counts against.
+    pub service: u64,
+    /// When it is not used again.
+    pub lifetime: Lifetime,
+    /// It has carried a request before this one.
+    pub reused: bool,
+    idle_since: Timestamp,
     permits: ConnectionPermits,
 }
 
-impl UpstreamConnection {
-    /// A connection that was just opened.
+impl Lease {
+    /// Of a connection that was just opened.
     pub fn new(
-        sender: SendRequest<RequestBody>,
-        io: UpstreamIo,
+        place: Place,
+        service: u64,
         lifetime: Lifetime,
         now: Timestamp,
-        address: SocketAddr,
-        service: u64,
         permits: ConnectionPermits,
     ) -> Self {
         Self {
-            sender,
-            io,
-            lifetime,
-            idle_since: now,
-            address,
-            reused: false,
+            place,
             service,
+            lifetime,
+            reused: false,
+            idle_since: now,
             permits,
         }
     }
 
-    /// Sends through it. Counts the request against its lifetime.
-    pub fn sender(&mut self) -> &mut SendRequest<RequestBody> {
+    /// A request is about to go out on it.
+    pub fn count_request(&mut self) {
         if let Some(left) = &mut self.lifetime.requests_left {
             *left = left.saturating_sub(1);
         }
-        &mut self.sender
     }
 
-    /// Whether it has carried a request before this one.
-    pub fn is_reused(&self) -> bool {
-        self.reused
+    /// Nothing is on it since `now`.
+    pub fn idle_from(&mut self, now: Timestamp) {
+        self.idle_since = now;
+    }
+
+    /// Whether nothing has been on it for its idle timeout, or it is too old.
+    pub fn has_outstayed(&self, now: Timestamp) -> bool {
+        self.lifetime.is_over(now) || now.since(self.idle_since) >= self.lifetime.idle_timeout
+    }
+
+    /// Whether a request waits for such a connection at some worker.
+    pub fn somebody_waits(&self) -> bool {
+        self.permits.somebody_waits()
     }
 }
 
-impl Drop for UpstreamConnection {
-    /// Closed before its permits are given back, and before the request that it
-    /// may still carry gives back its own: so no upstream ever has more than the
-    /// limits allow. hyper's task would close it only later.
-    fn drop(&mut self) {
-        self.io.close();
-    }
+/// An HTTP/1 connection that carries nothing. Its socket closes before its
+/// permits are given back, so that no upstream ever has more connections than
+/// the limits allow: fields drop in this order.
+#[derive(Debug)]
+pub struct Idle {
+    /// The connection.
+    pub connection: Connection,
+    /// What it holds.
+    pub lease: Lease,
 }
 
-/// An endpoint, and the address of it.
-type Place = (u64, SocketAddr);
-
-#[derive(Debug, Default)]
-struct Slot {
-    idle: Vec<UpstreamConnection>,
-}
-
-/// The idle connections of one worker, by endpoint.
+/// The connections of one worker.
 #[derive(Debug, Default)]
 pub struct Pool {
-    slots: RefCell<HashMap<Place, Slot>>,
+    slots: RefCell<HashMap<Place, Vec<Idle>>>,
+    shared: SharedConnections,
     /// Requests of this worker that wait for a connection, by service.
     waiting: RefCell<HashMap<u64, Rc<Waiting>>>,
 }
@@ -147,73 +151,83 @@ pub struct Waiter<'a> {
 }
 
 impl Pool {
-    /// The connection to `endpoint` that was used last, when it is still good
-    /// and was idle for less than `max_idle`.
-    pub fn take(
-        &self,
-        endpoint: u64,
-        address: SocketAddr,
-        now: Timestamp,
-        max_idle: Option<Duration>,
-    ) -> Option<UpstreamConnection> {
+    /// The HTTP/1 connection to `place` that was used last, when it is still
+    /// good and was idle for less than `max_idle`.
+    pub fn take(&self, place: Place, now: Timestamp, max_idle: Option<Duration>) -> Option<Idle> {
         let mut slots = self.slots.borrow_mut();
-        let slot = slots.get_mut(&(endpoint, address))?;
-        let mut not_ready = Vec::new();
-        let mut found = None;
-        while let Some(mut connection) = slot.idle.pop() {
-            let idle = now.since(connection.idle_since);
-            if connection.sender.is_closed()
-                || idle >= connection.lifetime.idle_timeout
-                || connection.lifetime.is_over(now)
-            {
+        let slot = slots.get_mut(&place)?;
+        while let Some(mut idle) = slot.pop() {
+            if idle.lease.has_outstayed(now) || !idle.connection.is_usable() {
                 continue;
             }
-            if max_idle.is_some_and(|max_idle| idle >= max_idle) {
+            if max_idle.is_some_and(|max_idle| now.since(idle.lease.idle_since) >= max_idle) {
                 // All below it were idle for longer.
-                not_ready.push(connection);
-                break;
+                slot.push(idle);
+                return None;
             }
-            if connection.sender.is_ready() {
-                connection.reused = true;
-                found = Some(connection);
-                break;
-            }
-            // Its task has not yet noticed the end of the last answer.
-            not_ready.push(connection);
+            idle.lease.reused = true;
+            return Some(idle);
         }
-        slot.idle.extend(not_ready.into_iter().rev());
-        found
+        None
     }
 
-    /// Takes a connection back after a whole answer. Where another worker waits
-    /// for a connection of this service and none here does, it is closed, which
-    /// lets that worker open one.
-    pub fn give_back(
-        &self,
-        endpoint: u64,
-        mut connection: UpstreamConnection,
-        now: Timestamp,
-        others_wait: bool,
-    ) {
-        if connection.sender.is_closed() || connection.lifetime.is_over(now) {
+    /// A shared connection to `place` that has room for a stream.
+    pub fn share(&self, place: Place, now: Timestamp) -> Option<Rc<Shared>> {
+        self.shared.find(place, now)
+    }
+
+    /// The opening of a shared connection to `place` that is under way, or a
+    /// new one, which the asker has to carry out.
+    pub fn opening(&self, place: Place) -> Opening {
+        self.shared.opening(place)
+    }
+
+    /// Whether one more shared connection to `place` may be opened.
+    pub fn may_open(&self, place: Place) -> bool {
+        !self.shared.is_full(place)
+    }
+
+    /// Keeps a shared connection that was just opened.
+    pub fn keep(&self, shared: Rc<Shared>) {
+        self.shared.keep(shared);
+    }
+
+    /// Takes an HTTP/1 connection back after a whole answer. Where another
+    /// worker waits for a connection of this service and none here does, it is
+    /// closed, which lets that worker open one.
+    pub fn give_back(&self, connection: Connection, mut lease: Lease, now: Timestamp) {
+        if lease.lifetime.is_over(now) || !connection.is_usable() {
+            // Closed first, as everywhere.
+            drop(connection);
             return;
         }
-        let waiting = if others_wait {
-            self.waiting.borrow().get(&connection.service).cloned()
+        let waiting = if lease.somebody_waits() {
+            let waiting = self.waiting.borrow().get(&lease.service).cloned();
+            if waiting.is_none() {
+                drop(connection);
+                return;
+            }
+            waiting
         } else {
             None
         };
-        if others_wait && waiting.is_none() {
-            return;
-        }
-        connection.idle_since = now;
+        lease.idle_since = now;
         let mut slots = self.slots.borrow_mut();
-        let slot = slots.entry((endpoint, connection.address)).or_default();
-        if slot.idle.len() < IDLE_FOR_EACH_ENDPOINT {
-            slot.idle.push(connection);
+        let slot = slots.entry(lease.place).or_default();
+        if slot.len() < IDLE_FOR_EACH_ENDPOINT {
+            slot.push(Idle { connection, lease });
+        } else {
+            drop(connection);
         }
         drop(slots);
         if let Some(waiting) = waiting {
+            waiting.returned.notify_one();
+        }
+    }
+
+    /// A stream of a shared connection of `service` has ended.
+    pub fn stream_ended(&self, service: u64) {
+        if let Some(waiting) = self.waiting.borrow().get(&service) {
             waiting.returned.notify_one();
         }
     }
@@ -229,57 +243,58 @@ impl Pool {
         }
     }
 
-    /// Closes an idle connection of `service` that a request for `endpoint`
+    /// Closes an idle connection of `service` that a request for `place`
     /// cannot use, so that its permit serves that request; whether there was one.
     pub fn close_idle_of(
         &self,
         service: u64,
-        endpoint: u64,
+        place: Place,
         max_idle: Option<Duration>,
         now: Timestamp,
     ) -> bool {
         let mut slots = self.slots.borrow_mut();
         for (of, slot) in slots.iter_mut() {
-            let useless = |connection: &UpstreamConnection| {
-                connection.service == service
-                    && (of.0 != endpoint
-                        || max_idle.is_some_and(|limit| now.since(connection.idle_since) >= limit))
+            let useless = |idle: &Idle| {
+                let outstayed =
+                    max_idle.is_some_and(|limit| now.since(idle.lease.idle_since) >= limit);
+                idle.lease.service == service
+                    && (*of != place || outstayed || !idle.connection.is_usable())
             };
-            if let Some(place) = slot.idle.iter().position(useless) {
-                drop(slot.idle.remove(place));
+            if let Some(index) = slot.iter().position(useless) {
+                drop(slot.remove(index));
                 return true;
             }
         }
-        false
+        drop(slots);
+        self.shared.close_idle_of(service, place)
     }
 
     /// Closes one idle connection of each service for which a request waits at
     /// some worker, which may then open one.
     pub fn lend(&self) {
         let mut lent: Vec<u64> = Vec::new();
+        let mut lends = |lease: &Lease| {
+            let lends = lease.somebody_waits() && !lent.contains(&lease.service);
+            if lends {
+                lent.push(lease.service);
+            }
+            lends
+        };
         for slot in self.slots.borrow_mut().values_mut() {
-            slot.idle.retain(|connection| {
-                let service = connection.service;
-                let lends = connection.permits.somebody_waits() && !lent.contains(&service);
-                if lends {
-                    lent.push(service);
-                }
-                !lends
-            });
+            slot.retain(|idle| !lends(&idle.lease));
         }
+        self.shared.lend(lends);
     }
 
-    /// Closes what has been idle for too long or is too old.
+    /// Closes what has been idle for too long, is too old, or was closed by the
+    /// other side.
     pub fn sweep(&self, now: Timestamp) {
         self.slots.borrow_mut().retain(|_, slot| {
-            slot.idle.retain(|connection| {
-                !connection.sender.is_closed()
-                    && !connection.lifetime.is_over(now)
-                    && now.since(connection.idle_since) < connection.lifetime.idle_timeout
-            });
-            slot.idle.shrink_to(slot.idle.len() * 2);
-            !slot.idle.is_empty()
+            slot.retain(|idle| !idle.lease.has_outstayed(now) && idle.connection.is_usable());
+            slot.shrink_to(slot.len() * 2);
+            !slot.is_empty()
         });
+        self.shared.sweep(now);
     }
 }
 

@@ -19,12 +19,14 @@ use crate::io::Prefixed;
 use crate::policy::breaker::{BreakerPermit, Outcome};
 use crate::policy::config::{AttemptEnd, Outbound};
 use crate::policy::retry::MAX_RESENDS;
+use crate::pool::Idle;
 use crate::relay::{self, RelayEnd, Relayed};
 use crate::runtime::{ConnectionPermits, EndpointRuntime, ServiceRuntime};
 use crate::select::{self, Tried};
 use crate::sniff::{self, Sniffed};
 use crate::socket;
 use crate::state::{Destination, Endpoint, Service};
+use crate::wire::Wire;
 use crate::worker::Worker;
 
 /// Endpoints that are looked at for one connection.
@@ -98,14 +100,11 @@ pub async fn whoever_speaks_first(
                 service: &service.runtime,
                 endpoint: &endpoint.runtime,
                 address: endpoint.config.address_for(destination),
+                wire: Wire::Http1,
                 outbound: &service.config.policy.outbound,
             };
-            if let Ok(connection) = connect::adopt(stream, target, permits).await {
-                let waiting = service.runtime.somebody_waits();
-                worker
-                    .pool
-                    .give_back(endpoint.runtime.id, connection, clock::now(), waiting);
-            }
+            let Idle { connection, lease } = connect::adopt(worker, stream, target, permits);
+            worker.pool.give_back(connection, lease, clock::now());
             Some(Prefixed::new(seen, caller))
         }
         FirstWords::Opaque(seen) => {
@@ -373,14 +372,13 @@ pub async fn whoever_speaks_first_inbound(
                 service: &port.runtime,
                 endpoint: &port.application,
                 address,
+                wire: Wire::Http1,
                 outbound: &outbound,
             };
             if let Some(permits) = ConnectionPermits::try_acquire(&port.runtime, &port.application)
-                && let Ok(connection) = connect::adopt(stream, target, permits).await
             {
-                worker
-                    .pool
-                    .give_back(port.application.id, connection, clock::now(), false);
+                let Idle { connection, lease } = connect::adopt(worker, stream, target, permits);
+                worker.pool.give_back(connection, lease, clock::now());
             }
             Some(Prefixed::new(seen, caller))
         }
@@ -438,6 +436,7 @@ fn log(
         path: None,
         status: None,
         reason,
+        grpc_status: None,
         attempts: 0,
         latency_ms: duration_ms,
         duration_ms,

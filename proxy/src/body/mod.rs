@@ -14,6 +14,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::http1::connection::Connection;
+
 /// A body that a peer sends, read as it is asked for: nobody who asks for no
 /// more makes the sidecar hold more than what one read gave.
 #[derive(Debug)]
@@ -22,6 +24,34 @@ pub enum Incoming {
     Empty,
     /// As hyper reads it.
     Hyper(hyper::body::Incoming),
+    /// Its first frame was looked at already.
+    Peeked(Box<Peeked>),
+}
+
+/// A body of which one frame was read ahead.
+#[derive(Debug)]
+pub struct Peeked {
+    first: Option<Frame<Bytes>>,
+    rest: Incoming,
+}
+
+impl Incoming {
+    /// Puts a frame that was read back in front.
+    pub fn with_first(self, first: Frame<Bytes>) -> Self {
+        Self::Peeked(Box::new(Peeked {
+            first: Some(first),
+            rest: self,
+        }))
+    }
+
+    /// The HTTP/1 connection, once this body has ended and where the
+    /// connection can carry another exchange.
+    pub fn take_connection(&mut self) -> Option<Connection> {
+        match self {
+            Self::Peeked(peeked) => peeked.rest.take_connection(),
+            _ => None,
+        }
+    }
 }
 
 /// Why a body could not be read to its end.
@@ -57,6 +87,10 @@ impl Body for Incoming {
             Self::Hyper(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
+            Self::Peeked(peeked) => match peeked.first.take() {
+                Some(first) => Poll::Ready(Some(Ok(first))),
+                None => Pin::new(&mut peeked.rest).poll_frame(cx),
+            },
         }
     }
 
@@ -64,6 +98,7 @@ impl Body for Incoming {
         match self {
             Self::Empty => true,
             Self::Hyper(body) => body.is_end_stream(),
+            Self::Peeked(peeked) => peeked.first.is_none() && peeked.rest.is_end_stream(),
         }
     }
 
@@ -71,6 +106,9 @@ impl Body for Incoming {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Hyper(body) => body.size_hint(),
+            // What was read ahead is not counted in: better no hint than a wrong one.
+            Self::Peeked(peeked) if peeked.first.is_some() => SizeHint::default(),
+            Self::Peeked(peeked) => peeked.rest.size_hint(),
         }
     }
 }

@@ -92,6 +92,17 @@ impl RequestSource {
         }
     }
 
+    /// Whether the caller has sent all of it.
+    pub fn has_ended(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream(shared) => {
+                let state = shared.state.borrow();
+                state.ended || state.incoming.is_end_stream()
+            }
+        }
+    }
+
     /// When a byte of the body last came from the caller; not before `began`.
     pub fn last_moved(&self, began: Timestamp) -> Timestamp {
         match self {

@@ -10,9 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::request::RequestSource;
 use super::{BodyError, Incoming};
 use crate::clock::{self, Timestamp};
-use crate::exchange::{BodyEnd, Exchange};
+use crate::exchange::{BodyEnd, Exchange, Finished};
+use crate::grpc;
 use crate::policy::deadline::{self, Bound, Deadline};
 
 /// A response's body: our own words, or what the upstream sends.
@@ -28,21 +30,28 @@ enum Kind {
         bytes: Option<Bytes>,
         _exchange: Option<Exchange>,
     },
-    Relayed {
-        incoming: Incoming,
-        exchange: Option<Exchange>,
-        received_bytes: u64,
-        limit: Option<Limit>,
-    },
+    Relayed(Relayed),
+}
+
+/// What the upstream sends, and who is told how it ended.
+#[derive(Debug)]
+struct Relayed {
+    incoming: Incoming,
+    exchange: Option<Exchange>,
+    received_bytes: u64,
+    grpc_status: Option<u8>,
+    limit: Option<Limit>,
 }
 
 /// When a response's body must have ended or moved.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Until {
     /// The whole body.
     pub deadline: Option<Deadline>,
-    /// The next byte.
+    /// The next byte, of this body or of the request's.
     pub idle: Option<Duration>,
+    /// The request's body, which may still be on its way.
+    pub request: Option<RequestSource>,
 }
 
 /// Fires when a bound of [`Until`] has passed. The timer is set when the body
@@ -82,15 +91,16 @@ impl ResponseBody {
         let limit = if incoming.is_end_stream() {
             None
         } else {
-            Limit::new(until, clock::now())
+            Limit::new(until)
         };
         Self {
-            kind: Kind::Relayed {
+            kind: Kind::Relayed(Relayed {
                 incoming,
                 exchange: Some(exchange),
                 received_bytes: 0,
+                grpc_status: None,
                 limit,
-            },
+            }),
         }
     }
 
@@ -118,48 +128,14 @@ impl Body for ResponseBody {
             Kind::Own { bytes, .. } => {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
-            Kind::Relayed {
-                incoming,
-                exchange,
-                received_bytes,
-                limit,
-            } => {
-                let polled = Pin::new(&mut *incoming).poll_frame(cx);
-                let passed = match (limit, polled.is_ready()) {
-                    (None, _) => None,
-                    (Some(limit), true) => limit.moved(clock::now()),
-                    (Some(limit), false) => Some(ready!(limit.poll_passed(cx))),
-                };
-                if let Some(bound) = passed {
-                    finish(exchange, BodyEnd::TimedOut, *received_bytes);
-                    return Poll::Ready(Some(Err(ResponseBodyError::Late(bound))));
-                }
-                let frame = ready!(polled);
-                match frame {
-                    Some(Ok(frame)) => {
-                        *received_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                        if incoming.is_end_stream() {
-                            finish(exchange, BodyEnd::Whole, *received_bytes);
-                        }
-                        Poll::Ready(Some(Ok(frame)))
-                    }
-                    Some(Err(error)) => {
-                        finish(exchange, BodyEnd::UpstreamBroke, *received_bytes);
-                        Poll::Ready(Some(Err(error.into())))
-                    }
-                    None => {
-                        finish(exchange, BodyEnd::Whole, *received_bytes);
-                        Poll::Ready(None)
-                    }
-                }
-            }
+            Kind::Relayed(relayed) => relayed.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own { bytes, .. } => bytes.is_none(),
-            Kind::Relayed { incoming, .. } => incoming.is_end_stream(),
+            Kind::Relayed(relayed) => relayed.incoming.is_end_stream(),
         }
     }
 
@@ -168,41 +144,97 @@ impl Body for ResponseBody {
             Kind::Own { bytes, .. } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Kind::Relayed { incoming, .. } => incoming.size_hint(),
+            Kind::Relayed(relayed) => relayed.incoming.size_hint(),
         }
     }
 }
 
-impl Drop for ResponseBody {
+impl Relayed {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let passed = match (&mut self.limit, polled.is_ready()) {
+            (None, _) => None,
+            (Some(limit), true) => limit.moved(clock::now()),
+            (Some(limit), false) => Some(ready!(limit.poll_passed(cx))),
+        };
+        if let Some(bound) = passed {
+            self.finish(BodyEnd::TimedOut);
+            return Poll::Ready(Some(Err(ResponseBodyError::Late(bound))));
+        }
+        Poll::Ready(match ready!(polled) {
+            Some(Ok(frame)) => {
+                self.saw(&frame);
+                if self.incoming.is_end_stream() {
+                    self.finish(BodyEnd::Whole);
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                self.finish(BodyEnd::UpstreamBroke);
+                Some(Err(error.into()))
+            }
+            None => {
+                self.finish(BodyEnd::Whole);
+                None
+            }
+        })
+    }
+
+    fn saw(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            if self.received_bytes == 0
+                && let Some(exchange) = &mut self.exchange
+                && exchange.is_grpc
+            {
+                exchange.progressed(clock::now());
+            }
+            self.received_bytes += data.len() as u64;
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.grpc_status = grpc::status(trailers);
+        }
+    }
+
+    fn finish(&mut self, end: BodyEnd) {
+        let Some(exchange) = self.exchange.take() else {
+            return;
+        };
+        let connection = if end == BodyEnd::Whole {
+            self.incoming.take_connection()
+        } else {
+            None
+        };
+        // Closes the connection or resets the stream where it cannot be used
+        // again: before the permits that the exchange holds are given back.
+        self.incoming = Incoming::Empty;
+        let finished = Finished {
+            grpc_status: self.grpc_status,
+            connection,
+        };
+        exchange.finish(end, self.received_bytes, finished);
+    }
+}
+
+impl Drop for Relayed {
     fn drop(&mut self) {
-        if let Kind::Relayed {
-            incoming,
-            exchange,
-            received_bytes,
-            ..
-        } = &mut self.kind
-            && exchange.is_some()
-        {
-            // hyper drops a body that is empty from the start without reading it.
-            let end = if incoming.is_end_stream() {
-                BodyEnd::Whole
-            } else {
-                BodyEnd::CallerLeft
-            };
-            finish(exchange, end, *received_bytes);
-        }
-    }
-}
-
-fn finish(exchange: &mut Option<Exchange>, end: BodyEnd, received_bytes: u64) {
-    if let Some(exchange) = exchange.take() {
-        exchange.finish(end, received_bytes);
+        // An engine drops a body that is empty from the start without reading it.
+        let end = if self.incoming.is_end_stream() {
+            BodyEnd::Whole
+        } else {
+            BodyEnd::CallerLeft
+        };
+        self.finish(end);
     }
 }
 
 impl Limit {
-    fn new(until: Until, now: Timestamp) -> Option<Self> {
-        until.next(now)?;
+    fn new(until: Until) -> Option<Self> {
+        if until.deadline.is_none() && until.idle.is_none() {
+            return None;
+        }
+        let now = clock::now();
         Some(Self {
             until,
             moved: now,
@@ -235,10 +267,16 @@ impl Limit {
 }
 
 impl Until {
-    fn next(self, moved: Timestamp) -> Option<Deadline> {
-        let idle = self.idle.map(|idle| Deadline {
-            at: moved.after(idle),
-            bound: Bound::Idle,
+    fn next(&self, moved: Timestamp) -> Option<Deadline> {
+        let idle = self.idle.map(|idle| {
+            let moved = match &self.request {
+                Some(request) => request.last_moved(moved),
+                None => moved,
+            };
+            Deadline {
+                at: moved.after(idle),
+                bound: Bound::Idle,
+            }
         });
         deadline::earlier(self.deadline, idle)
     }

@@ -63,7 +63,7 @@ where
                 Err(detail) => {
                     worker.shared.connections.bad_requests.fetch_add(1, Relaxed);
                     state.end(clock::now());
-                    let answer = answer::refuse(Reason::BadRequest, detail.to_owned());
+                    let answer = answer::refuse(Reason::BadRequest, detail.to_owned(), false);
                     (answer, true)
                 }
             };

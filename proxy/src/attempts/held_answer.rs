@@ -1,0 +1,76 @@
+//! gRPC tells how a call went after its body. Where a policy retries on that,
+//! the answer's head is held back for the first frame, for a moment.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use http::Response;
+use http_body::Body;
+
+use super::{Attempted, Attempting};
+use crate::attempt::Held;
+use crate::body::{BodyError, Incoming};
+use crate::exchange::LiveAttempt;
+use crate::grpc;
+use crate::policy::config::AttemptEnd;
+use crate::state::Endpoint;
+
+/// For so long a head is held for the first frame of its body.
+const HOLD: Duration = Duration::from_millis(20);
+
+impl Attempting<'_> {
+    /// Response headers came: how the attempt went, as far as it can be known now.
+    pub(super) async fn judge(
+        &mut self,
+        endpoint: &Endpoint,
+        response: Response<Incoming>,
+        held: Held,
+        mut live: LiveAttempt,
+    ) -> Attempted {
+        live.held = Some(held);
+        if !self.exchange.is_grpc {
+            return self.answered(endpoint, response, live);
+        }
+        live.grpc_status = grpc::status(response.headers());
+        if live.grpc_status.is_some() || !self.holds(&response) {
+            return self.answered(endpoint, response, live);
+        }
+        let (parts, body) = response.into_parts();
+        match first_frame(body).await {
+            Ok((body, status)) => {
+                live.grpc_status = status;
+                self.answered(endpoint, Response::from_parts(parts, body), live)
+            }
+            Err(error) => {
+                let failure = crate::attempt::Failure::Ended(
+                    AttemptEnd::Reset,
+                    format!("{} broke off: {error}", endpoint.runtime.name),
+                );
+                self.failed(endpoint, failure, live)
+            }
+        }
+    }
+
+    /// Only where it can matter: the policy lists gRPC codes, and the request
+    /// has been sent whole (a stream that is still sending is never held).
+    fn holds(&self, response: &Response<Incoming>) -> bool {
+        let retries = self.policy().retries.as_ref();
+        let listed = retries
+            .is_some_and(|retries| retries.attempts > 0 && !retries.on.grpc_codes.is_empty());
+        listed && self.source.has_ended() && !response.body().is_end_stream()
+    }
+}
+
+/// The body with its first frame read, where one came in time, and the status
+/// in it where that were the trailers.
+async fn first_frame(mut body: Incoming) -> Result<(Incoming, Option<u8>), BodyError> {
+    let reading = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+    match tokio::time::timeout(HOLD, reading).await {
+        Err(_) | Ok(None) => Ok((body, None)),
+        Ok(Some(Err(error))) => Err(error),
+        Ok(Some(Ok(frame))) => {
+            let status = frame.trailers_ref().and_then(grpc::status);
+            Ok((body.with_first(frame), status))
+        }
+    }
+}
