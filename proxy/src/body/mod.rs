@@ -14,6 +14,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::http1::connection::{Connection, ResponseStream};
+use crate::http1::serve::RequestStream;
+
 /// A body that a peer sends, read as it is asked for: nobody who asks for no
 /// more makes the sidecar hold more than what one read gave.
 #[derive(Debug)]
@@ -22,6 +25,21 @@ pub enum Incoming {
     Empty,
     /// As hyper reads it.
     Hyper(hyper::body::Incoming),
+    /// What follows a caller's HTTP/1 request head.
+    Http1Request(RequestStream),
+    /// What follows an upstream's HTTP/1 response head.
+    Http1Response(ResponseStream),
+}
+
+impl Incoming {
+    /// The HTTP/1 connection upstream that the body came on, once nothing more
+    /// goes over it either way and it may carry another request.
+    pub fn take_connection(&mut self) -> Option<Connection> {
+        match self {
+            Self::Http1Response(stream) => stream.take_connection(),
+            _ => None,
+        }
+    }
 }
 
 /// Why a body could not be read to its end.
@@ -57,6 +75,8 @@ impl Body for Incoming {
             Self::Hyper(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
+            Self::Http1Request(stream) => stream.poll_frame(cx),
+            Self::Http1Response(stream) => stream.poll_frame(cx),
         }
     }
 
@@ -64,6 +84,8 @@ impl Body for Incoming {
         match self {
             Self::Empty => true,
             Self::Hyper(body) => body.is_end_stream(),
+            Self::Http1Request(stream) => stream.is_end_stream(),
+            Self::Http1Response(stream) => stream.is_end_stream(),
         }
     }
 
@@ -71,6 +93,8 @@ impl Body for Incoming {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Hyper(body) => body.size_hint(),
+            Self::Http1Request(stream) => stream.size_hint(),
+            Self::Http1Response(stream) => stream.size_hint(),
         }
     }
 }
