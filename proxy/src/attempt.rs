@@ -201,9 +201,9 @@ fn failure(error: SendError, reused: bool, target: Target<'_>) -> Failure {
     match error {
         SendError::Unsent => Failure::Stale { unsent: true },
         SendError::Unanswered if reused => Failure::Stale { unsent: false },
-        SendError::Unanswered => reset(format!(
-            "{address} closed the connection without an answer"
-        )),
+        SendError::Unanswered => {
+            reset(format!("{address} closed the connection without an answer"))
+        }
         SendError::Refused => Failure::Ended(
             AttemptEnd::RefusedStream,
             format!("{address} refused the stream"),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use http::request::Parts;
 use http::Response;
+use http::request::Parts;
 
 use crate::answer::Reason;
 use crate::attempt::{self, Bounds, Failure, Held, Sent};
@@ -18,6 +18,7 @@ use crate::body::response::{ResponseBody, Until};
 use crate::clock::{self, Timestamp};
 use crate::connect::Target;
 use crate::exchange::{Exchange, LiveAttempt, release};
+use crate::grpc;
 use crate::headers;
 use crate::pipeline;
 use crate::policy::breaker::Outcome;
@@ -25,7 +26,6 @@ use crate::policy::config::{AttemptEnd, ServicePolicy};
 use crate::policy::deadline::{Bound, Deadlines};
 use crate::policy::limit::{Kind, Permit};
 use crate::policy::retry::{self, Attempts, Decision, Ended};
-use crate::grpc;
 use crate::select::{self, NoPick, Tried};
 use crate::state::{Destination, Endpoint, MeshProtocols, Service};
 use crate::upstream::Head;

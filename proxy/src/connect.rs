@@ -17,8 +17,8 @@ use crate::pool::{Idle, Lease, Lifetime, Place};
 use crate::runtime::{ConnectionPermits, EndpointRuntime, ServiceRuntime};
 use crate::shared::{Opening, Shared};
 use crate::wire::Wire;
-use crate::{clock, http1, http2};
 use crate::worker::Worker;
+use crate::{clock, http1, http2};
 
 /// Whom to connect to, and how connections there are kept.
 #[derive(Clone, Copy, Debug)]
@@ -255,7 +255,12 @@ async fn open(
         // A few bytes on a socket that has just opened are always taken at once.
         let taken = stream.try_write(names::mesh::H1_PREFACE);
         if !matches!(taken, Ok(length) if length == names::mesh::H1_PREFACE.len()) {
-            return Err(refused(target, taken.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into())));
+            return Err(refused(
+                target,
+                taken
+                    .err()
+                    .unwrap_or_else(|| io::ErrorKind::WriteZero.into()),
+            ));
         }
     }
     Ok(adopt(worker, stream, target, permits))

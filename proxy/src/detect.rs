@@ -5,13 +5,15 @@
 //!
 //! ```text
 //!            bytes that settle it
-//!  Silent ───────────────────────────► Http1 | Http2 | Opaque
+//!  Silent ───────────────────────────► Http1 | Http2 | MeshHttp1 | MeshHttp2 | Opaque
 //!    │ │                                  ▲
 //!    │ └── bytes that may yet be HTTP ──► Ambiguous ── 1 s without more ──► Opaque
 //!    └── 50 ms ──► Quiet: the server may speak first
 //! ```
 
 use std::time::Duration;
+
+use remora_proto::well_known::mesh;
 
 /// After so long without a byte from the client, the server may speak first.
 pub const SILENCE: Duration = Duration::from_millis(50);
@@ -39,6 +41,10 @@ pub enum Verdict {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
+    /// Another sidecar, which sends one HTTP/1 request at a time.
+    MeshHttp1,
+    /// Another sidecar, which multiplexes.
+    MeshHttp2,
     /// Something else: relayed untouched.
     Opaque,
 }
@@ -48,6 +54,9 @@ pub enum Verdict {
 /// Empty lines before a request line are skipped (RFC 9112, section 2.2), so
 /// that a leading CRLF does not make HTTP look like something else.
 pub fn judge(bytes: &[u8]) -> Verdict {
+    if bytes.first() == Some(&0) {
+        return judge_mesh(bytes);
+    }
     let blank = bytes
         .iter()
         .take_while(|byte| matches!(byte, b'\r' | b'\n'))
@@ -69,6 +78,26 @@ pub fn judge(bytes: &[u8]) -> Verdict {
         return Verdict::Undecided;
     }
     judge_request_line(line)
+}
+
+/// A connection from another sidecar begins with NUL, with which neither HTTP
+/// nor TLS begins, and the name of what follows.
+fn judge_mesh(bytes: &[u8]) -> Verdict {
+    let prefaces = [
+        (mesh::H1_PREFACE, Verdict::MeshHttp1),
+        (mesh::H2_PREFACE, Verdict::MeshHttp2),
+    ];
+    for (preface, verdict) in prefaces {
+        let shared = bytes.len().min(preface.len());
+        if bytes[..shared] == preface[..shared] {
+            return if shared == preface.len() {
+                verdict
+            } else {
+                Verdict::Undecided
+            };
+        }
+    }
+    Verdict::Opaque
 }
 
 fn judge_request_line(line: &[u8]) -> Verdict {
@@ -179,6 +208,9 @@ mod tests {
             assert_eq!(judge(request.as_bytes()), Verdict::Http1, "{request:?}");
         }
         assert_eq!(judge(HTTP2_PREFACE), Verdict::Http2);
+        assert_eq!(judge(mesh::H1_PREFACE), Verdict::MeshHttp1);
+        assert_eq!(judge(b"\0remora-h2\nPRI"), Verdict::MeshHttp2);
+        assert_eq!(judge(b"\0remora-h"), Verdict::Undecided);
     }
 
     #[test]
@@ -215,10 +247,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_segmentation_gives_the_same_verdict(
-            which in 0_usize..4,
+            which in 0_usize..5,
             cuts in proptest::collection::vec(1_usize..9, 0..80),
         ) {
-            let inputs: [(&[u8], Verdict); 4] = [
+            let inputs: [(&[u8], Verdict); 5] = [
+                (b"\0remora-h1\nGET / HTTP/1.1\r\n", Verdict::MeshHttp1),
                 (b"\r\nPOST /orders?id=1 HTTP/1.1\r\nHost: shop\r\n\r\n", Verdict::Http1),
                 (HTTP2_PREFACE, Verdict::Http2),
                 (b"PUT /a HTTP/1.0\r\n\r\n", Verdict::Http1),

@@ -17,9 +17,9 @@ use crate::answer::Reason;
 use crate::attempt::Held;
 use crate::balance::LoadGuard;
 use crate::caller::Caller;
+use crate::clock::{self, Timestamp};
 use crate::grpc;
 use crate::http1::connection::Connection;
-use crate::clock::{self, Timestamp};
 use crate::metrics::counters::Traffic;
 use crate::policy::breaker::{BreakerPermit, Outcome};
 use crate::policy::config::{AttemptEnd, Conditions};
@@ -106,10 +106,9 @@ impl BodyFailures {
         Self {
             reset: failures.matches(AttemptEnd::Reset),
             timeout: failures.matches(AttemptEnd::Timeout),
-            grpc_codes: failures
-                .grpc_codes
-                .iter()
-                .fold(0, |bits, code| bits | 1_u32.checked_shl((*code).into()).unwrap_or(0)),
+            grpc_codes: failures.grpc_codes.iter().fold(0, |bits, code| {
+                bits | 1_u32.checked_shl((*code).into()).unwrap_or(0)
+            }),
         }
     }
 
@@ -289,10 +288,9 @@ impl Exchange {
             return;
         }
         let of_head = self.live.as_ref().and_then(|live| live.grpc_status);
-        let none = (end == BodyEnd::Whole
-            && self.live.is_some()
-            && self.status == Some(StatusCode::OK))
-        .then_some(grpc::UNKNOWN);
+        let none =
+            (end == BodyEnd::Whole && self.live.is_some() && self.status == Some(StatusCode::OK))
+                .then_some(grpc::UNKNOWN);
         self.grpc_status = of_trailers.or(of_head).or(none);
     }
 

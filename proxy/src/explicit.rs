@@ -3,13 +3,14 @@
 //!
 //! For where nothing can be intercepted (the playground on loopback addresses).
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{HeaderValue, Request, Response, Uri, Version, header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -18,7 +19,9 @@ use crate::body::Incoming;
 use crate::body::response::ResponseBody;
 use crate::caller::Caller;
 use crate::clock;
-use crate::http1::server;
+use crate::detect::{self, Verdict};
+use crate::engine::{self, Spoken};
+use crate::grpc;
 use crate::io::Prefixed;
 use crate::pipeline::{self, Call};
 use crate::state::{Destination, Resolution, Service};
@@ -33,13 +36,37 @@ const CONNECT_HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs
 /// Serves one connection of the pod until it ends.
 pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
     let mut seen = Vec::new();
-    let reading = read_connect(&mut stream, &mut seen);
+    let reading = read_first(&mut stream, &mut seen);
     match tokio::time::timeout(CONNECT_HEAD_TIMEOUT, reading).await {
-        Ok(Some(Connect { authority, rest })) => {
-            connect(worker, stream, peer, &authority, rest).await
+        Ok(First::Connect(Connect { authority, rest })) => {
+            connect(worker, stream, peer, &authority, rest).await;
         }
-        _ => http(worker, Prefixed::new(seen.into(), stream), peer).await,
+        Ok(First::Http2) => {
+            http(
+                worker,
+                Spoken::Http2,
+                Prefixed::new(seen.into(), stream),
+                peer,
+            )
+            .await;
+        }
+        Ok(First::Other) | Err(_) => {
+            http(
+                worker,
+                Spoken::Http1,
+                Prefixed::new(seen.into(), stream),
+                peer,
+            )
+            .await;
+        }
     }
+}
+
+/// What a connection begins with.
+enum First {
+    Connect(Connect),
+    Http2,
+    Other,
 }
 
 struct Connect {
@@ -48,7 +75,23 @@ struct Connect {
     rest: Bytes,
 }
 
-/// Reads as long as it may be a CONNECT; `None` leaves what was read in `seen`.
+/// Reads as long as it may be a CONNECT or HTTP/2's preface; what was read is
+/// left in `seen`.
+async fn read_first(stream: &mut TcpStream, seen: &mut Vec<u8>) -> First {
+    while detect::judge(seen) == Verdict::Undecided && (seen.is_empty() || seen[0] == b'P') {
+        if !matches!(stream.read_buf(seen).await, Ok(1..)) {
+            return First::Other;
+        }
+    }
+    if detect::judge(seen) == Verdict::Http2 {
+        return First::Http2;
+    }
+    match read_connect(stream, seen).await {
+        Some(connect) => First::Connect(connect),
+        None => First::Other,
+    }
+}
+
 async fn read_connect(stream: &mut TcpStream, seen: &mut Vec<u8>) -> Option<Connect> {
     const METHOD: &[u8] = b"CONNECT ";
     loop {
@@ -118,69 +161,100 @@ fn plain_refusal(status: &str, reason: Reason, detail: &str) -> String {
     )
 }
 
-async fn http(worker: &Rc<Worker>, stream: Prefixed, peer: SocketAddr) {
-    server::serve(worker, stream, peer, |request, caller| {
-        one(Rc::clone(worker), caller, peer, request)
-    })
-    .await;
+async fn http(worker: &Rc<Worker>, spoken: Spoken, stream: Prefixed, peer: SocketAddr) {
+    let (of_requests, known) = (Rc::clone(worker), Rc::new(RefCell::new(None)));
+    let handle = move |request, caller| {
+        let (worker, known) = (Rc::clone(&of_requests), Rc::clone(&known));
+        one(worker, known, caller, peer, request)
+    };
+    engine::serve(worker, spoken, stream, peer, handle).await;
+}
+
+/// What a caller's last request named, and what that was found to be: most
+/// connections go to one host.
+#[derive(Debug)]
+struct Known {
+    authority: Box<[u8]>,
+    service: Arc<str>,
+    destination: Destination,
 }
 
 async fn one(
     worker: Rc<Worker>,
+    known: Rc<RefCell<Option<Known>>>,
     caller: Caller,
     peer: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let authority = match request.uri().authority() {
-        Some(authority) => Some(authority.as_str().to_owned()),
-        None => request
-            .headers()
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok())
-            .map(str::to_owned),
-    };
-    let Some(authority) = authority else {
-        caller.state.end(clock::now());
-        return answer::refuse(Reason::BadRequest, "the request names no host".to_owned(), false);
-    };
-    let is_grpc = crate::grpc::is_call(request.headers());
-    match find(&worker, &authority).await {
-        Ok((service, address, port)) => {
-            to_origin_form(&mut request, &authority);
-            let port = port.unwrap_or(80);
-            let destination = Destination { address, port };
-            pipeline::outbound(
-                Call {
-                    worker,
-                    caller,
-                    service,
-                    destination,
-                    peer,
-                },
-                request,
-            )
-            .await
-        }
-        Err(detail) => {
+    let (service, destination) = match whither(&worker, &known, &request).await {
+        Ok(found) => found,
+        Err((reason, detail)) => {
             caller.state.end(clock::now());
-            answer::refuse(Reason::NoEndpoints, detail, is_grpc)
+            return answer::refuse(reason, detail, grpc::is_call(request.headers()));
         }
+    };
+    to_origin_form(&mut request);
+    let call = Call {
+        worker,
+        caller,
+        service,
+        destination,
+        peer,
+    };
+    pipeline::outbound(call, request).await
+}
+
+async fn whither(
+    worker: &Rc<Worker>,
+    known: &RefCell<Option<Known>>,
+    request: &Request<Incoming>,
+) -> Result<(Arc<Service>, Destination), (Reason, String)> {
+    let authority = match request.uri().authority() {
+        Some(authority) => authority.as_str().as_bytes(),
+        None => match request.headers().get(header::HOST) {
+            Some(host) => host.as_bytes(),
+            None => return Err((Reason::BadRequest, "the request names no host".to_owned())),
+        },
+    };
+    if let Some(known) = &*known.borrow()
+        && *known.authority == *authority
+        && let Some(service) = worker.shared.mesh.load().service(&known.service)
+    {
+        service.touch(clock::now());
+        return Ok((Arc::clone(service), known.destination));
     }
+    let text = std::str::from_utf8(authority)
+        .map_err(|_| (Reason::BadRequest, "the host is not text".to_owned()))?;
+    let (service, address, port) = find(worker, text)
+        .await
+        .map_err(|detail| (Reason::NoEndpoints, detail))?;
+    let port = port.unwrap_or(80);
+    let destination = Destination { address, port };
+    *known.borrow_mut() = Some(Known {
+        authority: authority.into(),
+        service: Arc::clone(&service.name),
+        destination,
+    });
+    Ok((service, destination))
 }
 
 /// The application gets origin form, and the host of the target as `Host`
-/// (RFC 9112, section 3.2.2).
-fn to_origin_form(request: &mut Request<Incoming>, authority: &str) {
-    if request.uri().authority().is_none() || request.version() == http::Version::HTTP_2 {
+/// (RFC 9112, section 3.2.2). In HTTP/2 the target's host is where it belongs.
+fn to_origin_form(request: &mut Request<Incoming>) {
+    if request.version() == Version::HTTP_2 {
         return;
     }
+    let Some(authority) = request.uri().authority() else {
+        return;
+    };
+    let host = HeaderValue::from_str(authority.as_str());
     let path = request
         .uri()
         .path_and_query()
         .cloned()
         .unwrap_or_else(|| PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(path);
-    if let Ok(host) = HeaderValue::from_str(authority) {
+    if let Ok(host) = host {
         request.headers_mut().insert(header::HOST, host);
     }
 }

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
+use crate::callers::IDLE_TIMEOUT;
 use crate::config::Mode;
-use crate::detect::Verdict;
-use crate::http1::server;
+use crate::engine::{self, Spoken};
 use crate::inbound;
 use crate::io::Prefixed;
 use crate::sniff::{self, Sniffed};
@@ -35,31 +35,30 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     } else {
         port.protocol
     };
-    match protocol {
-        Protocol::Http1 => http(worker, Prefixed::new(Bytes::new(), stream), peer, address).await,
-        Protocol::Tcp | Protocol::Http2 | Protocol::Grpc => {
-            tcp::inbound(worker, stream, Bytes::new(), &port, address).await;
-        }
-        Protocol::Detect => match sniff::sniff(&stream).await {
-            Ok(Sniffed::Decided(Verdict::Http1, seen)) => {
-                http(worker, Prefixed::new(seen, stream), peer, address).await
+    let sniffed = match protocol {
+        Protocol::Tcp => return tcp::inbound(worker, stream, Bytes::new(), &port, address).await,
+        Protocol::Detect => sniff::sniff(&stream).await,
+        declared => sniff::sniff_http(&stream, engine::declared(declared), IDLE_TIMEOUT)
+            .await
+            .map(|(verdict, seen)| Sniffed::Decided(verdict, seen)),
+    };
+    match sniffed {
+        Ok(Sniffed::Decided(verdict, seen)) => match Spoken::of(verdict) {
+            Some(spoken) => {
+                http(worker, spoken, Prefixed::new(seen, stream), peer, address).await;
             }
-            Ok(Sniffed::Decided(_, seen)) => {
-                tcp::inbound(worker, stream, seen, &port, address).await
-            }
-            Ok(Sniffed::Silent(detector)) => {
-                let first =
-                    tcp::whoever_speaks_first_inbound(worker, stream, detector, &port, address)
-                        .await;
-                if let Some(stream) = first {
-                    http(worker, stream, peer, address).await;
-                }
-            }
-            Ok(Sniffed::Closed) => {}
-            Err(error) => {
-                tracing::debug!(%peer, %error, "a connection broke while its protocol was detected")
-            }
+            None => tcp::inbound(worker, stream, seen, &port, address).await,
         },
+        Ok(Sniffed::Silent(detector)) => {
+            let first = tcp::whoever_speaks_first_inbound(worker, stream, detector, &port, address);
+            if let Some((spoken, stream)) = first.await {
+                http(worker, spoken, stream, peer, address).await;
+            }
+        }
+        Ok(Sniffed::Closed) => {}
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a connection broke while its protocol was detected")
+        }
     }
 }
 
@@ -73,9 +72,16 @@ fn destination(worker: &Worker, stream: &TcpStream) -> Option<SocketAddr> {
     socket::original_destination(stream).ok().flatten()
 }
 
-async fn http(worker: &Rc<Worker>, stream: Prefixed, peer: SocketAddr, address: SocketAddr) {
-    server::serve(worker, stream, peer, |request, caller| {
-        inbound::serve(Rc::clone(worker), caller, address, peer, request)
-    })
-    .await;
+async fn http(
+    worker: &Rc<Worker>,
+    spoken: Spoken,
+    stream: Prefixed,
+    peer: SocketAddr,
+    address: SocketAddr,
+) {
+    let of_requests = Rc::clone(worker);
+    let handle = move |request, caller| {
+        inbound::serve(Rc::clone(&of_requests), caller, address, peer, request)
+    };
+    engine::serve(worker, spoken, stream, peer, handle).await;
 }

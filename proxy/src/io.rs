@@ -26,9 +26,21 @@ impl Prefixed {
         Self { prefix, stream }
     }
 
+    /// Without the first `length` bytes, which were read already.
+    #[must_use]
+    pub fn without(mut self, length: usize) -> Self {
+        self.prefix.advance(length.min(self.prefix.len()));
+        self
+    }
+
     /// Whether something was read already.
     pub fn has_prefix(&self) -> bool {
         self.prefix.has_remaining()
+    }
+
+    /// What was read already.
+    pub fn prefix(&self) -> &[u8] {
+        &self.prefix
     }
 
     /// The stream itself.

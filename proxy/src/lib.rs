@@ -34,6 +34,7 @@ pub mod config;
 pub mod connect;
 pub mod daemon;
 pub mod detect;
+pub mod engine;
 pub mod exchange;
 pub mod explicit;
 pub mod grpc;

@@ -1,6 +1,7 @@
 //! A connection that the pod opened: where it was going, what it speaks, and
 //! who carries it on.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
+use crate::callers::IDLE_TIMEOUT;
 use crate::clock;
 use crate::config::Mode;
 use crate::detect::Verdict;
-use crate::http1::server;
+use crate::engine::{self, Spoken};
 use crate::io::Prefixed;
 use crate::pipeline::{self, Call};
 use crate::policy::config::Outbound;
@@ -97,54 +99,41 @@ async fn to_service(
     service: Arc<Service>,
     destination: Destination,
 ) {
-    match protocol(worker, &service, destination.port) {
-        Protocol::Http1 => {
-            http(
-                worker,
-                Prefixed::new(Bytes::new(), stream),
-                peer,
-                service,
-                destination,
-            )
+    let protocol = protocol(worker, &service, destination.port);
+    let sniffed = match protocol {
+        Protocol::Tcp => {
+            return tcp::outbound(worker, stream, Bytes::new(), peer, &service, destination).await;
+        }
+        Protocol::Detect => sniff::sniff(&stream).await,
+        declared => sniff::sniff_http(&stream, engine::declared(declared), IDLE_TIMEOUT)
             .await
-        }
-        Protocol::Tcp | Protocol::Http2 | Protocol::Grpc => {
-            tcp::outbound(worker, stream, Bytes::new(), peer, &service, destination).await;
-        }
-        Protocol::Detect => match sniff::sniff(&stream).await {
-            Ok(Sniffed::Decided(Verdict::Http1, seen)) => {
-                http(
-                    worker,
-                    Prefixed::new(seen, stream),
-                    peer,
-                    service,
-                    destination,
-                )
-                .await;
+            .map(|(verdict, seen)| Sniffed::Decided(verdict, seen)),
+    };
+    match sniffed {
+        Ok(Sniffed::Decided(verdict, seen)) => match spoken(verdict) {
+            Some(spoken) => {
+                let stream = Prefixed::new(seen, stream);
+                http(worker, spoken, stream, peer, service, destination).await;
             }
-            Ok(Sniffed::Decided(_, seen)) => {
-                tcp::outbound(worker, stream, seen, peer, &service, destination).await
-            }
-            Ok(Sniffed::Silent(detector)) => {
-                let first = tcp::whoever_speaks_first(
-                    worker,
-                    stream,
-                    detector,
-                    peer,
-                    &service,
-                    destination,
-                )
-                .await;
-                if let Some(stream) = first {
-                    http(worker, stream, peer, service, destination).await;
-                }
-            }
-            Ok(Sniffed::Closed) => {}
-            Err(error) => {
-                tracing::debug!(%peer, %error, "a connection broke while its protocol was detected")
-            }
+            None => tcp::outbound(worker, stream, seen, peer, &service, destination).await,
         },
+        Ok(Sniffed::Silent(detector)) => {
+            let first =
+                tcp::whoever_speaks_first(worker, stream, detector, peer, &service, destination);
+            if let Some((spoken, stream)) = first.await {
+                http(worker, spoken, stream, peer, service, destination).await;
+            }
+        }
+        Ok(Sniffed::Closed) => {}
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a connection broke while its protocol was detected")
+        }
     }
+}
+
+/// What the pod's own application speaks; only sidecars speak to each other.
+pub fn spoken(verdict: Verdict) -> Option<Spoken> {
+    Spoken::of(verdict).filter(|spoken| !spoken.is_mesh())
 }
 
 fn protocol(worker: &Worker, service: &Service, port: u16) -> Protocol {
@@ -157,34 +146,34 @@ fn protocol(worker: &Worker, service: &Service, port: u16) -> Protocol {
         .map_or(Protocol::Detect, |port| port.protocol)
 }
 
-/// Serves HTTP/1.1 to `service`. Each request sees the service as it is then.
+/// Serves HTTP to `service`. Each request sees the service as it is then.
 pub async fn http(
     worker: &Rc<Worker>,
+    spoken: Spoken,
     stream: Prefixed,
     peer: SocketAddr,
     service: Arc<Service>,
     destination: Destination,
 ) {
     let name = Arc::clone(&service.name);
-    let last = std::cell::RefCell::new(service);
-    server::serve(worker, stream, peer, |request, caller| {
-        let now = clock::now();
+    let last = RefCell::new(service);
+    let of_requests = Rc::clone(worker);
+    let handle = move |request, caller| {
+        let worker = Rc::clone(&of_requests);
         let current = worker.shared.mesh.load().service(&name).map(Arc::clone);
         if let Some(current) = current {
-            current.touch(now);
+            current.touch(clock::now());
             *last.borrow_mut() = current;
         }
         let service = Arc::clone(&last.borrow());
-        pipeline::outbound(
-            Call {
-                worker: Rc::clone(worker),
-                caller,
-                service,
-                destination,
-                peer,
-            },
-            request,
-        )
-    })
-    .await;
+        let call = Call {
+            worker,
+            caller,
+            service,
+            destination,
+            peer,
+        };
+        pipeline::outbound(call, request)
+    };
+    engine::serve(worker, spoken, stream, peer, handle).await;
 }

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::body::request::RequestBody;
 use crate::clock::Timestamp;
-use crate::io::UpstreamIo;
+use crate::http1::connection::Connection;
 use crate::policy::config::Outbound;
 use crate::runtime::ConnectionPermits;
+use crate::shared::{Opening, Shared, SharedConnections};
+use crate::wire::Wire;
 
 /// A request that must not be sent twice uses a pooled connection to something
 /// that is not a sidecar only when it was idle for less than this: the server

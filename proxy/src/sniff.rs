@@ -42,6 +42,24 @@ pub async fn resume(stream: &TcpStream, detector: Detector) -> io::Result<Sniffe
     follow(stream, detector, Step::Read(crate::detect::HESITATION)).await
 }
 
+/// Reads from `stream`, whose port is declared to speak HTTP, until it is clear
+/// which, for at most `patience` before the first byte. What is not clear then
+/// is `declared`, whose engine says what is wrong with it.
+///
+/// # Errors
+/// The connection broke, or nothing came.
+pub async fn sniff_http(
+    stream: &TcpStream,
+    declared: Verdict,
+    patience: Duration,
+) -> io::Result<(Verdict, Bytes)> {
+    match follow(stream, Detector::default(), Step::Read(patience)).await? {
+        Sniffed::Decided(Verdict::Opaque | Verdict::Undecided, seen) => Ok((declared, seen)),
+        Sniffed::Decided(verdict, seen) => Ok((verdict, seen)),
+        Sniffed::Silent(_) | Sniffed::Closed => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
 async fn follow(stream: &TcpStream, mut detector: Detector, mut step: Step) -> io::Result<Sniffed> {
     loop {
         step = match step {

@@ -14,6 +14,7 @@ use crate::balance::LoadGuard;
 use crate::clock::{self, Timestamp};
 use crate::connect::{self, Target};
 use crate::detect::{Detector, Verdict};
+use crate::engine::Spoken;
 use crate::inbound::InboundPort;
 use crate::io::Prefixed;
 use crate::policy::breaker::{BreakerPermit, Outcome};
@@ -74,12 +75,17 @@ pub async fn whoever_speaks_first(
     peer: SocketAddr,
     service: &Service,
     destination: Destination,
-) -> Option<Prefixed> {
+) -> Option<(Spoken, Prefixed)> {
     let started = clock::now();
     let Some(upstream) = open(worker, peer, service, destination).await else {
         // Perhaps it speaks HTTP and can be told why; else its first bytes end it.
         return match sniff::resume(&caller, detector).await {
-            Ok(Sniffed::Decided(Verdict::Http1, seen)) => Some(Prefixed::new(seen, caller)),
+            Ok(Sniffed::Decided(Verdict::Http1, seen)) => {
+                Some((Spoken::Http1, Prefixed::new(seen, caller)))
+            }
+            Ok(Sniffed::Decided(Verdict::Http2, seen)) => {
+                Some((Spoken::Http2, Prefixed::new(seen, caller)))
+            }
             _ => {
                 refuse(&caller, &service.runtime);
                 None
@@ -87,7 +93,7 @@ pub async fn whoever_speaks_first(
         };
     };
     match first_words(&caller, &upstream.stream, detector).await {
-        FirstWords::Http(seen) => {
+        FirstWords::Http(Spoken::Http1, seen) => {
             let Upstream {
                 stream,
                 endpoint,
@@ -105,9 +111,13 @@ pub async fn whoever_speaks_first(
             };
             let Idle { connection, lease } = connect::adopt(worker, stream, target, permits);
             worker.pool.give_back(connection, lease, clock::now());
-            Some(Prefixed::new(seen, caller))
+            Some((Spoken::Http1, Prefixed::new(seen, caller)))
         }
-        FirstWords::Opaque(seen) => {
+        // Multiplexed on a connection that others may share: this one is of no use.
+        FirstWords::Http(spoken, seen) if !spoken.is_mesh() => {
+            Some((spoken, Prefixed::new(seen, caller)))
+        }
+        FirstWords::Http(_, seen) | FirstWords::Opaque(seen) => {
             carry(worker, &caller, upstream, seen, peer, service, started).await;
             None
         }
@@ -117,7 +127,7 @@ pub async fn whoever_speaks_first(
 
 enum FirstWords {
     /// The client speaks HTTP.
-    Http(Bytes),
+    Http(Spoken, Bytes),
     /// Something else; what the client has said.
     Opaque(Bytes),
     /// Both are gone.
@@ -131,8 +141,10 @@ async fn first_words(caller: &TcpStream, upstream: &TcpStream, detector: Detecto
         _ = upstream.readable() => return FirstWords::Opaque(Bytes::new()),
     }
     match sniff::resume(caller, detector).await {
-        Ok(Sniffed::Decided(Verdict::Http1, seen)) => FirstWords::Http(seen),
-        Ok(Sniffed::Decided(_, seen)) => FirstWords::Opaque(seen),
+        Ok(Sniffed::Decided(verdict, seen)) => match Spoken::of(verdict) {
+            Some(spoken) => FirstWords::Http(spoken, seen),
+            None => FirstWords::Opaque(seen),
+        },
         // It closed its side, and the server may still have something to say.
         Ok(Sniffed::Silent(_) | Sniffed::Closed) => FirstWords::Opaque(Bytes::new()),
         Err(_) => FirstWords::Nobody,
@@ -359,14 +371,14 @@ pub async fn whoever_speaks_first_inbound(
     detector: Detector,
     port: &InboundPort,
     address: SocketAddr,
-) -> Option<Prefixed> {
+) -> Option<(Spoken, Prefixed)> {
     let Some(stream) = dial_application(worker, port, address).await else {
         socket::reset_on_close(&caller);
         return None;
     };
     let address = worker.shared.application_address(address);
     match first_words(&caller, &stream, detector).await {
-        FirstWords::Http(seen) => {
+        FirstWords::Http(Spoken::Http1, seen) => {
             let outbound = Outbound::default();
             let target = Target {
                 service: &port.runtime,
@@ -380,8 +392,9 @@ pub async fn whoever_speaks_first_inbound(
                 let Idle { connection, lease } = connect::adopt(worker, stream, target, permits);
                 worker.pool.give_back(connection, lease, clock::now());
             }
-            Some(Prefixed::new(seen, caller))
+            Some((Spoken::Http1, Prefixed::new(seen, caller)))
         }
+        FirstWords::Http(spoken, seen) => Some((spoken, Prefixed::new(seen, caller))),
         FirstWords::Opaque(seen) => {
             carry_inbound(worker, &caller, &stream, seen, port).await;
             None

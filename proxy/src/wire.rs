@@ -23,7 +23,11 @@ impl Wire {
     /// How `parts` travel to an endpoint whose sidecar takes `mesh`.
     pub fn of(parts: &Parts, mesh: MeshProtocols) -> Self {
         if parts.version == Version::HTTP_2 {
-            return if mesh.h2 { Self::MeshHttp2 } else { Self::Http2 };
+            return if mesh.h2 {
+                Self::MeshHttp2
+            } else {
+                Self::Http2
+            };
         }
         if mesh.h2 && can_be_multiplexed(parts) {
             Self::MeshHttp2
@@ -74,11 +78,20 @@ mod tests {
     fn what_http2_cannot_carry_takes_a_connection_of_its_own() {
         let of = |version, method, uri| Wire::of(&parts(version, method, uri), BOTH);
         assert_eq!(of(Version::HTTP_11, Method::GET, "/a"), Wire::MeshHttp2);
-        assert_eq!(of(Version::HTTP_2, Method::GET, "http://b/a"), Wire::MeshHttp2);
+        assert_eq!(
+            of(Version::HTTP_2, Method::GET, "http://b/a"),
+            Wire::MeshHttp2
+        );
         assert_eq!(of(Version::HTTP_10, Method::GET, "/a"), Wire::MeshHttp1);
         assert_eq!(of(Version::HTTP_11, Method::OPTIONS, "*"), Wire::MeshHttp1);
-        assert_eq!(of(Version::HTTP_11, Method::CONNECT, "b:1"), Wire::MeshHttp1);
-        assert_eq!(of(Version::HTTP_11, Method::GET, "http://b/a"), Wire::MeshHttp1);
+        assert_eq!(
+            of(Version::HTTP_11, Method::CONNECT, "b:1"),
+            Wire::MeshHttp1
+        );
+        assert_eq!(
+            of(Version::HTTP_11, Method::GET, "http://b/a"),
+            Wire::MeshHttp1
+        );
         let mut upgrade = parts(Version::HTTP_11, Method::GET, "/a");
         upgrade.headers = HeaderMap::from_iter([
             (header::CONNECTION, HeaderValue::from_static("upgrade")),
@@ -90,7 +103,13 @@ mod tests {
     #[test]
     fn without_a_sidecar_the_application_is_spoken_to_as_the_caller_speaks() {
         let none = MeshProtocols::default();
-        assert_eq!(Wire::of(&parts(Version::HTTP_11, Method::GET, "/"), none), Wire::Http1);
-        assert_eq!(Wire::of(&parts(Version::HTTP_2, Method::GET, "/"), none), Wire::Http2);
+        assert_eq!(
+            Wire::of(&parts(Version::HTTP_11, Method::GET, "/"), none),
+            Wire::Http1
+        );
+        assert_eq!(
+            Wire::of(&parts(Version::HTTP_2, Method::GET, "/"), none),
+            Wire::Http2
+        );
     }
 }

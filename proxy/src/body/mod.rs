@@ -14,7 +14,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::http1::connection::Connection;
+use crate::http1::connection::{Connection, ResponseStream};
+use crate::http1::serve::RequestStream;
 
 /// A body that a peer sends, read as it is asked for: nobody who asks for no
 /// more makes the sidecar hold more than what one read gave.
@@ -24,6 +25,10 @@ pub enum Incoming {
     Empty,
     /// As hyper reads it.
     Hyper(hyper::body::Incoming),
+    /// What follows a caller's HTTP/1 request head.
+    Http1Request(RequestStream),
+    /// What follows an upstream's HTTP/1 response head.
+    Http1Response(ResponseStream),
     /// Its first frame was looked at already.
     Peeked(Box<Peeked>),
 }
@@ -44,10 +49,11 @@ impl Incoming {
         }))
     }
 
-    /// The HTTP/1 connection, once this body has ended and where the
-    /// connection can carry another exchange.
+    /// The HTTP/1 connection upstream that the body came on, once nothing more
+    /// goes over it either way and it may carry another request.
     pub fn take_connection(&mut self) -> Option<Connection> {
         match self {
+            Self::Http1Response(stream) => stream.take_connection(),
             Self::Peeked(peeked) => peeked.rest.take_connection(),
             _ => None,
         }
@@ -87,6 +93,8 @@ impl Body for Incoming {
             Self::Hyper(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
+            Self::Http1Request(stream) => stream.poll_frame(cx),
+            Self::Http1Response(stream) => stream.poll_frame(cx),
             Self::Peeked(peeked) => match peeked.first.take() {
                 Some(first) => Poll::Ready(Some(Ok(first))),
                 None => Pin::new(&mut peeked.rest).poll_frame(cx),
@@ -98,6 +106,8 @@ impl Body for Incoming {
         match self {
             Self::Empty => true,
             Self::Hyper(body) => body.is_end_stream(),
+            Self::Http1Request(stream) => stream.is_end_stream(),
+            Self::Http1Response(stream) => stream.is_end_stream(),
             Self::Peeked(peeked) => peeked.first.is_none() && peeked.rest.is_end_stream(),
         }
     }
@@ -106,6 +116,8 @@ impl Body for Incoming {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Hyper(body) => body.size_hint(),
+            Self::Http1Request(stream) => stream.size_hint(),
+            Self::Http1Response(stream) => stream.size_hint(),
             // What was read ahead is not counted in: better no hint than a wrong one.
             Self::Peeked(peeked) if peeked.first.is_some() => SizeHint::default(),
             Self::Peeked(peeked) => peeked.rest.size_hint(),
