@@ -22,6 +22,8 @@ pub enum Incoming {
     Empty,
     /// As hyper reads it.
     Hyper(hyper::body::Incoming),
+    /// On an HTTP/2 stream.
+    Http2(crate::http2::stream::Receive),
 }
 
 /// Why a body could not be read to its end.
@@ -57,6 +59,7 @@ impl Body for Incoming {
             Self::Hyper(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -64,6 +67,7 @@ impl Body for Incoming {
         match self {
             Self::Empty => true,
             Self::Hyper(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
         }
     }
 
@@ -71,6 +75,7 @@ impl Body for Incoming {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Hyper(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
         }
     }
 }
