@@ -41,7 +41,8 @@ pub enum Failure {
     },
     /// A limit was reached.
     Overloaded(String),
-    /// The caller broke off while sending the request's body.
+    /// The caller broke off while sending the request's body, or asks for what
+    /// this upstream cannot do.
     CallerBroke(String),
     /// The whole request is over time.
     OutOfTime(Bound),
@@ -208,7 +209,9 @@ fn failure(error: SendError, reused: bool, target: Target<'_>) -> Failure {
             AttemptEnd::RefusedStream,
             format!("{address} refused the stream"),
         ),
-        error @ (SendError::Caller(_) | SendError::Superseded) => {
+        // What the upstream cannot carry is the caller's to change, and says
+        // nothing of the upstream.
+        error @ (SendError::Caller(_) | SendError::Superseded | SendError::Unsupported(_)) => {
             Failure::CallerBroke(error.to_string())
         }
         SendError::Broke(why) => reset(format!("{address} broke off before it answered: {why}")),

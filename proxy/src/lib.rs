@@ -6,7 +6,7 @@
 //! - [`worker`]: a data worker; [`socket`] its listeners, [`callers`] its callers.
 //! - [`outbound_connection`], [`inbound_connection`], [`explicit`]: where a
 //!   connection was going, and what it speaks ([`sniff`], [`detect`]).
-//! - [`http1`]: HTTP/1.1, with [`io`] beneath it; [`caller`]: whom an engine serves;
+//! - [`http1`]: HTTP/1.1, and [`http2`]: HTTP/2, with [`io`] beneath it; [`caller`]: whom an engine serves;
 //!   [`body`]: what peers send; [`headers`]; [`upstream`]: how an engine is asked to send.
 //! - [`pipeline`]: the life of a request, and in it: [`policy`], the state
 //!   machines; [`attempts`] and [`attempt`]; [`select`] over [`balance`];

@@ -31,6 +31,9 @@ pub enum SendError {
     /// GOAWAY below its stream (RFC 9113, sections 6.8 and 8.7).
     #[error("the upstream refused the stream")]
     Refused,
+    /// Nothing of it was sent: the upstream does not take such a request.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// The caller broke off while it sent the request's body.
     #[error("the request's body could not be read: {0}")]
     Caller(BodyError),

@@ -29,6 +29,8 @@ pub enum Incoming {
     Http1Request(RequestStream),
     /// What follows an upstream's HTTP/1 response head.
     Http1Response(ResponseStream),
+    /// On an HTTP/2 stream.
+    Http2(crate::http2::stream::Receive),
     /// Its first frame was looked at already.
     Peeked(Box<Peeked>),
 }
@@ -99,6 +101,7 @@ impl Body for Incoming {
                 Some(first) => Poll::Ready(Some(Ok(first))),
                 None => Pin::new(&mut peeked.rest).poll_frame(cx),
             },
+            Self::Http2(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -109,6 +112,7 @@ impl Body for Incoming {
             Self::Http1Request(stream) => stream.is_end_stream(),
             Self::Http1Response(stream) => stream.is_end_stream(),
             Self::Peeked(peeked) => peeked.first.is_none() && peeked.rest.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
         }
     }
 
@@ -121,6 +125,7 @@ impl Body for Incoming {
             // What was read ahead is not counted in: better no hint than a wrong one.
             Self::Peeked(peeked) if peeked.first.is_some() => SizeHint::default(),
             Self::Peeked(peeked) => peeked.rest.size_hint(),
+            Self::Http2(body) => body.size_hint(),
         }
     }
 }

@@ -1,0 +1,95 @@
+//! One stream of a caller: the handler, then its answer.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::SendResponse;
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
+
+use super::message;
+use super::stream::{Send, Sending};
+use crate::body::response::ResponseBody;
+use crate::caller::{Caller, Interim};
+use crate::clock;
+
+/// Answers on `respond` with what `handling` gives, unless the caller resets
+/// the stream or its connection ends: then `handling`, or the answer, is
+/// dropped. `bodiless` for an answer to HEAD.
+pub async fn answer<F>(
+    mut respond: SendResponse<Bytes>,
+    handling: F,
+    caller: &Caller,
+    bodiless: bool,
+) where
+    F: Future<Output = Response<ResponseBody>>,
+{
+    let response = {
+        let mut handling = pin!(handling);
+        poll_fn(|cx| {
+            // Before the reset is looked at: the handler tells the caller's
+            // connection of the request's end only when it has begun.
+            let handled = handling.as_mut().poll(cx);
+            pass_interim(&mut respond, &caller.interim);
+            match handled {
+                Poll::Ready(response) => Poll::Ready(Some(response)),
+                Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            }
+        })
+        .await
+    };
+    let Some(response) = response else {
+        return;
+    };
+    let (parts, body) = response.into_parts();
+    let mut head = Response::new(());
+    *head.status_mut() = parts.status;
+    *head.headers_mut() = message::answer(parts.headers);
+    let ends = bodiless || body.is_end_stream();
+    // It fails where the caller has gone.
+    let Ok(stream) = respond.send_response(head, ends) else {
+        return;
+    };
+    if ends {
+        return;
+    }
+    let mut sending = Send::new(stream, body);
+    poll_fn(|cx| match sending.poll(cx) {
+        Poll::Pending => sending.poll_reset(cx),
+        Poll::Ready(Err(Sending::Broke(_))) => {
+            // Never a clean end: the caller would take a part for the whole.
+            sending.reset(Reason::INTERNAL_ERROR);
+            Poll::Ready(())
+        }
+        Poll::Ready(_) => Poll::Ready(()),
+    })
+    .await;
+}
+
+fn pass_interim(respond: &mut SendResponse<Bytes>, interim: &Interim) {
+    while let Some((status, headers)) = interim.pop() {
+        let mut head = Response::new(());
+        *head.status_mut() = status;
+        *head.headers_mut() = message::answer(headers);
+        if let Err(error) = respond.send_informational(head) {
+            tracing::debug!(%error, "an interim answer was not passed on");
+        }
+    }
+}
+
+/// Answers with a bare status, to what no handler is to see.
+pub fn refuse(mut respond: SendResponse<Bytes>, status: StatusCode, headers: HeaderMap) {
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    *head.headers_mut() = headers;
+    // It fails where the caller has gone.
+    let _ = respond.send_response(head, true);
+}
+
+/// Ends the request for the connection's bookkeeping where no handler does.
+pub fn ended(caller: &Caller) {
+    caller.state.end(clock::now());
+}

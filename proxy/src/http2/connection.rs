@@ -1,0 +1,352 @@
+//! A connection upstream that many requests share.
+//!
+//! A handle costs a reference count. The connection itself is driven by a task
+//! of its own; a request's body is read by the request's own task.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::client::{ResponseFuture, SendRequest};
+use http::Version;
+use http_body::Body;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::frames::Frames;
+use super::io::{Deferred, Turn};
+use super::stream::{Receive, Send, Sending};
+use super::{MESH_PREFACE, message, settings};
+use crate::body::Incoming;
+use crate::body::request::{RequestBody, RequestBodyError};
+use crate::caller::Caller;
+use crate::clock;
+use crate::io::Prefixed;
+use crate::upstream::{Head, SendError};
+
+/// A handle on an open HTTP/2 connection. The connection stays open until it is
+/// closed or drained, whoever holds handles.
+#[derive(Clone, Debug)]
+pub struct Connection(Rc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    io: Deferred,
+    /// Gone once no further stream may begin.
+    sender: RefCell<Option<SendRequest<Bytes>>>,
+    streams: Cell<usize>,
+    /// Streams that the upstream allows.
+    allowed: Cell<usize>,
+    /// The upstream's SETTINGS have come.
+    settled: Cell<bool>,
+    closed: Cell<bool>,
+    /// Told when `settled` or `closed` turns true.
+    changed: Notify,
+}
+
+/// A stream's place among those of its connection.
+#[derive(Debug)]
+pub(super) struct Place(Rc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+    }
+}
+
+impl Connection {
+    /// Begins HTTP/2 on `stream`. Nothing is waited for: what a client says
+    /// first goes out together with the first request.
+    ///
+    /// # Errors
+    /// None of the socket's: those end the connection, and what is sent on it.
+    pub async fn open(stream: TcpStream) -> Result<Self, io::Error> {
+        Self::begin(stream, &[]).await
+    }
+
+    /// The same to a sidecar, behind [`MESH_PREFACE`].
+    ///
+    /// # Errors
+    /// As for [`Connection::open`].
+    pub async fn open_mesh(stream: TcpStream) -> Result<Self, io::Error> {
+        Self::begin(stream, MESH_PREFACE).await
+    }
+
+    async fn begin(stream: TcpStream, preface: &[u8]) -> Result<Self, io::Error> {
+        let io = Deferred::new(Prefixed::new(Bytes::new(), stream), Frames::of_upstream());
+        io.say_first(preface);
+        let (sender, connection) = settings::client()
+            .handshake::<_, Bytes>(io.clone())
+            .await
+            .map_err(io_error)?;
+        let shared = Rc::new(Shared {
+            io,
+            sender: RefCell::new(Some(sender)),
+            streams: Cell::new(0),
+            allowed: Cell::new(settings::UPSTREAM_STREAMS_AT_FIRST),
+            settled: Cell::new(false),
+            closed: Cell::new(false),
+            changed: Notify::new(),
+        });
+        tokio::task::spawn_local(drive(connection, Rc::clone(&shared)));
+        Ok(Self(shared))
+    }
+
+    /// Whether a request may be sent on it: it is open, and neither side ends it.
+    pub fn is_usable(&self) -> bool {
+        !self.0.closed.get()
+            && self.0.sender.borrow().is_some()
+            && !self.0.io.frames(|frames| frames.is_going_away())
+    }
+
+    /// Whether a further stream may begin now: neither the upstream's limit nor
+    /// [`settings::UPSTREAM_STREAMS`] is reached.
+    pub fn has_room(&self) -> bool {
+        self.0.streams.get() < self.0.allowed.get().min(settings::UPSTREAM_STREAMS)
+    }
+
+    /// Streams now, until the end of each answer.
+    pub fn streams(&self) -> usize {
+        self.0.streams.get()
+    }
+
+    /// Ends it at once, and every stream on it: the upstream sees that before
+    /// anything that is sent to it later.
+    pub fn close(&self) {
+        self.0.sender.borrow_mut().take();
+        self.0.closed.set(true);
+        self.0.io.close();
+    }
+
+    /// Begins no further stream; closes when the last has ended.
+    pub fn drain(&self) {
+        self.0.sender.borrow_mut().take();
+    }
+
+    /// Completes when the connection has been closed, by whichever side.
+    pub async fn closed(&self) {
+        loop {
+            let changed = self.0.changed.notified();
+            if self.0.closed.get() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Sends a request and waits for the answer's head; the rest of `body` is
+    /// sent while what comes back is polled. Dropped before, the stream is
+    /// reset with CANCEL.
+    ///
+    /// # Errors
+    /// See [`SendError`]; [`SendError::Unsent`] also where there is no room.
+    pub async fn send(
+        &self,
+        head: Head<'_>,
+        body: RequestBody,
+        caller: &Caller,
+    ) -> Result<(http::response::Parts, Incoming), SendError> {
+        let mut request = message::request(head);
+        if request.extensions().get::<h2::ext::Protocol>().is_some() {
+            self.offers_extended_connect().await?;
+        }
+        let place = self.place().ok_or(SendError::Unsent)?;
+        let before = self.0.io.sent_bytes();
+        let ends = body.is_end_stream();
+        let (mut response, stream) = {
+            let mut sender = self.0.sender.borrow_mut();
+            let sender = sender.as_mut().ok_or(SendError::Unsent)?;
+            begin_stream(sender, &mut request, ends)?
+        };
+        let mut sending = (!ends).then(|| Send::new(stream, body));
+        let mut interim = false;
+        let answered = poll_fn(|cx| {
+            if let Poll::Ready(answer) = poll_answer(&mut response, caller, &mut interim, cx) {
+                return Poll::Ready(answer.map_err(Unanswered::Upstream));
+            }
+            if let Some(body) = &mut sending
+                && let Poll::Ready(sent) = body.poll(cx)
+            {
+                if let Err(Sending::Broke(error)) = sent {
+                    body.reset(Reason::CANCEL);
+                    return Poll::Ready(Err(Unanswered::Body(error)));
+                }
+                sending = None;
+            }
+            Poll::Pending
+        })
+        .await;
+        drop(response);
+        match answered {
+            Ok(answer) => Ok(taken(answer, head.parts.version, sending, place)),
+            Err(Unanswered::Body(RequestBodyError::Caller(error))) => Err(SendError::Caller(error)),
+            Err(Unanswered::Body(RequestBodyError::Superseded)) => Err(SendError::Superseded),
+            Err(Unanswered::Upstream(error)) => {
+                let unsent = self.0.io.sent_bytes() == before;
+                Err(send_error(&error, unsent, interim))
+            }
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        if self.0.closed.get() || !self.has_room() {
+            return None;
+        }
+        self.0.streams.set(self.0.streams.get() + 1);
+        Some(Place(Rc::clone(&self.0)))
+    }
+
+    /// RFC 8441, section 3: only once the upstream has said that it takes them.
+    async fn offers_extended_connect(&self) -> Result<(), SendError> {
+        loop {
+            let changed = self.0.changed.notified();
+            if self.0.closed.get() {
+                return Err(SendError::Unsent);
+            }
+            if self.0.settled.get() {
+                break;
+            }
+            changed.await;
+        }
+        match self.0.sender.borrow().as_ref() {
+            None => Err(SendError::Unsent),
+            Some(sender) if sender.is_extended_connect_protocol_enabled() => Ok(()),
+            Some(_) => Err(SendError::Unsupported(
+                "the upstream does not take an extended CONNECT (RFC 8441)",
+            )),
+        }
+    }
+}
+
+enum Unanswered {
+    Upstream(h2::Error),
+    Body(RequestBodyError),
+}
+
+type Stream = (ResponseFuture, h2::SendStream<Bytes>);
+
+fn begin_stream(
+    sender: &mut SendRequest<Bytes>,
+    request: &mut http::Request<()>,
+    ends: bool,
+) -> Result<Stream, SendError> {
+    let mut noop = Context::from_waker(Waker::noop());
+    match sender.poll_ready(&mut noop) {
+        Poll::Ready(Ok(())) => {}
+        Poll::Ready(Err(_)) => return Err(SendError::Unsent),
+        // A stream waits in h2 until one that has ended for us has ended on the
+        // wire; this handle would wait for it, a fresh one queues up behind.
+        Poll::Pending => *sender = sender.clone(),
+    }
+    let request = std::mem::take(request);
+    sender
+        .send_request(request, ends)
+        .map_err(|error| match error.reason() {
+            None if !error.is_io() => SendError::Malformed(error.to_string()),
+            _ => SendError::Unsent,
+        })
+}
+
+fn poll_answer(
+    response: &mut ResponseFuture,
+    caller: &Caller,
+    interim: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<Result<http::Response<h2::RecvStream>, h2::Error>> {
+    while let Some(answer) = std::task::ready!(response.poll_informational(cx)) {
+        let (parts, ()) = answer?.into_parts();
+        *interim = true;
+        caller.interim.push(parts.status, parts.headers);
+    }
+    Pin::new(response).poll(cx)
+}
+
+/// The answer as the request's side of the sidecar takes it.
+fn taken(
+    answer: http::Response<h2::RecvStream>,
+    version: Version,
+    sending: Option<Send<RequestBody>>,
+    place: Place,
+) -> (http::response::Parts, Incoming) {
+    let (mut parts, body) = answer.into_parts();
+    parts.version = version;
+    if body.is_end_stream() {
+        return (parts, Incoming::Empty);
+    }
+    let body = Receive::of_upstream(body, &parts.headers, sending, place);
+    (parts, Incoming::Http2(body))
+}
+
+/// `unsent`: not one byte went out since the request was handed over.
+fn send_error(error: &h2::Error, unsent: bool, interim: bool) -> SendError {
+    let remote = error.is_remote();
+    // h2 tells a stream of GOAWAY only where the stream is above its last one.
+    if remote && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM)) {
+        return SendError::Refused;
+    }
+    if error.is_io() && unsent {
+        return SendError::Unsent;
+    }
+    if error.is_io() && !interim {
+        return SendError::Unanswered;
+    }
+    if error.is_reset() && error.is_library() {
+        return SendError::Malformed(format!("the upstream's answer is malformed: {error}"));
+    }
+    SendError::Broke(format!("the upstream broke the stream off: {error}"))
+}
+
+fn io_error(error: h2::Error) -> io::Error {
+    let text = error.to_string();
+    error.into_io().unwrap_or_else(|| io::Error::other(text))
+}
+
+type Driven = h2::client::Connection<Deferred, Bytes>;
+
+async fn drive(mut connection: Driven, shared: Rc<Shared>) {
+    let mut seen = 0;
+    let mut counted_since = clock::now();
+    poll_fn(|cx| {
+        let io = &shared.io;
+        io.begin();
+        let ended = Pin::new(&mut connection).poll(cx).is_ready();
+        let settings = io.frames(|frames| frames.settings());
+        if settings != seen {
+            seen = settings;
+            shared.allowed.set(connection.max_concurrent_send_streams());
+            shared.settled.set(true);
+            shared.changed.notify_waiters();
+        }
+        let turn = io.end(cx);
+        if io.frames(|frames| frames.is_suspicious()) {
+            let now = clock::now();
+            if super::frames::is_flood(counted_since, now) {
+                tracing::warn!("an upstream floods its connection with HTTP/2 frames that carry nothing; closing it");
+                return Poll::Ready(());
+            }
+            counted_since = now;
+            io.frames(Frames::forgive);
+        }
+        match turn {
+            _ if ended => Poll::Ready(()),
+            Err(_) => Poll::Ready(()),
+            Ok(Turn::Wait) => Poll::Pending,
+            Ok(Turn::Again) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    })
+    .await;
+    shared.sender.borrow_mut().take();
+    shared.closed.set(true);
+    // Ends what is still on it.
+    drop(connection);
+    shared.io.close();
+    shared.changed.notify_waiters();
+}

@@ -1,0 +1,27 @@
+//! HTTP/2, both sides, plaintext with prior knowledge (RFC 9113, section 3.3),
+//! on the `h2` crate.
+//!
+//! # Layout
+//! - [`serve`]: a caller's connection; [`answer`]: one stream of it.
+//! - [`connection`]: a connection upstream that many requests share.
+//! - [`stream`]: what comes on a stream, and what is sent on one.
+//! - [`message`]: heads as HTTP/2 carries them, and HTTP/1.1 between sidecars.
+//! - [`io`]: the socket under a connection: gathers what a poll writes;
+//!   [`frames`]: looks at what comes, for floods that `h2` lets pass.
+//! - [`settings`]: what we allow a peer, each number with its reason.
+//!
+//! What it does not own: which connection a request takes (`pool`), and what
+//! a request means (`pipeline`).
+
+pub mod answer;
+pub mod connection;
+pub mod frames;
+pub mod io;
+pub mod message;
+pub mod serve;
+pub mod settings;
+pub mod stream;
+
+/// What a caller's sidecar says first on a connection to another sidecar that
+/// carries requests as HTTP/2 streams. No TLS or HTTP begins with NUL.
+pub const MESH_PREFACE: &[u8] = b"\0remora-h2\n";

@@ -1,0 +1,253 @@
+//! Serves one caller's HTTP/2 connection: each stream in a task of its own.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::header::HeaderValue;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+
+use super::frames::{self, Frames};
+use super::io::{Deferred, Turn};
+use super::stream::Receive;
+use super::{answer, message, settings};
+use crate::answer::Reason as Refusal;
+use crate::body::Incoming;
+use crate::body::response::ResponseBody;
+use crate::caller::{Caller, CallerState, Interim};
+use crate::callers::Watched;
+use crate::clock::{self, Timestamp};
+use crate::headers::REASON;
+use crate::io::Prefixed;
+use crate::worker::Worker;
+
+/// Who speaks on a caller's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An application, or whoever has no sidecar.
+    Application,
+    /// A sidecar, behind [`super::MESH_PREFACE`], which has been read.
+    Mesh,
+}
+
+/// Serves `stream` until it ends. `handle` answers each request; the handler's
+/// future is dropped where its stream is reset or the connection ends, and it
+/// notes the request's end at its [`Caller`].
+///
+/// In drain the connection says GOAWAY as soon as anything happens on it, and
+/// ends with its last stream.
+pub async fn serve<H, F>(
+    worker: &Rc<Worker>,
+    stream: Prefixed,
+    peer: SocketAddr,
+    kind: Kind,
+    handle: H,
+) where
+    H: Fn(Request<Incoming>, Caller) -> F + 'static,
+    F: Future<Output = Response<ResponseBody>> + 'static,
+{
+    let state = CallerState::new(clock::now(), true);
+    let watched = worker.callers.watch(Rc::clone(&state));
+    let io = Deferred::new(stream, Frames::of_caller());
+    let Some(connection) = shake(&io, kind, &watched).await else {
+        tracing::debug!(%peer, "a connection ended before it was HTTP/2");
+        return;
+    };
+    // The preface was the first head.
+    state.begin();
+    state.end(clock::now());
+    let mut serving = Serving {
+        connection,
+        io,
+        worker,
+        watched,
+        state,
+        kind,
+        handle: Rc::new(handle),
+        draining: false,
+        in_head: false,
+        counted_since: clock::now(),
+        closing: None,
+    };
+    if let Err(error) = poll_fn(|cx| serving.poll(cx)).await {
+        tracing::debug!(%peer, %error, "a caller's connection ended with an error");
+    }
+}
+
+type Server = h2::server::Connection<Deferred, Bytes>;
+
+async fn shake(io: &Deferred, kind: Kind, watched: &Watched<'_>) -> Option<Server> {
+    let mut handshake = settings::server(kind).handshake::<_, Bytes>(io.clone());
+    poll_fn(|cx| {
+        io.begin();
+        let shaken = Pin::new(&mut handshake).poll(cx);
+        if let Poll::Ready(shaken) = shaken {
+            return Poll::Ready(shaken.ok());
+        }
+        match io.end(cx) {
+            Err(_) => return Poll::Ready(None),
+            Ok(Turn::Again) => cx.waker().wake_by_ref(),
+            Ok(Turn::Wait) => {}
+        }
+        watched.poll_expired(cx).map(|()| None)
+    })
+    .await
+}
+
+struct Serving<'a, H> {
+    connection: Server,
+    io: Deferred,
+    worker: &'a Rc<Worker>,
+    watched: Watched<'a>,
+    state: Rc<CallerState>,
+    kind: Kind,
+    handle: Rc<H>,
+    /// GOAWAY was said, or is about to be.
+    draining: bool,
+    /// A head has come in part.
+    in_head: bool,
+    /// Since when frames without use are counted.
+    counted_since: Timestamp,
+    /// When it is cut off.
+    closing: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl<H, F> Serving<'_, H>
+where
+    H: Fn(Request<Incoming>, Caller) -> F + 'static,
+    F: Future<Output = Response<ResponseBody>> + 'static,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        self.io.begin();
+        if self.worker.draining.get() {
+            self.drain();
+        }
+        let ended = loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
+                Poll::Ready(Some(Err(error))) => break Some(Err(error)),
+                Poll::Ready(None) => break Some(Ok(())),
+                Poll::Pending => break None,
+            }
+        };
+        let turn = self.io.end(cx);
+        if let Some(ended) = ended {
+            return Poll::Ready(ended);
+        }
+        self.look_at_frames();
+        if self.watched.poll_expired(cx).is_ready() && self.closing.is_none() {
+            self.outstayed(cx);
+        }
+        if let Some(closing) = &mut self.closing
+            && closing.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Ok(()));
+        }
+        match turn {
+            Err(_) => return Poll::Ready(Ok(())),
+            Ok(Turn::Again) => cx.waker().wake_by_ref(),
+            Ok(Turn::Wait) => {}
+        }
+        Poll::Pending
+    }
+
+    fn drain(&mut self) {
+        if !std::mem::replace(&mut self.draining, true) {
+            self.connection.graceful_shutdown();
+        }
+    }
+
+    /// A head that does not end, or nothing for very long.
+    fn outstayed(&mut self, cx: &mut Context<'_>) {
+        self.drain();
+        self.close_soon();
+        cx.waker().wake_by_ref();
+    }
+
+    fn close_soon(&mut self) {
+        let at = clock::instant(clock::now().after(settings::CLOSE_TIMEOUT));
+        self.closing = Some(Box::pin(tokio::time::sleep_until(at)));
+    }
+
+    fn look_at_frames(&mut self) {
+        let (in_head, suspicious) = self
+            .io
+            .frames(|frames| (frames.in_head(), frames.is_suspicious()));
+        if in_head != self.in_head {
+            self.in_head = in_head;
+            if in_head {
+                self.state.heard(clock::now());
+            } else {
+                // It may have been the fields that end a body.
+                self.state.begin();
+                self.state.end(clock::now());
+            }
+        }
+        if !suspicious || self.closing.is_some() {
+            return;
+        }
+        let now = clock::now();
+        if frames::is_flood(self.counted_since, now) {
+            tracing::warn!(
+                "a caller floods its connection with HTTP/2 frames that carry nothing; ending it"
+            );
+            self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            self.close_soon();
+        }
+        self.counted_since = now;
+        self.io.frames(Frames::forgive);
+    }
+
+    fn accept(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+        let (mut parts, body) = request.into_parts();
+        let marked = self.kind == Kind::Mesh && message::unmark(&mut parts);
+        let refusal = if parts.headers.len() > settings::HEAD_FIELDS {
+            Some((
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the request's head has more than 256 fields",
+            ))
+        } else if marked {
+            None
+        } else {
+            message::check(&parts)
+                .err()
+                .map(|detail| (StatusCode::BAD_REQUEST, detail))
+        };
+        if let Some((status, detail)) = refusal {
+            self.refuse(respond, status, detail);
+            return;
+        }
+        self.state.begin();
+        let caller = Caller {
+            state: Rc::clone(&self.state),
+            interim: Rc::new(Interim::default()),
+        };
+        let bodiless = parts.method == Method::HEAD;
+        let incoming = if body.is_end_stream() {
+            Incoming::Empty
+        } else {
+            Incoming::Http2(Receive::of_caller(body, &parts.headers))
+        };
+        let request = Request::from_parts(parts, incoming);
+        let handle = Rc::clone(&self.handle);
+        tokio::task::spawn_local(async move {
+            let handling = handle(request, caller.clone());
+            answer::answer(respond, handling, &caller, bodiless).await;
+        });
+    }
+
+    fn refuse(&self, respond: SendResponse<Bytes>, status: StatusCode, detail: &'static str) {
+        let connections = &self.worker.shared.connections;
+        connections.bad_requests.fetch_add(1, Relaxed);
+        tracing::debug!(%status, detail, "refusing a request");
+        let mut headers = HeaderMap::new();
+        headers.insert(REASON, HeaderValue::from_static(Refusal::BadRequest.word()));
+        answer::refuse(respond, status, headers);
+    }
+}
