@@ -173,6 +173,7 @@ mod tests {
             method: Some("GET"),
             path: Some(path),
             status: Some(200),
+            grpc_status: None,
             reason: None,
             attempts: 1,
             latency_ms: 1.0,

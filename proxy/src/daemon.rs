@@ -21,6 +21,7 @@ use crate::access_log::AccessLogger;
 use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::{Config, Mode};
+use crate::heap;
 use crate::inbound::Inbound;
 use crate::policy::breaker::State;
 use crate::probes::{self, ProbeTarget};
@@ -104,6 +105,7 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
         result = probe_server => result.context("the probe endpoint ended"),
         result = &mut running.configuration => Err(anyhow!("the configuration stream's task ended: {result:?}")),
         result = &mut running.reports => Err(anyhow!("the report stream's task ended: {result:?}")),
+        () = give_memory_back(&shared) => Err(anyhow!("the task that gives memory back ended")),
         () = workload => Err(anyhow!("the workload's task ended")),
         name = workers => Err(anyhow!("worker {name} ended")),
         // Meanwhile the others go on: a drain can be watched, and is watched over.
@@ -150,6 +152,19 @@ fn in_flight(shared: &Shared) -> u64 {
             runtime.traffic.in_flight.load(Relaxed) + runtime.traffic.tcp_open.load(Relaxed)
         })
         .sum()
+}
+
+/// After a peak, see [`heap`].
+async fn give_memory_back(shared: &Shared) {
+    let mut trimmer = heap::Trimmer::default();
+    loop {
+        tokio::time::sleep(heap::LOOK_EVERY).await;
+        let demand = in_flight(shared) + shared.connections.open.load(Relaxed);
+        if trimmer.look(demand, heap::resident_bytes()) {
+            heap::give_back();
+            trimmer.trimmed(demand, heap::resident_bytes());
+        }
+    }
 }
 
 async fn told_to_end() {

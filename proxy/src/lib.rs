@@ -5,20 +5,22 @@
 //! - [`intercept`]: the redirect rules that bring connections here.
 //! - [`worker`]: a data worker; [`socket`] its listeners, [`callers`] its callers.
 //! - [`outbound_connection`], [`inbound_connection`], [`explicit`]: where a
-//!   connection was going, and what it speaks ([`sniff`], [`detect`]).
-//! - [`http1`]: HTTP/1.1, and [`http2`]: HTTP/2, with [`io`] beneath it; [`caller`]: whom an engine serves;
-//!   [`body`]: what peers send; [`headers`]; [`upstream`]: how an engine is asked to send.
+//!   connection was going, and what it speaks ([`sniff`], [`detect`]);
+//!   [`engine`]: who serves it then.
+//! - [`http1`] and [`http2`]: the engines, with [`io`] beneath them; [`caller`]:
+//!   whom they serve; [`body`]: what peers send; [`headers`]; [`upstream`]: how
+//!   they are asked to send.
 //! - [`pipeline`]: the life of a request, and in it: [`policy`], the state
 //!   machines; [`attempts`] and [`attempt`]; [`select`] over [`balance`];
-//!   [`connect`] and [`pool`]; [`exchange`], what a request holds; [`answer`],
-//!   what Remora itself says.
+//!   [`connect`], [`wire`], [`pool`] and [`shared`]; [`exchange`], what a
+//!   request holds; [`grpc`]; [`answer`], what Remora itself says.
 //! - [`inbound`]: the life of a request to the pod.
 //! - [`tcp`] over [`relay`]: raw connections.
 //! - [`runtime`]: what all workers share about a service and an endpoint.
 //! - [`state`]: what the control plane says; [`stream`]: how it gets here.
 //! - [`admin`], [`metrics`], [`access_log`], [`probes`] with
 //!   `probes_grpc`: what is shown to others.
-//! - [`clock`], [`random`], [`ports`]: small things; the only clock and chance.
+//! - [`clock`], [`random`], [`ports`], [`heap`]: small things; the only clock and chance.
 
 pub mod access_log;
 pub mod admin;
@@ -39,6 +41,7 @@ pub mod exchange;
 pub mod explicit;
 pub mod grpc;
 pub mod headers;
+pub mod heap;
 pub mod http1;
 pub mod http2;
 pub mod inbound;
