@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use http::Response;
@@ -119,19 +120,29 @@ async fn send_once(
         return sending.await;
     }
     let began = clock::now();
+    let alarm = &sent.caller.interim.alarm;
     let mut sending = std::pin::pin!(sending);
-    loop {
-        let Some(next) = next_deadline(bounds, source, began) else {
-            return sending.await;
-        };
-        match tokio::time::timeout_at(clock::instant(next.at), sending.as_mut()).await {
-            Ok(ended) => return ended,
-            // The request's body may have moved meanwhile: then idling begins anew.
-            Err(_) if next_deadline(bounds, source, began).is_some_and(|now| now.at > next.at) => {}
-            Err(_) if queued.get() => return Err(Failure::Waited(next.bound)),
-            Err(_) => return Err(late(next.bound)),
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(ended) = sending.as_mut().poll(cx) {
+            return Poll::Ready(ended);
         }
-    }
+        loop {
+            let Some(next) = next_deadline(bounds, source, began) else {
+                return Poll::Pending;
+            };
+            ready!(alarm.poll(cx, next.at));
+            // The request's body may have moved meanwhile: then idling begins anew.
+            if next_deadline(bounds, source, began).is_some_and(|now| now.at > next.at) {
+                continue;
+            }
+            return Poll::Ready(Err(if queued.get() {
+                Failure::Waited(next.bound)
+            } else {
+                late(next.bound)
+            }));
+        }
+    })
+    .await
 }
 
 fn next_deadline(bounds: Bounds, source: &RequestSource, began: Timestamp) -> Option<Deadline> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
+use crate::alarm::Alarm;
 use crate::clock::Timestamp;
 
 /// Interim answers that wait to be written to one caller; an upstream that
@@ -81,13 +82,16 @@ impl CallerState {
     }
 }
 
-/// Interim answers (1xx, RFC 9110 section 15.2) on their way to a caller: an
-/// attempt puts them in, the server writes them when it has polled the handler.
+/// What lasts from the request that a caller has in hand to its next: interim
+/// answers (1xx, RFC 9110 section 15.2) on their way to it, which an attempt
+/// puts in and the server writes when it has polled the handler; and the alarm.
 #[derive(Debug, Default)]
 pub struct Interim {
     waiting: RefCell<VecDeque<(StatusCode, HeaderMap)>>,
     /// 100 was passed on: a further attempt's would be a second one.
     continued: Cell<bool>,
+    /// The next deadline of the request that is in hand.
+    pub alarm: Alarm,
 }
 
 impl Interim {

@@ -20,10 +20,12 @@
 //! - [`state`]: what the control plane says; [`stream`]: how it gets here.
 //! - [`admin`], [`metrics`], [`access_log`], [`probes`] with
 //!   `probes_grpc`: what is shown to others.
-//! - [`clock`], [`random`], [`ports`], [`heap`]: small things; the only clock and chance.
+//! - [`clock`], [`random`], [`ports`], [`alarm`], [`heap`]: small things; the only
+//!   clock and chance.
 
 pub mod access_log;
 pub mod admin;
+pub mod alarm;
 pub mod answer;
 pub mod attempt;
 pub mod attempts;

@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::request::RequestSource;
 use super::{BodyError, Incoming};
+use crate::alarm::Alarm;
 use crate::clock::{self, Timestamp};
 use crate::exchange::{BodyEnd, Exchange, Finished};
 use crate::grpc;
@@ -54,14 +55,11 @@ pub struct Until {
     pub request: Option<RequestSource>,
 }
 
-/// Fires when a bound of [`Until`] has passed. The timer is set when the body
-/// first has to be waited for (most never are), and set anew only when it
-/// fires, not with each byte.
+/// Fires when a bound of [`Until`] has passed.
 #[derive(Debug)]
 struct Limit {
     until: Until,
     moved: Timestamp,
-    timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// Why a response's body broke off.
@@ -158,7 +156,13 @@ impl Relayed {
         let passed = match (&mut self.limit, polled.is_ready()) {
             (None, _) => None,
             (Some(limit), true) => limit.moved(clock::now()),
-            (Some(limit), false) => Some(ready!(limit.poll_passed(cx))),
+            (Some(limit), false) => match &self.exchange {
+                Some(exchange) => {
+                    let alarm = &exchange.caller().interim.alarm;
+                    Some(ready!(limit.poll_passed(cx, alarm)))
+                }
+                None => None,
+            },
         };
         if let Some(bound) = passed {
             self.finish(BodyEnd::TimedOut);
@@ -235,11 +239,7 @@ impl Limit {
             return None;
         }
         let now = clock::now();
-        Some(Self {
-            until,
-            moved: now,
-            timer: None,
-        })
+        Some(Self { until, moved: now })
     }
 
     /// A frame came; gives the bound when the body is over time nevertheless.
@@ -249,19 +249,20 @@ impl Limit {
         (now >= deadline.at).then_some(deadline.bound)
     }
 
-    fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Bound> {
+    fn poll_passed(&self, cx: &mut Context<'_>, alarm: &Alarm) -> Poll<Bound> {
         loop {
             let Some(next) = self.until.next(self.moved) else {
                 return Poll::Pending;
             };
-            let timer = self
-                .timer
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(clock::instant(next.at))));
-            ready!(timer.as_mut().poll(cx));
-            if clock::now() >= next.at {
+            ready!(alarm.poll(cx, next.at));
+            // The request's body may have moved meanwhile.
+            if self
+                .until
+                .next(self.moved)
+                .is_some_and(|now| now.at <= next.at)
+            {
                 return Poll::Ready(next.bound);
             }
-            timer.as_mut().reset(clock::instant(next.at));
         }
     }
 }
