@@ -31,6 +31,11 @@ impl Prefixed {
         self.prefix.has_remaining()
     }
 
+    /// What was read already, and the stream.
+    pub fn into_parts(self) -> (Bytes, TcpStream) {
+        (self.prefix, self.stream)
+    }
+
     /// The stream itself.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
