@@ -1,19 +1,19 @@
 //! Gives one answer: waits for it, passes interim answers on, writes its head
 //! with the first piece of its body, then the rest as the caller takes it.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{Method, Response, StatusCode, Version, response};
+use http_body::Body;
 
 use super::encode::{self, After, Coding};
 use super::link::Link;
 use super::send::{self, End as BodyEnd};
-use crate::body::response::ResponseBody;
 use crate::caller::Caller;
-use crate::worker::Worker;
 
 /// What of a request decides how it is answered.
 #[derive(Debug)]
@@ -46,15 +46,16 @@ pub enum End {
 }
 
 /// Waits for `handling` and writes what it gives; drops it when the caller leaves.
-pub async fn give<F>(
-    worker: &Rc<Worker>,
+pub async fn give<F, B>(
+    draining: &Cell<bool>,
     link: &Link,
     caller: &Caller,
     asked: &Asked,
     handling: F,
 ) -> End
 where
-    F: Future<Output = Response<ResponseBody>>,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
 {
     let mut continued = false;
     let answered = {
@@ -78,7 +79,7 @@ where
     let keep = asked.keep_alive
         && !tunnel
         && !unsure
-        && !worker.draining.get()
+        && !draining.get()
         && !link.has_left()
         && !link.is_malformed();
     let mut giving = Giving {
@@ -96,16 +97,16 @@ where
 }
 
 /// Polls the handler, writes interim answers, and looks whether the caller left.
-fn poll_answer<F>(
+fn poll_answer<F, B>(
     cx: &mut Context<'_>,
     link: &Link,
     caller: &Caller,
     asked: &Asked,
     handling: Pin<&mut F>,
     continued: &mut bool,
-) -> Poll<Option<Response<ResponseBody>>>
+) -> Poll<Option<Response<B>>>
 where
-    F: Future<Output = Response<ResponseBody>>,
+    F: Future<Output = Response<B>>,
 {
     let polled = handling.poll(cx);
     // What the caller has not taken stays in the queue, which is bounded.
@@ -139,14 +140,14 @@ where
 }
 
 /// An answer that is being written.
-struct Giving {
+struct Giving<B> {
     coding: Coding,
-    body: ResponseBody,
+    body: B,
     /// All of it is handed over; the last may still have to be written.
     ended: bool,
 }
 
-impl Giving {
+impl<B: Body<Data = Bytes> + Unpin> Giving<B> {
     async fn write(
         &mut self,
         link: &Link,

@@ -28,3 +28,6 @@ pub mod serve;
 pub mod server;
 mod upload;
 mod wire;
+
+#[cfg(test)]
+mod tests;

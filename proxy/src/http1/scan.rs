@@ -45,6 +45,7 @@ impl HeadScan {
             let is_empty = at - 1 == self.line;
             self.line = at + 1;
             if !is_empty {
+                self.check_beginning(bytes)?;
                 self.lines += 1;
                 if self.lines > HEAD_FIELDS + 1 {
                     return Err(HeadError::TooLarge);
@@ -64,13 +65,18 @@ impl HeadScan {
                 }
             }
         }
+        self.check_beginning(bytes)?;
+        if bytes.len() - self.start > HEAD_BYTES {
+            return Err(HeadError::TooLarge);
+        }
+        Ok(None)
+    }
+
+    /// What cannot become a head is not waited for: TLS, or binary.
+    fn check_beginning(&self, bytes: &[u8]) -> Result<(), HeadError> {
         match bytes.get(self.start) {
-            // What cannot become a head is not waited for: TLS, or binary.
-            Some(first) if !(first.is_ascii_graphic() || *first == b'\r') => {
-                Err(HeadError::Malformed("it does not begin as HTTP/1 does"))
-            }
-            _ if bytes.len() - self.start.min(bytes.len()) > HEAD_BYTES => Err(HeadError::TooLarge),
-            _ => Ok(None),
+            None | Some(b'\r' | b'!'..=b'~') => Ok(()),
+            Some(_) => Err(HeadError::Malformed("it does not begin as HTTP/1 does")),
         }
     }
 }

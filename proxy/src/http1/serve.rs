@@ -3,15 +3,17 @@
 //! Between requests the connection is this future, its socket and nothing else;
 //! what a request needs is in one box that goes with it.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body;
 
 use super::answer::{self, Asked, End};
 use super::limits::{LINGER_BYTES, LINGER_TIME};
@@ -22,8 +24,10 @@ use super::wire::{HeadFault, Wire};
 use crate::body::Incoming;
 use crate::body::response::ResponseBody;
 use crate::caller::{Caller, CallerState, Interim};
+use crate::callers::Callers;
 use crate::clock;
 use crate::io::Prefixed;
+use crate::relay::Scratch;
 use crate::worker::Worker;
 
 /// Serves `stream` until it ends. `handle` answers each request; it is told the
@@ -36,14 +40,43 @@ where
     H: Fn(Request<Incoming>, Caller) -> F,
     F: Future<Output = Response<ResponseBody>>,
 {
+    let host = Host {
+        callers: &worker.callers,
+        scratch: &worker.scratch,
+        draining: &worker.draining,
+        bad_requests: &worker.shared.connections.bad_requests,
+    };
+    serve_for(host, stream, peer, handle).await;
+}
+
+/// What of a worker the server needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Host<'a> {
+    pub callers: &'a Callers,
+    pub scratch: &'a Scratch,
+    pub draining: &'a Cell<bool>,
+    pub bad_requests: &'a AtomicU64,
+}
+
+/// See [`serve`].
+pub(super) async fn serve_for<H, F, B>(
+    host: Host<'_>,
+    stream: Prefixed,
+    peer: SocketAddr,
+    handle: H,
+) where
+    H: Fn(Request<Incoming>, Caller) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
+{
     let caller = Caller {
         state: CallerState::new(clock::now(), stream.has_prefix()),
         interim: Rc::new(Interim::default()),
     };
     let (prefix, stream) = stream.into_parts();
-    let link = Link::new(Wire::new(stream, prefix, &worker.scratch));
-    let watched = worker.callers.watch(Rc::clone(&caller.state));
-    let mut serving = pin!(serve_each(worker, &link, &caller, handle));
+    let link = Link::new(Wire::new(stream, prefix, host.scratch));
+    let watched = host.callers.watch(Rc::clone(&caller.state));
+    let mut serving = pin!(serve_each(host, &link, &caller, handle));
     let ended = poll_fn(|cx| {
         if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
@@ -60,15 +93,16 @@ where
 }
 
 /// Answers one request after the other.
-async fn serve_each<H, F>(
-    worker: &Rc<Worker>,
+async fn serve_each<H, F, B>(
+    host: Host<'_>,
     link: &Rc<Link>,
     caller: &Caller,
     handle: H,
 ) -> Result<(), HeadFault>
 where
     H: Fn(Request<Incoming>, Caller) -> F,
-    F: Future<Output = Response<ResponseBody>>,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
 {
     loop {
         let head = match poll_fn(|cx| link.poll_head(cx, &caller.state)).await {
@@ -79,7 +113,7 @@ where
         let head = match head {
             Ok(head) => head,
             Err(HeadFault::Wrong(error)) => {
-                worker.shared.connections.bad_requests.fetch_add(1, Relaxed);
+                host.bad_requests.fetch_add(1, Relaxed);
                 refuse(link, error).await;
                 return Err(error.into());
             }
@@ -87,7 +121,7 @@ where
         };
         caller.state.begin();
         caller.interim.reset();
-        match Box::pin(exchange(worker, link, caller, head, &handle)).await {
+        match Box::pin(exchange(host, link, caller, head, &handle)).await {
             End::KeepAlive => {}
             End::Close => {
                 link.with_wire(|wire| wire.shutdown());
@@ -107,8 +141,8 @@ where
 }
 
 /// One request and its answer.
-async fn exchange<H, F>(
-    worker: &Rc<Worker>,
+async fn exchange<H, F, B>(
+    host: Host<'_>,
     link: &Rc<Link>,
     caller: &Caller,
     head: RequestHead,
@@ -116,7 +150,8 @@ async fn exchange<H, F>(
 ) -> End
 where
     H: Fn(Request<Incoming>, Caller) -> F,
-    F: Future<Output = Response<ResponseBody>>,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
 {
     let asked = Asked {
         method: head.parts.method.clone(),
@@ -130,10 +165,10 @@ where
         None => Incoming::Empty,
     };
     let handling = handle(Request::from_parts(head.parts, body), caller.clone());
-    let end = answer::give(worker, link, caller, &asked, handling).await;
+    let end = answer::give(host.draining, link, caller, &asked, handling).await;
     link.end();
     if link.is_malformed() {
-        worker.shared.connections.bad_requests.fetch_add(1, Relaxed);
+        host.bad_requests.fetch_add(1, Relaxed);
     }
     if end != End::KeepAlive || link.is_body_ended() {
         return end;
