@@ -38,9 +38,9 @@ impl Prefixed {
         self.prefix.has_remaining()
     }
 
-    /// What was read already.
-    pub fn prefix(&self) -> &[u8] {
-        &self.prefix
+    /// What was read already, and the stream.
+    pub fn into_parts(self) -> (Bytes, TcpStream) {
+        (self.prefix, self.stream)
     }
 
     /// The stream itself.

@@ -3,7 +3,7 @@
 //! Reads only when a socket is readable, into a buffer that the worker's
 //! connections share, so that an idle connection holds none.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,15 +17,39 @@ use crate::clock::{self, Timestamp};
 /// What one read may take; the copy costs half of what it does with 8 KiB.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// The worker's shared read buffer.
+/// The worker's shared buffers: nobody holds one over a wait.
 #[derive(Clone, Debug)]
-pub struct Scratch(Rc<RefCell<Box<[u8]>>>);
+pub struct Scratch(Rc<Buffers>);
+
+#[derive(Debug)]
+struct Buffers {
+    read: RefCell<Box<[u8]>>,
+    write: RefCell<Vec<u8>>,
+}
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self(Rc::new(RefCell::new(
-            vec![0; SCRATCH_BYTES].into_boxed_slice(),
-        )))
+        Self(Rc::new(Buffers {
+            read: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            write: RefCell::default(),
+        }))
+    }
+}
+
+impl Scratch {
+    /// To read into.
+    pub fn reading(&self) -> RefMut<'_, Box<[u8]>> {
+        self.0.read.borrow_mut()
+    }
+
+    /// To put together what is written; as the last user left it.
+    pub fn writing(&self) -> RefMut<'_, Vec<u8>> {
+        let mut buffer = self.0.write.borrow_mut();
+        if buffer.capacity() > SCRATCH_BYTES {
+            // Somebody's head was huge; most are not.
+            *buffer = Vec::new();
+        }
+        buffer
     }
 }
 
@@ -151,7 +175,7 @@ async fn pump(
     loop {
         from.readable().await.map_err(|_| Side::Read)?;
         let rest = {
-            let mut buffer = scratch.0.borrow_mut();
+            let mut buffer = scratch.reading();
             match from.try_read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => {

@@ -1,12 +1,33 @@
-//! HTTP/1.1: bodies, the connection to the caller, connections upstream.
+//! HTTP/1.1: the engine that serves callers and asks upstreams.
 //!
 //! # Layout
-//! - [`caller`]: the caller's side of a connection, under hyper.
-//! - [`server`]: serves one caller's connection, under hyper.
-//! - [`serve`]: serves one caller's connection.
-//! - [`connection`]: a connection upstream.
+//! - [`serve`]: a caller's connection; its `answer`s, and the `link` that it
+//!   shares with the bodies of requests.
+//! - [`connection`]: a connection upstream; the `upload` of a request's body.
+//! - `wire`: a socket with what was read too early and could not be written
+//!   yet; `batch`: what goes out in one system call.
+//! - `receive`, `send`: bodies that are read, and written.
+//! - The codec, which knows no sockets: `scan`, `parse`, `framing`, `chunked`,
+//!   `encode`; and its [`limits`].
+//! - [`caller`], [`server`]: a caller's connection under hyper.
 
+mod answer;
+mod batch;
 pub mod caller;
+mod chunked;
 pub mod connection;
+mod encode;
+mod framing;
+pub mod limits;
+mod link;
+mod parse;
+mod receive;
+mod scan;
+mod send;
 pub mod serve;
 pub mod server;
+mod upload;
+mod wire;
+
+#[cfg(test)]
+mod tests;

@@ -1,52 +1,243 @@
-//! Serves one caller's HTTP/1.1 connection, in the task that polls it.
+//! Serves one caller's HTTP/1.1 connection, all of it in the task that polls it.
+//!
+//! Between requests the connection is this future, its socket and nothing else;
+//! what a request needs is in one box that goes with it.
 
-use std::future::Future;
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Frame, SizeHint};
+use http_body::Body;
 
+use super::answer::{self, Asked, End};
+use super::limits::{LINGER_BYTES, LINGER_TIME};
+use super::link::Link;
+pub use super::link::RequestStream;
+use super::parse::{self, HeadError, RequestHead};
+use super::wire::{HeadFault, Wire};
+use crate::body::Incoming;
 use crate::body::response::ResponseBody;
-use crate::body::{BodyError, Incoming};
-use crate::caller::Caller;
+use crate::caller::{Caller, CallerState, Interim};
+use crate::callers::Callers;
+use crate::clock;
 use crate::io::Prefixed;
+use crate::relay::Scratch;
 use crate::worker::Worker;
 
 /// Serves `stream` until it ends. `handle` answers each request; it is told the
 /// connection's state so that the answer's end can be noted there.
+///
+/// In drain each answer says `Connection: close`. A connection without a request
+/// is left alone: closing it could meet a request that is on its way.
 pub async fn serve<H, F>(worker: &Rc<Worker>, stream: Prefixed, peer: SocketAddr, handle: H)
 where
     H: Fn(Request<Incoming>, Caller) -> F,
     F: Future<Output = Response<ResponseBody>>,
 {
-    crate::http1::server::serve(worker, stream, peer, handle).await;
+    let host = Host {
+        callers: &worker.callers,
+        scratch: &worker.scratch,
+        draining: &worker.draining,
+        bad_requests: &worker.shared.connections.bad_requests,
+    };
+    serve_for(host, stream, peer, handle).await;
 }
 
-/// The body of a request, read from the caller's connection as it is asked for.
-#[derive(Debug)]
-pub struct RequestStream {
-    _private: (),
+/// What of a worker the server needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Host<'a> {
+    pub callers: &'a Callers,
+    pub scratch: &'a Scratch,
+    pub draining: &'a Cell<bool>,
+    pub bad_requests: &'a AtomicU64,
 }
 
-impl RequestStream {
-    /// See [`http_body::Body::poll_frame`].
-    pub fn poll_frame(
-        &mut self,
-        _cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Poll::Ready(None)
+/// See [`serve`].
+pub(super) async fn serve_for<H, F, B>(
+    host: Host<'_>,
+    stream: Prefixed,
+    peer: SocketAddr,
+    handle: H,
+) where
+    H: Fn(Request<Incoming>, Caller) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
+{
+    let caller = Caller {
+        state: CallerState::new(clock::now(), stream.has_prefix()),
+        interim: Rc::new(Interim::default()),
+    };
+    let (prefix, stream) = stream.into_parts();
+    let link = Link::new(Wire::new(stream, prefix, host.scratch));
+    let watched = host.callers.watch(Rc::clone(&caller.state));
+    let mut serving = pin!(serve_each(host, &link, &caller, handle));
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        watched.poll_expired(cx).map(|()| None)
+    });
+    match ended.await {
+        None => tracing::debug!(%peer, "closing a caller's connection that sends no whole request"),
+        Some(Err(fault)) => {
+            tracing::debug!(%peer, %fault, "a caller's connection ended with an error");
+        }
+        Some(Ok(())) => {}
     }
+}
 
-    /// See [`http_body::Body::is_end_stream`].
-    pub fn is_end_stream(&self) -> bool {
-        true
+/// Answers one request after the other.
+async fn serve_each<H, F, B>(
+    host: Host<'_>,
+    link: &Rc<Link>,
+    caller: &Caller,
+    handle: H,
+) -> Result<(), HeadFault>
+where
+    H: Fn(Request<Incoming>, Caller) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
+{
+    loop {
+        let head = match poll_fn(|cx| link.poll_head(cx, &caller.state)).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(head)) => parse::request(&head).map_err(HeadFault::from),
+            Err(fault) => Err(fault),
+        };
+        let head = match head {
+            Ok(head) => head,
+            Err(HeadFault::Wrong(error)) => {
+                host.bad_requests.fetch_add(1, Relaxed);
+                refuse(link, error).await;
+                return Err(error.into());
+            }
+            Err(fault) => return Err(fault),
+        };
+        caller.state.begin();
+        caller.interim.reset();
+        match Box::pin(exchange(host, link, caller, head, &handle)).await {
+            End::KeepAlive => {}
+            End::Close => {
+                link.with_wire(|wire| wire.shutdown());
+                return Ok(());
+            }
+            End::Linger => {
+                linger(link).await;
+                return Ok(());
+            }
+            End::Abort => return Ok(()),
+            End::Reset => {
+                link.with_wire(|wire| crate::socket::reset_on_close(wire.stream()));
+                return Ok(());
+            }
+        }
     }
+}
 
-    /// See [`http_body::Body::size_hint`].
-    pub fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(0)
+/// One request and its answer.
+async fn exchange<H, F, B>(
+    host: Host<'_>,
+    link: &Rc<Link>,
+    caller: &Caller,
+    head: RequestHead,
+    handle: &H,
+) -> End
+where
+    H: Fn(Request<Incoming>, Caller) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
+{
+    let asked = Asked {
+        method: head.parts.method.clone(),
+        version: head.parts.version,
+        keep_alive: head.keep_alive,
+        tunnel: head.tunnel,
+        expects_continue: head.expects_continue,
+    };
+    let body = match link.begin(head.length, head.tunnel) {
+        Some(stream) => Incoming::Http1Request(stream),
+        None => Incoming::Empty,
+    };
+    let handling = handle(Request::from_parts(head.parts, body), caller.clone());
+    let end = answer::give(host.draining, link, caller, &asked, handling).await;
+    link.end();
+    if link.is_malformed() {
+        host.bad_requests.fetch_add(1, Relaxed);
     }
+    if end != End::KeepAlive || link.is_body_ended() {
+        return end;
+    }
+    // Nobody wanted the rest of the request's body; a little of it is read so
+    // that the connection can be kept, within the time that a head may take.
+    caller.state.heard(clock::now());
+    let mut drained = 0;
+    if poll_fn(|cx| link.poll_drain(cx, &mut drained)).await {
+        End::KeepAlive
+    } else {
+        End::Linger
+    }
+}
+
+/// Answers what is no request, and ends the connection.
+async fn refuse(link: &Link, error: HeadError) {
+    let (status, detail) = match error {
+        HeadError::TooLarge => (
+            "431 Request Header Fields Too Large",
+            "the request's head is larger than 64 KiB or has more than 256 fields",
+        ),
+        HeadError::Malformed(detail) => ("400 Bad Request", detail),
+    };
+    let words = "the request is not well-formed HTTP/1.1: ";
+    let words = if status.starts_with('4') && error != HeadError::TooLarge {
+        words
+    } else {
+        ""
+    };
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\nx-remora-reason: bad_request\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{words}{detail}\n",
+        words.len() + detail.len() + 1
+    );
+    let answer = Bytes::from(answer);
+    let written = poll_fn(|cx| {
+        let written = link.with_wire(|wire| wire.write(cx, |batch| batch.data(answer.clone())));
+        Poll::Ready(written.is_ok())
+    });
+    if written.await {
+        linger(link).await;
+    }
+}
+
+/// Ends a connection on which more may be under way from the caller: closing
+/// it with that unread would reset it, and the reset would overtake the answer.
+async fn linger(link: &Link) {
+    let mut read = 0;
+    let mut told = false;
+    let reading = poll_fn(|cx| {
+        link.with_wire(|wire| {
+            if !told {
+                if std::task::ready!(wire.poll_flush(cx)).is_err() {
+                    return Poll::Ready(());
+                }
+                wire.shutdown();
+                told = true;
+            }
+            wire.unread = Bytes::new();
+            while read <= LINGER_BYTES {
+                match std::task::ready!(wire.poll_read(cx, <[u8]>::len)) {
+                    Ok(0) | Err(_) => break,
+                    Ok(more) => read += more,
+                }
+            }
+            Poll::Ready(())
+        })
+    });
+    // A caller that neither reads nor closes is not waited for.
+    let _ = tokio::time::timeout(LINGER_TIME, reading).await;
 }

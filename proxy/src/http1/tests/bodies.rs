@@ -1,0 +1,1 @@
+//! Bodies: their framing, their size, who waits for whom.

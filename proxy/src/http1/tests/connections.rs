@@ -1,0 +1,1 @@
+//! How connections are kept and how they end.

@@ -1,0 +1,8 @@
+//! The engine alone, over real sockets: a client that writes bytes, a handler
+//! that passes each request on, and an upstream that is a script.
+
+mod bodies;
+mod connections;
+mod heads;
+mod stage;
+mod tunnels;
