@@ -12,20 +12,19 @@ use http_body::Body;
 
 use super::message;
 use super::stream::{Send, Sending};
-use crate::body::response::ResponseBody;
 use crate::caller::{Caller, Interim};
-use crate::clock;
 
 /// Answers on `respond` with what `handling` gives, unless the caller resets
 /// the stream or its connection ends: then `handling`, or the answer, is
 /// dropped. `bodiless` for an answer to HEAD.
-pub async fn answer<F>(
+pub async fn answer<F, B>(
     mut respond: SendResponse<Bytes>,
     handling: F,
     caller: &Caller,
     bodiless: bool,
 ) where
-    F: Future<Output = Response<ResponseBody>>,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
 {
     let response = {
         let mut handling = pin!(handling);
@@ -87,9 +86,4 @@ pub fn refuse(mut respond: SendResponse<Bytes>, status: StatusCode, headers: Hea
     *head.headers_mut() = headers;
     // It fails where the caller has gone.
     let _ = respond.send_response(head, true);
-}
-
-/// Ends the request for the connection's bookkeeping where no handler does.
-pub fn ended(caller: &Caller) {
-    caller.state.end(clock::now());
 }

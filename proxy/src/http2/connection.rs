@@ -107,7 +107,13 @@ impl Connection {
     /// Whether a further stream may begin now: neither the upstream's limit nor
     /// [`settings::UPSTREAM_STREAMS`] is reached.
     pub fn has_room(&self) -> bool {
-        self.0.streams.get() < self.0.allowed.get().min(settings::UPSTREAM_STREAMS)
+        self.room() > 0
+    }
+
+    /// How many further streams may begin now.
+    pub fn room(&self) -> usize {
+        let allowed = self.0.allowed.get().min(settings::UPSTREAM_STREAMS);
+        allowed.saturating_sub(self.0.streams.get())
     }
 
     /// Streams now, until the end of each answer.

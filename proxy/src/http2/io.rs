@@ -7,11 +7,13 @@
 //! holds no buffer.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -27,6 +29,11 @@ const GATHER_BYTES: usize = 64 * 1024;
 
 /// What a socket that takes nothing may leave unwritten; then `h2` waits.
 pub const UNWRITTEN_BYTES: usize = 256 * 1024;
+
+/// For so long, and so much, a peer to which we said GOAWAY is still heard.
+const LINGER: Duration = Duration::from_millis(500);
+/// See [`LINGER`].
+const LINGER_BYTES: usize = 1024 * 1024;
 
 /// Buffers that a worker keeps for the next poll that reads or writes. More
 /// than one is in use only while sockets are full.
@@ -133,6 +140,34 @@ impl Deferred {
     pub fn close(&self) {
         // One that is closed already needs no closing.
         let _ = socket2::SockRef::from(self.0.borrow().stream.stream()).shutdown(Shutdown::Both);
+    }
+
+    /// Our last words have been written, and the peer still speaks: reads it, for
+    /// at most [`LINGER`] and [`LINGER_BYTES`], because a socket that is closed
+    /// with bytes unread takes our words back from the peer (RFC 9112, section
+    /// 9.6, says so of HTTP/1.1).
+    pub async fn linger(&self) {
+        let mut left = LINGER_BYTES;
+        let discard = poll_fn(|cx| {
+            let inner = &mut *self.0.borrow_mut();
+            loop {
+                inner.read = None;
+                inner.may_read = READ_BYTES.min(left);
+                match inner.poll_fill(cx) {
+                    Poll::Ready(Ok(Some(read))) => {
+                        left -= read.end;
+                        release_read(read.buffer);
+                        if left == 0 {
+                            return Poll::Ready(());
+                        }
+                    }
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        // Whether the peer was done or not, that is all.
+        let _ = tokio::time::timeout(LINGER, discard).await;
     }
 
     /// Bytes that the socket has taken since it was opened.

@@ -25,3 +25,6 @@ pub mod stream;
 /// What a caller's sidecar says first on a connection to another sidecar that
 /// carries requests as HTTP/2 streams. No TLS or HTTP begins with NUL.
 pub const MESH_PREFACE: &[u8] = b"\0remora-h2\n";
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,11 @@
 //! Serves one caller's HTTP/2 connection: each stream in a task of its own.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::header::HeaderValue;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
 
 use super::frames::{self, Frames};
 use super::io::{Deferred, Turn};
@@ -19,9 +21,8 @@ use super::stream::Receive;
 use super::{answer, message, settings};
 use crate::answer::Reason as Refusal;
 use crate::body::Incoming;
-use crate::body::response::ResponseBody;
 use crate::caller::{Caller, CallerState, Interim};
-use crate::callers::Watched;
+use crate::callers::{Callers, Watched};
 use crate::clock::{self, Timestamp};
 use crate::headers::REASON;
 use crate::io::Prefixed;
@@ -36,13 +37,24 @@ pub enum Kind {
     Mesh,
 }
 
+/// What of a worker its connections need.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeper<'a> {
+    /// Where connections that have outstayed are found.
+    pub callers: &'a Callers,
+    /// Whether draining has begun.
+    pub draining: &'a Cell<bool>,
+    /// Counts malformed requests.
+    pub bad_requests: &'a AtomicU64,
+}
+
 /// Serves `stream` until it ends. `handle` answers each request; the handler's
 /// future is dropped where its stream is reset or the connection ends, and it
 /// notes the request's end at its [`Caller`].
 ///
 /// In drain the connection says GOAWAY as soon as anything happens on it, and
 /// ends with its last stream.
-pub async fn serve<H, F>(
+pub async fn serve<H, F, B>(
     worker: &Rc<Worker>,
     stream: Prefixed,
     peer: SocketAddr,
@@ -50,10 +62,31 @@ pub async fn serve<H, F>(
     handle: H,
 ) where
     H: Fn(Request<Incoming>, Caller) -> F + 'static,
-    F: Future<Output = Response<ResponseBody>> + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
+{
+    let keeper = Keeper {
+        callers: &worker.callers,
+        draining: &worker.draining,
+        bad_requests: &worker.shared.connections.bad_requests,
+    };
+    serve_for(keeper, stream, peer, kind, handle).await;
+}
+
+/// See [`serve`].
+pub async fn serve_for<H, F, B>(
+    keeper: Keeper<'_>,
+    stream: Prefixed,
+    peer: SocketAddr,
+    kind: Kind,
+    handle: H,
+) where
+    H: Fn(Request<Incoming>, Caller) -> F + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
 {
     let state = CallerState::new(clock::now(), true);
-    let watched = worker.callers.watch(Rc::clone(&state));
+    let watched = keeper.callers.watch(Rc::clone(&state));
     let io = Deferred::new(stream, Frames::of_caller());
     let Some(connection) = shake(&io, kind, &watched).await else {
         tracing::debug!(%peer, "a connection ended before it was HTTP/2");
@@ -65,7 +98,7 @@ pub async fn serve<H, F>(
     let mut serving = Serving {
         connection,
         io,
-        worker,
+        keeper,
         watched,
         state,
         kind,
@@ -73,10 +106,18 @@ pub async fn serve<H, F>(
         draining: false,
         in_head: false,
         counted_since: clock::now(),
+        calmed: false,
         closing: None,
     };
-    if let Err(error) = poll_fn(|cx| serving.poll(cx)).await {
+    let ended = poll_fn(|cx| serving.poll(cx)).await;
+    let (io, calmed) = (serving.io.clone(), serving.calmed);
+    // Ends what is still on it.
+    drop(serving);
+    if let Err(error) = &ended {
         tracing::debug!(%peer, %error, "a caller's connection ended with an error");
+    }
+    if calmed || ended.is_err_and(|error| !error.is_io()) {
+        io.linger().await;
     }
 }
 
@@ -103,7 +144,7 @@ async fn shake(io: &Deferred, kind: Kind, watched: &Watched<'_>) -> Option<Serve
 struct Serving<'a, H> {
     connection: Server,
     io: Deferred,
-    worker: &'a Rc<Worker>,
+    keeper: Keeper<'a>,
     watched: Watched<'a>,
     state: Rc<CallerState>,
     kind: Kind,
@@ -114,18 +155,21 @@ struct Serving<'a, H> {
     in_head: bool,
     /// Since when frames without use are counted.
     counted_since: Timestamp,
+    /// ENHANCE_YOUR_CALM was said.
+    calmed: bool,
     /// When it is cut off.
     closing: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
-impl<H, F> Serving<'_, H>
+impl<H, F, B> Serving<'_, H>
 where
     H: Fn(Request<Incoming>, Caller) -> F + 'static,
-    F: Future<Output = Response<ResponseBody>> + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         self.io.begin();
-        if self.worker.draining.get() {
+        if self.keeper.draining.get() {
             self.drain();
         }
         let ended = loop {
@@ -198,6 +242,7 @@ where
                 "a caller floods its connection with HTTP/2 frames that carry nothing; ending it"
             );
             self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            self.calmed = true;
             self.close_soon();
         }
         self.counted_since = now;
@@ -243,8 +288,7 @@ where
     }
 
     fn refuse(&self, respond: SendResponse<Bytes>, status: StatusCode, detail: &'static str) {
-        let connections = &self.worker.shared.connections;
-        connections.bad_requests.fetch_add(1, Relaxed);
+        self.keeper.bad_requests.fetch_add(1, Relaxed);
         tracing::debug!(%status, detail, "refusing a request");
         let mut headers = HeaderMap::new();
         headers.insert(REASON, HeaderValue::from_static(Refusal::BadRequest.word()));
