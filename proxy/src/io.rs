@@ -1,12 +1,7 @@
-//! The two streams that hyper is given: a caller's connection whose first bytes
-//! were already read by protocol detection, and one upstream that its owner can
-//! close at once.
+//! A caller's connection whose first bytes were already read by protocol detection.
 
-use std::cell::RefCell;
 use std::io;
-use std::net::Shutdown;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -96,64 +91,5 @@ impl AsyncWrite for Prefixed {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// A connection upstream, shared between hyper and the pool, so that the pool
-/// can close it without waiting for hyper's task.
-#[derive(Clone, Debug)]
-pub struct UpstreamIo(Rc<RefCell<TcpStream>>);
-
-impl UpstreamIo {
-    /// `stream`, to be shared.
-    pub fn new(stream: TcpStream) -> Self {
-        Self(Rc::new(RefCell::new(stream)))
-    }
-
-    /// Ends it both ways, now. The upstream sees that before anything that is
-    /// sent to it later.
-    pub fn close(&self) {
-        // One that is closed already needs no closing.
-        let _ = socket2::SockRef::from(&*self.0.borrow()).shutdown(Shutdown::Both);
-    }
-}
-
-impl AsyncRead for UpstreamIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for UpstreamIo {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.borrow().is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
     }
 }

@@ -78,13 +78,6 @@ impl Shared {
             Mode::Explicit { application, .. } => SocketAddr::new(application, address.port()),
         }
     }
-
-    /// Counts a caller's connection that hyper ended with an error.
-    pub fn count_caller_error(&self, error: &hyper::Error) {
-        if error.is_parse() {
-            self.connections.bad_requests.fetch_add(1, Relaxed);
-        }
-    }
 }
 
 /// One data worker.

@@ -23,8 +23,6 @@ use crate::http1::serve::RequestStream;
 pub enum Incoming {
     /// There is none.
     Empty,
-    /// As hyper reads it.
-    Hyper(hyper::body::Incoming),
     /// What follows a caller's HTTP/1 request head.
     Http1Request(RequestStream),
     /// What follows an upstream's HTTP/1 response head.
@@ -65,9 +63,6 @@ impl Incoming {
 /// Why a body could not be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// hyper's reading broke off.
-    #[error(transparent)]
-    Hyper(#[from] hyper::Error),
     /// The connection broke.
     #[error("the connection broke off: {0}")]
     Broke(#[from] std::io::Error),
@@ -92,9 +87,6 @@ impl Body for Incoming {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Hyper(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
             Self::Http1Request(stream) => stream.poll_frame(cx),
             Self::Http1Response(stream) => stream.poll_frame(cx),
             Self::Peeked(peeked) => match peeked.first.take() {
@@ -108,7 +100,6 @@ impl Body for Incoming {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Hyper(body) => body.is_end_stream(),
             Self::Http1Request(stream) => stream.is_end_stream(),
             Self::Http1Response(stream) => stream.is_end_stream(),
             Self::Peeked(peeked) => peeked.first.is_none() && peeked.rest.is_end_stream(),
@@ -119,7 +110,6 @@ impl Body for Incoming {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Hyper(body) => body.size_hint(),
             Self::Http1Request(stream) => stream.size_hint(),
             Self::Http1Response(stream) => stream.size_hint(),
             // What was read ahead is not counted in: better no hint than a wrong one.

@@ -9,11 +9,9 @@
 //! - `receive`, `send`: bodies that are read, and written.
 //! - The codec, which knows no sockets: `scan`, `parse`, `framing`, `chunked`,
 //!   `encode`; and its [`limits`].
-//! - [`caller`], [`server`]: a caller's connection under hyper.
 
 mod answer;
 mod batch;
-pub mod caller;
 mod chunked;
 pub mod connection;
 mod encode;
@@ -25,7 +23,6 @@ mod receive;
 mod scan;
 mod send;
 pub mod serve;
-pub mod server;
 mod upload;
 mod wire;
 

@@ -35,9 +35,9 @@ pub const UPSTREAM_STREAMS_AT_FIRST: usize = 100;
 
 /// Decoded bytes of a head's fields, counted as RFC 9113, section 6.5.2, says;
 /// beyond it the answer is 431.
-pub const HEAD_BYTES: u32 = crate::http1::server::HEAD_BYTES as u32;
+pub const HEAD_BYTES: u32 = crate::http1::limits::HEAD_BYTES as u32;
 /// Fields of a head; beyond it the answer is 431.
-pub const HEAD_FIELDS: usize = crate::http1::server::HEAD_FIELDS;
+pub const HEAD_FIELDS: usize = crate::http1::limits::HEAD_FIELDS;
 
 /// Streams of an application that are reset before we have looked at them. They
 /// are looked at once for each read of 64 KiB, so an honest caller that
