@@ -232,6 +232,9 @@ async fn serve(shared: &Shared, stream: Arc<TcpStream>, connection: u64) {
         received.connection = connection;
         received.number = shared.numbers.fetch_add(1, SeqCst) + 1;
         let reply = (shared.handler)(&received);
+        if received.header("expect") == "100-continue" {
+            write_all(&stream, b"HTTP/1.1 100 Continue\r\n\r\n").await;
+        }
         if !matches!(reply, Reply::Early(_)) && !read_body(&stream, &mut seen, &mut received).await
         {
             received.path += " (broken off)";
