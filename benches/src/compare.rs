@@ -18,14 +18,15 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 use crate::fixed_rate::{self, Latencies, Load};
+use crate::load;
 use crate::machine::Machine;
-use crate::proc_stat::{self, Memory};
+use crate::proc_stat::{self, CpuTime, Memory};
 use crate::process::{self, Cores, Process};
 use crate::scenario::Scenario;
 use crate::statistics::median;
+use crate::stop;
 use crate::syscalls;
 use crate::systems::{self, Running, Stage, System, Target, remora, upstream};
-use crate::{stop, wrk};
 
 /// The fixed rate at which latencies are measured, requests each second.
 pub const RATE: u32 = 2_000;
@@ -148,8 +149,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
                 let measured = running.measured.as_mut();
                 let context = || format!("{} in {}", system.name, scenario.word());
                 if round == 0 {
-                    wrk::run(target.address, target.host, WARM_UP, cores, &stage.dir)
-                        .with_context(context)?;
+                    load::saturate(&stage, &target, WARM_UP).with_context(context)?;
                     continue;
                 }
                 let sample = measure(&stage, &target, measured, plan.span).with_context(context)?;
@@ -227,12 +227,12 @@ fn measure(
 ) -> anyhow::Result<Sample> {
     let pid = measured.as_ref().map(|process| process.id());
     let cpu = || pid.map(proc_stat::cpu_time).transpose();
-    let of_each = |before: Option<Duration>, after: Option<Duration>, requests: u64| {
-        let spent = after?.saturating_sub(before?);
-        Some(spent.as_secs_f64() * 1e6 / requests as f64)
+    let of_each = |before: Option<CpuTime>, after: Option<CpuTime>, units: f64| {
+        let spent = after?.since(before?).total;
+        Some(spent.as_secs_f64() * 1e6 / units)
     };
     let before = cpu()?;
-    let seen = wrk::run(target.address, target.host, span, stage.cores, &stage.dir)?;
+    let carried = load::saturate(stage, target, span)?;
     let between = cpu()?;
     let latencies = fixed_rate::run(&Load {
         address: target.address,
@@ -249,9 +249,9 @@ fn measure(
         bail!("no request at the fixed rate was answered");
     }
     Ok(Sample {
-        cpu_us: of_each(before, between, seen.requests),
-        per_second: seen.requests as f64 * 1e6 / seen.microseconds as f64,
-        cpu_us_at_rate: of_each(between, after, latencies.requests),
+        cpu_us: of_each(before, between, carried.units),
+        per_second: carried.per_second(),
+        cpu_us_at_rate: of_each(between, after, latencies.requests as f64),
         latencies,
     })
 }
@@ -279,7 +279,7 @@ fn count_syscalls(
     let (Some(process), Some(target)) = (&running.measured, running.target(scenario)) else {
         return Ok(None);
     };
-    syscalls::per_request(process.id(), stage, target)
+    syscalls::per_unit(process.id(), stage, target)
 }
 
 /// Round by round.

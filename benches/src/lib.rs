@@ -10,10 +10,12 @@
 //! - [`table`]: the figures for people; [`machine`]: where they were made.
 //! - [`process`], [`stop`]: children, and the end of them; [`http`], [`clock`].
 
+pub mod ab;
 pub mod clock;
 pub mod compare;
 pub mod fixed_rate;
 pub mod http;
+pub mod load;
 pub mod machine;
 pub mod memory;
 pub mod proc_stat;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use remora_benches::scenario::{self, Scenario};
 use remora_benches::systems::remora::Programs;
-use remora_benches::{compare, memory, stop, table};
+use remora_benches::{ab, compare, memory, stop, table};
 
 /// Where `--write` writes, seen from the repository's top.
 const README: &str = "benches/README.md";
@@ -24,6 +24,8 @@ struct Arguments {
 enum Command {
     /// CPU, throughput and latency of all systems, in interleaved rounds
     Compare(CompareArguments),
+    /// Two builds of Remora against each other, in interleaved pairs of short loads
+    Ab(AbArguments),
     /// Memory of the idle sidecar, and the time until it is ready
     Memory(MemoryArguments),
 }
@@ -36,11 +38,36 @@ struct CompareArguments {
     /// How often each is measured; medians want at least 5
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Scenarios, comma separated (h1, h1-features); all by default
+    /// Scenarios, comma separated (http1, http1-features); all by default
     #[arg(long)]
-    only: Option<String>,
+    scenarios: Option<String>,
     #[command(flatten)]
     common: Common,
+}
+
+#[derive(Debug, Args)]
+struct AbArguments {
+    /// The folder of build a: remora-proxy, and remora-control-plane where it differs
+    #[arg(long)]
+    a: PathBuf,
+    /// The folder of build b
+    #[arg(long)]
+    b: PathBuf,
+    /// The folder of remora-control-plane for a build that has none; by default that of this program
+    #[arg(long)]
+    remora: Option<PathBuf>,
+    /// The scenario
+    #[arg(long, default_value = "http1-features")]
+    scenario: Scenario,
+    /// Pairs of loads
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
+    rounds: u32,
+    /// How long each load lasts
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=300))]
+    seconds: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -84,7 +111,7 @@ fn main() -> anyhow::Result<()> {
     stop::listen().context("cannot listen for signals")?;
     match arguments.command {
         Command::Compare(arguments) => {
-            let scenarios = match &arguments.only {
+            let scenarios = match &arguments.scenarios {
                 Some(words) => scenario::parse_list(words)?,
                 None => Scenario::ALL.to_vec(),
             };
@@ -97,6 +124,22 @@ fn main() -> anyhow::Result<()> {
             arguments
                 .common
                 .give("compare", &report, &table::compare(&report))
+        }
+        Command::Ab(arguments) => {
+            let report = ab::run(&ab::Plan {
+                a: arguments.a,
+                b: arguments.b,
+                spare: arguments.remora,
+                scenario: arguments.scenario,
+                pairs: arguments.rounds,
+                span: Duration::from_secs(arguments.seconds),
+            })?;
+            if arguments.json {
+                println!("{}", serde_json::to_string_pretty(&report)?);
+            } else {
+                print!("{}", table::ab(&report));
+            }
+            Ok(())
         }
         Command::Memory(arguments) => {
             let programs = Programs::find(arguments.common.remora.as_deref())?;

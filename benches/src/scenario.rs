@@ -12,29 +12,38 @@ use anyhow::{Context, bail};
 #[serde(rename_all = "kebab-case")]
 pub enum Scenario {
     /// HTTP/1.1 in and out, nothing else asked for.
-    H1,
+    Http1,
     /// The same with circuit breaker, retries, rate limit and timeouts on, none
     /// of which is ever reached.
-    H1Features,
+    Http1Features,
 }
 
 impl Scenario {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 2] = [Self::H1, Self::H1Features];
+    pub const ALL: [Self; 2] = [Self::Http1, Self::Http1Features];
 
     /// Its word on the command line.
     pub const fn word(self) -> &'static str {
         match self {
-            Self::H1 => "h1",
-            Self::H1Features => "h1-features",
+            Self::Http1 => "http1",
+            Self::Http1Features => "http1-features",
+        }
+    }
+
+    /// What its load is counted in.
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::Http1 | Self::Http1Features => "request",
         }
     }
 
     /// Its words in the table.
     pub const fn title(self) -> &'static str {
         match self {
-            Self::H1 => "HTTP/1.1, no policy",
-            Self::H1Features => "HTTP/1.1 with circuit breaker, retries, rate limit and timeouts",
+            Self::Http1 => "HTTP/1.1, no policy",
+            Self::Http1Features => {
+                "HTTP/1.1 with circuit breaker, retries, rate limit and timeouts"
+            }
         }
     }
 }
@@ -54,7 +63,7 @@ impl FromStr for Scenario {
     }
 }
 
-/// Scenarios from the command line: `h1,h1-features`.
+/// Scenarios from the command line: `http1,http1-features`.
 ///
 /// # Errors
 /// Where a word is no scenario.
@@ -63,7 +72,7 @@ pub fn parse_list(words: &str) -> anyhow::Result<Vec<Scenario>> {
         .split(',')
         .map(|word| word.trim().parse())
         .collect::<anyhow::Result<_>>()
-        .context("--only takes scenarios, comma separated")?;
+        .context("--scenarios takes scenarios, comma separated")?;
     chosen.sort_unstable();
     chosen.dedup();
     Ok(chosen)
@@ -75,11 +84,11 @@ mod tests {
 
     #[test]
     fn words_are_scenarios_and_others_are_named() {
-        let both = parse_list("h1-features, h1,h1").unwrap();
+        let both = parse_list("http1-features, http1,http1").unwrap();
         assert_eq!(both, Scenario::ALL);
-        let error = format!("{:#}", parse_list("h1,h9").unwrap_err());
+        let error = format!("{:#}", parse_list("http1,http9").unwrap_err());
         assert!(
-            error.contains("h9") && error.contains("h1-features"),
+            error.contains("http9") && error.contains("http1-features"),
             "{error}"
         );
     }

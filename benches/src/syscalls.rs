@@ -1,4 +1,4 @@
-//! System calls for each request, counted by `perf` in a load of its own (the
+//! System calls for each unit of a load, counted by `perf` in a load of its own (the
 //! counting itself costs time).
 
 use std::process::Command;
@@ -7,21 +7,21 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::load;
 use crate::process::{Process, find_program};
 use crate::stop;
 use crate::systems::{Stage, Target};
-use crate::wrk;
 
 const SPAN: Duration = Duration::from_secs(1);
 /// `perf` has attached by then.
 const ATTACHED: Duration = Duration::from_millis(500);
 
-/// System calls of `pid` for each request to `target`; `None` where `perf` is
+/// System calls of `pid` for each unit carried to `target`; `None` where `perf` is
 /// missing or may not count.
 ///
 /// # Errors
 /// When the load fails.
-pub fn per_request(pid: u32, stage: &Stage, target: &Target) -> anyhow::Result<Option<f64>> {
+pub fn per_unit(pid: u32, stage: &Stage, target: &Target) -> anyhow::Result<Option<f64>> {
     let Some(perf) = find_program("perf") else {
         eprintln!("perf is missing (apt-get install linux-perf): system calls are not counted");
         return Ok(None);
@@ -36,7 +36,7 @@ pub fn per_request(pid: u32, stage: &Stage, target: &Target) -> anyhow::Result<O
     let cores = stage.cores;
     let mut perf = Process::start("perf", &command, cores.load, cores, &stage.dir)?;
     stop::sleep(ATTACHED)?;
-    let seen = wrk::run(target.address, target.host, SPAN, cores, &stage.dir)?;
+    let carried = load::saturate(stage, target, SPAN)?;
     let id = i32::try_from(perf.id()).ok().and_then(Pid::from_raw);
     kill_process(id.context("perf has no id")?, Signal::INT)?;
     perf.wait(Duration::from_secs(5))?;
@@ -48,5 +48,5 @@ pub fn per_request(pid: u32, stage: &Stage, target: &Target) -> anyhow::Result<O
     if count.is_none() {
         eprintln!("perf may not count system calls here: {}", perf.said());
     }
-    Ok(count.map(|count| count / seen.requests as f64))
+    Ok(count.map(|count| count / carried.units))
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use crate::ab::AbReport;
 use crate::compare::{Figures, RATE, Report};
 use crate::machine::Machine;
 use crate::memory::MemoryReport;
@@ -106,6 +107,43 @@ pub fn memory(report: &MemoryReport) -> String {
         report.ready_ms.highest,
         report.own_ready_ms,
     )
+}
+
+/// Two builds of Remora against each other, for a terminal.
+pub fn ab(report: &AbReport) -> String {
+    let unit = report.scenario.unit();
+    let mut text = format!(
+        "{}; {}; {} pairs\n",
+        machine(&report.machine),
+        report.scenario.title(),
+        report.pairs
+    );
+    for (name, build) in [("a", &report.a), ("b", &report.b)] {
+        let (low, high) = build.cpu_us_range;
+        let calls = build
+            .syscalls
+            .map_or_else(|| "not counted".to_owned(), |calls| format!("{calls:.3}"));
+        let _ = writeln!(
+            text,
+            "{name}: {:.2} us CPU/{unit} ({low:.2} to {high:.2}; user {:.2}, system {:.2}), {:.0} {unit}s/s, system calls/{unit} {calls}, RSS {:.1} MiB  {}",
+            build.cpu_us,
+            build.user_us,
+            build.system_us,
+            build.per_second,
+            build.memory.rss_bytes as f64 / MIB,
+            build.folder.display(),
+        );
+    }
+    let spread = report.ratio_95.map_or_else(
+        || "too few pairs for a spread".to_owned(),
+        |(low, high)| format!("95 % confidence {low:.3} to {high:.3}"),
+    );
+    let _ = writeln!(
+        text,
+        "b/a: {:.3} of the CPU time ({spread}); in user space {:.3}",
+        report.ratio, report.user_ratio
+    );
+    text
 }
 
 fn machine(machine: &Machine) -> String {

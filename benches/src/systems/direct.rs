@@ -17,7 +17,7 @@ fn start(stage: &Stage) -> anyhow::Result<Running> {
         measured: None,
         helpers: Vec::new(),
         targets: vec![Target {
-            scenario: Scenario::H1,
+            scenario: Scenario::Http1,
             address: loopback(stage.upstream),
             host: "upstream",
         }],

@@ -22,7 +22,7 @@ pub(super) const SYSTEM: System = System {
 
 fn start(stage: &Stage) -> anyhow::Result<Running> {
     let (plain, guarded) = (free_port()?, free_port()?);
-    let ports = [("H1", plain), ("H1_FEATURES", guarded)];
+    let ports = [("HTTP1", plain), ("HTTP1_FEATURES", guarded)];
     let file = stage.write("nginx.conf", CONFIGURATION, &ports)?;
     let mut command = Command::new(find_program("nginx").unwrap_or_else(|| "nginx".into()));
     command.args(["-c"]).arg(file);
@@ -34,10 +34,12 @@ fn start(stage: &Stage) -> anyhow::Result<Running> {
         &stage.dir,
     )?;
     let targets =
-        [(Scenario::H1, plain), (Scenario::H1Features, guarded)].map(|(scenario, port)| Target {
-            scenario,
-            address: loopback(port),
-            host: "plain",
+        [(Scenario::Http1, plain), (Scenario::Http1Features, guarded)].map(|(scenario, port)| {
+            Target {
+                scenario,
+                address: loopback(port),
+                host: "plain",
+            }
         });
     for target in &targets {
         process.wait_for(target.address, PATIENCE)?;

@@ -48,21 +48,39 @@ impl Programs {
             Some(folder) => folder,
             None => own.parent().context("this program has no folder")?,
         };
-        let program = |name: &str| {
-            let path = folder.join(name);
-            if !path.is_file() {
-                bail!(
-                    "{} is missing: cargo build --release -p remora-proxy -p remora-control-plane",
-                    path.display()
-                );
-            }
-            Ok(path)
-        };
         Ok(Self {
-            sidecar: program("remora-proxy")?,
-            control_plane: program("remora-control-plane")?,
+            sidecar: program(folder, "remora-proxy")?,
+            control_plane: program(folder, "remora-control-plane")?,
         })
     }
+
+    /// The sidecar of a build in `folder`, with the control plane of the same
+    /// build or, where there is none, that of `spare` (by default the running
+    /// program's folder).
+    ///
+    /// # Errors
+    /// When they are not there.
+    pub fn of_build(folder: &Path, spare: Option<&Path>) -> anyhow::Result<Self> {
+        let control_plane = match program(folder, "remora-control-plane") {
+            Ok(own) => own,
+            Err(_) => Self::find(spare)?.control_plane,
+        };
+        Ok(Self {
+            sidecar: program(folder, "remora-proxy")?,
+            control_plane,
+        })
+    }
+}
+
+fn program(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let path = folder.join(name);
+    if !path.is_file() {
+        bail!(
+            "{} is missing: cargo build --release -p remora-proxy -p remora-control-plane",
+            path.display()
+        );
+    }
+    Ok(path)
 }
 
 /// A control plane that serves [`OBJECTS`].
@@ -163,17 +181,22 @@ fn wait_ready(process: &mut Process, admin: SocketAddr, glance: Duration) -> any
     }
 }
 
-fn start(stage: &Stage) -> anyhow::Result<Running> {
+/// Starts both.
+///
+/// # Errors
+/// When one does not become ready.
+pub fn start(stage: &Stage) -> anyhow::Result<Running> {
     let control_plane = control_plane(stage)?;
     let sidecar = sidecar(stage, &control_plane.url)?;
-    let targets =
-        [(Scenario::H1, "plain"), (Scenario::H1Features, "guarded")].map(|(scenario, host)| {
-            Target {
-                scenario,
-                address: sidecar.outbound,
-                host,
-            }
-        });
+    let targets = [
+        (Scenario::Http1, "plain"),
+        (Scenario::Http1Features, "guarded"),
+    ]
+    .map(|(scenario, host)| Target {
+        scenario,
+        address: sidecar.outbound,
+        host,
+    });
     Ok(Running {
         measured: Some(sidecar.process),
         helpers: vec![control_plane.process],
