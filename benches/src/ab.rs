@@ -11,19 +11,20 @@
 //! the machine for longer than a pair disturbs both halves of it, so the ratio
 //! of a pair holds where times do not.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 
+use crate::counters::{self, Counts};
 use crate::load;
 use crate::machine::Machine;
 use crate::proc_stat::{self, CpuTime, Memory};
 use crate::process::{self, Cores};
 use crate::scenario::Scenario;
 use crate::statistics::{median, median_interval};
-use crate::syscalls;
 use crate::systems::{Running, Stage, Target, remora, upstream};
 
 /// Each is loaded for so long before it counts.
@@ -83,8 +84,8 @@ pub struct Build {
     pub system_us: f64,
     /// Units each second: the median over the pairs.
     pub per_second: f64,
-    /// System calls for each unit; none where `perf` cannot count.
-    pub syscalls: Option<f64>,
+    /// What `perf` counted.
+    pub counts: Counts,
     /// After all loads.
     pub memory: Memory,
 }
@@ -110,19 +111,21 @@ pub fn run(plan: &Plan) -> anyhow::Result<AbReport> {
     let cores = Cores::find()?;
     process::pin(cores.load)?;
     let folder = tempfile::tempdir()?;
-    let (_upstream, port) = upstream::start(cores, folder.path())?;
-    let side = |name: &str, build: &Path| {
+    let (_upstream, ports) = upstream::start(cores, folder.path())?;
+    let side = |name: &str, build: &Path, pod: u8| {
         let dir = folder.path().join(name);
         std::fs::create_dir_all(&dir)?;
         let stage = Stage {
             dir,
             cores,
-            upstream: port,
+            upstream: ports,
+            pod: Ipv4Addr::new(127, 88, 1, pod),
             remora: remora::Programs::of_build(build, plan.spare.as_deref())?,
+            envoy: None,
         };
         Side::start(build, stage, plan.scenario).with_context(|| format!("build {name}"))
     };
-    let (mut a, mut b) = (side("a", &plan.a)?, side("b", &plan.b)?);
+    let (mut a, mut b) = (side("a", &plan.a, 1)?, side("b", &plan.b, 2)?);
     for side in [&a, &b] {
         load::saturate(&side.stage, &side.target, WARM_UP)?;
     }
@@ -206,7 +209,7 @@ impl Side {
         let low = self.cpu_us.iter().copied().reduce(f64::min);
         let high = self.cpu_us.iter().copied().reduce(f64::max);
         Ok(Build {
-            syscalls: syscalls::per_unit(self.pid, &self.stage, &self.target)
+            counts: counters::per_unit(self.pid, &self.stage, &self.target)
                 .with_context(|| scenario.word().to_owned())?,
             memory: proc_stat::memory(self.pid)?,
             cpu_us: median(&self.cpu_us).context("nothing was measured")?,

@@ -90,6 +90,13 @@ pub struct Memory {
     pub anonymous_bytes: u64,
 }
 
+impl Memory {
+    /// Resident, in MiB.
+    pub fn rss_mib(&self) -> f64 {
+        self.rss_bytes as f64 / 1024.0 / 1024.0
+    }
+}
+
 /// What the process holds of memory now.
 ///
 /// # Errors
