@@ -1,52 +1,64 @@
 //! The side-by-side measurement.
 //!
 //! ```text
-//!  core 0: load, upstream          core 1: the system under test, one worker
+//!  core 0: load, upstreams         core 1: the system under test, one worker
 //!
-//!  start all systems ─► memory at rest ─► warm-up
-//!      ─► round 1: A B C, round 2: A B C, ... (interleaved, so that what
-//!         disturbs the machine disturbs all of them)
+//!  each system alone: memory at rest and over idle connections
+//!  start all systems ─► warm-up
+//!      ─► round 1: A B C, round 2: C B A, ... in each scenario (interleaved, so
+//!         that what disturbs the machine disturbs all of them)
 //!      ─► medians
 //! ```
 //!
-//! Every system stays up for the whole run; those that are not being loaded idle.
+//! Every system stays up for all rounds; those that are not being loaded idle.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use crate::fixed_rate::{self, Latencies, Load};
+use crate::clock::Moment;
+use crate::counters::{self, Counts};
+use crate::figures::{self, Figures, Rounds, Sample};
+use crate::fixed_rate::{self, Load};
+use crate::idle::{self, IdleReport};
 use crate::machine::Machine;
-use crate::proc_stat::{self, Memory};
-use crate::process::{self, Cores, Process};
+use crate::process::{self, Cores};
 use crate::scenario::Scenario;
-use crate::statistics::median;
-use crate::syscalls;
-use crate::systems::{self, Running, Stage, System, Target, remora, upstream};
-use crate::{stop, wrk};
+use crate::systems::{Running, Stage, System, Target, remora, upstream};
+use crate::{load, proc_stat, stop};
 
 /// The fixed rate at which latencies are measured, requests each second.
 pub const RATE: u32 = 2_000;
 /// Connections of the fixed rate.
-const RATE_CONNECTIONS: u32 = 32;
+pub const RATE_CONNECTIONS: u32 = 32;
 /// Before the first round every target is loaded for so long.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// After the start and before memory at rest is read.
-const REST: Duration = Duration::from_secs(2);
+/// The address of Remora's pod.
+pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(127, 88, 1, 1);
 
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Each load lasts so long.
+    /// Each load that a system can just bear lasts so long.
     pub span: Duration,
+    /// Each load of a fixed rate lasts so long.
+    pub rate_span: Duration,
     /// Rounds.
     pub rounds: u32,
     /// Scenarios.
     pub scenarios: Vec<Scenario>,
+    /// Systems.
+    pub systems: Vec<System>,
     /// Remora's programs.
     pub remora: remora::Programs,
+    /// Envoy, where it is not to be fetched.
+    pub envoy: Option<PathBuf>,
+    /// Idle connections over which memory is read; zero leaves that out.
+    pub idle_connections: u32,
 }
 
 /// All figures of a run.
@@ -56,260 +68,298 @@ pub struct Report {
     pub machine: Machine,
     /// Each load lasted so long.
     pub seconds: u64,
+    /// Each load of a fixed rate lasted so long.
+    pub rate_seconds: u64,
     /// Rounds.
     pub rounds: u32,
-    /// The systems.
-    pub systems: Vec<SystemReport>,
+    /// What the systems say of their versions.
+    pub versions: Vec<(&'static str, String)>,
     /// Medians, one for each scenario and system.
     pub figures: Vec<Figures>,
-    /// Systems that were not measured, and why.
+    /// Memory, where it was asked for.
+    pub memory: Vec<IdleReport>,
+    /// What was not measured, and why.
     pub skipped: Vec<String>,
+    /// What failed.
+    pub failed: Vec<String>,
 }
-
-/// What is known of a system whatever it does.
-#[derive(Debug, Serialize)]
-pub struct SystemReport {
-    /// Its name.
-    pub name: &'static str,
-    /// What it says of its version.
-    pub version: String,
-    /// At rest, before any load; none where there is no process.
-    pub memory_at_rest: Option<Memory>,
-}
-
-/// The medians of one system in one scenario. CPU time is the system's own.
-#[derive(Clone, Debug, Serialize)]
-pub struct Figures {
-    /// The scenario.
-    pub scenario: Scenario,
-    /// The system.
-    pub system: &'static str,
-    /// CPU microseconds for each request, all connections always busy.
-    pub cpu_us: Option<f64>,
-    /// The lowest and the highest of the rounds.
-    pub cpu_us_range: Option<(f64, f64)>,
-    /// `cpu_us` by that of [`systems::YARDSTICK`] in the same round: the median of
-    /// the rounds' ratios, which the machine's changing pace disturbs least.
-    pub of_yardstick: Option<f64>,
-    /// Requests each second, all connections always busy.
-    pub per_second: f64,
-    /// CPU microseconds for each request at the fixed rate.
-    pub cpu_us_at_rate: Option<f64>,
-    /// Microseconds at the fixed rate.
-    pub p50_us: f64,
-    /// Microseconds at the fixed rate.
-    pub p99_us: f64,
-    /// Microseconds at the fixed rate.
-    pub p999_us: f64,
-    /// System calls for each request, all connections always busy; none where
-    /// `perf` is missing.
-    pub syscalls: Option<f64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    cpu_us: Option<f64>,
-    per_second: f64,
-    cpu_us_at_rate: Option<f64>,
-    latencies: Latencies,
-}
-
-type Samples = BTreeMap<(Scenario, usize), Vec<Sample>>;
 
 /// Measures.
 ///
 /// # Errors
-/// When the upstream or a system does not start, any request fails, or the
-/// harness is told to end.
+/// When the upstream or a system does not start, or the harness is told to end.
+/// What fails later is told in [`Report::failed`].
 pub fn run(plan: &Plan) -> anyhow::Result<Report> {
+    let began = Moment::now();
     let cores = Cores::find()?;
     process::pin(cores.load)?;
     let folder = tempfile::tempdir()?;
-    let (_upstream, port) = upstream::start(cores, folder.path())?;
+    let (_upstream, ports) = upstream::start(cores, folder.path())?;
     let stage = Stage {
         dir: folder.path().to_owned(),
         cores,
-        upstream: port,
+        upstream: ports,
+        pod: POD,
         remora: plan.remora.clone(),
+        envoy: plan.envoy.clone(),
     };
-    let (mut running, skipped) = start_all(&stage)?;
-    stop::sleep(REST)?;
-    let systems = running
-        .iter()
-        .map(|(system, running)| describe(system, running, &stage))
-        .collect::<anyhow::Result<_>>()?;
-    let mut samples = Samples::new();
-    for round in 0..=plan.rounds {
-        for scenario in &plan.scenarios {
-            for (index, (system, running)) in running.iter_mut().enumerate() {
-                let Some(target) = running.target(*scenario).cloned() else {
-                    continue;
-                };
-                let measured = running.measured.as_mut();
-                let context = || format!("{} in {}", system.name, scenario.word());
-                if round == 0 {
-                    wrk::run(target.address, target.host, WARM_UP, cores, &stage.dir)
-                        .with_context(context)?;
-                    continue;
-                }
-                let sample = measure(&stage, &target, measured, plan.span).with_context(context)?;
-                eprintln!(
-                    "round {round}/{}: {}",
-                    plan.rounds,
-                    say(system, *scenario, &sample)
-                );
-                samples.entry((*scenario, index)).or_default().push(sample);
-            }
-        }
+    let mut skipped = Vec::new();
+    let scenarios = with_generator(&plan.scenarios, &mut skipped);
+    let systems = complete(&plan.systems, &stage, &mut skipped);
+    let memory = memory(&systems, &stage, plan.idle_connections)?;
+    let mut run = Run {
+        stage: &stage,
+        plan,
+        scenarios,
+        running: start_all(&systems, &stage)?,
+        samples: BTreeMap::new(),
+        failed: Vec::new(),
+    };
+    run.announce();
+    run.warm_up()?;
+    for round in 1..=plan.rounds {
+        run.round(round)?;
+        let minutes = began.elapsed().as_secs_f64() / 60.0;
+        eprintln!("round {round}/{} done after {minutes:.1} min", plan.rounds);
     }
-    let mut figures = Vec::new();
-    let yardstick = running
-        .iter()
-        .position(|(system, _)| system.name == systems::YARDSTICK);
-    for ((scenario, index), own) in &samples {
-        let (system, running) = &running[*index];
-        let beside = yardstick.and_then(|yardstick| samples.get(&(*scenario, yardstick)));
-        figures.push(Figures {
-            of_yardstick: beside.and_then(|beside| ratio(own, beside)),
-            syscalls: count_syscalls(&stage, running, *scenario)?,
-            ..summarize(*scenario, system.name, own)
-        });
-    }
+    let figures = run.figures()?;
     Ok(Report {
         machine: Machine::read(),
         seconds: plan.span.as_secs(),
+        rate_seconds: plan.rate_span.as_secs(),
         rounds: plan.rounds,
-        systems,
+        versions: systems
+            .iter()
+            .map(|system| (system.name, (system.version)(&stage)))
+            .collect(),
         figures,
+        memory,
         skipped,
+        failed: run.failed,
     })
 }
 
-/// Those that run, and a line for each that does not.
-type Started = (Vec<(System, Running)>, Vec<String>);
-
-fn start_all(stage: &Stage) -> anyhow::Result<Started> {
-    let mut running = Vec::new();
-    let mut skipped = Vec::new();
-    for system in systems::ALL {
-        if let Some(tool) = system.missing() {
-            let line = format!(
-                "{} is SKIPPED: {} is missing ({})",
-                system.name, tool.program, tool.install
-            );
-            eprintln!("{line}");
-            skipped.push(line);
-            continue;
-        }
-        let started = (system.start)(stage).with_context(|| format!("{} failed", system.name))?;
-        running.push((system, started));
-    }
-    Ok((running, skipped))
+/// The scenarios whose load can be made here.
+fn with_generator(scenarios: &[Scenario], skipped: &mut Vec<String>) -> Vec<Scenario> {
+    let chosen = scenarios.iter().filter(|scenario| {
+        let lack = scenario.generator().and_then(|tool| tool.lack());
+        skip(scenario.title(), lack, skipped)
+    });
+    chosen.copied().collect()
 }
 
-fn describe(system: &System, running: &Running, stage: &Stage) -> anyhow::Result<SystemReport> {
-    let memory_at_rest = match &running.measured {
-        Some(process) => Some(proc_stat::memory(process.id())?),
-        None => None,
-    };
-    Ok(SystemReport {
-        name: system.name,
-        version: (system.version)(stage),
-        memory_at_rest,
-    })
-}
-
-fn measure(
+/// The systems that can run here.
+pub(crate) fn complete(
+    systems: &[System],
     stage: &Stage,
-    target: &Target,
-    mut measured: Option<&mut Process>,
-    span: Duration,
-) -> anyhow::Result<Sample> {
-    let pid = measured.as_ref().map(|process| process.id());
-    let cpu = || pid.map(proc_stat::cpu_time).transpose();
-    let of_each = |before: Option<Duration>, after: Option<Duration>, requests: u64| {
-        let spent = after?.saturating_sub(before?);
-        Some(spent.as_secs_f64() * 1e6 / requests as f64)
-    };
-    let before = cpu()?;
-    let seen = wrk::run(target.address, target.host, span, stage.cores, &stage.dir)?;
-    let between = cpu()?;
-    let latencies = fixed_rate::run(&Load {
-        address: target.address,
-        host: target.host.to_owned(),
-        per_second: RATE,
-        connections: RATE_CONNECTIONS,
-        span,
-    })?;
-    let after = cpu()?;
-    if let Some(process) = &mut measured {
-        process.check_alive()?;
-    }
-    if latencies.requests == 0 {
-        bail!("no request at the fixed rate was answered");
-    }
-    Ok(Sample {
-        cpu_us: of_each(before, between, seen.requests),
-        per_second: seen.requests as f64 * 1e6 / seen.microseconds as f64,
-        cpu_us_at_rate: of_each(between, after, latencies.requests),
-        latencies,
-    })
-}
-
-fn say(system: &System, scenario: Scenario, sample: &Sample) -> String {
-    let cpu = sample
-        .cpu_us
-        .map_or_else(String::new, |us| format!(" {us:.1} us CPU,"));
-    format!(
-        "{} {}:{cpu} {:.0}/s; at {RATE}/s p50 {} p99 {} p99.9 {} us",
-        scenario.word(),
-        system.name,
-        sample.per_second,
-        sample.latencies.p50_us,
-        sample.latencies.p99_us,
-        sample.latencies.p999_us
-    )
-}
-
-fn count_syscalls(
-    stage: &Stage,
-    running: &Running,
-    scenario: Scenario,
-) -> anyhow::Result<Option<f64>> {
-    let (Some(process), Some(target)) = (&running.measured, running.target(scenario)) else {
-        return Ok(None);
-    };
-    syscalls::per_request(process.id(), stage, target)
-}
-
-/// Round by round.
-fn ratio(own: &[Sample], beside: &[Sample]) -> Option<f64> {
-    let ratios: Vec<f64> = own
+    skipped: &mut Vec<String>,
+) -> Vec<System> {
+    let chosen = systems
         .iter()
-        .zip(beside)
-        .filter_map(|(own, beside)| Some(own.cpu_us? / beside.cpu_us?))
-        .collect();
-    median(&ratios)
+        .filter(|system| skip(system.name, (system.lacks)(stage), skipped));
+    chosen.copied().collect()
 }
 
-fn summarize(scenario: Scenario, system: &'static str, samples: &[Sample]) -> Figures {
-    let of = |pick: &dyn Fn(&Sample) -> Option<f64>| {
-        let values: Vec<f64> = samples.iter().filter_map(pick).collect();
-        median(&values)
-    };
-    let always = |pick: &dyn Fn(&Sample) -> f64| of(&|sample| Some(pick(sample))).unwrap_or(0.0);
-    let cpu = || samples.iter().filter_map(|sample| sample.cpu_us);
-    Figures {
-        scenario,
-        system,
-        cpu_us: of(&|sample| sample.cpu_us),
-        cpu_us_range: cpu().reduce(f64::min).zip(cpu().reduce(f64::max)),
-        of_yardstick: None,
-        per_second: always(&|sample| sample.per_second),
-        cpu_us_at_rate: of(&|sample| sample.cpu_us_at_rate),
-        p50_us: always(&|sample| sample.latencies.p50_us as f64),
-        p99_us: always(&|sample| sample.latencies.p99_us as f64),
-        p999_us: always(&|sample| sample.latencies.p999_us as f64),
-        syscalls: None,
+fn skip(name: &str, lack: Option<String>, skipped: &mut Vec<String>) -> bool {
+    let Some(lack) = lack else { return true };
+    let line = format!("{name} is SKIPPED: {lack}");
+    eprintln!("{line}");
+    skipped.push(line);
+    false
+}
+
+/// Each system alone, so that what it holds is what these connections cost.
+fn memory(systems: &[System], stage: &Stage, connections: u32) -> anyhow::Result<Vec<IdleReport>> {
+    let mut reports = Vec::new();
+    for system in systems.iter().filter(|_| connections > 0) {
+        let report = idle::measure(system, stage, connections);
+        reports.extend(report.with_context(|| format!("memory of {}", system.name))?);
     }
+    Ok(reports)
+}
+
+fn start_all(systems: &[System], stage: &Stage) -> anyhow::Result<Vec<(System, Running)>> {
+    let started = systems.iter().map(|system| {
+        let running =
+            (system.start)(stage).with_context(|| format!("{} does not start", system.name))?;
+        Ok((*system, running))
+    });
+    started.collect()
+}
+
+struct Run<'a> {
+    stage: &'a Stage,
+    plan: &'a Plan,
+    scenarios: Vec<Scenario>,
+    running: Vec<(System, Running)>,
+    samples: BTreeMap<(Scenario, usize), Rounds>,
+    failed: Vec<String>,
+}
+
+impl Run<'_> {
+    /// What is to be measured, in the order of the tables.
+    fn all(&self) -> Vec<(Scenario, usize, Target)> {
+        let mut all = Vec::new();
+        for scenario in &self.scenarios {
+            for (index, (_, running)) in self.running.iter().enumerate() {
+                if let Some(target) = running.target(*scenario) {
+                    all.push((*scenario, index, target.clone()));
+                }
+            }
+        }
+        all
+    }
+
+    fn announce(&self) {
+        let all = self.all();
+        let mut seconds = (WARM_UP + counters::TAKES).as_secs_f64() * all.len() as f64;
+        for (scenario, _, _) in &all {
+            let rate = scenario
+                .dialect()
+                .map_or(Duration::ZERO, |_| self.plan.rate_span);
+            seconds += (self.plan.span + rate).as_secs_f64() * f64::from(self.plan.rounds);
+        }
+        eprintln!(
+            "{} measurements in each of {} rounds: about {:.0} minutes",
+            all.len(),
+            self.plan.rounds,
+            (seconds * 1.05 / 60.0).ceil()
+        );
+    }
+
+    /// What fails here is left out of the rounds.
+    fn warm_up(&mut self) -> anyhow::Result<()> {
+        for (scenario, index, target) in self.all() {
+            if let Err(error) = load::saturate(self.stage, &target, WARM_UP) {
+                stop::check()?;
+                self.fail(scenario, index, "left out, it failed in warm-up", &error);
+                let (_, running) = &mut self.running[index];
+                running.targets.retain(|target| target.scenario != scenario);
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, scenario: Scenario, index: usize, when: &str, error: &anyhow::Error) {
+        let name = self.running[index].0.name;
+        let line = format!("{name}, {}: {when}: {error:#}", scenario.word());
+        eprintln!("{line}");
+        self.failed.push(line);
+    }
+
+    fn round(&mut self, round: u32) -> anyhow::Result<()> {
+        let mut order = self.all();
+        if round.is_multiple_of(2) {
+            // Whoever comes later finds the machine as the others left it.
+            order.reverse();
+        }
+        for (scenario, index, target) in order {
+            match self.measure(index, &target) {
+                Ok(sample) => {
+                    let name = self.running[index].0.name;
+                    eprintln!("round {round}: {}", say(name, scenario, &sample));
+                    let rounds = self.samples.entry((scenario, index)).or_default();
+                    rounds.insert(round, sample);
+                }
+                Err(error) => {
+                    stop::check()?;
+                    self.fail(scenario, index, &format!("round {round}"), &error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, index: usize, target: &Target) -> anyhow::Result<Sample> {
+        let mut measured = self.running[index].1.measured.as_mut();
+        let pid = measured.as_ref().map(|process| process.id());
+        let cpu = || pid.map(proc_stat::cpu_time).transpose();
+        let before = cpu()?;
+        let carried = load::saturate(self.stage, target, self.plan.span)?;
+        let between = cpu()?;
+        let mut at_rate = None;
+        if let Some(dialect) = target.scenario.dialect() {
+            let latencies = fixed_rate::run(&Load {
+                address: target.address,
+                host: target.host.to_owned(),
+                dialect,
+                per_second: RATE,
+                connections: RATE_CONNECTIONS,
+                span: self.plan.rate_span,
+            })?;
+            if latencies.requests == 0 {
+                bail!("no request at the fixed rate was answered");
+            }
+            let spent = cpu()?
+                .zip(between)
+                .map(|(after, before)| after.since(before));
+            let of_each = |spent: Duration| spent.as_secs_f64() * 1e6 / latencies.requests as f64;
+            at_rate = Some((spent.map(|spent| of_each(spent.total)), latencies));
+        }
+        if let Some(process) = &mut measured {
+            process.check_alive()?;
+        }
+        Ok(Sample {
+            units: carried.units,
+            spent: between
+                .zip(before)
+                .map(|(after, before)| after.since(before)),
+            per_second: carried.per_second(),
+            at_rate,
+        })
+    }
+
+    fn figures(&mut self) -> anyhow::Result<Vec<Figures>> {
+        let mut figures = Vec::new();
+        for (scenario, index, target) in self.all() {
+            let pid = self.running[index]
+                .1
+                .measured
+                .as_ref()
+                .map(|process| process.id());
+            let counted = pid.map(|pid| counters::per_unit(pid, self.stage, &target));
+            let counts = match counted.transpose() {
+                Ok(counts) => counts.unwrap_or_default(),
+                Err(error) => {
+                    stop::check()?;
+                    self.fail(scenario, index, "while perf counted", &error);
+                    Counts::default()
+                }
+            };
+            let Some(own) = self.samples.get(&(scenario, index)) else {
+                continue;
+            };
+            let beside = scenario.yardsticks().map(|name| self.of(scenario, name));
+            let name = self.running[index].0.name;
+            figures.push(figures::summarize(scenario, name, own, beside, counts));
+        }
+        Ok(figures)
+    }
+
+    fn of(&self, scenario: Scenario, name: &str) -> Option<&Rounds> {
+        let mut systems = self.running.iter();
+        let index = systems.position(|(system, _)| system.name == name)?;
+        self.samples.get(&(scenario, index))
+    }
+}
+
+fn say(name: &str, scenario: Scenario, sample: &Sample) -> String {
+    let unit = scenario.unit();
+    let (time, per) = unit.time();
+    let cpu = sample.spent.map_or_else(String::new, |spent| {
+        let each = spent.total.as_secs_f64() * 1e6 / sample.units / per;
+        format!(" {each:.1} {time} CPU/{},", unit.word())
+    });
+    let rate = sample.at_rate.map_or_else(String::new, |(_, latencies)| {
+        format!(
+            "; at {RATE}/s p50 {} p99 {} p99.9 {} us",
+            latencies.p50_us, latencies.p99_us, latencies.p999_us
+        )
+    });
+    format!(
+        "{} {name}:{cpu} {:.1} {}/s{rate}",
+        scenario.word(),
+        sample.per_second,
+        unit.plural()
+    )
 }

@@ -1,27 +1,41 @@
 //! Benchmarks: of the parts (`benches/`), and side by side with other proxies.
 //!
 //! # Layout
-//! - [`compare`]: the side-by-side measurement; [`memory`]: the idle sidecar.
+//! - [`compare`]: the side-by-side measurement, [`figures`] what it comes to;
+//!   [`ab`]: two builds of Remora; [`memory`]: the sidecar's start and, for all
+//!   systems, [`idle`] connections and a [`burst`].
 //! - [`systems`]: what is measured, and how it is started; [`scenario`]: what is
 //!   asked of it.
-//! - [`wrk`]: the load that it can just bear; [`fixed_rate`]: one that it bears
-//!   easily, for latencies.
-//! - [`proc_stat`], [`syscalls`]: what the kernel says of it; [`statistics`].
-//! - [`table`]: the figures for people; [`machine`]: where they were made.
+//! - [`load`]: what a system can just bear, by [`wrk`], [`h2load`] or in [`bulk`];
+//!   [`fixed_rate`]: what it bears easily, for latencies, by [`caller`]s over
+//!   HTTP/1.1 or [`http2_frames`]; [`relay`]: the floor under TCP.
+//! - [`proc_stat`], [`counters`]: what the kernel says of it; [`statistics`].
+//! - [`table`], [`plot`]: the figures for people; [`machine`]: where they were made.
 //! - [`process`], [`stop`]: children, and the end of them; [`http`], [`clock`].
 
+pub mod ab;
+pub mod bulk;
+pub mod burst;
+pub mod caller;
 pub mod clock;
 pub mod compare;
+pub mod counters;
+pub mod figures;
 pub mod fixed_rate;
+pub mod h2load;
 pub mod http;
+pub mod http2_frames;
+pub mod idle;
+pub mod load;
 pub mod machine;
 pub mod memory;
+pub mod plot;
 pub mod proc_stat;
 pub mod process;
+pub mod relay;
 pub mod scenario;
 pub mod statistics;
 pub mod stop;
-pub mod syscalls;
 pub mod systems;
 pub mod table;
 pub mod wrk;

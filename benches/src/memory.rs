@@ -1,33 +1,68 @@
-//! The idle sidecar: its memory, and the time until it is ready.
+//! Memory: of the sidecar when it has started (and the time until it is ready),
+//! of all systems over idle connections and in a burst.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
 
+use crate::burst::{self, BurstReport};
+use crate::compare;
 use crate::http;
+use crate::idle::{self, IdleReport};
 use crate::machine::Machine;
 use crate::proc_stat::{self, Memory};
 use crate::process::{self, Cores};
 use crate::statistics::median;
 use crate::stop;
-use crate::systems::{Stage, remora};
+use crate::systems::{Stage, System, remora, upstream};
 
 /// Memory is read again after so long.
 const REST: Duration = Duration::from_secs(10);
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Systems.
+    pub systems: Vec<System>,
+    /// How often the sidecar is started.
+    pub starts: u32,
+    /// Idle connections; zero leaves that out.
+    pub connections: u32,
+    /// Bodies of the burst; zero leaves that out.
+    pub bodies: u32,
+    /// Remora's programs.
+    pub remora: remora::Programs,
+    /// Envoy, where it is not to be fetched.
+    pub envoy: Option<PathBuf>,
+}
 
 /// What a run of [`run`] found.
 #[derive(Debug, Serialize)]
 pub struct MemoryReport {
     /// Where it was.
     pub machine: Machine,
+    /// Remora's start.
+    pub start: StartReport,
+    /// Each system over idle connections.
+    pub idle: Vec<IdleReport>,
+    /// Each system in a burst.
+    pub burst: Vec<BurstReport>,
+    /// What was not measured, and why.
+    pub skipped: Vec<String>,
+}
+
+/// Remora's start.
+#[derive(Debug, Serialize)]
+pub struct StartReport {
     /// Starts.
     pub starts: u32,
     /// Of the last start, right after it turned ready.
     pub when_ready: Memory,
-    /// Of the last start, [`MemoryReport::rest_seconds`] later.
+    /// Of the last start, [`StartReport::rest_seconds`] later.
     pub at_rest: Memory,
-    /// See [`MemoryReport::at_rest`].
+    /// See [`StartReport::at_rest`].
     pub rest_seconds: u64,
     /// From the start of the process until `/ready` said 200, asked each millisecond.
     pub ready_ms: Spread,
@@ -56,28 +91,53 @@ impl Spread {
     }
 }
 
-/// Starts the sidecar `starts` times, under one control plane.
+/// Measures.
 ///
 /// # Errors
-/// When it does not become ready, or the harness is told to end.
-pub fn run(programs: remora::Programs, starts: u32) -> anyhow::Result<MemoryReport> {
+/// When a system does not start or does not answer, or the harness is told to end.
+pub fn run(plan: &Plan) -> anyhow::Result<MemoryReport> {
     let cores = Cores::find()?;
     process::pin(cores.load)?;
     let folder = tempfile::tempdir()?;
+    let (_upstream, ports) = upstream::start(cores, folder.path())?;
     let stage = Stage {
         dir: folder.path().to_owned(),
         cores,
-        // Nothing is called, so nothing listens there.
-        upstream: process::free_port()?,
-        remora: programs,
+        upstream: ports,
+        pod: compare::POD,
+        remora: plan.remora.clone(),
+        envoy: plan.envoy.clone(),
     };
-    let control_plane = remora::control_plane(&stage)?;
+    let start = start(&stage, plan.starts)?;
+    let (mut idle, mut burst, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    for system in compare::complete(&plan.systems, &stage, &mut skipped) {
+        if plan.connections > 0 {
+            let report = idle::measure(&system, &stage, plan.connections);
+            idle.extend(report.with_context(|| format!("{} over connections", system.name))?);
+        }
+        if plan.bodies > 0 {
+            let report = burst::measure(&system, &stage, plan.bodies);
+            burst.extend(report.with_context(|| format!("{} in a burst", system.name))?);
+        }
+    }
+    Ok(MemoryReport {
+        machine: Machine::read(),
+        start,
+        idle,
+        burst,
+        skipped,
+    })
+}
+
+/// Starts the sidecar `starts` times, under one control plane.
+fn start(stage: &Stage, starts: u32) -> anyhow::Result<StartReport> {
+    let control_plane = remora::control_plane(stage)?;
     let mut outside = Vec::new();
     let mut own = Vec::new();
     let mut last = None;
     for _ in 0..starts {
         drop(last.take());
-        let sidecar = remora::sidecar(&stage, &control_plane.url)?;
+        let sidecar = remora::sidecar(stage, &control_plane.url)?;
         outside.push(sidecar.ready_after.as_secs_f64() * 1e3);
         let memory = proc_stat::memory(sidecar.process.id())?;
         let (_, config) = http::get(sidecar.admin, "/config")?;
@@ -90,8 +150,7 @@ pub fn run(programs: remora::Programs, starts: u32) -> anyhow::Result<MemoryRepo
     }
     let (sidecar, when_ready) = last.context("at least one start is needed")?;
     stop::sleep(REST)?;
-    Ok(MemoryReport {
-        machine: Machine::read(),
+    Ok(StartReport {
         starts,
         when_ready,
         at_rest: proc_stat::memory(sidecar.process.id())?,

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::clock::Moment;
@@ -193,6 +193,27 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .chain([PathBuf::from("/usr/sbin")])
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
+}
+
+/// Lets this process and those that it starts have so many descriptors.
+///
+/// # Errors
+/// When the kernel refuses: more than the hard limit needs CAP_SYS_RESOURCE.
+pub fn allow_descriptors(count: u64) -> anyhow::Result<()> {
+    let present = getrlimit(Resource::Nofile);
+    if present.current.is_none_or(|current| current >= count) {
+        return Ok(());
+    }
+    let wanted = Rlimit {
+        current: Some(count),
+        maximum: present.maximum.map(|maximum| maximum.max(count)),
+    };
+    setrlimit(Resource::Nofile, wanted).with_context(|| {
+        format!(
+            "{count} descriptors are needed, {:?} are allowed: ulimit -n {count}",
+            present.maximum
+        )
+    })
 }
 
 /// A loopback port that nothing uses now.

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 
+use crate::systems::{self, Tool};
+
 /// A way in which traffic goes through a system.
 ///
 /// Every system names those that it can do ([`crate::systems::Running`]);
@@ -12,29 +14,134 @@ use anyhow::{Context, bail};
 #[serde(rename_all = "kebab-case")]
 pub enum Scenario {
     /// HTTP/1.1 in and out, nothing else asked for.
-    H1,
+    Http1,
     /// The same with circuit breaker, retries, rate limit and timeouts on, none
     /// of which is ever reached.
-    H1Features,
+    Http1Features,
+    /// HTTP/2 with prior knowledge in and out, nothing else asked for.
+    Http2,
+    /// The HTTP/1.1 load, relayed as bytes.
+    Http1AsTcp,
+    /// A stream of bytes from the upstream, as fast as it goes.
+    TcpBulk,
+}
+
+/// What a load is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Requests; their CPU time is told in microseconds.
+    Request,
+    /// 10^9 bytes; their CPU time is told in milliseconds.
+    Gigabyte,
+}
+
+/// What a latency is measured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// One request at a time on each connection.
+    Http1,
+    /// The same, as streams.
+    Http2,
 }
 
 impl Scenario {
-    /// All of them, in the order of the table.
-    pub const ALL: [Self; 2] = [Self::H1, Self::H1Features];
+    /// All of them, in the order of the tables.
+    pub const ALL: [Self; 5] = [
+        Self::Http1,
+        Self::Http1Features,
+        Self::Http2,
+        Self::Http1AsTcp,
+        Self::TcpBulk,
+    ];
 
     /// Its word on the command line.
     pub const fn word(self) -> &'static str {
         match self {
-            Self::H1 => "h1",
-            Self::H1Features => "h1-features",
+            Self::Http1 => "http1",
+            Self::Http1Features => "http1-features",
+            Self::Http2 => "http2",
+            Self::Http1AsTcp => "http1-as-tcp",
+            Self::TcpBulk => "tcp-bulk",
         }
     }
 
     /// Its words in the table.
     pub const fn title(self) -> &'static str {
         match self {
-            Self::H1 => "HTTP/1.1, no policy",
-            Self::H1Features => "HTTP/1.1 with circuit breaker, retries, rate limit and timeouts",
+            Self::Http1 => "HTTP/1.1, no policy",
+            Self::Http1Features => {
+                "HTTP/1.1 with circuit breaker, retries, rate limit and timeouts"
+            }
+            Self::Http2 => "HTTP/2 to HTTP/2, no policy",
+            Self::Http1AsTcp => "HTTP/1.1 carried as TCP",
+            Self::TcpBulk => "TCP in bulk",
+        }
+    }
+
+    /// What its load is counted in.
+    pub const fn unit(self) -> Unit {
+        match self {
+            Self::TcpBulk => Unit::Gigabyte,
+            _ => Unit::Request,
+        }
+    }
+
+    /// How its latencies are measured, where it has any.
+    pub const fn dialect(self) -> Option<Dialect> {
+        match self {
+            Self::Http1 | Self::Http1Features | Self::Http1AsTcp => Some(Dialect::Http1),
+            Self::Http2 => Some(Dialect::Http2),
+            Self::TcpBulk => None,
+        }
+    }
+
+    /// The systems beside whose CPU time that of the others is put.
+    pub const fn yardsticks(self) -> [&'static str; 2] {
+        match self {
+            Self::Http1 | Self::Http1Features | Self::Http2 => [systems::HAPROXY, systems::ENVOY],
+            Self::Http1AsTcp => [systems::RELAY, systems::ENVOY],
+            Self::TcpBulk => [systems::RELAY_SPLICE, systems::ENVOY],
+        }
+    }
+
+    /// The program that makes its load, where the harness does not itself.
+    pub const fn generator(self) -> Option<Tool> {
+        match self {
+            Self::Http1 | Self::Http1Features | Self::Http1AsTcp => Some(Tool {
+                program: "wrk",
+                install: "apt-get install wrk",
+            }),
+            Self::Http2 => Some(Tool {
+                program: "h2load",
+                install: "apt-get install nghttp2-client",
+            }),
+            Self::TcpBulk => None,
+        }
+    }
+}
+
+impl Unit {
+    /// One of it, in words.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Gigabyte => "GB",
+        }
+    }
+
+    /// More than one of it, in words.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Request => "requests",
+            Self::Gigabyte => "GB",
+        }
+    }
+
+    /// The unit of CPU time for each of it, and how many microseconds that is.
+    pub const fn time(self) -> (&'static str, f64) {
+        match self {
+            Self::Request => ("us", 1.0),
+            Self::Gigabyte => ("ms", 1e3),
         }
     }
 }
@@ -54,7 +161,7 @@ impl FromStr for Scenario {
     }
 }
 
-/// Scenarios from the command line: `h1,h1-features`.
+/// Scenarios from the command line: `http1,http1-features`.
 ///
 /// # Errors
 /// Where a word is no scenario.
@@ -63,7 +170,7 @@ pub fn parse_list(words: &str) -> anyhow::Result<Vec<Scenario>> {
         .split(',')
         .map(|word| word.trim().parse())
         .collect::<anyhow::Result<_>>()
-        .context("--only takes scenarios, comma separated")?;
+        .context("--scenarios takes scenarios, comma separated")?;
     chosen.sort_unstable();
     chosen.dedup();
     Ok(chosen)
@@ -75,11 +182,11 @@ mod tests {
 
     #[test]
     fn words_are_scenarios_and_others_are_named() {
-        let both = parse_list("h1-features, h1,h1").unwrap();
-        assert_eq!(both, Scenario::ALL);
-        let error = format!("{:#}", parse_list("h1,h9").unwrap_err());
+        let both = parse_list("http1-features, http1,http1").unwrap();
+        assert_eq!(both, [Scenario::Http1, Scenario::Http1Features]);
+        let error = format!("{:#}", parse_list("http1,http9").unwrap_err());
         assert!(
-            error.contains("h9") && error.contains("h1-features"),
+            error.contains("http9") && error.contains("http1-features"),
             "{error}"
         );
     }

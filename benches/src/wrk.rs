@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::load::Carried;
 use crate::process::{Cores, Process, find_program};
 
 /// Connections, all of them always busy.
@@ -17,13 +18,13 @@ const SCRIPT: &str = include_str!("../peers/wrk.lua");
 
 /// What wrk saw.
 #[derive(Clone, Copy, Debug, serde::Deserialize)]
-pub struct Seen {
+struct Seen {
     /// Answers.
-    pub requests: u64,
+    requests: u64,
     /// How long it took.
-    pub microseconds: u64,
+    microseconds: u64,
     /// Connections that broke, answers that were not 2xx or 3xx, timeouts.
-    pub errors: u64,
+    errors: u64,
 }
 
 /// Loads `address` for `span`, naming `host`.
@@ -36,7 +37,7 @@ pub fn run(
     span: Duration,
     cores: Cores,
     dir: &Path,
-) -> anyhow::Result<Seen> {
+) -> anyhow::Result<Carried> {
     let program = find_program("wrk").context("wrk is missing: apt-get install wrk")?;
     let script = dir.join("wrk.lua");
     std::fs::write(&script, SCRIPT)?;
@@ -62,5 +63,8 @@ pub fn run(
             seen.requests
         );
     }
-    Ok(seen)
+    Ok(Carried {
+        units: seen.requests as f64,
+        span: Duration::from_micros(seen.microseconds),
+    })
 }

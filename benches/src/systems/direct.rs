@@ -7,19 +7,25 @@ use crate::scenario::Scenario;
 
 pub(super) const SYSTEM: System = System {
     name: "direct",
-    tools: &[],
+    word: "direct",
+    lacks: |_| None,
     start,
     version: |_| String::new(),
 };
 
 fn start(stage: &Stage) -> anyhow::Result<Running> {
+    let target = |scenario, port| Target {
+        scenario,
+        address: loopback(port),
+        host: "upstream",
+    };
     Ok(Running {
         measured: None,
         helpers: Vec::new(),
-        targets: vec![Target {
-            scenario: Scenario::H1,
-            address: loopback(stage.upstream),
-            host: "upstream",
-        }],
+        targets: vec![
+            target(Scenario::Http1, stage.upstream.http1),
+            target(Scenario::Http2, stage.upstream.http2),
+            target(Scenario::TcpBulk, stage.upstream.bulk),
+        ],
     })
 }

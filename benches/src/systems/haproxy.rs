@@ -2,18 +2,22 @@
 
 use std::process::Command;
 
-use super::{PATIENCE, Running, Stage, System, Target, Tool, ask_version};
-use crate::process::{Process, find_program, free_port, loopback};
+use super::{Running, Stage, System, Tool, ask_version, ports, program, words};
+use crate::process::{Process, find_program};
 use crate::scenario::Scenario;
 
 const CONFIGURATION: &str = include_str!("../../peers/haproxy.cfg");
 
 pub(super) const SYSTEM: System = System {
     name: "HAProxy",
-    tools: &[Tool {
-        program: "haproxy",
-        install: "apt-get install haproxy",
-    }],
+    word: "haproxy",
+    lacks: |_| {
+        let tool = Tool {
+            program: "haproxy",
+            install: "apt-get install haproxy",
+        };
+        tool.lack()
+    },
     start,
     version: |_| {
         find_program("haproxy").map_or_else(String::new, |program| ask_version(&program, "-v", 2))
@@ -21,30 +25,11 @@ pub(super) const SYSTEM: System = System {
 };
 
 fn start(stage: &Stage) -> anyhow::Result<Running> {
-    let (plain, guarded) = (free_port()?, free_port()?);
-    let ports = [("H1", plain), ("H1_FEATURES", guarded)];
-    let file = stage.write("haproxy.cfg", CONFIGURATION, &ports)?;
-    let mut command = Command::new(find_program("haproxy").unwrap_or_else(|| "haproxy".into()));
+    let ports = ports(&Scenario::ALL)?;
+    let file = stage.write("haproxy.cfg", CONFIGURATION, &words(&ports))?;
+    let mut command = Command::new(program("haproxy")?);
     command.args(["-db", "-f"]).arg(file);
-    let mut process = Process::start(
-        "haproxy",
-        &command,
-        stage.cores.system,
-        stage.cores,
-        &stage.dir,
-    )?;
-    let targets =
-        [(Scenario::H1, plain), (Scenario::H1Features, guarded)].map(|(scenario, port)| Target {
-            scenario,
-            address: loopback(port),
-            host: "plain",
-        });
-    for target in &targets {
-        process.wait_for(target.address, PATIENCE)?;
-    }
-    Ok(Running {
-        measured: Some(process),
-        helpers: Vec::new(),
-        targets: targets.into(),
-    })
+    let cores = stage.cores;
+    let process = Process::start("haproxy", &command, cores.system, cores, &stage.dir)?;
+    Running::on_ports(process, &ports)
 }

@@ -2,21 +2,34 @@
 //!
 //! A new one is a file here with a `start` function, and a line in the table.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use anyhow::{Context, bail};
 
 use crate::process::{Cores, Process, find_program};
 use crate::scenario::Scenario;
 
 mod direct;
+pub mod envoy;
 mod haproxy;
 mod nginx;
+mod relay;
 pub mod remora;
 pub mod upstream;
 
 /// How long anything may take to start.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The name of a system that others are compared with.
+pub const HAPROXY: &str = haproxy::SYSTEM.name;
+/// See [`HAPROXY`].
+pub const ENVOY: &str = envoy::SYSTEM.name;
+/// See [`HAPROXY`].
+pub const RELAY: &str = relay::COPY.name;
+/// See [`HAPROXY`].
+pub const RELAY_SPLICE: &str = relay::SPLICE.name;
 
 /// What every system is started with.
 #[derive(Clone, Debug)]
@@ -25,10 +38,14 @@ pub struct Stage {
     pub dir: PathBuf,
     /// Which core is whose.
     pub cores: Cores,
-    /// The upstream, on 127.0.0.1.
-    pub upstream: u16,
+    /// The upstreams, on 127.0.0.1.
+    pub upstream: upstream::Ports,
+    /// The address of Remora's pod: a loopback address that no other system uses.
+    pub pod: Ipv4Addr,
     /// Remora's own programs.
     pub remora: remora::Programs,
+    /// Envoy, where it is not to be fetched.
+    pub envoy: Option<PathBuf>,
 }
 
 impl Stage {
@@ -42,10 +59,15 @@ impl Stage {
         template: &str,
         values: &[(&str, u16)],
     ) -> anyhow::Result<PathBuf> {
+        let upstream = [
+            ("UPSTREAM", self.upstream.http1),
+            ("UPSTREAM_HTTP2", self.upstream.http2),
+            ("UPSTREAM_BULK", self.upstream.bulk),
+        ];
         let mut text = template
             .replace("@DIR@", &self.dir.to_string_lossy())
-            .replace("@UPSTREAM@", &self.upstream.to_string());
-        for (word, value) in values {
+            .replace("@POD@", &self.pod.to_string());
+        for (word, value) in upstream.iter().chain(values) {
             text = text.replace(&format!("@{word}@"), &value.to_string());
         }
         let path = self.dir.join(name);
@@ -54,7 +76,7 @@ impl Stage {
     }
 }
 
-/// Something that the system needs.
+/// A program, and how it comes to the machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Tool {
     /// The program.
@@ -63,39 +85,56 @@ pub struct Tool {
     pub install: &'static str,
 }
 
+impl Tool {
+    /// What to say where it is missing.
+    pub fn lack(self) -> Option<String> {
+        find_program(self.program)
+            .is_none()
+            .then(|| format!("{} is missing ({})", self.program, self.install))
+    }
+}
+
 /// A line of the table of systems.
 #[derive(Clone, Copy, Debug)]
 pub struct System {
     /// Its name in every table.
     pub name: &'static str,
-    /// Programs that must be there.
-    pub tools: &'static [Tool],
+    /// Its word on the command line.
+    pub word: &'static str,
+    /// What it lacks on this machine, and how that comes there.
+    pub lacks: fn(&Stage) -> Option<String>,
     /// Starts it, ready for load.
     pub start: fn(&Stage) -> anyhow::Result<Running>,
     /// What its program says of its version, where it is asked.
     pub version: fn(&Stage) -> String,
 }
 
-impl System {
-    /// The first program that it lacks.
-    pub fn missing(&self) -> Option<Tool> {
-        self.tools
-            .iter()
-            .find(|tool| find_program(tool.program).is_none())
-            .copied()
-    }
-}
-
-/// All systems, in the order in which each round takes them.
-pub const ALL: [System; 4] = [
+/// All systems, in the order of the tables.
+pub const ALL: [System; 7] = [
     direct::SYSTEM,
     remora::SYSTEM,
     haproxy::SYSTEM,
     nginx::SYSTEM,
+    envoy::SYSTEM,
+    relay::COPY,
+    relay::SPLICE,
 ];
 
-/// The one that others are compared with.
-pub const YARDSTICK: &str = haproxy::SYSTEM.name;
+/// Systems from the command line: `remora,haproxy`.
+///
+/// # Errors
+/// Where a word is no system.
+pub fn parse_list(words: &str) -> anyhow::Result<Vec<System>> {
+    let wanted: Vec<&str> = words.split(',').map(str::trim).collect();
+    let known = ALL.map(|system| system.word);
+    if let Some(word) = wanted.iter().find(|word| !known.contains(word)) {
+        bail!("{word:?} is no system; there are {}", known.join(", "));
+    }
+    let chosen = ALL.into_iter();
+    Ok(chosen
+        .filter(|system| wanted.contains(&system.word))
+        .collect())
+}
 
 /// Where a scenario is to be had.
 #[derive(Clone, Debug)]
@@ -126,19 +165,85 @@ impl Running {
             .iter()
             .find(|target| target.scenario == scenario)
     }
+
+    /// `process`, which serves each scenario on the port beside it, when it does.
+    fn on_ports(mut process: Process, ports: &[(Scenario, u16)]) -> anyhow::Result<Self> {
+        let targets: Vec<Target> = ports
+            .iter()
+            .map(|(scenario, port)| Target {
+                scenario: *scenario,
+                address: crate::process::loopback(*port),
+                host: "plain",
+            })
+            .collect();
+        for target in &targets {
+            process.wait_for(target.address, PATIENCE)?;
+        }
+        Ok(Self {
+            measured: Some(process),
+            helpers: Vec::new(),
+            targets,
+        })
+    }
 }
 
-/// The last word of the first line that `program` answers to `flag`.
+/// A free port for each of `scenarios`, and what configurations call it.
+fn ports(scenarios: &[Scenario]) -> anyhow::Result<Vec<(Scenario, u16)>> {
+    scenarios
+        .iter()
+        .map(|scenario| Ok((*scenario, crate::process::free_port()?)))
+        .collect()
+}
+
+/// The words for `ports` in configurations: `HTTP1_FEATURES`.
+fn words(ports: &[(Scenario, u16)]) -> Vec<(&'static str, u16)> {
+    let word = |scenario| match scenario {
+        Scenario::Http1 => "HTTP1",
+        Scenario::Http1Features => "HTTP1_FEATURES",
+        Scenario::Http2 => "HTTP2",
+        Scenario::Http1AsTcp => "HTTP1_AS_TCP",
+        Scenario::TcpBulk => "TCP_BULK",
+    };
+    ports
+        .iter()
+        .map(|(scenario, port)| (word(*scenario), *port))
+        .collect()
+}
+
+/// The `at`th word of the first line with any that `program` answers to `flag`.
 fn ask_version(program: &Path, flag: &str, at: usize) -> String {
     let Ok(output) = std::process::Command::new(program).arg(flag).output() else {
         return String::new();
     };
     let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
     said.push_str(&String::from_utf8_lossy(&output.stderr));
-    let line = said.lines().next().unwrap_or_default();
-    line.split([' ', '/'])
+    let line = said.lines().find(|line| !line.trim().is_empty());
+    line.unwrap_or_default()
+        .split([' ', '/'])
         .filter(|word| !word.is_empty())
         .nth(at)
         .unwrap_or_default()
         .to_owned()
+}
+
+/// The program that was found before.
+fn program(name: &str) -> anyhow::Result<PathBuf> {
+    find_program(name).with_context(|| format!("{name} is missing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systems_are_chosen_by_their_words_in_the_tables_order() {
+        let chosen = parse_list("haproxy, remora").unwrap();
+        let names: Vec<&str> = chosen.iter().map(|system| system.name).collect();
+        assert_eq!(names, ["Remora", "HAProxy"]);
+        let error = parse_list("remora,squid").unwrap_err().to_string();
+        assert!(
+            error.contains("squid") && error.contains("haproxy"),
+            "{error}"
+        );
+    }
 }

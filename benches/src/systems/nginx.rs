@@ -1,50 +1,48 @@
-//! nginx, one process with one thread.
+//! nginx, one process with one thread. It speaks no HTTP/2 to upstreams.
 
+use std::path::Path;
 use std::process::Command;
 
-use super::{PATIENCE, Running, Stage, System, Target, Tool, ask_version};
-use crate::process::{Process, find_program, free_port, loopback};
+use super::{Running, Stage, System, Tool, ask_version, ports, program, words};
+use crate::process::{Process, find_program};
 use crate::scenario::Scenario;
 
 const CONFIGURATION: &str = include_str!("../../peers/nginx.conf");
+/// TCP is a module of its own in Debian.
+const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 pub(super) const SYSTEM: System = System {
     name: "nginx",
-    tools: &[Tool {
-        program: "nginx",
-        install: "apt-get install nginx",
-    }],
+    word: "nginx",
+    lacks,
     start,
     version: |_| {
         find_program("nginx").map_or_else(String::new, |program| ask_version(&program, "-v", 3))
     },
 };
 
-fn start(stage: &Stage) -> anyhow::Result<Running> {
-    let (plain, guarded) = (free_port()?, free_port()?);
-    let ports = [("H1", plain), ("H1_FEATURES", guarded)];
-    let file = stage.write("nginx.conf", CONFIGURATION, &ports)?;
-    let mut command = Command::new(find_program("nginx").unwrap_or_else(|| "nginx".into()));
-    command.args(["-c"]).arg(file);
-    let mut process = Process::start(
-        "nginx",
-        &command,
-        stage.cores.system,
-        stage.cores,
-        &stage.dir,
-    )?;
-    let targets =
-        [(Scenario::H1, plain), (Scenario::H1Features, guarded)].map(|(scenario, port)| Target {
-            scenario,
-            address: loopback(port),
-            host: "plain",
-        });
-    for target in &targets {
-        process.wait_for(target.address, PATIENCE)?;
-    }
-    Ok(Running {
-        measured: Some(process),
-        helpers: Vec::new(),
-        targets: targets.into(),
+fn lacks(_: &Stage) -> Option<String> {
+    let tool = Tool {
+        program: "nginx",
+        install: "apt-get install nginx",
+    };
+    tool.lack().or_else(|| {
+        (!Path::new(STREAM_MODULE).is_file())
+            .then(|| format!("{STREAM_MODULE} is missing (apt-get install libnginx-mod-stream)"))
     })
+}
+
+fn start(stage: &Stage) -> anyhow::Result<Running> {
+    let ports = ports(&[
+        Scenario::Http1,
+        Scenario::Http1Features,
+        Scenario::Http1AsTcp,
+        Scenario::TcpBulk,
+    ])?;
+    let file = stage.write("nginx.conf", CONFIGURATION, &words(&ports))?;
+    let mut command = Command::new(program("nginx")?);
+    command.args(["-c"]).arg(file);
+    let cores = stage.cores;
+    let process = Process::start("nginx", &command, cores.system, cores, &stage.dir)?;
+    Running::on_ports(process, &ports)
 }

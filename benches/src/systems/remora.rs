@@ -4,6 +4,12 @@
 //! `Host` of each request names the service. That is a little more work for
 //! each request than an intercepted connection is, whose service is settled
 //! once by its original destination.
+//!
+//! HTTP goes through the sidecar's outbound side. TCP goes through its inbound
+//! side: there the sidecar itself binds the pod's address, and the Workload says
+//! that the upstreams' ports, which play the pod's application, speak TCP (the
+//! outbound side of explicit mode wants a CONNECT first, which no load generator
+//! sends).
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,9 +27,13 @@ use crate::stop;
 
 const OBJECTS: &str = include_str!("../../peers/remora.yaml");
 
+/// Its name in every table.
+pub const NAME: &str = "Remora";
+
 pub(super) const SYSTEM: System = System {
-    name: "Remora",
-    tools: &[],
+    name: NAME,
+    word: "remora",
+    lacks: |_| None,
     start,
     version: |stage| super::ask_version(&stage.remora.sidecar, "--version", 1),
 };
@@ -48,21 +58,39 @@ impl Programs {
             Some(folder) => folder,
             None => own.parent().context("this program has no folder")?,
         };
-        let program = |name: &str| {
-            let path = folder.join(name);
-            if !path.is_file() {
-                bail!(
-                    "{} is missing: cargo build --release -p remora-proxy -p remora-control-plane",
-                    path.display()
-                );
-            }
-            Ok(path)
-        };
         Ok(Self {
-            sidecar: program("remora-proxy")?,
-            control_plane: program("remora-control-plane")?,
+            sidecar: program(folder, "remora-proxy")?,
+            control_plane: program(folder, "remora-control-plane")?,
         })
     }
+
+    /// The sidecar of a build in `folder`, with the control plane of the same
+    /// build or, where there is none, that of `spare` (by default the running
+    /// program's folder).
+    ///
+    /// # Errors
+    /// When they are not there.
+    pub fn of_build(folder: &Path, spare: Option<&Path>) -> anyhow::Result<Self> {
+        let control_plane = match program(folder, "remora-control-plane") {
+            Ok(own) => own,
+            Err(_) => Self::find(spare)?.control_plane,
+        };
+        Ok(Self {
+            sidecar: program(folder, "remora-proxy")?,
+            control_plane,
+        })
+    }
+}
+
+fn program(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let path = folder.join(name);
+    if !path.is_file() {
+        bail!(
+            "{} is missing: cargo build --release -p remora-proxy -p remora-control-plane",
+            path.display()
+        );
+    }
+    Ok(path)
 }
 
 /// A control plane that serves [`OBJECTS`].
@@ -128,10 +156,14 @@ pub fn sidecar(stage: &Stage, control_plane: &str) -> anyhow::Result<Sidecar> {
         .env("REMORA_NAMESPACE", "bench")
         .env("REMORA_POD", "caller")
         .env("REMORA_POD_UID", "caller-uid")
-        .env("REMORA_POD_IPS", "127.88.1.1")
+        .env("REMORA_POD_IPS", stage.pod.to_string())
         .env("REMORA_CONTROL_PLANE", control_plane)
         .env("REMORA_MODE", "explicit")
         .env("REMORA_APP_ADDRESS", "127.0.0.1")
+        .env(
+            "REMORA_EXPLICIT_INBOUND",
+            format!("{},{}", stage.upstream.http1, stage.upstream.bulk),
+        )
         .env("REMORA_OUTBOUND_LISTEN", outbound.to_string())
         .env("REMORA_ADMIN_LISTEN", admin.to_string())
         .env("REMORA_PROBE_LISTEN", "127.0.0.1:0")
@@ -163,20 +195,33 @@ fn wait_ready(process: &mut Process, admin: SocketAddr, glance: Duration) -> any
     }
 }
 
-fn start(stage: &Stage) -> anyhow::Result<Running> {
+/// Starts both.
+///
+/// # Errors
+/// When one does not become ready.
+pub fn start(stage: &Stage) -> anyhow::Result<Running> {
     let control_plane = control_plane(stage)?;
     let sidecar = sidecar(stage, &control_plane.url)?;
-    let targets =
-        [(Scenario::H1, "plain"), (Scenario::H1Features, "guarded")].map(|(scenario, host)| {
-            Target {
-                scenario,
-                address: sidecar.outbound,
-                host,
-            }
-        });
+    let called = |scenario, host| Target {
+        scenario,
+        address: sidecar.outbound,
+        host,
+    };
+    let own = |scenario, port| Target {
+        scenario,
+        address: (stage.pod, port).into(),
+        host: "own",
+    };
+    let targets = vec![
+        called(Scenario::Http1, "plain"),
+        called(Scenario::Http1Features, "guarded"),
+        called(Scenario::Http2, "http2"),
+        own(Scenario::Http1AsTcp, stage.upstream.http1),
+        own(Scenario::TcpBulk, stage.upstream.bulk),
+    ];
     Ok(Running {
         measured: Some(sidecar.process),
         helpers: vec![control_plane.process],
-        targets: targets.into(),
+        targets,
     })
 }

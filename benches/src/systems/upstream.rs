@@ -1,4 +1,5 @@
-//! The upstream of every system: nginx with a body of 1 KiB.
+//! The upstreams of every system: nginx with a body of 1 KiB over HTTP/1.1 and
+//! HTTP/2, and bytes in bulk ([`crate::bulk`]).
 
 use std::path::Path;
 use std::process::Command;
@@ -6,26 +7,45 @@ use std::process::Command;
 use anyhow::Context;
 
 use super::PATIENCE;
+use crate::bulk;
 use crate::process::{Cores, Process, find_program, free_port, loopback};
 
 const CONFIGURATION: &str = include_str!("../../peers/upstream.conf");
 
-/// Starts it on the load's core; gives its port.
+/// Where they are, on 127.0.0.1.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// HTTP/1.1.
+    pub http1: u16,
+    /// HTTP/2 with prior knowledge.
+    pub http2: u16,
+    /// Bytes, as soon as one connects.
+    pub bulk: u16,
+}
+
+/// Starts them on the load's core.
 ///
 /// # Errors
 /// When nginx is missing or does not start.
-pub fn start(cores: Cores, dir: &Path) -> anyhow::Result<(Process, u16)> {
+pub fn start(cores: Cores, dir: &Path) -> anyhow::Result<(Process, Ports)> {
     let program = find_program("nginx")
         .context("the upstream is nginx, which is missing: apt-get install nginx")?;
-    let port = free_port()?;
+    let ports = Ports {
+        http1: free_port()?,
+        http2: free_port()?,
+        bulk: bulk::upstream(dir)?,
+    };
     let file = dir.join("upstream.conf");
     let text = CONFIGURATION
         .replace("@DIR@", &dir.to_string_lossy())
-        .replace("@UPSTREAM@", &port.to_string());
+        .replace("@UPSTREAM@", &ports.http1.to_string())
+        .replace("@UPSTREAM_HTTP2@", &ports.http2.to_string());
     std::fs::write(&file, text)?;
     let mut command = Command::new(program);
     command.arg("-c").arg(file);
     let mut process = Process::start("upstream", &command, cores.load, cores, dir)?;
-    process.wait_for(loopback(port), PATIENCE)?;
-    Ok((process, port))
+    for port in [ports.http1, ports.http2] {
+        process.wait_for(loopback(port), PATIENCE)?;
+    }
+    Ok((process, ports))
 }

@@ -1,0 +1,110 @@
+//! Memory at rest, and over idle connections.
+
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::caller;
+use crate::proc_stat::{self, Memory};
+use crate::process;
+use crate::scenario::Scenario;
+use crate::stop;
+use crate::systems::{Stage, System, Target};
+
+/// After the start, before memory at rest is read.
+const REST: Duration = Duration::from_secs(2);
+/// After connections were opened or closed, before memory is read.
+const SETTLE: Duration = Duration::from_secs(5);
+/// Connections from one loopback address; each address has ports of its own.
+const PER_SOURCE: u32 = 5_000;
+/// The harness's own descriptors, and a proxy's beside those of connections.
+const OTHER_DESCRIPTORS: u64 = 1_024;
+
+/// What a system holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct IdleReport {
+    /// The system.
+    pub system: &'static str,
+    /// Idle connections.
+    pub connections: u32,
+    /// After its start, before anything was asked of it.
+    pub at_rest: Memory,
+    /// Over the idle connections, each of which has made one request.
+    pub open: Memory,
+    /// After they were closed.
+    pub closed: Memory,
+}
+
+impl IdleReport {
+    /// Resident KiB for each connection, over memory at rest.
+    pub fn kib_per_connection(&self) -> f64 {
+        let grown = self.open.rss_bytes as f64 - self.at_rest.rss_bytes as f64;
+        grown / 1024.0 / f64::from(self.connections.max(1))
+    }
+}
+
+/// Lets this process, and what it starts, have a client's and an upstream's
+/// descriptor for each of `connections`.
+///
+/// # Errors
+/// As [`process::allow_descriptors`].
+pub fn allow(connections: u32) -> anyhow::Result<()> {
+    process::allow_descriptors(2 * u64::from(connections) + OTHER_DESCRIPTORS)
+}
+
+/// Starts `system` alone and opens `connections`; `None` of one that is no
+/// process or does not speak HTTP/1.1.
+///
+/// # Errors
+/// When it does not start or does not answer each connection.
+pub fn measure(
+    system: &System,
+    stage: &Stage,
+    connections: u32,
+) -> anyhow::Result<Option<IdleReport>> {
+    allow(connections)?;
+    let running = (system.start)(stage)?;
+    let (Some(process), Some(target)) = (&running.measured, running.target(Scenario::Http1)) else {
+        return Ok(None);
+    };
+    let memory = || proc_stat::memory(process.id());
+    stop::sleep(REST)?;
+    let at_rest = memory()?;
+    let opened = open(target, connections)?;
+    stop::sleep(SETTLE)?;
+    let open = memory()?;
+    drop(opened);
+    stop::sleep(SETTLE)?;
+    let report = IdleReport {
+        system: system.name,
+        connections,
+        at_rest,
+        open,
+        closed: memory()?,
+    };
+    eprintln!(
+        "{}: {:.1} MiB at rest, {:.1} over {connections} idle connections ({:.1} KiB each), {:.1} after them",
+        system.name,
+        report.at_rest.rss_mib(),
+        report.open.rss_mib(),
+        report.kib_per_connection(),
+        report.closed.rss_mib()
+    );
+    Ok(Some(report))
+}
+
+fn open(target: &Target, connections: u32) -> anyhow::Result<Vec<TcpStream>> {
+    let mut scratch = Vec::new();
+    (0..connections)
+        .map(|index| {
+            stop::check()?;
+            // 127.0.1.1, 127.0.1.2, ...
+            let address = u32::from(Ipv4Addr::new(127, 0, 1, 1)) + index / PER_SOURCE;
+            let source = IpAddr::V4(Ipv4Addr::from(address));
+            caller::idle(source, target.address, target.host, &mut scratch)
+                .with_context(|| format!("connection {index}"))
+        })
+        .collect()
+}

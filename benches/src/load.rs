@@ -1,0 +1,52 @@
+//! The load that a system can just bear, whatever the scenario speaks.
+
+use std::time::Duration;
+
+use crate::scenario::Scenario;
+use crate::systems::{Stage, Target};
+use crate::{bulk, h2load, wrk};
+
+/// What a load carried.
+#[derive(Clone, Copy, Debug)]
+pub struct Carried {
+    /// In the scenario's unit.
+    pub units: f64,
+    /// How long it took.
+    pub span: Duration,
+}
+
+impl Carried {
+    /// Units each second.
+    pub fn per_second(self) -> f64 {
+        self.units / self.span.as_secs_f64()
+    }
+}
+
+/// Loads `target` for `span` with all that it bears, from the load's core.
+///
+/// # Errors
+/// When a generator is missing or fails, or anything was not answered well.
+pub fn saturate(stage: &Stage, target: &Target, span: Duration) -> anyhow::Result<Carried> {
+    match target.scenario {
+        Scenario::Http1 | Scenario::Http1Features | Scenario::Http1AsTcp => {
+            wrk::run(target.address, target.host, span, stage.cores, &stage.dir)
+        }
+        Scenario::Http2 => h2load::run(target.address, target.host, span, stage.cores, &stage.dir),
+        Scenario::TcpBulk => bulk::receive(target.address, span),
+    }
+}
+
+/// The load in words.
+pub fn describe(scenario: Scenario) -> String {
+    match scenario {
+        Scenario::Http1 | Scenario::Http1Features | Scenario::Http1AsTcp => {
+            format!("{} connections always busy", wrk::CONNECTIONS)
+        }
+        Scenario::Http2 => format!(
+            "{} connections with {} streams each, always busy",
+            h2load::CONNECTIONS,
+            h2load::STREAMS
+        ),
+        Scenario::TcpBulk => format!("{} connections", bulk::CONNECTIONS),
+    }
+}
