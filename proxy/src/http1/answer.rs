@@ -67,8 +67,11 @@ where
     };
     let (parts, body) = answer.into_parts();
     let tunnel = asked.tunnel
-        && (parts.status == StatusCode::SWITCHING_PROTOCOLS
-            || (asked.method == Method::CONNECT && parts.status.is_success()));
+        && if asked.method == Method::CONNECT {
+            parts.status.is_success()
+        } else {
+            parts.status == StatusCode::SWITCHING_PROTOCOLS
+        };
     if parts.status == StatusCode::SWITCHING_PROTOCOLS && !tunnel {
         // Nothing that follows could be understood by the caller.
         return End::Abort;

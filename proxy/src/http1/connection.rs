@@ -81,7 +81,7 @@ impl Connection {
         let (coding, said) = encode::request_coding(head.parts, &body, asks);
         exchange.upload = Upload::new(body, coding, asks);
         let mut waiting = Waiting {
-            asks_for_tunnel: asks,
+            asks_for_upgrade: asks && head.parts.method != Method::CONNECT,
             interim_answers: 0,
             failed: None,
         };
@@ -102,7 +102,7 @@ impl Connection {
 
 /// A request that is being sent, until the head of its answer has come.
 struct Waiting {
-    asks_for_tunnel: bool,
+    asks_for_upgrade: bool,
     interim_answers: usize,
     /// Sending failed: an answer that says why may have come all the same.
     failed: Option<std::io::Error>,
@@ -149,7 +149,7 @@ impl Waiting {
             };
             let head = parse::response(&head).map_err(|error| malformed(&error))?;
             let status = head.parts.status;
-            if status == StatusCode::SWITCHING_PROTOCOLS && !self.asks_for_tunnel {
+            if status == StatusCode::SWITCHING_PROTOCOLS && !self.asks_for_upgrade {
                 let detail = "it switched protocols, which nobody had asked for";
                 return Poll::Ready(Err(SendError::Malformed(detail.into())));
             }

@@ -29,7 +29,8 @@ pub const GATHERED_PIECES: usize = 8;
 /// No further piece is asked for once so much is gathered.
 pub const GATHERED_BYTES: usize = 64 * 1024;
 
-/// What is read of a request's body that nobody wanted, to keep the connection.
+/// What is read of a request's body that nobody wanted, to keep the connection;
+/// for at most [`LINGER_TIME`].
 pub const DRAINED_BYTES: usize = 64 * 1024;
 /// What is read, and for how long, after the last answer on a connection, so
 /// that a reset does not overtake the answer (RFC 9112, section 9.6).

@@ -306,3 +306,145 @@ fn explain(error: httparse::Error) -> HeadError {
         httparse::Error::Version => "the version is neither HTTP/1.1 nor HTTP/1.0",
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::encode::{self, After, Said};
+    use super::super::scan::HeadScan;
+    use super::*;
+    use crate::upstream::Head;
+    use proptest::prelude::*;
+
+    /// A head as the wire finds it, read.
+    fn read_request(bytes: &[u8]) -> Result<Option<RequestHead>, HeadError> {
+        match HeadScan::default().find(bytes)? {
+            Some(range) => request(&Bytes::copy_from_slice(&bytes[range])).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn read_response(bytes: &[u8]) -> Result<Option<ResponseHead>, HeadError> {
+        match HeadScan::default().find(bytes)? {
+            Some(range) => response(&Bytes::copy_from_slice(&bytes[range])).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    #[test]
+    fn a_head_says_how_its_body_is_framed_and_whether_more_may_come() {
+        let read = |fields: &str| {
+            let head = format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+            let head = read_request(head.as_bytes()).unwrap().unwrap();
+            (head.length, head.keep_alive, head.tunnel)
+        };
+        assert_eq!(read(""), (Length::Exact(0), true, false));
+        let twice = "content-length: 7\r\ncontent-length: 7\r\n";
+        assert_eq!(read(twice), (Length::Exact(7), true, false));
+        let chunked = "Transfer-Encoding: Chunked\r\nconnection: x, CLOSE\r\n";
+        assert_eq!(read(chunked), (Length::Chunked, false, false));
+        let upgrade = "connection: upgrade\r\nupgrade: websocket\r\n";
+        assert_eq!(read(upgrade), (Length::Exact(0), true, true));
+        let with_body = format!("{upgrade}content-length: 1\r\n");
+        assert_eq!(read(&with_body), (Length::Exact(1), true, false));
+    }
+
+    #[test]
+    fn the_same_length_said_twice_is_passed_on_once() {
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 7\r\ncontent-length: 7\r\n\r\n";
+        let head = read_request(head).unwrap().unwrap();
+        assert_eq!(
+            head.parts.headers.get_all("content-length").iter().count(),
+            1
+        );
+    }
+
+    #[test]
+    fn fields_keep_their_order_and_their_bytes() {
+        let head = b"GET /%7e?a=b HTTP/1.1\r\nb: \xff\xfe\r\nhost: x\r\na:\t1 \r\nb: 2\r\n\r\n";
+        let parts = read_request(head).unwrap().unwrap().parts;
+        assert_eq!(parts.uri, "/%7e?a=b");
+        let fields: Vec<_> = parts
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
+        let expected: [(&str, &[u8]); 4] =
+            [("b", b"\xff\xfe"), ("b", b"2"), ("host", b"x"), ("a", b"1")];
+        assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn hosts_and_targets_fit_each_other() {
+        let read = |target: &str, host: &str| {
+            read_request(format!("{target} HTTP/1.1\r\n{host}\r\n").as_bytes())
+        };
+        assert!(read("OPTIONS *", "host: a\r\n").is_ok());
+        assert!(read("GET /", "host: [::1]:80\r\n").is_ok());
+        assert!(read("CONNECT a:1", "host: a:1\r\n").is_ok());
+        // The target alone names the host.
+        let head = read("GET http://a:1/x", "").unwrap().unwrap();
+        assert_eq!(head.parts.headers["host"], "a:1");
+        for (target, host) in [
+            ("GET /", "host: a\\b\r\n"),
+            ("GET //[", "host: a/b\r\n"),
+            ("CONNECT http://a/", "host: a\r\n"),
+            ("CONNECT *", "host: a\r\n"),
+        ] {
+            assert!(read(target, host).is_err(), "{target} {host}");
+        }
+    }
+
+    /// Fields that the engine does not itself go by.
+    fn fields() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
+        let value = proptest::collection::vec(
+            prop_oneof![0x21..=0x7e_u8, 0x80..=0xff_u8, Just(b' '), Just(b'\t')],
+            0..30,
+        );
+        let value = value.prop_map(|value| value.trim_ascii().to_vec());
+        proptest::collection::vec(("x-[a-z0-9-]{1,12}", value), 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(prop_oneof![
+            3 => any::<u8>(),
+            1 => Just(b'\r'), 1 => Just(b'\n'), 1 => Just(b':'), 1 => Just(b' '),
+        ], 0..120)) {
+            let text = [b"GET / HTTP/1.1\r\nhost: a\r\n".as_slice(), &bytes, b"\r\n\r\n"].concat();
+            for bytes in [&bytes, &text] {
+                let _ = read_request(bytes);
+                let _ = read_response(bytes);
+            }
+            let status = [b"HTTP/1.1 200 OK\r\n".as_slice(), &bytes, b"\r\n\r\n"].concat();
+            let _ = read_response(&status);
+            let _ = trailers(&bytes);
+        }
+
+        #[test]
+        fn what_is_read_is_written_as_it_was(
+            fields in fields(), path in "/[a-zA-Z0-9/._~%-]{0,20}", length in any::<u32>(),
+        ) {
+            let mut wire = format!("PUT {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n").into_bytes();
+            for (name, value) in &fields {
+                wire.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
+            }
+            wire.extend_from_slice(b"\r\n");
+            let first = read_request(&wire).unwrap().unwrap();
+            let mut written = Vec::new();
+            let head = Head { parts: &first.parts, attempt: None };
+            encode::request_head(&mut written, head, Said::AsIs, false);
+            let second = read_request(&written).unwrap().unwrap();
+            prop_assert_eq!(&first.parts.headers, &second.parts.headers);
+            prop_assert_eq!(&first.parts.uri, &second.parts.uri);
+            prop_assert_eq!(second.length, Length::Exact(length.into()));
+
+            let mut written = Vec::new();
+            let status = StatusCode::ACCEPTED;
+            let fields = &first.parts.headers;
+            encode::response_head(&mut written, Version::HTTP_11, status, fields, Said::Length(7), After::Close);
+            let answer = read_response(&written).unwrap().unwrap();
+            prop_assert_eq!(answer.length(&Method::PUT), Length::Exact(7));
+            prop_assert!(!answer.keep_alive && answer.parts.status == status);
+        }
+    }
+}

@@ -174,13 +174,12 @@ where
         return end;
     }
     // Nobody wanted the rest of the request's body; a little of it is read so
-    // that the connection can be kept, within the time that a head may take.
-    caller.state.heard(clock::now());
+    // that the connection can be kept.
     let mut drained = 0;
-    if poll_fn(|cx| link.poll_drain(cx, &mut drained)).await {
-        End::KeepAlive
-    } else {
-        End::Linger
+    let draining = poll_fn(|cx| link.poll_drain(cx, &mut drained));
+    match tokio::time::timeout(LINGER_TIME, draining).await {
+        Ok(true) => End::KeepAlive,
+        Ok(false) | Err(_) => End::Linger,
     }
 }
 

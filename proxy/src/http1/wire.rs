@@ -2,6 +2,7 @@
 //! not be written yet. An idle one holds no buffer: it is read into the
 //! worker's, and what belongs to nobody yet is copied out exactly.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -43,6 +44,8 @@ pub struct Wire {
     direct: BytesMut,
     /// What the peer did not take yet.
     unsent: VecDeque<Bytes>,
+    /// It was closed, or something came, while it was idle.
+    spoilt: Cell<bool>,
 }
 
 impl Wire {
@@ -56,6 +59,7 @@ impl Wire {
             scan: HeadScan::default(),
             direct: BytesMut::new(),
             unsent: VecDeque::new(),
+            spoilt: Cell::new(false),
         }
     }
 
@@ -77,12 +81,16 @@ impl Wire {
     /// Whether nothing is under way, and the peer has neither closed nor sent
     /// anything. No system call unless the reactor saw something come in.
     pub fn is_idle(&self) -> bool {
-        self.unread.is_empty()
-            && self.unsent.is_empty()
-            && matches!(
-                self.stream.try_read(&mut [0]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock
-            )
+        if self.spoilt.get() || !self.unread.is_empty() || !self.unsent.is_empty() {
+            return false;
+        }
+        let is_quiet = matches!(
+            self.stream.try_read(&mut [0]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock
+        );
+        // What was read now is lost for whoever asks again.
+        self.spoilt.set(!is_quiet);
+        is_quiet
     }
 
     /// Tells the peer that no more will come.

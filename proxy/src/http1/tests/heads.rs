@@ -69,7 +69,12 @@ async fn a_head_in_single_bytes_is_put_together_on_both_sides() {
         while !body.ends_with(b"0\r\n\r\n") {
             body.extend(read_bytes(&mut client, 1).await);
         }
-        assert!(body.starts_with(b"1\r\na\r\n") || body.starts_with(b"3\r\nabc\r\n"));
+        // In how many chunks depends on what each read gave.
+        let mut data = Vec::new();
+        crate::http1::chunked::Chunked::default()
+            .decode(&body, &mut data)
+            .unwrap();
+        assert_eq!(data, b"abc");
     })
     .await;
 }
