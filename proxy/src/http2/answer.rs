@@ -11,6 +11,8 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
 use super::message;
+use super::settings::STREAM_STALL;
+use super::stall::Stall;
 use super::stream::{Send, Sending};
 use crate::caller::{Caller, Interim};
 
@@ -55,15 +57,29 @@ pub async fn answer<F, B>(
     if ends {
         return;
     }
-    let mut sending = Send::new(stream, body);
-    poll_fn(|cx| match sending.poll(cx) {
-        Poll::Pending => sending.poll_reset(cx),
-        Poll::Ready(Err(Sending::Broke(_))) => {
-            // Never a clean end: the caller would take a part for the whole.
-            sending.reset(Reason::INTERNAL_ERROR);
-            Poll::Ready(())
+    send(Send::new(stream, body)).await;
+}
+
+async fn send<B: Body<Data = Bytes> + Unpin>(mut sending: Send<B>) {
+    let mut stall = Stall::default();
+    poll_fn(|cx| {
+        match sending.poll(cx) {
+            Poll::Ready(Err(Sending::Broke(_))) => {
+                // Never a clean end: the caller would take a part for the whole.
+                sending.reset(Reason::INTERNAL_ERROR);
+                return Poll::Ready(());
+            }
+            Poll::Ready(_) => return Poll::Ready(()),
+            Poll::Pending => {}
         }
-        Poll::Ready(_) => Poll::Ready(()),
+        if let Some(sent) = sending.waiting()
+            && stall.poll(sent, STREAM_STALL, cx).is_ready()
+        {
+            tracing::debug!("a caller granted no window for an answer; resetting its stream");
+            sending.reset(Reason::CANCEL);
+            return Poll::Ready(());
+        }
+        sending.poll_reset(cx)
     })
     .await;
 }

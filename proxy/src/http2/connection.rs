@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use super::frames::Frames;
 use super::io::{Deferred, Turn};
+use super::stall::Stall;
 use super::stream::{Receive, Send, Sending};
 use super::{MESH_PREFACE, message, settings};
 use crate::body::Incoming;
@@ -317,6 +318,7 @@ type Driven = h2::client::Connection<Deferred, Bytes>;
 async fn drive(mut connection: Driven, shared: Rc<Shared>) {
     let mut seen = 0;
     let mut counted_since = clock::now();
+    let mut stall = Stall::default();
     poll_fn(|cx| {
         let io = &shared.io;
         io.begin();
@@ -341,7 +343,7 @@ async fn drive(mut connection: Driven, shared: Rc<Shared>) {
         match turn {
             _ if ended => Poll::Ready(()),
             Err(_) => Poll::Ready(()),
-            Ok(Turn::Wait) => Poll::Pending,
+            Ok(Turn::Wait) => io.poll_stalled(&mut stall, cx),
             Ok(Turn::Again) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending

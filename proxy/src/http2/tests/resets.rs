@@ -311,3 +311,24 @@ fn in_drain_a_caller_is_sent_away_after_its_answers() {
         until(|| relay.callers.is_empty()).await;
     });
 }
+
+#[test]
+fn an_idle_caller_is_sent_away_when_draining_begins() {
+    run(async {
+        let upstream = upstream(|_, mut respond: SendResponse<Bytes>| async move {
+            respond.send_response(Response::new(()), true).unwrap();
+        })
+        .await;
+        let relay = Relay::start(upstream, Kind::Application).await;
+        let stream = TcpStream::connect(relay.address).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+        let driver = tokio::task::spawn_local(connection);
+        let (answer, _) = sender.send_request(get("/"), true).unwrap();
+        assert!(answer.await.is_ok());
+        relay.quiet().await;
+        relay.draining.set(true);
+        relay.callers.wake();
+        driver.await.unwrap().unwrap();
+        until(|| relay.callers.is_empty()).await;
+    });
+}
