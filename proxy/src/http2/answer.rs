@@ -14,7 +14,7 @@ use super::message;
 use super::settings::STREAM_STALL;
 use super::stall::Stall;
 use super::stream::{Send, Sending};
-use crate::caller::{Caller, Interim};
+use crate::caller::Interim;
 
 /// Answers on `respond` with what `handling` gives, unless the caller resets
 /// the stream or its connection ends: then `handling`, or the answer, is
@@ -22,7 +22,7 @@ use crate::caller::{Caller, Interim};
 pub async fn answer<F, B>(
     mut respond: SendResponse<Bytes>,
     handling: F,
-    caller: &Caller,
+    interim: &Interim,
     bodiless: bool,
 ) where
     F: Future<Output = Response<B>>,
@@ -34,7 +34,7 @@ pub async fn answer<F, B>(
             // Before the reset is looked at: the handler tells the caller's
             // connection of the request's end only when it has begun.
             let handled = handling.as_mut().poll(cx);
-            pass_interim(&mut respond, &caller.interim);
+            pass_interim(&mut respond, interim);
             match handled {
                 Poll::Ready(response) => Poll::Ready(Some(response)),
                 Poll::Pending => respond.poll_reset(cx).map(|_| None),

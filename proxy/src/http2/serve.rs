@@ -285,10 +285,13 @@ where
         };
         let request = Request::from_parts(parts, incoming);
         let handle = Rc::clone(&self.handle);
-        tokio::task::spawn_local(async move {
-            let handling = handle(request, caller.clone());
-            answer::answer(respond, handling, &caller, bodiless).await;
-        });
+        // In a box of our own: tokio moves a task's future several times, and
+        // this one is some kilobytes.
+        tokio::task::spawn_local(Box::pin(async move {
+            let interim = Rc::clone(&caller.interim);
+            let handling = handle(request, caller);
+            answer::answer(respond, handling, &interim, bodiless).await;
+        }));
     }
 
     fn refuse(&self, respond: SendResponse<Bytes>, status: StatusCode, detail: &'static str) {
