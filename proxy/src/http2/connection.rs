@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::Reason;
 use h2::client::{ResponseFuture, SendRequest};
-use http::Version;
+use http::{StatusCode, Version};
 use http_body::Body;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -174,7 +174,7 @@ impl Connection {
         let mut interim = false;
         let answered = poll_fn(|cx| {
             if let Poll::Ready(answer) = poll_answer(&mut response, caller, &mut interim, cx) {
-                return Poll::Ready(answer.map_err(Unanswered::Upstream));
+                return Poll::Ready(answer);
             }
             if let Some(body) = &mut sending
                 && let Poll::Ready(sent) = body.poll(cx)
@@ -193,6 +193,9 @@ impl Connection {
             Ok(answer) => Ok(taken(answer, head.parts.version, sending, place)),
             Err(Unanswered::Body(RequestBodyError::Caller(error))) => Err(SendError::Caller(error)),
             Err(Unanswered::Body(RequestBodyError::Superseded)) => Err(SendError::Superseded),
+            Err(Unanswered::Switched) => Err(SendError::Malformed(
+                "the upstream answered 101, which HTTP/2 does not have".to_owned(),
+            )),
             Err(Unanswered::Upstream(error)) => {
                 let unsent = self.0.io.sent_bytes() == before;
                 Err(send_error(&error, unsent, interim))
@@ -232,6 +235,8 @@ impl Connection {
 
 enum Unanswered {
     Upstream(h2::Error),
+    /// 101 (RFC 9113, section 8.6).
+    Switched,
     Body(RequestBodyError),
 }
 
@@ -264,13 +269,16 @@ fn poll_answer(
     caller: &Caller,
     interim: &mut bool,
     cx: &mut Context<'_>,
-) -> Poll<Result<http::Response<h2::RecvStream>, h2::Error>> {
+) -> Poll<Result<http::Response<h2::RecvStream>, Unanswered>> {
     while let Some(answer) = std::task::ready!(response.poll_informational(cx)) {
-        let (parts, ()) = answer?.into_parts();
+        let (parts, ()) = answer.map_err(Unanswered::Upstream)?.into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Poll::Ready(Err(Unanswered::Switched));
+        }
         *interim = true;
         caller.interim.push(parts.status, parts.headers);
     }
-    Pin::new(response).poll(cx)
+    Pin::new(response).poll(cx).map_err(Unanswered::Upstream)
 }
 
 /// The answer as the request's side of the sidecar takes it.

@@ -226,6 +226,18 @@ fn a_goaway_above_the_stream_lets_its_answer_come() {
 }
 
 #[test]
+fn an_answer_that_switches_protocols_is_malformed() {
+    run(async {
+        let mut says = SETTINGS.to_vec();
+        // HEADERS of stream 1: `:status: 101`.
+        let head = [0, 0, 5, 1, 4, 0, 0, 0, 1, 0x08, 3, b'1', b'0', b'1'];
+        says.extend_from_slice(&head);
+        let (_connection, sent) = send_to(raw_upstream(60, says).await).await;
+        assert!(matches!(sent, Err(SendError::Malformed(_))), "{sent:?}");
+    });
+}
+
+#[test]
 fn a_request_on_a_connection_that_was_closed_is_told_as_unsent() {
     run(async {
         let address = raw_upstream(10, Vec::new()).await;
