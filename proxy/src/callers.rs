@@ -75,6 +75,15 @@ impl Callers {
         self.held.borrow().is_empty()
     }
 
+    /// Wakes every connection, so that each sees that draining has begun.
+    pub fn wake(&self) {
+        for entry in self.held.borrow().iter() {
+            if let Some(waker) = entry.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+    }
+
     /// Tells the connections that have outstayed to end.
     pub fn sweep(&self, now: Timestamp) {
         for entry in self.held.borrow().iter() {

@@ -206,6 +206,7 @@ async fn lend(worker: Rc<Worker>) {
 async fn follow_drain(worker: Rc<Worker>, mut drain: watch::Receiver<bool>) {
     if drain.wait_for(|draining| *draining).await.is_ok() {
         worker.draining.set(true);
+        worker.callers.wake();
     }
     // A task that ended would look like one that died.
     std::future::pending::<()>().await;

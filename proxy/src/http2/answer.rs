@@ -11,8 +11,10 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
 use super::message;
+use super::settings::STREAM_STALL;
+use super::stall::Stall;
 use super::stream::{Send, Sending};
-use crate::caller::{Caller, Interim};
+use crate::caller::Interim;
 
 /// Answers on `respond` with what `handling` gives, unless the caller resets
 /// the stream or its connection ends: then `handling`, or the answer, is
@@ -20,7 +22,7 @@ use crate::caller::{Caller, Interim};
 pub async fn answer<F, B>(
     mut respond: SendResponse<Bytes>,
     handling: F,
-    caller: &Caller,
+    interim: &Interim,
     bodiless: bool,
 ) where
     F: Future<Output = Response<B>>,
@@ -32,7 +34,7 @@ pub async fn answer<F, B>(
             // Before the reset is looked at: the handler tells the caller's
             // connection of the request's end only when it has begun.
             let handled = handling.as_mut().poll(cx);
-            pass_interim(&mut respond, &caller.interim);
+            pass_interim(&mut respond, interim);
             match handled {
                 Poll::Ready(response) => Poll::Ready(Some(response)),
                 Poll::Pending => respond.poll_reset(cx).map(|_| None),
@@ -55,15 +57,29 @@ pub async fn answer<F, B>(
     if ends {
         return;
     }
-    let mut sending = Send::new(stream, body);
-    poll_fn(|cx| match sending.poll(cx) {
-        Poll::Pending => sending.poll_reset(cx),
-        Poll::Ready(Err(Sending::Broke(_))) => {
-            // Never a clean end: the caller would take a part for the whole.
-            sending.reset(Reason::INTERNAL_ERROR);
-            Poll::Ready(())
+    send(Send::new(stream, body)).await;
+}
+
+async fn send<B: Body<Data = Bytes> + Unpin>(mut sending: Send<B>) {
+    let mut stall = Stall::default();
+    poll_fn(|cx| {
+        match sending.poll(cx) {
+            Poll::Ready(Err(Sending::Broke(_))) => {
+                // Never a clean end: the caller would take a part for the whole.
+                sending.reset(Reason::INTERNAL_ERROR);
+                return Poll::Ready(());
+            }
+            Poll::Ready(_) => return Poll::Ready(()),
+            Poll::Pending => {}
         }
-        Poll::Ready(_) => Poll::Ready(()),
+        if let Some(sent) = sending.waiting()
+            && stall.poll(sent, STREAM_STALL, cx).is_ready()
+        {
+            tracing::debug!("a caller granted no window for an answer; resetting its stream");
+            sending.reset(Reason::CANCEL);
+            return Poll::Ready(());
+        }
+        sending.poll_reset(cx)
     })
     .await;
 }

@@ -13,13 +13,14 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::Reason;
 use h2::client::{ResponseFuture, SendRequest};
-use http::Version;
+use http::{StatusCode, Version};
 use http_body::Body;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::frames::Frames;
 use super::io::{Deferred, Turn};
+use super::stall::Stall;
 use super::stream::{Receive, Send, Sending};
 use super::{MESH_PREFACE, message, settings};
 use crate::body::Incoming;
@@ -173,7 +174,7 @@ impl Connection {
         let mut interim = false;
         let answered = poll_fn(|cx| {
             if let Poll::Ready(answer) = poll_answer(&mut response, caller, &mut interim, cx) {
-                return Poll::Ready(answer.map_err(Unanswered::Upstream));
+                return Poll::Ready(answer);
             }
             if let Some(body) = &mut sending
                 && let Poll::Ready(sent) = body.poll(cx)
@@ -192,6 +193,9 @@ impl Connection {
             Ok(answer) => Ok(taken(answer, head.parts.version, sending, place)),
             Err(Unanswered::Body(RequestBodyError::Caller(error))) => Err(SendError::Caller(error)),
             Err(Unanswered::Body(RequestBodyError::Superseded)) => Err(SendError::Superseded),
+            Err(Unanswered::Switched) => Err(SendError::Malformed(
+                "the upstream answered 101, which HTTP/2 does not have".to_owned(),
+            )),
             Err(Unanswered::Upstream(error)) => {
                 let unsent = self.0.io.sent_bytes() == before;
                 Err(send_error(&error, unsent, interim))
@@ -231,6 +235,8 @@ impl Connection {
 
 enum Unanswered {
     Upstream(h2::Error),
+    /// 101 (RFC 9113, section 8.6).
+    Switched,
     Body(RequestBodyError),
 }
 
@@ -263,13 +269,16 @@ fn poll_answer(
     caller: &Caller,
     interim: &mut bool,
     cx: &mut Context<'_>,
-) -> Poll<Result<http::Response<h2::RecvStream>, h2::Error>> {
+) -> Poll<Result<http::Response<h2::RecvStream>, Unanswered>> {
     while let Some(answer) = std::task::ready!(response.poll_informational(cx)) {
-        let (parts, ()) = answer?.into_parts();
+        let (parts, ()) = answer.map_err(Unanswered::Upstream)?.into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Poll::Ready(Err(Unanswered::Switched));
+        }
         *interim = true;
         caller.interim.push(parts.status, parts.headers);
     }
-    Pin::new(response).poll(cx)
+    Pin::new(response).poll(cx).map_err(Unanswered::Upstream)
 }
 
 /// The answer as the request's side of the sidecar takes it.
@@ -317,6 +326,7 @@ type Driven = h2::client::Connection<Deferred, Bytes>;
 async fn drive(mut connection: Driven, shared: Rc<Shared>) {
     let mut seen = 0;
     let mut counted_since = clock::now();
+    let mut stall = Stall::default();
     poll_fn(|cx| {
         let io = &shared.io;
         io.begin();
@@ -341,7 +351,7 @@ async fn drive(mut connection: Driven, shared: Rc<Shared>) {
         match turn {
             _ if ended => Poll::Ready(()),
             Err(_) => Poll::Ready(()),
-            Ok(Turn::Wait) => Poll::Pending,
+            Ok(Turn::Wait) => io.poll_stalled(&mut stall, cx),
             Ok(Turn::Again) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending

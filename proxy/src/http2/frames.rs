@@ -7,6 +7,8 @@
 //! CVE-2023-44487). What is left is counted here, against what the connection
 //! achieves: a few nanoseconds for each frame.
 
+use super::serve::Kind;
+
 /// Of a frame's head (RFC 9113, section 4.1).
 const HEAD: usize = 9;
 
@@ -17,11 +19,15 @@ const CLIENT_PREFACE: usize = 24;
 /// connection is ended with ENHANCE_YOUR_CALM. 1,000 a second: gRPC's
 /// bandwidth probes and a page's cancelled requests stay far below.
 pub const FLOOD_FRAMES: i64 = 10_000;
+/// From a sidecar, behind which thousands may cancel at once.
+pub const MESH_FLOOD_FRAMES: i64 = 100_000;
 /// See [`FLOOD_FRAMES`].
 pub const FLOOD_SECONDS: u64 = 10;
 
-/// Bytes that we send are use as well: so many for one frame.
-const BYTES_FOR_ONE: usize = 1024;
+/// Bytes that we send are use as well, so many for one frame: a peer may give
+/// the window back for each small message. An answer to PING or SETTINGS is
+/// less than this, so that they do not pay for themselves.
+const BYTES_FOR_ONE: usize = 32;
 
 mod kind {
     pub const DATA: u8 = 0;
@@ -37,7 +43,7 @@ const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
 /// What has come on one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Frames {
     head: [u8; HEAD],
     /// Bytes of `head` that are there.
@@ -52,20 +58,41 @@ pub struct Frames {
     idle: i64,
     settings: u32,
     going_away: bool,
+    /// What a RST_STREAM counts.
+    reset: i64,
+    /// How many frames without use are suspicious.
+    limit: i64,
 }
 
 impl Frames {
     /// Of a caller, which says a preface first.
-    pub fn of_caller() -> Self {
-        Self {
-            skip: CLIENT_PREFACE,
-            ..Self::default()
-        }
+    pub fn of_caller(kind: Kind) -> Self {
+        let limit = match kind {
+            Kind::Application => FLOOD_FRAMES,
+            Kind::Mesh => MESH_FLOOD_FRAMES,
+        };
+        // It undoes a HEADERS, which counted as use.
+        Self::new(CLIENT_PREFACE, 2, limit)
     }
 
-    /// Of an upstream.
+    /// Of an upstream, which resets only what we began.
     pub fn of_upstream() -> Self {
-        Self::default()
+        Self::new(0, 0, FLOOD_FRAMES)
+    }
+
+    fn new(skip: usize, reset: i64, limit: i64) -> Self {
+        Self {
+            head: [0; HEAD],
+            filled: 0,
+            skip,
+            in_fields: false,
+            skips_fields: false,
+            idle: 0,
+            settings: 0,
+            going_away: false,
+            reset,
+            limit,
+        }
     }
 
     /// `bytes` came.
@@ -119,8 +146,7 @@ impl Frames {
                 };
             }
             kind::GO_AWAY => self.going_away = true,
-            // It undoes a HEADERS, which counted as use.
-            kind::RESET => self.idle += 2,
+            kind::RESET => self.idle += self.reset,
             _ => self.idle += 1,
         }
     }
@@ -136,7 +162,7 @@ impl Frames {
 
     /// Whether it may be a flood: its time has to be looked at.
     pub fn is_suspicious(&self) -> bool {
-        self.idle >= FLOOD_FRAMES
+        self.idle >= self.limit
     }
 
     /// Begins to count anew.
@@ -163,4 +189,78 @@ impl Frames {
 /// Whether [`FLOOD_FRAMES`] since then are a flood.
 pub fn is_flood(since: crate::clock::Timestamp, now: crate::clock::Timestamp) -> bool {
     now.since(since).as_secs() < FLOOD_SECONDS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let mut frame = (payload as u32).to_be_bytes()[1..].to_vec();
+        frame.extend_from_slice(&[kind, flags, 0, 0, 0, 1]);
+        frame.resize(HEAD + payload, 0);
+        frame
+    }
+
+    #[test]
+    fn frames_are_told_apart_however_they_are_cut() {
+        let mut said = vec![b'P'; CLIENT_PREFACE];
+        for payload in [0, 1, 5, 300] {
+            said.extend(frame(kind::SETTINGS, 0, payload / 6 * 6));
+            said.extend(frame(kind::DATA, 0, payload));
+        }
+        said.extend(frame(kind::GO_AWAY, 0, 8));
+        for cut in 1..40 {
+            let mut frames = Frames::of_caller(Kind::Application);
+            for piece in said.chunks(cut) {
+                frames.came(piece);
+            }
+            assert_eq!(frames.settings(), 4, "cut into pieces of {cut}");
+            assert!(frames.is_going_away());
+            assert!(!frames.in_head());
+        }
+    }
+
+    #[test]
+    fn a_head_is_seen_as_open_until_its_last_byte() {
+        let mut frames = Frames::of_upstream();
+        let head = frame(kind::HEADERS, 0, 4);
+        let rest = frame(kind::CONTINUATION, END_HEADERS, 4);
+        for (bytes, open) in [
+            (&head[..3], true),
+            (&head[3..], true),
+            (&rest[..12], true),
+            (&rest[12..], false),
+        ] {
+            frames.came(bytes);
+            assert_eq!(frames.in_head(), open);
+        }
+        frames.came(&frame(kind::DATA, 0, 100)[..50]);
+        assert!(!frames.in_head());
+    }
+
+    #[test]
+    fn pings_beside_data_are_no_flood_and_pings_alone_are() {
+        let mut frames = Frames::of_caller(Kind::Application);
+        frames.skip = 0;
+        for _ in 0..3 * FLOOD_FRAMES {
+            frames.came(&frame(kind::DATA, 0, 100));
+            frames.came(&frame(6, 0, 8));
+        }
+        assert!(!frames.is_suspicious());
+        for _ in 0..3 * FLOOD_FRAMES {
+            frames.came(&frame(6, 0, 8));
+            frames.sent(17);
+        }
+        assert!(frames.is_suspicious());
+    }
+
+    #[test]
+    fn an_upstream_that_refuses_every_stream_is_no_flood() {
+        let mut frames = Frames::of_upstream();
+        for _ in 0..3 * FLOOD_FRAMES {
+            frames.came(&frame(kind::RESET, 0, 4));
+        }
+        assert!(!frames.is_suspicious());
+    }
 }

@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::Frames;
+use super::settings::SOCKET_STALL;
+use super::stall::Stall;
 use crate::io::Prefixed;
 
 /// One read, and all that one poll reads: other connections, and the requests
@@ -133,6 +135,15 @@ impl Deferred {
         } else {
             Turn::Wait
         })
+    }
+
+    /// Ready when the socket has not taken any of what waits for [`SOCKET_STALL`].
+    pub fn poll_stalled(&self, stall: &mut Stall, cx: &mut Context<'_>) -> Poll<()> {
+        let inner = self.0.borrow();
+        if inner.waiting() == 0 {
+            return Poll::Pending;
+        }
+        stall.poll(inner.sent_bytes, SOCKET_STALL, cx)
     }
 
     /// Ends the connection both ways, now. The peer sees that before anything

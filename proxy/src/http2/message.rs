@@ -103,17 +103,19 @@ pub fn check(parts: &Parts) -> Result<(), &'static str> {
         };
     };
     // RFC 9113, section 8.3.1: whoever reads the other of the two would be misled.
-    if first.is_some_and(|host| {
-        !host
-            .as_bytes()
-            .eq_ignore_ascii_case(authority.as_str().as_bytes())
-    }) {
+    if first.is_some_and(|host| !same(host.as_bytes(), authority.as_str().as_bytes())) {
         return Err("the request's host field differs from its :authority");
     }
     if authority.as_str().contains('@') && parts.method != Method::CONNECT {
         return Err("the request's :authority has user information");
     }
     Ok(())
+}
+
+/// Whether two authorities name the same, in whatever case, port 80 said or not.
+fn same(host: &[u8], authority: &[u8]) -> bool {
+    let bare = |name: &'_ [u8]| name.strip_suffix(b":80").map_or(name.len(), <[u8]>::len);
+    host[..bare(host)].eq_ignore_ascii_case(&authority[..bare(authority)])
 }
 
 /// The fields that go on, in their order, with room for `more`.

@@ -8,6 +8,7 @@
 //! - [`message`]: heads as HTTP/2 carries them, and HTTP/1.1 between sidecars.
 //! - [`io`]: the socket under a connection: gathers what a poll writes;
 //!   [`frames`]: looks at what comes, for floods that `h2` lets pass.
+//! - [`stall`]: a peer that takes nothing.
 //! - [`settings`]: what we allow a peer, each number with its reason.
 //!
 //! What it does not own: which connection a request takes (`pool`), and what
@@ -20,6 +21,7 @@ pub mod io;
 pub mod message;
 pub mod serve;
 pub mod settings;
+pub mod stall;
 pub mod stream;
 
 /// What a caller's sidecar says first on a connection to another sidecar that

@@ -17,6 +17,7 @@ use http_body::Body;
 
 use super::frames::{self, Frames};
 use super::io::{Deferred, Turn};
+use super::stall::Stall;
 use super::stream::Receive;
 use super::{answer, message, settings};
 use crate::answer::Reason as Refusal;
@@ -87,7 +88,7 @@ pub async fn serve_for<H, F, B>(
 {
     let state = CallerState::new(clock::now(), true);
     let watched = keeper.callers.watch(Rc::clone(&state));
-    let io = Deferred::new(stream, Frames::of_caller());
+    let io = Deferred::new(stream, Frames::of_caller(kind));
     let Some(connection) = shake(&io, kind, &watched).await else {
         tracing::debug!(%peer, "a connection ended before it was HTTP/2");
         return;
@@ -107,6 +108,7 @@ pub async fn serve_for<H, F, B>(
         in_head: false,
         counted_since: clock::now(),
         calmed: false,
+        stall: Stall::default(),
         closing: None,
     };
     let ended = poll_fn(|cx| serving.poll(cx)).await;
@@ -157,6 +159,8 @@ struct Serving<'a, H> {
     counted_since: Timestamp,
     /// ENHANCE_YOUR_CALM was said.
     calmed: bool,
+    /// Of what the socket is to take.
+    stall: Stall,
     /// When it is cut off.
     closing: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -198,7 +202,7 @@ where
             Ok(Turn::Again) => cx.waker().wake_by_ref(),
             Ok(Turn::Wait) => {}
         }
-        Poll::Pending
+        self.io.poll_stalled(&mut self.stall, cx).map(Ok)
     }
 
     fn drain(&mut self) {
@@ -281,10 +285,13 @@ where
         };
         let request = Request::from_parts(parts, incoming);
         let handle = Rc::clone(&self.handle);
-        tokio::task::spawn_local(async move {
-            let handling = handle(request, caller.clone());
-            answer::answer(respond, handling, &caller, bodiless).await;
-        });
+        // In a box of our own: tokio moves a task's future several times, and
+        // this one is some kilobytes.
+        tokio::task::spawn_local(Box::pin(async move {
+            let interim = Rc::clone(&caller.interim);
+            let handling = handle(request, caller);
+            answer::answer(respond, handling, &interim, bodiless).await;
+        }));
     }
 
     fn refuse(&self, respond: SendResponse<Bytes>, status: StatusCode, detail: &'static str) {

@@ -63,6 +63,15 @@ pub const SEND_BUFFER: usize = 64 * 1024;
 /// A closing connection whose peer does not read is cut off after this.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A stream whose caller grants no window for so long is reset: a caller could
+/// otherwise hold an answer, and all that the request holds, for ever. A policy's
+/// `idle` does not see it, because nothing more is asked of the upstream.
+pub const STREAM_STALL: Duration = Duration::from_secs(300);
+
+/// A connection whose peer takes nothing from the socket for so long is closed.
+/// HTTP/2 has windows for those who cannot keep up; nobody stops reading.
+pub const SOCKET_STALL: Duration = Duration::from_secs(30);
+
 /// For a caller's connection.
 pub fn server(kind: Kind) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
@@ -100,8 +109,9 @@ pub fn client() -> h2::client::Builder {
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(RESETS_REMEMBERED)
         .reset_stream_duration(RESET_REMEMBERED_FOR)
-        // An upstream that answers wrongly loses those answers; the connection
-        // is shared with others whose answers are right.
+        // h2 counts among them frames for streams that we cancelled long ago
+        // (github.com/hyperium/h2/issues/856), and would end the connection that
+        // everybody shares. A wrong answer costs its own stream alone.
         .max_local_error_reset_streams(None);
     builder
 }

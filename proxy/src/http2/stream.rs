@@ -183,6 +183,7 @@ pub struct Send<B> {
     body: B,
     /// The piece in hand.
     piece: Bytes,
+    sent_bytes: u64,
 }
 
 /// Why a body was not sent whole.
@@ -201,6 +202,7 @@ impl<B: Body<Data = Bytes> + Unpin> Send<B> {
             stream,
             body,
             piece: Bytes::new(),
+            sent_bytes: 0,
         }
     }
 
@@ -255,6 +257,7 @@ impl<B: Body<Data = Bytes> + Unpin> Send<B> {
         } else {
             std::mem::take(&mut self.piece)
         };
+        self.sent_bytes += part.len() as u64;
         let ended = self.piece.is_empty() && self.body.is_end_stream();
         self.stream.send_data(part, ended)?;
         Poll::Ready(Ok(ended))
@@ -265,6 +268,11 @@ impl<B> Send<B> {
     /// Ready when the peer has reset the stream, or the connection is gone.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_reset(cx).map(|_| ())
+    }
+
+    /// While a piece waits for window: what has been sent so far.
+    pub fn waiting(&self) -> Option<u64> {
+        (!self.piece.is_empty()).then_some(self.sent_bytes)
     }
 
     /// Breaks the stream off.

@@ -264,3 +264,93 @@ fn a_head_that_does_not_end_and_a_preface_that_does_not_end_expire() {
         assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
     });
 }
+
+/// MadeYouReset: frames that are wrong make us reset streams, which then no
+/// longer count as open while their handlers run.
+#[test]
+fn streams_that_the_caller_makes_us_reset_end_their_handlers_and_then_the_connection() {
+    run(async {
+        let upstream = upstream(|_, mut respond: SendResponse<Bytes>| async move {
+            let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+        })
+        .await;
+        let relay = Relay::start(upstream, Kind::Application).await;
+        let most: Cell<usize> = Cell::default();
+        let ended = flood(&relay, |turn| {
+            most.set(most.get().max(relay.handling.get()));
+            let first = turn * 20;
+            (first..first + 20)
+                .flat_map(|number| {
+                    let mut both = frame(1, 5, number * 2 + 1, &fields());
+                    let beyond = 0x7fff_ffffu32.to_be_bytes();
+                    both.extend(frame(8, 0, number * 2 + 1, &beyond));
+                    both
+                })
+                .collect()
+        })
+        .await;
+        assert_eq!(ended, CALM);
+        assert!(most.get() <= 2_000, "{} at once", most.get());
+        relay.quiet().await;
+    });
+}
+
+#[test]
+fn a_head_that_unpacks_to_very_much_is_not_unpacked() {
+    run(async {
+        let relay = ok_relay().await;
+        // One field of 3,900 bytes for the table, then the table's entry 15,000 times.
+        let mut first = vec![0x82, 0x86, 0x84, 0x01, 1, b'a', 0x40, 1, b'x', 0x7f];
+        let length = 3_900usize - 127;
+        first.extend_from_slice(&[(length % 128) as u8 | 0x80, (length / 128) as u8]);
+        first.resize(first.len() + 3_900, b'v');
+        let mut stream = TcpStream::connect(relay.address).await.unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        stream.write_all(&frame(1, 5, 1, &first)).await.unwrap();
+        let mut bomb = fields();
+        bomb.resize(15_000, 0xbe);
+        stream.write_all(&frame(1, 5, 3, &bomb)).await.unwrap();
+        let mut heard = Vec::new();
+        let reading = async { while stream.read_buf(&mut heard).await.unwrap_or(0) > 0 {} };
+        let _ = tokio::time::timeout(Duration::from_millis(500), reading).await;
+        // The first was a request; of the second no handler heard.
+        assert!(relay.seen.borrow().len() <= 1);
+        // 431 on its stream, or the end of the connection.
+        let calm = heard.windows(4).any(|bytes| bytes == [0, 0, 0, 11]);
+        let refused = heard.windows(3).any(|bytes| bytes == b"431");
+        assert!(calm || refused, "{heard:?}");
+    });
+}
+
+#[test]
+fn callers_without_window_hold_heads_and_no_bodies() {
+    run(async {
+        let sent: Rc<Cell<usize>> = Rc::default();
+        let noted = Rc::clone(&sent);
+        let upstream = upstream(move |_, mut respond: SendResponse<Bytes>| {
+            let noted = Rc::clone(&noted);
+            async move {
+                let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                while send(&mut stream, 16 * 1024).await.is_ok() {
+                    noted.set(noted.get() + 16 * 1024);
+                }
+            }
+        })
+        .await;
+        let relay = Relay::start(upstream, Kind::Application).await;
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(0);
+        let mut client = client_with(relay.address, &builder).await;
+        let mut bodies = Vec::new();
+        for _ in 0..90 {
+            let (answer, _) = client.send_request(get("/"), true).unwrap();
+            bodies.push(answer.await.unwrap().into_body());
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Ninety that stand still fill the connection's window upstream, no more.
+        let bound = crate::http2::settings::CONNECTION_WINDOW as usize + 90 * 64 * 1024;
+        assert!(sent.get() <= bound, "{} of {bound}", sent.get());
+        drop(bodies);
+        relay.quiet().await;
+    });
+}

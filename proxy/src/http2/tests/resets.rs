@@ -226,6 +226,18 @@ fn a_goaway_above_the_stream_lets_its_answer_come() {
 }
 
 #[test]
+fn an_answer_that_switches_protocols_is_malformed() {
+    run(async {
+        let mut says = SETTINGS.to_vec();
+        // HEADERS of stream 1: `:status: 101`.
+        let head = [0, 0, 5, 1, 4, 0, 0, 0, 1, 0x08, 3, b'1', b'0', b'1'];
+        says.extend_from_slice(&head);
+        let (_connection, sent) = send_to(raw_upstream(60, says).await).await;
+        assert!(matches!(sent, Err(SendError::Malformed(_))), "{sent:?}");
+    });
+}
+
+#[test]
 fn a_request_on_a_connection_that_was_closed_is_told_as_unsent() {
     run(async {
         let address = raw_upstream(10, Vec::new()).await;
@@ -307,6 +319,27 @@ fn in_drain_a_caller_is_sent_away_after_its_answers() {
         let (second, _) = sender.send_request(get("/"), true).unwrap();
         assert!(first.await.is_ok());
         assert!(second.await.is_ok());
+        driver.await.unwrap().unwrap();
+        until(|| relay.callers.is_empty()).await;
+    });
+}
+
+#[test]
+fn an_idle_caller_is_sent_away_when_draining_begins() {
+    run(async {
+        let upstream = upstream(|_, mut respond: SendResponse<Bytes>| async move {
+            respond.send_response(Response::new(()), true).unwrap();
+        })
+        .await;
+        let relay = Relay::start(upstream, Kind::Application).await;
+        let stream = TcpStream::connect(relay.address).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+        let driver = tokio::task::spawn_local(connection);
+        let (answer, _) = sender.send_request(get("/"), true).unwrap();
+        assert!(answer.await.is_ok());
+        relay.quiet().await;
+        relay.draining.set(true);
+        relay.callers.wake();
         driver.await.unwrap().unwrap();
         until(|| relay.callers.is_empty()).await;
     });
