@@ -93,7 +93,7 @@ pub async fn send(
     };
     match send_once(worker, target, reuse, sent).await {
         Err(Failure::Stale { unsent }) if (unsent || sent.safe) && sent.source.replayable() => {
-            match send_once(worker, target, Reuse::Never, sent).await {
+            match Box::pin(send_once(worker, target, Reuse::Never, sent)).await {
                 // A new connection that is closed before the request was on it never carried it.
                 Err(Failure::Stale { unsent: true }) => {
                     let detail = format!("{} closes its connections at once", target.address);

@@ -50,7 +50,7 @@ pub struct Attempting<'a> {
     peer: SocketAddr,
     parts: Parts,
     source: RequestSource,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     attempts: Attempts,
     deadlines: Deadlines,
     attempt_began: Timestamp,
@@ -63,19 +63,13 @@ pub struct Attempting<'a> {
 #[allow(clippy::large_enum_variant)] // made once for an attempt and taken apart at once; a box would be an allocation
 enum Attempted {
     /// Response headers; whether the policy counts them as a failure is settled.
-    Answered(Response<Incoming>, LiveAttempt, AttemptEnd),
+    Answered(Response<Incoming>, AttemptEnd),
     /// No response.
     Ended(AttemptEnd, String),
     /// Remora's own answer.
     Refused(Reason, String),
     /// The pod itself was picked, and its own inbound rules refused it.
     RefusedByOwnPod(Response<ResponseBody>),
-}
-
-/// An endpoint that was picked, with its places in breaker and limits.
-struct Taken<'a> {
-    endpoint: &'a Endpoint,
-    live: LiveAttempt,
 }
 
 impl<'a> Attempting<'a> {
@@ -87,15 +81,15 @@ impl<'a> Attempting<'a> {
         peer: SocketAddr,
         parts: Parts,
         source: RequestSource,
-        exchange: Exchange,
-    ) -> Self {
+        exchange: Box<Exchange>,
+    ) -> Box<Self> {
         let attempt_began = exchange.started();
         let mut deadlines = Deadlines::new(&service.config.policy.timeouts, exchange.started());
         let asked = exchange.is_grpc.then(|| grpc::timeout(&parts.headers));
         if let Some(timeout) = asked.flatten() {
             deadlines.shorten(exchange.started().after(timeout));
         }
-        Self {
+        Box::new(Self {
             worker,
             service,
             destination,
@@ -108,7 +102,7 @@ impl<'a> Attempting<'a> {
             attempt_began,
             tried: Tried::default(),
             retry_permit: None,
-        }
+        })
     }
 
     fn policy(&self) -> &'a ServicePolicy {
@@ -116,7 +110,7 @@ impl<'a> Attempting<'a> {
     }
 
     /// Attempts until one is answered or nothing more may be tried.
-    pub async fn run(mut self) -> Response<ResponseBody> {
+    pub async fn run(mut self: Box<Self>) -> Response<ResponseBody> {
         loop {
             let (end, attempted) = match self.attempt().await {
                 Attempted::Refused(reason, detail) => {
@@ -125,17 +119,17 @@ impl<'a> Attempting<'a> {
                 Attempted::RefusedByOwnPod(answer) => {
                     return pipeline::answering(answer, self.exchange);
                 }
-                Attempted::Answered(response, live, end) => (end, Ok((response, live))),
+                Attempted::Answered(response, end) => (end, Ok(response)),
                 Attempted::Ended(end, detail) => (end, Err(detail)),
             };
             let retry_after = attempted
                 .as_ref()
                 .ok()
-                .and_then(|(response, _)| headers::retry_after(response.headers()));
+                .and_then(|response| headers::retry_after(response.headers()));
             match self.decide(end, retry_after) {
                 Decision::Again { after, free } => {
-                    if let Ok((response, live)) = attempted {
-                        self.let_go(response, live);
+                    if let Ok(response) = attempted {
+                        self.let_go(response);
                     }
                     let traffic = self.exchange.traffic();
                     let counter = if free {
@@ -151,7 +145,7 @@ impl<'a> Attempting<'a> {
                 Decision::No(_) => {
                     self.record_service_failure(end, retry_after);
                     return match attempted {
-                        Ok((response, live)) => self.give(response, live),
+                        Ok(response) => self.give(response),
                         Err(detail) => self.give_up(end, detail),
                     };
                 }
@@ -221,14 +215,15 @@ impl<'a> Attempting<'a> {
         {
             return Attempted::Refused(Reason::Timeout, late(Bound::Request));
         }
-        let Taken { endpoint, live } = match self.take_endpoint(now) {
-            Ok(taken) => taken,
+        let endpoint = match self.take_endpoint(now) {
+            Ok(endpoint) => endpoint,
             Err((reason, detail)) => return Attempted::Refused(reason, detail),
         };
         self.tried.add(endpoint);
         self.attempt_began = now;
         self.exchange.attempts += 1;
         if let Some(answer) = self.ask_own_pod(endpoint) {
+            self.exchange.live = None;
             return Attempted::RefusedByOwnPod(answer);
         }
         let address = endpoint.config.address_for(self.destination);
@@ -252,8 +247,8 @@ impl<'a> Attempting<'a> {
         };
         endpoint.runtime.attempts.fetch_add(1, Relaxed);
         match self.send(target, endpoint.config.sidecar, bounds).await {
-            Ok((response, held)) => self.judge(endpoint, response, held, live).await,
-            Err(failure) => self.failed(endpoint, failure, live),
+            Ok((response, held)) => self.judge(endpoint, response, held).await,
+            Err(failure) => self.failed(endpoint, failure),
         }
     }
 
@@ -287,7 +282,7 @@ impl<'a> Attempting<'a> {
         attempt::send(self.worker, target, has_sidecar, sent).await
     }
 
-    fn take_endpoint(&mut self, now: Timestamp) -> Result<Taken<'a>, (Reason, String)> {
+    fn take_endpoint(&mut self, now: Timestamp) -> Result<&'a Endpoint, (Reason, String)> {
         let name = &self.service.runtime.name;
         let config = &self.worker.shared.config;
         for _ in 0..PICKS {
@@ -319,7 +314,8 @@ impl<'a> Attempting<'a> {
                 }
             };
             if let Some(live) = self.take_places(endpoint, now) {
-                return Ok(Taken { endpoint, live });
+                self.exchange.live = Some(live);
+                return Ok(endpoint);
             }
         }
         Err((
@@ -373,12 +369,7 @@ impl<'a> Attempting<'a> {
         )
     }
 
-    fn answered(
-        &mut self,
-        endpoint: &Endpoint,
-        mut response: Response<Incoming>,
-        mut live: LiveAttempt,
-    ) -> Attempted {
+    fn answered(&mut self, endpoint: &Endpoint, mut response: Response<Incoming>) -> Attempted {
         let now = clock::now();
         let said = response
             .headers()
@@ -394,28 +385,38 @@ impl<'a> Attempting<'a> {
             Some(Reason::RetriesExhausted) => AttemptEnd::Reset,
             _ => AttemptEnd::Response {
                 status: response.status().as_u16(),
-                grpc: live.grpc_status,
+                grpc: self
+                    .exchange
+                    .live
+                    .as_ref()
+                    .and_then(|live| live.grpc_status),
             },
+        };
+        let is_failure = self.is_failure(end);
+        let exchange = &mut *self.exchange;
+        let Some(live) = &mut exchange.live else {
+            // Never so: an attempt that is answered is alive.
+            return Attempted::Answered(response, end);
         };
         if said.is_some() && matches!(end, AttemptEnd::Response { .. }) {
             // Remora refused it at the target: never a failure of the endpoint.
             live.breaker = None;
-            self.exchange.service_breaker = None;
+            exchange.service_breaker = None;
             live.load.failed(now);
-        } else if self.is_failure(end) {
+        } else if is_failure {
             let retry_after = headers::retry_after(response.headers());
-            record_failure(&mut live, end, retry_after, now);
+            record_failure(live, end, retry_after, now);
         } else {
             live.load.answered(now);
             // A long answer must not keep the place of a probe; how a gRPC call
             // went is only known later.
-            if !self.exchange.is_grpc
+            if !exchange.is_grpc
                 && let Some(probe) = live.breaker.take_if(|permit| permit.is_probe())
             {
                 probe.record(Outcome::Success, None, now, crate::random::next());
             }
         }
-        Attempted::Answered(response, live, end)
+        Attempted::Answered(response, end)
     }
 
     fn is_failure(&self, end: AttemptEnd) -> bool {
@@ -426,14 +427,16 @@ impl<'a> Attempting<'a> {
     }
 
     /// A response that a retry follows: its connection is kept where it has ended already.
-    fn let_go(&self, response: Response<Incoming>, live: LiveAttempt) {
+    fn let_go(&mut self, response: Response<Incoming>) {
         let mut body = response.into_body();
         let connection = body.take_connection();
         drop(body);
-        release(self.worker, live.held, connection, clock::now());
+        if let Some(live) = self.exchange.live.take() {
+            release(self.worker, live.held, connection, clock::now());
+        }
     }
 
-    fn give(mut self, response: Response<Incoming>, live: LiveAttempt) -> Response<ResponseBody> {
+    fn give(mut self: Box<Self>, response: Response<Incoming>) -> Response<ResponseBody> {
         let now = clock::now();
         self.source.commit();
         let (parts, body) = response.into_parts();
@@ -451,7 +454,6 @@ impl<'a> Attempting<'a> {
             probe.record(Outcome::Success, None, now, crate::random::next());
         }
         let until = self.until(parts.status);
-        self.exchange.live = Some(live);
         Response::from_parts(parts, ResponseBody::relayed(body, self.exchange, until))
     }
 

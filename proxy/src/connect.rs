@@ -101,12 +101,26 @@ pub async fn obtain(
     queued: &Cell<bool>,
 ) -> Result<Carrier, ConnectError> {
     if target.wire.is_multiplexed() {
-        return obtain_shared(worker, target, queued).await;
+        if let Some(shared) = worker.pool.share(target.place(), clock::now()) {
+            return Ok(Carrier::Shared(shared));
+        }
+        return Box::pin(obtain_shared(worker, target, queued)).await;
     }
     let max_idle = reuse.max_idle();
     if let Some(idle) = worker.pool.take(target.place(), clock::now(), max_idle) {
         return Ok(Carrier::Own(idle));
     }
+    // In a box: few requests come here, and all would carry its size.
+    Box::pin(obtain_own(worker, target, max_idle, queued)).await
+}
+
+/// A connection of its own that is not there yet.
+async fn obtain_own(
+    worker: &Rc<Worker>,
+    target: Target<'_>,
+    max_idle: Option<Duration>,
+    queued: &Cell<bool>,
+) -> Result<Carrier, ConnectError> {
     if let Some(permits) = ConnectionPermits::try_acquire(target.service, target.endpoint) {
         return open(worker, target, permits).await.map(Carrier::Own);
     }

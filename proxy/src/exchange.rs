@@ -134,7 +134,8 @@ impl BodyFailures {
     }
 }
 
-/// One request, from its head to the end of its answer.
+/// One request, from its head to the end of its answer. In a box: it is handed
+/// on many times, and moving it each time costs more than one allocation.
 #[derive(Debug)]
 pub struct Exchange {
     worker: Rc<Worker>,
@@ -170,9 +171,9 @@ impl Exchange {
         side: Side,
         peer: SocketAddr,
         started: Timestamp,
-    ) -> Self {
+    ) -> Box<Self> {
         side.traffic().in_flight.fetch_add(1, Relaxed);
-        Self {
+        Box::new(Self {
             worker: Rc::clone(worker),
             caller,
             side,
@@ -190,7 +191,7 @@ impl Exchange {
             live: None,
             endpoint_name: None,
             settled: false,
-        }
+        })
     }
 
     /// Remembers whether it is gRPC, and what the access log tells.
@@ -249,7 +250,7 @@ impl Exchange {
     /// The answer has ended: its body, the trailers' gRPC status, and the
     /// connection where it can be used again. Otherwise the connection has been
     /// closed already.
-    pub fn finish(mut self, end: BodyEnd, received_bytes: u64, finished: Finished) {
+    pub fn finish(mut self: Box<Self>, end: BodyEnd, received_bytes: u64, finished: Finished) {
         self.settle(end, received_bytes, finished);
     }
 

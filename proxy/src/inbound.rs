@@ -241,7 +241,7 @@ async fn forward(
     address: SocketAddr,
     parts: Parts,
     body: Incoming,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
     let outbound = Outbound::default();
     let target = Target {

@@ -178,13 +178,20 @@ impl rate_limit::Facts for Facts<'_> {
 }
 
 /// Remora's own answer, which ends `exchange`.
-pub fn refuse(mut exchange: Exchange, reason: Reason, detail: String) -> Response<ResponseBody> {
+pub fn refuse(
+    mut exchange: Box<Exchange>,
+    reason: Reason,
+    detail: String,
+) -> Response<ResponseBody> {
     let answer = answer::refuse(reason, detail, exchange.is_grpc);
     exchange.refused(reason, &answer, clock::now());
     answering(answer, exchange)
 }
 
 /// `answer`, which ends `exchange` when it has gone out.
-pub fn answering(answer: Response<ResponseBody>, exchange: Exchange) -> Response<ResponseBody> {
+pub fn answering(
+    answer: Response<ResponseBody>,
+    exchange: Box<Exchange>,
+) -> Response<ResponseBody> {
     answer.map(|body| body.answering(exchange))
 }

@@ -19,13 +19,12 @@ use crate::policy::deadline::Bound;
 use crate::state::Endpoint;
 
 impl Attempting<'_> {
-    pub(super) fn failed(
-        &mut self,
-        endpoint: &Endpoint,
-        failure: Failure,
-        mut live: LiveAttempt,
-    ) -> Attempted {
+    pub(super) fn failed(&mut self, endpoint: &Endpoint, failure: Failure) -> Attempted {
         let now = clock::now();
+        let Some(mut live) = self.exchange.live.take() else {
+            // Never so: an attempt that ended was alive.
+            return Attempted::Refused(Reason::RetriesExhausted, "the attempt ended twice".into());
+        };
         match failure {
             Failure::Overloaded(detail) => Attempted::Refused(Reason::Overloaded, detail),
             Failure::CallerBroke(detail) => {
@@ -93,7 +92,11 @@ impl Attempting<'_> {
         }
     }
 
-    pub(super) fn give_up(self, end: AttemptEnd, detail: String) -> Response<ResponseBody> {
+    pub(super) fn give_up(
+        self: Box<Self>,
+        end: AttemptEnd,
+        detail: String,
+    ) -> Response<ResponseBody> {
         let reason = match end {
             AttemptEnd::ConnectFailure => Reason::ConnectFailed,
             AttemptEnd::Timeout => Reason::Timeout,

@@ -10,7 +10,6 @@ use http_body::Body;
 use super::{Attempted, Attempting};
 use crate::attempt::Held;
 use crate::body::{BodyError, Incoming};
-use crate::exchange::LiveAttempt;
 use crate::grpc;
 use crate::policy::config::AttemptEnd;
 use crate::state::Endpoint;
@@ -25,28 +24,33 @@ impl Attempting<'_> {
         endpoint: &Endpoint,
         response: Response<Incoming>,
         held: Held,
-        mut live: LiveAttempt,
     ) -> Attempted {
-        live.held = Some(held);
-        if !self.exchange.is_grpc {
-            return self.answered(endpoint, response, live);
+        let status = if self.exchange.is_grpc {
+            grpc::status(response.headers())
+        } else {
+            None
+        };
+        if let Some(live) = &mut self.exchange.live {
+            live.held = Some(held);
+            live.grpc_status = status;
         }
-        live.grpc_status = grpc::status(response.headers());
-        if live.grpc_status.is_some() || !self.holds(&response) {
-            return self.answered(endpoint, response, live);
+        if !self.exchange.is_grpc || status.is_some() || !self.holds(&response) {
+            return self.answered(endpoint, response);
         }
         let (parts, body) = response.into_parts();
-        match first_frame(body).await {
+        match Box::pin(first_frame(body)).await {
             Ok((body, status)) => {
-                live.grpc_status = status;
-                self.answered(endpoint, Response::from_parts(parts, body), live)
+                if let Some(live) = &mut self.exchange.live {
+                    live.grpc_status = status;
+                }
+                self.answered(endpoint, Response::from_parts(parts, body))
             }
             Err(error) => {
                 let failure = crate::attempt::Failure::Ended(
                     AttemptEnd::Reset,
                     format!("{} broke off: {error}", endpoint.runtime.name),
                 );
-                self.failed(endpoint, failure, live)
+                self.failed(endpoint, failure)
             }
         }
     }

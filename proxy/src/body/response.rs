@@ -29,7 +29,7 @@ enum Kind {
     /// Our own, all at once, with the exchange that it answers.
     Own {
         bytes: Option<Bytes>,
-        _exchange: Option<Exchange>,
+        _exchange: Option<Box<Exchange>>,
     },
     Relayed(Relayed),
 }
@@ -38,7 +38,7 @@ enum Kind {
 #[derive(Debug)]
 struct Relayed {
     incoming: Incoming,
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     received_bytes: u64,
     grpc_status: Option<u8>,
     limit: Option<Limit>,
@@ -84,26 +84,26 @@ impl ResponseBody {
         }
     }
 
-    /// What the upstream sends; `exchange` is told how it ends.
-    pub fn relayed(incoming: Incoming, exchange: Exchange, until: Until) -> Self {
-        let limit = if incoming.is_end_stream() {
-            None
-        } else {
-            Limit::new(until)
+    /// What the upstream sends; `exchange` is told how it ends: at once where
+    /// there is nothing to come.
+    pub fn relayed(incoming: Incoming, exchange: Box<Exchange>, until: Until) -> Self {
+        let mut relayed = Relayed {
+            limit: Limit::new(until),
+            incoming,
+            exchange: Some(exchange),
+            received_bytes: 0,
+            grpc_status: None,
         };
+        if relayed.incoming.is_end_stream() {
+            relayed.finish(BodyEnd::Whole);
+        }
         Self {
-            kind: Kind::Relayed(Relayed {
-                incoming,
-                exchange: Some(exchange),
-                received_bytes: 0,
-                grpc_status: None,
-                limit,
-            }),
+            kind: Kind::Relayed(relayed),
         }
     }
 
     /// Our own answer to `exchange`, which ends with it.
-    pub fn answering(mut self, exchange: Exchange) -> Self {
+    pub fn answering(mut self, exchange: Box<Exchange>) -> Self {
         if let Kind::Own {
             _exchange: held, ..
         } = &mut self.kind
