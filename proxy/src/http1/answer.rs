@@ -1,16 +1,15 @@
 //! Gives one answer: waits for it, passes interim answers on, writes its head
 //! with the first piece of its body, then the rest as the caller takes it.
 
-use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, Version, response};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 use http_body::Body;
 
-use super::encode::{self, After, Coding};
+use super::encode::{self, After, Coding, Said};
 use super::link::Link;
 use super::send::{self, End as BodyEnd};
 use crate::caller::Caller;
@@ -45,171 +44,163 @@ pub enum End {
     Reset,
 }
 
-/// Waits for `handling` and writes what it gives; drops it when the caller leaves.
-pub async fn give<F, B>(
-    draining: &Cell<bool>,
-    link: &Link,
-    caller: &Caller,
-    asked: &Asked,
-    handling: F,
-) -> End
+/// A request that its handler has in hand.
+pub struct Handled<'a, F> {
+    /// The caller's connection.
+    pub link: &'a Link,
+    /// Has the interim answers.
+    pub caller: &'a Caller,
+    /// The request.
+    pub asked: Asked,
+    /// In a box of its own: it is large, and not part of a connection that
+    /// waits for its next request.
+    pub handling: Pin<Box<F>>,
+    /// The caller was told to go on with its body.
+    pub continued: bool,
+}
+
+impl<F, B> Handled<'_, F>
 where
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut continued = false;
-    let answered = {
-        let mut handling = pin!(handling);
-        poll_fn(|cx| poll_answer(cx, link, caller, asked, handling.as_mut(), &mut continued)).await
-    };
-    let Some(answer) = answered else {
-        return End::Abort;
-    };
-    let (parts, body) = answer.into_parts();
-    let tunnel = asked.tunnel
-        && if asked.method == Method::CONNECT {
-            parts.status.is_success()
-        } else {
-            parts.status == StatusCode::SWITCHING_PROTOCOLS
-        };
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS && !tunnel {
-        // Nothing that follows could be understood by the caller.
-        return End::Abort;
-    }
-    link.settle(tunnel);
-    // Whether a body follows is known only to a caller that was told to go on.
-    let unsure = asked.expects_continue && !continued && !link.is_body_ended();
-    let keep = asked.keep_alive
-        && !tunnel
-        && !unsure
-        && !draining.get()
-        && !link.has_left()
-        && !link.is_malformed();
-    let mut giving = Giving {
-        coding: Coding::Absent,
-        body,
-        ended: false,
-    };
-    let end = giving.write(link, asked, parts, keep, tunnel).await;
-    match end {
-        End::KeepAlive if keep && giving.coding != Coding::Raw => End::KeepAlive,
-        End::KeepAlive if tunnel || link.is_quiet() => End::Close,
-        End::KeepAlive => End::Linger,
-        end => end,
-    }
-}
-
-/// Polls the handler, writes interim answers, and looks whether the caller left.
-fn poll_answer<F, B>(
-    cx: &mut Context<'_>,
-    link: &Link,
-    caller: &Caller,
-    asked: &Asked,
-    handling: Pin<&mut F>,
-    continued: &mut bool,
-) -> Poll<Option<Response<B>>>
-where
-    F: Future<Output = Response<B>>,
-{
-    let polled = handling.poll(cx);
-    // What the caller has not taken stays in the queue, which is bounded.
-    let mut takes = link.with_wire(|wire| wire.poll_flush(cx));
-    while let Poll::Ready(Ok(())) = takes
-        && let Some((status, fields)) = caller.interim.pop()
-    {
-        if asked.version == Version::HTTP_10 {
-            // It knows no interim answers (RFC 9110, section 15.2).
-            continue;
+    /// Polls the handler, writes interim answers, and looks whether the caller
+    /// left: then there is no answer, and the handler is to be dropped.
+    pub fn poll(&mut self, cx: &mut Context<'_>, draining: bool) -> Poll<Option<Box<Giving<B>>>> {
+        let polled = self.handling.as_mut().poll(cx);
+        let takes = self.pass_interim(cx);
+        if let Poll::Ready(answer) = polled {
+            return Poll::Ready(self.begin(answer, draining));
         }
-        *continued |= status == StatusCode::CONTINUE;
-        takes = link.with_wire(|wire| {
-            let head = |out: &mut Vec<u8>| {
-                let said = encode::Said::Nothing;
-                encode::response_head(out, asked.version, status, &fields, said, After::Unsaid);
-            };
-            match wire.write(cx, |batch| head(batch.small())) {
-                Ok(()) => wire.poll_flush(cx),
-                Err((error, _)) => Poll::Ready(Err(error)),
+        let link = self.link;
+        if matches!(takes, Poll::Ready(Err(_))) || link.has_left() || link.poll_left(cx).is_ready()
+        {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    }
+
+    /// What the caller does not take now stays in the queue, which is bounded.
+    fn pass_interim(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let version = self.asked.version;
+        let mut takes = self.link.with_wire(|wire| wire.poll_flush(cx));
+        while let Poll::Ready(Ok(())) = takes
+            && let Some((status, fields)) = self.caller.interim.pop()
+        {
+            if version == Version::HTTP_10 {
+                // It knows no interim answers (RFC 9110, section 15.2).
+                continue;
             }
-        });
+            self.continued |= status == StatusCode::CONTINUE;
+            takes = self.link.with_wire(|wire| {
+                let (said, after) = (Said::Nothing, After::Unsaid);
+                let written = wire.write(cx, |batch| {
+                    encode::response_head(batch.small(), version, status, &fields, said, after);
+                });
+                match written {
+                    Ok(()) => wire.poll_flush(cx),
+                    Err((error, _)) => Poll::Ready(Err(error)),
+                }
+            });
+        }
+        takes
     }
-    if let Poll::Ready(answer) = polled {
-        return Poll::Ready(Some(answer));
+
+    /// The answer is there: how it goes out, and what becomes of the connection.
+    fn begin(&self, answer: Response<B>, draining: bool) -> Option<Box<Giving<B>>> {
+        let (link, asked) = (self.link, &self.asked);
+        let (parts, body) = answer.into_parts();
+        let (status, fields) = (parts.status, parts.headers);
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        let connects = asked.method == Method::CONNECT;
+        let tunnel = asked.tunnel
+            && if connects {
+                status.is_success()
+            } else {
+                switches
+            };
+        if switches && !tunnel {
+            // Nothing that follows could be understood by the caller.
+            return None;
+        }
+        link.settle(tunnel);
+        // Whether a body follows is known only to a caller that was told to go on.
+        let unsure = asked.expects_continue && !self.continued && !link.is_body_ended();
+        let keep = asked.keep_alive
+            && !(tunnel || unsure || draining || link.has_left() || link.is_malformed());
+        let (coding, said) = if tunnel {
+            (Coding::Raw, Said::Nothing)
+        } else {
+            encode::response_coding(status, &fields, &body, &asked.method, asked.version)
+        };
+        let keep = keep && coding != Coding::Raw;
+        let after = match (tunnel, keep) {
+            (true, _) if switches => After::Upgrade,
+            (true, _) => After::Unsaid,
+            (false, false) => After::Close,
+            (false, true) if asked.version == Version::HTTP_10 => After::KeepAlive,
+            (false, true) => After::Unsaid,
+        };
+        let head = Head {
+            version: asked.version,
+            status,
+            fields,
+            said,
+            after,
+        };
+        Some(Box::new(Giving {
+            head: Some(head),
+            body,
+            coding,
+            tunnel,
+            keep,
+            ended: false,
+        }))
     }
-    if matches!(takes, Poll::Ready(Err(_))) || link.has_left() || link.poll_left(cx).is_ready() {
-        return Poll::Ready(None);
-    }
-    Poll::Pending
 }
 
 /// An answer that is being written.
-struct Giving<B> {
-    coding: Coding,
+#[derive(Debug)]
+pub struct Giving<B> {
+    /// Until it is written.
+    head: Option<Head>,
     body: B,
+    coding: Coding,
+    tunnel: bool,
+    keep: bool,
     /// All of it is handed over; the last may still have to be written.
     ended: bool,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Giving<B> {
-    async fn write(
-        &mut self,
-        link: &Link,
-        asked: &Asked,
-        parts: response::Parts,
-        keep: bool,
-        tunnel: bool,
-    ) -> End {
-        let (coding, said) = if tunnel {
-            (Coding::Raw, encode::Said::Nothing)
-        } else {
-            let (status, fields) = (parts.status, &parts.headers);
-            let (method, version) = (&asked.method, asked.version);
-            encode::response_coding(status, fields, &self.body, method, version)
-        };
-        self.coding = coding;
-        let after = if tunnel && parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            After::Upgrade
-        } else if tunnel {
-            After::Unsaid
-        } else if !keep || coding == Coding::Raw {
-            After::Close
-        } else if asked.version == Version::HTTP_10 {
-            After::KeepAlive
-        } else {
-            After::Unsaid
-        };
-        let mut head = Some(|out: &mut Vec<u8>| {
-            let (version, status, fields) = (asked.version, parts.status, &parts.headers);
-            encode::response_head(out, version, status, fields, said, after);
-        });
-        poll_fn(|cx| self.poll_write(cx, link, tunnel, &mut head)).await
-    }
+#[derive(Debug)]
+struct Head {
+    version: Version,
+    status: StatusCode,
+    fields: HeaderMap,
+    said: Said,
+    after: After,
+}
 
+impl<B: Body<Data = Bytes> + Unpin> Giving<B> {
     /// Writes as long as there is something and the caller takes it; the head
     /// goes with the first piece.
-    fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        link: &Link,
-        tunnel: bool,
-        head: &mut Option<impl FnOnce(&mut Vec<u8>)>,
-    ) -> Poll<End> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<End> {
         loop {
             let flushed = link.with_wire(|wire| wire.poll_flush(cx));
             if ready!(flushed).is_err() {
                 return Poll::Ready(End::Abort);
             }
             if self.ended {
-                return Poll::Ready(End::KeepAlive);
+                return Poll::Ready(self.end(link));
             }
             // Not under the wire: this may read the request's body from it.
             let mut gathered = send::gather(&mut self.body, cx);
-            if head.is_some() || !gathered.is_empty() {
-                let coding = &mut self.coding;
+            if self.head.is_some() || !gathered.is_empty() {
+                let (coding, head) = (&mut self.coding, self.head.take());
                 let written = link.with_wire(|wire| {
                     wire.write(cx, |batch| {
-                        if let Some(head) = head.take() {
-                            head(batch.small());
+                        if let Some(head) = &head {
+                            head.write(batch.small());
                         }
                         gathered.encode(coding, batch)
                     })
@@ -224,13 +215,38 @@ impl<B: Body<Data = Bytes> + Unpin> Giving<B> {
                 BodyEnd::Broke(_) if self.coding == Coding::Raw => return Poll::Ready(End::Reset),
                 BodyEnd::Broke(_) => return Poll::Ready(End::Abort),
                 BodyEnd::Waiting => {
-                    let _ = link.with_wire(|wire| wire.poll_flush(cx));
-                    if !tunnel && (link.has_left() || link.poll_left(cx).is_ready()) {
+                    let flushed = link.with_wire(|wire| wire.poll_flush(cx));
+                    let broke = matches!(flushed, Poll::Ready(Err(_)));
+                    let mut left = || link.has_left() || link.poll_left(cx).is_ready();
+                    if broke || (!self.tunnel && left()) {
                         return Poll::Ready(End::Abort);
                     }
                     return Poll::Pending;
                 }
             }
         }
+    }
+
+    fn end(&self, link: &Link) -> End {
+        if self.keep {
+            End::KeepAlive
+        } else if self.tunnel || link.is_quiet() {
+            End::Close
+        } else {
+            End::Linger
+        }
+    }
+}
+
+impl Head {
+    fn write(&self, out: &mut Vec<u8>) {
+        encode::response_head(
+            out,
+            self.version,
+            self.status,
+            &self.fields,
+            self.said,
+            self.after,
+        );
     }
 }

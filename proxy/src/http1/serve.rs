@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 
-use super::answer::{self, Asked, End};
+use super::answer::{Asked, End, Handled};
 use super::limits::{LINGER_BYTES, LINGER_TIME};
 use super::link::Link;
 pub use super::link::RequestStream;
@@ -114,21 +114,30 @@ where
             Ok(head) => head,
             Err(HeadFault::Wrong(error)) => {
                 host.bad_requests.fetch_add(1, Relaxed);
-                refuse(link, error).await;
+                Box::pin(refuse(link, error)).await;
                 return Err(error.into());
             }
             Err(fault) => return Err(fault),
         };
-        caller.state.begin();
-        caller.interim.reset();
-        match Box::pin(exchange(host, link, caller, head, &handle)).await {
-            End::KeepAlive => {}
+        let mut handled = begin(link, caller, head, &handle);
+        let giving = poll_fn(|cx| handled.poll(cx, host.draining.get())).await;
+        drop(handled);
+        let end = match giving {
+            Some(mut giving) => poll_fn(|cx| giving.poll(cx, link)).await,
+            None => End::Abort,
+        };
+        link.end();
+        if link.is_malformed() {
+            host.bad_requests.fetch_add(1, Relaxed);
+        }
+        match end {
+            End::KeepAlive if link.is_body_ended() || Box::pin(drain(link)).await => {}
             End::Close => {
                 link.with_wire(|wire| wire.shutdown());
                 return Ok(());
             }
-            End::Linger => {
-                linger(link).await;
+            End::KeepAlive | End::Linger => {
+                Box::pin(linger(link)).await;
                 return Ok(());
             }
             End::Abort => return Ok(()),
@@ -140,19 +149,20 @@ where
     }
 }
 
-/// One request and its answer.
-async fn exchange<H, F, B>(
-    host: Host<'_>,
-    link: &Rc<Link>,
-    caller: &Caller,
+/// Gives a request to its handler. No `async fn`: its arguments would be part of
+/// a connection that waits for the next request.
+fn begin<'a, H, F, B>(
+    link: &'a Rc<Link>,
+    caller: &'a Caller,
     head: RequestHead,
     handle: &H,
-) -> End
+) -> Handled<'a, F>
 where
     H: Fn(Request<Incoming>, Caller) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin,
 {
+    caller.state.begin();
+    caller.interim.reset();
     let asked = Asked {
         method: head.parts.method.clone(),
         version: head.parts.version,
@@ -164,23 +174,22 @@ where
         Some(stream) => Incoming::Http1Request(stream),
         None => Incoming::Empty,
     };
-    let handling = handle(Request::from_parts(head.parts, body), caller.clone());
-    let end = answer::give(host.draining, link, caller, &asked, handling).await;
-    link.end();
-    if link.is_malformed() {
-        host.bad_requests.fetch_add(1, Relaxed);
+    let request = Request::from_parts(head.parts, body);
+    Handled {
+        link,
+        caller,
+        asked,
+        handling: Box::pin(handle(request, caller.clone())),
+        continued: false,
     }
-    if end != End::KeepAlive || link.is_body_ended() {
-        return end;
-    }
-    // Nobody wanted the rest of the request's body; a little of it is read so
-    // that the connection can be kept.
+}
+
+/// Reads a little of a request's body that nobody wanted, so that the
+/// connection can be kept; gives whether it ended.
+async fn drain(link: &Link) -> bool {
     let mut drained = 0;
     let draining = poll_fn(|cx| link.poll_drain(cx, &mut drained));
-    match tokio::time::timeout(LINGER_TIME, draining).await {
-        Ok(true) => End::KeepAlive,
-        Ok(false) | Err(_) => End::Linger,
-    }
+    matches!(tokio::time::timeout(LINGER_TIME, draining).await, Ok(true))
 }
 
 /// Answers what is no request, and ends the connection.
@@ -192,11 +201,9 @@ async fn refuse(link: &Link, error: HeadError) {
         ),
         HeadError::Malformed(detail) => ("400 Bad Request", detail),
     };
-    let words = "the request is not well-formed HTTP/1.1: ";
-    let words = if status.starts_with('4') && error != HeadError::TooLarge {
-        words
-    } else {
-        ""
+    let words = match error {
+        HeadError::TooLarge => "",
+        HeadError::Malformed(_) => "the request is not well-formed HTTP/1.1: ",
     };
     let answer = format!(
         "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\nx-remora-reason: bad_request\r\n\
