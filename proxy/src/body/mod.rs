@@ -77,6 +77,19 @@ pub enum BodyError {
     Reset(String),
 }
 
+/// A body that may have to be given up while whoever reads it stands still, and
+/// does not ask for more.
+pub trait Timed {
+    /// To be polled while the reader stands still. Ready when it is given up.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Timed for Incoming {
+    fn poll_late(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
 impl Body for Incoming {
     type Data = Bytes;
     type Error = BodyError;

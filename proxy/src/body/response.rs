@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::request::RequestSource;
-use super::{BodyError, Incoming};
+use super::{BodyError, Incoming, Timed};
 use crate::alarm::Alarm;
 use crate::clock::{self, Timestamp};
 use crate::exchange::{BodyEnd, Exchange, Finished};
@@ -144,6 +144,21 @@ impl Body for ResponseBody {
             }
             Kind::Relayed(relayed) => relayed.incoming.size_hint(),
         }
+    }
+}
+
+impl Timed for ResponseBody {
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Kind::Relayed(relayed) = &mut self.kind else {
+            return Poll::Pending;
+        };
+        let (Some(limit), Some(exchange)) = (&relayed.limit, &relayed.exchange) else {
+            return Poll::Pending;
+        };
+        ready!(limit.poll_passed(cx, &exchange.caller().interim.alarm));
+        // The upstream has no part in it.
+        relayed.finish(BodyEnd::CallerLeft);
+        Poll::Ready(())
     }
 }
 

@@ -14,6 +14,7 @@ use super::message;
 use super::settings::STREAM_STALL;
 use super::stall::Stall;
 use super::stream::{Send, Sending};
+use crate::body::Timed;
 use crate::caller::Interim;
 
 /// Answers on `respond` with what `handling` gives, unless the caller resets
@@ -26,7 +27,7 @@ pub async fn answer<F, B>(
     bodiless: bool,
 ) where
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Timed + Unpin,
 {
     let response = {
         let mut handling = pin!(handling);
@@ -60,7 +61,7 @@ pub async fn answer<F, B>(
     send(Send::new(stream, body)).await;
 }
 
-async fn send<B: Body<Data = Bytes> + Unpin>(mut sending: Send<B>) {
+async fn send<B: Body<Data = Bytes> + Timed + Unpin>(mut sending: Send<B>) {
     let mut stall = Stall::default();
     poll_fn(|cx| {
         match sending.poll(cx) {
@@ -73,9 +74,12 @@ async fn send<B: Body<Data = Bytes> + Unpin>(mut sending: Send<B>) {
             Poll::Pending => {}
         }
         if let Some(sent) = sending.waiting()
-            && stall.poll(sent, STREAM_STALL, cx).is_ready()
+            && (sending.body_mut().poll_late(cx).is_ready()
+                || stall.poll(sent, STREAM_STALL, cx).is_ready())
         {
-            tracing::debug!("a caller granted no window for an answer; resetting its stream");
+            tracing::debug!(
+                "a caller granted no window for its answer in time; resetting its stream"
+            );
             sending.reset(Reason::CANCEL);
             return Poll::Ready(());
         }

@@ -1,6 +1,6 @@
 //! Serves one caller's HTTP/2 connection: each stream in a task of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use super::stall::Stall;
 use super::stream::Receive;
 use super::{answer, message, settings};
 use crate::answer::Reason as Refusal;
-use crate::body::Incoming;
+use crate::body::{Incoming, Timed};
 use crate::caller::{Caller, CallerState, Interim};
 use crate::callers::{Callers, Watched};
 use crate::clock::{self, Timestamp};
@@ -36,6 +36,29 @@ pub enum Kind {
     Application,
     /// A sidecar, behind [`super::MESH_PREFACE`], which has been read.
     Mesh,
+}
+
+/// [`Interim`]s that a connection keeps for its next streams, because each has
+/// an alarm, which is dearer than all else that a stream needs.
+const SPARE_INTERIMS: usize = 32;
+
+/// See [`SPARE_INTERIMS`].
+#[derive(Debug, Default)]
+struct Interims(RefCell<Vec<Rc<Interim>>>);
+
+impl Interims {
+    fn take(&self) -> Rc<Interim> {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, interim: Rc<Interim>) {
+        let mut spare = self.0.borrow_mut();
+        // An attempt that still winds down may have it.
+        if spare.len() < SPARE_INTERIMS && Rc::strong_count(&interim) == 1 {
+            interim.reset();
+            spare.push(interim);
+        }
+    }
 }
 
 /// What of a worker its connections need.
@@ -64,7 +87,7 @@ pub async fn serve<H, F, B>(
 ) where
     H: Fn(Request<Incoming>, Caller) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: Body<Data = Bytes> + Timed + Unpin + 'static,
 {
     let keeper = Keeper {
         callers: &worker.callers,
@@ -84,7 +107,7 @@ pub async fn serve_for<H, F, B>(
 ) where
     H: Fn(Request<Incoming>, Caller) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: Body<Data = Bytes> + Timed + Unpin + 'static,
 {
     let state = CallerState::new(clock::now(), true);
     let watched = keeper.callers.watch(Rc::clone(&state));
@@ -104,6 +127,7 @@ pub async fn serve_for<H, F, B>(
         state,
         kind,
         handle: Rc::new(handle),
+        interims: Rc::default(),
         draining: false,
         in_head: false,
         counted_since: clock::now(),
@@ -151,6 +175,7 @@ struct Serving<'a, H> {
     state: Rc<CallerState>,
     kind: Kind,
     handle: Rc<H>,
+    interims: Rc<Interims>,
     /// GOAWAY was said, or is about to be.
     draining: bool,
     /// A head has come in part.
@@ -169,7 +194,7 @@ impl<H, F, B> Serving<'_, H>
 where
     H: Fn(Request<Incoming>, Caller) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: Body<Data = Bytes> + Timed + Unpin + 'static,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         self.io.begin();
@@ -275,7 +300,7 @@ where
         self.state.begin();
         let caller = Caller {
             state: Rc::clone(&self.state),
-            interim: Rc::new(Interim::default()),
+            interim: self.interims.take(),
         };
         let bodiless = parts.method == Method::HEAD;
         let incoming = if body.is_end_stream() {
@@ -284,13 +309,14 @@ where
             Incoming::Http2(Receive::of_caller(body, &parts.headers))
         };
         let request = Request::from_parts(parts, incoming);
-        let handle = Rc::clone(&self.handle);
+        let (handle, interims) = (Rc::clone(&self.handle), Rc::clone(&self.interims));
         // In a box of our own: tokio moves a task's future several times, and
         // this one is some kilobytes.
         tokio::task::spawn_local(Box::pin(async move {
             let interim = Rc::clone(&caller.interim);
             let handling = handle(request, caller);
             answer::answer(respond, handling, &interim, bodiless).await;
+            interims.give_back(interim);
         }));
     }
 

@@ -64,8 +64,8 @@ pub const SEND_BUFFER: usize = 64 * 1024;
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A stream whose caller grants no window for so long is reset: a caller could
-/// otherwise hold an answer, and all that the request holds, for ever. A policy's
-/// `idle` does not see it, because nothing more is asked of the upstream.
+/// otherwise hold an answer, and all that the request holds, for ever where no
+/// policy has a timeout.
 pub const STREAM_STALL: Duration = Duration::from_secs(300);
 
 /// A connection whose peer takes nothing from the socket for so long is closed.

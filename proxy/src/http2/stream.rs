@@ -275,6 +275,11 @@ impl<B> Send<B> {
         (!self.piece.is_empty()).then_some(self.sent_bytes)
     }
 
+    /// The body itself.
+    pub fn body_mut(&mut self) -> &mut B {
+        &mut self.body
+    }
+
     /// Breaks the stream off.
     pub fn reset(&mut self, reason: Reason) {
         self.stream.send_reset(reason);
