@@ -24,6 +24,7 @@ use crate::clock::Moment;
 use crate::counters::{self, Counts};
 use crate::figures::{self, Figures, Rounds, Sample};
 use crate::fixed_rate::{self, Load};
+use crate::h2load::Http2Load;
 use crate::idle::{self, IdleReport};
 use crate::machine::Machine;
 use crate::process::{self, Cores};
@@ -57,6 +58,8 @@ pub struct Plan {
     pub remora: remora::Programs,
     /// Envoy, where it is not to be fetched.
     pub envoy: Option<PathBuf>,
+    /// The load of HTTP/2.
+    pub http2: Http2Load,
     /// Idle connections over which memory is read; zero leaves that out.
     pub idle_connections: u32,
 }
@@ -72,6 +75,8 @@ pub struct Report {
     pub rate_seconds: u64,
     /// Rounds.
     pub rounds: u32,
+    /// The load of HTTP/2.
+    pub http2: Http2Load,
     /// What the systems say of their versions.
     pub versions: Vec<(&'static str, String)>,
     /// Medians, one for each scenario and system.
@@ -102,6 +107,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
         pod: POD,
         remora: plan.remora.clone(),
         envoy: plan.envoy.clone(),
+        http2: plan.http2,
     };
     let mut skipped = Vec::new();
     let scenarios = with_generator(&plan.scenarios, &mut skipped);
@@ -128,6 +134,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
         seconds: plan.span.as_secs(),
         rate_seconds: plan.rate_span.as_secs(),
         rounds: plan.rounds,
+        http2: plan.http2,
         versions: systems
             .iter()
             .map(|system| (system.name, (system.version)(&stage)))

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::burst::{self, BurstReport};
 use crate::compare;
+use crate::h2load;
 use crate::http;
 use crate::idle::{self, IdleReport};
 use crate::machine::Machine;
@@ -107,6 +108,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<MemoryReport> {
         pod: compare::POD,
         remora: plan.remora.clone(),
         envoy: plan.envoy.clone(),
+        http2: h2load::DEFAULT,
     };
     let start = start(&stage, plan.starts)?;
     let (mut idle, mut burst, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
