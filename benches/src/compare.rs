@@ -27,6 +27,7 @@ use crate::fixed_rate::{self, Load};
 use crate::h2load::Http2Load;
 use crate::idle::{self, IdleReport};
 use crate::machine::Machine;
+use crate::memory::unless_failed;
 use crate::process::{self, Cores};
 use crate::scenario::Scenario;
 use crate::systems::{Running, Stage, System, Target, remora, upstream};
@@ -112,14 +113,15 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
     let mut skipped = Vec::new();
     let scenarios = with_generator(&plan.scenarios, &mut skipped);
     let systems = complete(&plan.systems, &stage, &mut skipped);
-    let memory = memory(&systems, &stage, plan.idle_connections)?;
+    let mut failed = Vec::new();
+    let memory = memory(&systems, &stage, plan.idle_connections, &mut failed)?;
     let mut run = Run {
         stage: &stage,
         plan,
         scenarios,
         running: start_all(&systems, &stage)?,
         samples: BTreeMap::new(),
-        failed: Vec::new(),
+        failed,
     };
     run.announce();
     run.warm_up()?;
@@ -176,11 +178,16 @@ fn skip(name: &str, lack: Option<String>, skipped: &mut Vec<String>) -> bool {
 }
 
 /// Each system alone, so that what it holds is what these connections cost.
-fn memory(systems: &[System], stage: &Stage, connections: u32) -> anyhow::Result<Vec<IdleReport>> {
+fn memory(
+    systems: &[System],
+    stage: &Stage,
+    connections: u32,
+    failed: &mut Vec<String>,
+) -> anyhow::Result<Vec<IdleReport>> {
     let mut reports = Vec::new();
     for system in systems.iter().filter(|_| connections > 0) {
         let report = idle::measure(system, stage, connections);
-        reports.extend(report.with_context(|| format!("memory of {}", system.name))?);
+        reports.extend(unless_failed(system, "idle connections", report, failed)?);
     }
     Ok(reports)
 }

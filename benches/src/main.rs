@@ -194,7 +194,11 @@ fn run_compare(arguments: &CompareArguments) -> anyhow::Result<()> {
         text = format!("![CPU time, latency and memory of all systems](compare.svg)\n\n{text}");
     }
     common.give("compare", &report, &text)?;
-    match report.failed.len() {
+    end(&report.failed)
+}
+
+fn end(failed: &[String]) -> anyhow::Result<()> {
+    match failed.len() {
         0 => Ok(()),
         count => bail!("{count} measurements failed; they are named above"),
     }
@@ -228,5 +232,6 @@ fn run_memory(arguments: &MemoryArguments) -> anyhow::Result<()> {
         remora: Programs::find(common.remora.as_deref())?,
         envoy: common.envoy.clone(),
     })?;
-    common.give("memory", &report, &table::memory(&report))
+    common.give("memory", &report, &table::memory(&report))?;
+    end(&report.failed)
 }
