@@ -19,6 +19,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 use crate::counters::{self, Counts};
+use crate::h2load::Http2Load;
 use crate::load;
 use crate::machine::Machine;
 use crate::proc_stat::{self, CpuTime, Memory};
@@ -41,6 +42,8 @@ pub struct Plan {
     pub spare: Option<PathBuf>,
     /// The scenario.
     pub scenario: Scenario,
+    /// The load of HTTP/2.
+    pub http2: Http2Load,
     /// Pairs of loads.
     pub pairs: u32,
     /// Each load lasts so long.
@@ -122,6 +125,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<AbReport> {
             pod: Ipv4Addr::new(127, 88, 1, pod),
             remora: remora::Programs::of_build(build, plan.spare.as_deref())?,
             envoy: None,
+            http2: plan.http2,
         };
         Side::start(build, stage, plan.scenario).with_context(|| format!("build {name}"))
     };

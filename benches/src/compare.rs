@@ -24,8 +24,10 @@ use crate::clock::Moment;
 use crate::counters::{self, Counts};
 use crate::figures::{self, Figures, Rounds, Sample};
 use crate::fixed_rate::{self, Load};
+use crate::h2load::Http2Load;
 use crate::idle::{self, IdleReport};
 use crate::machine::Machine;
+use crate::memory::unless_failed;
 use crate::process::{self, Cores};
 use crate::scenario::Scenario;
 use crate::systems::{Running, Stage, System, Target, remora, upstream};
@@ -57,6 +59,8 @@ pub struct Plan {
     pub remora: remora::Programs,
     /// Envoy, where it is not to be fetched.
     pub envoy: Option<PathBuf>,
+    /// The load of HTTP/2.
+    pub http2: Http2Load,
     /// Idle connections over which memory is read; zero leaves that out.
     pub idle_connections: u32,
 }
@@ -72,6 +76,8 @@ pub struct Report {
     pub rate_seconds: u64,
     /// Rounds.
     pub rounds: u32,
+    /// The load of HTTP/2.
+    pub http2: Http2Load,
     /// What the systems say of their versions.
     pub versions: Vec<(&'static str, String)>,
     /// Medians, one for each scenario and system.
@@ -102,18 +108,20 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
         pod: POD,
         remora: plan.remora.clone(),
         envoy: plan.envoy.clone(),
+        http2: plan.http2,
     };
     let mut skipped = Vec::new();
     let scenarios = with_generator(&plan.scenarios, &mut skipped);
     let systems = complete(&plan.systems, &stage, &mut skipped);
-    let memory = memory(&systems, &stage, plan.idle_connections)?;
+    let mut failed = Vec::new();
+    let memory = memory(&systems, &stage, plan.idle_connections, &mut failed)?;
     let mut run = Run {
         stage: &stage,
         plan,
         scenarios,
         running: start_all(&systems, &stage)?,
         samples: BTreeMap::new(),
-        failed: Vec::new(),
+        failed,
     };
     run.announce();
     run.warm_up()?;
@@ -128,6 +136,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
         seconds: plan.span.as_secs(),
         rate_seconds: plan.rate_span.as_secs(),
         rounds: plan.rounds,
+        http2: plan.http2,
         versions: systems
             .iter()
             .map(|system| (system.name, (system.version)(&stage)))
@@ -169,11 +178,16 @@ fn skip(name: &str, lack: Option<String>, skipped: &mut Vec<String>) -> bool {
 }
 
 /// Each system alone, so that what it holds is what these connections cost.
-fn memory(systems: &[System], stage: &Stage, connections: u32) -> anyhow::Result<Vec<IdleReport>> {
+fn memory(
+    systems: &[System],
+    stage: &Stage,
+    connections: u32,
+    failed: &mut Vec<String>,
+) -> anyhow::Result<Vec<IdleReport>> {
     let mut reports = Vec::new();
     for system in systems.iter().filter(|_| connections > 0) {
         let report = idle::measure(system, stage, connections);
-        reports.extend(report.with_context(|| format!("memory of {}", system.name))?);
+        reports.extend(unless_failed(system, "idle connections", report, failed)?);
     }
     Ok(reports)
 }

@@ -45,13 +45,17 @@ impl IdleReport {
     }
 }
 
-/// Lets this process, and what it starts, have a client's and an upstream's
-/// descriptor for each of `connections`.
+/// Lets this process, and what it starts, have a descriptor for each of
+/// `connections`, and where the machine allows it one for an upstream's beside it.
 ///
 /// # Errors
 /// As [`process::allow_descriptors`].
 pub fn allow(connections: u32) -> anyhow::Result<()> {
-    process::allow_descriptors(2 * u64::from(connections) + OTHER_DESCRIPTORS)
+    let connections = u64::from(connections);
+    process::allow_descriptors(
+        connections + OTHER_DESCRIPTORS,
+        2 * connections + OTHER_DESCRIPTORS,
+    )
 }
 
 /// Starts `system` alone and opens `connections`; `None` of one that is no

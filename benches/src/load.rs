@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::h2load::Http2Load;
 use crate::scenario::Scenario;
 use crate::systems::{Stage, Target};
 use crate::{bulk, h2load, wrk};
@@ -31,21 +32,20 @@ pub fn saturate(stage: &Stage, target: &Target, span: Duration) -> anyhow::Resul
         Scenario::Http1 | Scenario::Http1Features | Scenario::Http1AsTcp => {
             wrk::run(target.address, target.host, span, stage.cores, &stage.dir)
         }
-        Scenario::Http2 => h2load::run(target.address, target.host, span, stage.cores, &stage.dir),
+        Scenario::Http2 => h2load::run(stage, target, span),
         Scenario::TcpBulk => bulk::receive(target.address, span),
     }
 }
 
 /// The load in words.
-pub fn describe(scenario: Scenario) -> String {
+pub fn describe(scenario: Scenario, http2: Http2Load) -> String {
     match scenario {
         Scenario::Http1 | Scenario::Http1Features | Scenario::Http1AsTcp => {
             format!("{} connections always busy", wrk::CONNECTIONS)
         }
         Scenario::Http2 => format!(
             "{} connections with {} streams each, always busy",
-            h2load::CONNECTIONS,
-            h2load::STREAMS
+            http2.connections, http2.streams
         ),
         Scenario::TcpBulk => format!("{} connections", bulk::CONNECTIONS),
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use remora_benches::h2load::{DEFAULT_WORDS as HTTP2_LOAD, Http2Load};
 use remora_benches::relay::{self, Mover, Road};
 use remora_benches::scenario::{self, Scenario};
 use remora_benches::systems::remora::Programs;
@@ -50,6 +51,9 @@ struct CompareArguments {
     /// Scenarios, comma separated (http1, http1-features, http2, http1-as-tcp, tcp-bulk); all by default
     #[arg(long)]
     scenarios: Option<String>,
+    /// The load of HTTP/2, connections and streams on each
+    #[arg(long, default_value = HTTP2_LOAD)]
+    http2_load: Http2Load,
     /// Idle connections over which memory is read; 0 leaves that out
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=20_000))]
     connections: u32,
@@ -71,6 +75,9 @@ struct AbArguments {
     /// The scenario
     #[arg(long, default_value = "http1-features")]
     scenario: Scenario,
+    /// The load of HTTP/2, connections and streams on each
+    #[arg(long, default_value = HTTP2_LOAD)]
+    http2_load: Http2Load,
     /// Pairs of loads
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
     rounds: u32,
@@ -178,6 +185,7 @@ fn run_compare(arguments: &CompareArguments) -> anyhow::Result<()> {
         systems: common.systems()?,
         remora: Programs::find(common.remora.as_deref())?,
         envoy: common.envoy.clone(),
+        http2: arguments.http2_load,
         idle_connections: arguments.connections,
     })?;
     let mut text = table::compare(&report);
@@ -186,7 +194,11 @@ fn run_compare(arguments: &CompareArguments) -> anyhow::Result<()> {
         text = format!("![CPU time, latency and memory of all systems](compare.svg)\n\n{text}");
     }
     common.give("compare", &report, &text)?;
-    match report.failed.len() {
+    end(&report.failed)
+}
+
+fn end(failed: &[String]) -> anyhow::Result<()> {
+    match failed.len() {
         0 => Ok(()),
         count => bail!("{count} measurements failed; they are named above"),
     }
@@ -198,6 +210,7 @@ fn run_ab(arguments: AbArguments) -> anyhow::Result<()> {
         b: arguments.b,
         spare: arguments.remora,
         scenario: arguments.scenario,
+        http2: arguments.http2_load,
         pairs: arguments.rounds,
         span: Duration::from_secs(arguments.seconds),
     })?;
@@ -219,5 +232,6 @@ fn run_memory(arguments: &MemoryArguments) -> anyhow::Result<()> {
         remora: Programs::find(common.remora.as_deref())?,
         envoy: common.envoy.clone(),
     })?;
-    common.give("memory", &report, &table::memory(&report))
+    common.give("memory", &report, &table::memory(&report))?;
+    end(&report.failed)
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::burst::{self, BurstReport};
 use crate::compare;
+use crate::h2load;
 use crate::http;
 use crate::idle::{self, IdleReport};
 use crate::machine::Machine;
@@ -51,6 +52,8 @@ pub struct MemoryReport {
     pub burst: Vec<BurstReport>,
     /// What was not measured, and why.
     pub skipped: Vec<String>,
+    /// What failed.
+    pub failed: Vec<String>,
 }
 
 /// Remora's start.
@@ -94,7 +97,8 @@ impl Spread {
 /// Measures.
 ///
 /// # Errors
-/// When a system does not start or does not answer, or the harness is told to end.
+/// When the sidecar does not become ready, or the harness is told to end. What
+/// fails of the systems is told in [`MemoryReport::failed`].
 pub fn run(plan: &Plan) -> anyhow::Result<MemoryReport> {
     let cores = Cores::find()?;
     process::pin(cores.load)?;
@@ -107,17 +111,24 @@ pub fn run(plan: &Plan) -> anyhow::Result<MemoryReport> {
         pod: compare::POD,
         remora: plan.remora.clone(),
         envoy: plan.envoy.clone(),
+        http2: h2load::DEFAULT,
     };
     let start = start(&stage, plan.starts)?;
-    let (mut idle, mut burst, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut idle, mut burst) = (Vec::new(), Vec::new());
+    let (mut skipped, mut failed) = (Vec::new(), Vec::new());
     for system in compare::complete(&plan.systems, &stage, &mut skipped) {
         if plan.connections > 0 {
             let report = idle::measure(&system, &stage, plan.connections);
-            idle.extend(report.with_context(|| format!("{} over connections", system.name))?);
+            idle.extend(unless_failed(
+                &system,
+                "idle connections",
+                report,
+                &mut failed,
+            )?);
         }
         if plan.bodies > 0 {
             let report = burst::measure(&system, &stage, plan.bodies);
-            burst.extend(report.with_context(|| format!("{} in a burst", system.name))?);
+            burst.extend(unless_failed(&system, "a burst", report, &mut failed)?);
         }
     }
     Ok(MemoryReport {
@@ -126,7 +137,27 @@ pub fn run(plan: &Plan) -> anyhow::Result<MemoryReport> {
         idle,
         burst,
         skipped,
+        failed,
     })
+}
+
+/// What fails is noted, so that the others are measured.
+pub(crate) fn unless_failed<T>(
+    system: &System,
+    what: &str,
+    report: anyhow::Result<Option<T>>,
+    failed: &mut Vec<String>,
+) -> anyhow::Result<Option<T>> {
+    match report {
+        Ok(report) => Ok(report),
+        Err(error) => {
+            stop::check()?;
+            let line = format!("{} with {what} failed: {error:#}", system.name);
+            eprintln!("{line}");
+            failed.push(line);
+            Ok(None)
+        }
+    }
 }
 
 /// Starts the sidecar `starts` times, under one control plane.

@@ -195,25 +195,35 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Lets this process and those that it starts have so many descriptors.
+/// Lets this process and those that it starts have `wanted` descriptors, or as
+/// many as it may, at least `needed`.
 ///
 /// # Errors
-/// When the kernel refuses: more than the hard limit needs CAP_SYS_RESOURCE.
-pub fn allow_descriptors(count: u64) -> anyhow::Result<()> {
+/// When that is less: more than the hard limit needs CAP_SYS_RESOURCE.
+pub fn allow_descriptors(needed: u64, wanted: u64) -> anyhow::Result<()> {
     let present = getrlimit(Resource::Nofile);
-    if present.current.is_none_or(|current| current >= count) {
+    let enough = |limit: Option<u64>, count| limit.is_none_or(|limit| limit >= count);
+    if enough(present.current, wanted) {
         return Ok(());
     }
-    let wanted = Rlimit {
-        current: Some(count),
-        maximum: present.maximum.map(|maximum| maximum.max(count)),
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum: present.maximum.map(|maximum| maximum.max(wanted)),
     };
-    setrlimit(Resource::Nofile, wanted).with_context(|| {
-        format!(
-            "{count} descriptors are needed, {:?} are allowed: ulimit -n {count}",
+    if setrlimit(Resource::Nofile, raised).is_ok() {
+        return Ok(());
+    }
+    if !enough(present.maximum, needed) {
+        bail!(
+            "{needed} descriptors are needed, {:?} are allowed: ulimit -n {wanted}",
             present.maximum
-        )
-    })
+        );
+    }
+    let most = Rlimit {
+        current: present.maximum,
+        maximum: present.maximum,
+    };
+    setrlimit(Resource::Nofile, most).context("the limit of descriptors cannot be raised")
 }
 
 /// A loopback port that nothing uses now.

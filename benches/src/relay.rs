@@ -3,10 +3,10 @@
 //!
 //! One thread, one edge-triggered epoll set in which each socket is registered
 //! once. Two ways to move the bytes:
-//! - [`Mover::Copy`]: `read` into one buffer of 64 KiB that all connections
-//!   share, `write` from it. A read that does not fill the buffer has emptied
-//!   the socket, so a request and its answer cost two reads, two writes and a
-//!   share of an `epoll_wait`.
+//! - [`Mover::Copy`]: `read` into a buffer of 64 KiB that each direction has,
+//!   `write` from it. A read that does not fill the buffer has emptied the
+//!   socket, so a request and its answer cost two reads, two writes and a share
+//!   of an `epoll_wait`.
 //! - [`Mover::Splice`]: `splice` through a pipe of 64 KiB for each direction:
 //!   no copy in user space, but more calls.
 //!
@@ -15,6 +15,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
@@ -84,7 +85,6 @@ pub fn run(roads: &[Road], mover: Mover) -> anyhow::Result<()> {
         mover,
         pairs: Vec::new(),
         free: Vec::new(),
-        buffer: vec![0; PIECE_BYTES],
     };
     let mut events = Vec::with_capacity(EVENTS);
     loop {
@@ -112,7 +112,6 @@ struct Relay {
     /// A connection's two events are twice its place here, and one more.
     pairs: Vec<Option<Pair>>,
     free: Vec<usize>,
-    buffer: Vec<u8>,
 }
 
 /// The caller's socket and the upstream's.
@@ -124,8 +123,10 @@ struct Pair {
 
 /// One direction.
 struct Way {
-    /// What was read and could not be written yet.
-    left: Vec<u8>,
+    /// Of [`Mover::Copy`].
+    buffer: Vec<u8>,
+    /// Of it, what was read and could not be written yet.
+    left: Range<usize>,
     pipe: Option<(OwnedFd, OwnedFd)>,
     /// In the pipe.
     piped: usize,
@@ -187,10 +188,10 @@ impl Relay {
         };
         let last = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
         pair.ways[side].last_event |= flags.intersects(last);
-        let from_it = pair.advance(side, &mut self.buffer);
+        let from_it = pair.advance(side);
         // The way to it stands still only where it waits for room.
         let to_it = match pair.ways[1 - side].is_stuck() {
-            true => pair.advance(1 - side, &mut self.buffer),
+            true => pair.advance(1 - side),
             false => Ok(()),
         };
         let over = pair.ways.iter().all(|way| way.ended);
@@ -202,14 +203,14 @@ impl Relay {
 }
 
 impl Pair {
-    fn advance(&mut self, way: usize, buffer: &mut [u8]) -> Result<(), Errno> {
+    fn advance(&mut self, way: usize) -> Result<(), Errno> {
         let (from, to) = (&self.sockets[way], &self.sockets[1 - way]);
         let way = &mut self.ways[way];
         if way.ended {
             return Ok(());
         }
         let pause = match &way.pipe {
-            None => way.copy(from, to, buffer)?,
+            None => way.copy(from, to)?,
             Some(_) => way.splice(from, to)?,
         };
         if matches!(pause, Pause::End) {
@@ -225,12 +226,16 @@ impl Pair {
 
 impl Way {
     fn new(mover: Mover) -> anyhow::Result<Self> {
-        let pipe = match mover {
-            Mover::Copy => None,
-            Mover::Splice => Some(pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?),
+        let (buffer, pipe) = match mover {
+            Mover::Copy => (vec![0; PIECE_BYTES], None),
+            Mover::Splice => {
+                let pipe = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+                (Vec::new(), Some(pipe))
+            }
         };
         Ok(Self {
-            left: Vec::new(),
+            buffer,
+            left: 0..0,
             pipe,
             piped: 0,
             last_event: false,
@@ -242,41 +247,29 @@ impl Way {
         !self.left.is_empty() || self.piped > 0
     }
 
-    fn copy(
-        &mut self,
-        from: &TcpStream,
-        to: &TcpStream,
-        buffer: &mut [u8],
-    ) -> Result<Pause, Errno> {
-        while !self.left.is_empty() {
-            match write(to, &self.left) {
-                Ok(written) => drop(self.left.drain(..written)),
-                Err(Errno::AGAIN) => return Ok(Pause::Wait),
-                Err(error) => return Err(error),
-            }
-        }
+    fn copy(&mut self, from: &TcpStream, to: &TcpStream) -> Result<Pause, Errno> {
+        let mut filled = true;
         loop {
-            let got = match read(from, &mut *buffer) {
-                Ok(0) => return Ok(Pause::End),
-                Ok(got) => got,
-                Err(Errno::AGAIN) => return Ok(Pause::Wait),
-                Err(error) => return Err(error),
-            };
-            let mut written = 0;
-            while written < got {
-                match write(to, &buffer[written..got]) {
-                    Ok(more) => written += more,
-                    Err(Errno::AGAIN) => {
-                        self.left.extend_from_slice(&buffer[written..got]);
-                        return Ok(Pause::Wait);
-                    }
+            while !self.left.is_empty() {
+                match write(to, &self.buffer[self.left.clone()]) {
+                    Ok(written) => self.left.start += written,
+                    Err(Errno::AGAIN) => return Ok(Pause::Wait),
                     Err(error) => return Err(error),
                 }
             }
             // Less than asked for: the socket is empty, and its next byte or
             // its end is a new event, unless that has come already.
-            if got < buffer.len() && !self.last_event {
+            if !filled && !self.last_event {
                 return Ok(Pause::Wait);
+            }
+            match read(from, &mut self.buffer[..]) {
+                Ok(0) => return Ok(Pause::End),
+                Ok(got) => {
+                    self.left = 0..got;
+                    filled = got == self.buffer.len();
+                }
+                Err(Errno::AGAIN) => return Ok(Pause::Wait),
+                Err(error) => return Err(error),
             }
         }
     }

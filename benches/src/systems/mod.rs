@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::h2load::Http2Load;
 use crate::process::{Cores, Process, find_program};
 use crate::scenario::Scenario;
 
@@ -46,6 +47,8 @@ pub struct Stage {
     pub remora: remora::Programs,
     /// Envoy, where it is not to be fetched.
     pub envoy: Option<PathBuf>,
+    /// The load of HTTP/2.
+    pub http2: Http2Load,
 }
 
 impl Stage {

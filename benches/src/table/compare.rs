@@ -15,7 +15,7 @@ pub fn compare(report: &Report) -> String {
         let of_scenario = |figures: &&Figures| figures.scenario == scenario;
         let figures: Vec<&Figures> = report.figures.iter().filter(of_scenario).collect();
         if !figures.is_empty() {
-            scenario_table(&mut text, scenario, &figures);
+            scenario_table(&mut text, report, scenario, &figures);
         }
     }
     if !report.figures.iter().any(counts_instructions) {
@@ -48,7 +48,7 @@ fn counts_instructions(figures: &Figures) -> bool {
     figures.counts.user_instructions.is_some()
 }
 
-fn scenario_table(text: &mut String, scenario: Scenario, figures: &[&Figures]) {
+fn scenario_table(text: &mut String, report: &Report, scenario: Scenario, figures: &[&Figures]) {
     let unit = scenario.unit();
     let (time, _) = unit.time();
     let rate = match scenario.dialect() {
@@ -59,7 +59,7 @@ fn scenario_table(text: &mut String, scenario: Scenario, figures: &[&Figures]) {
         text,
         "\n**{}** (the load: {}{rate})\n",
         scenario.title(),
-        load::describe(scenario)
+        load::describe(scenario, report.http2)
     );
     let instructions = figures.iter().any(|figures| counts_instructions(figures));
     let mut columns = vec![

@@ -16,7 +16,7 @@ pub fn memory(report: &MemoryReport) -> String {
     if let Some(first) = report.burst.first() {
         bursts(&mut text, first.bodies, &report.burst);
     }
-    for line in &report.skipped {
+    for line in report.skipped.iter().chain(&report.failed) {
         let _ = writeln!(text, "\n{line}");
     }
     text
