@@ -46,10 +46,7 @@ fn said(output: &Output) -> String {
 /// Whether the program can be had; says SKIPPED where it cannot.
 pub fn is_here() -> bool {
     let Err(reason) = built() else { return true };
-    assert!(
-        std::env::var_os("REMORA_REQUIRE_GO").is_none(),
-        "{reason}"
-    );
+    assert!(std::env::var_os("REMORA_REQUIRE_GO").is_none(), "{reason}");
     // Not by `eprintln!`, whose words libtest keeps to itself.
     let words = format!("\nSKIPPED (nothing was tested): {reason}\n");
     std::io::stderr().write_all(words.as_bytes()).unwrap();

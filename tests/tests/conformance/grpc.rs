@@ -85,12 +85,12 @@ async fn every_case_passes(number: u8, hop: Hop) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn grpc_cases_pass_through_two_sidecars() {
     every_case_passes(1, Hop::AsSpoken).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn grpc_cases_pass_through_two_sidecars_on_the_mesh_hop() {
     every_case_passes(2, Hop::Ours).await;
 }

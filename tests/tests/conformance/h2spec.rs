@@ -86,9 +86,9 @@ fn compare(listener: &str, outcomes: &[Outcome]) -> Vec<String> {
     }
     let listed = known.keys().filter(|(at, _)| at == listener);
     let passing = listed.filter(|(_, id)| !failed.contains_key(id.as_str()));
-    wrong.extend(passing.map(|(_, id)| {
-        format!("{listener} {id} passes: take it out of h2spec.expected")
-    }));
+    wrong.extend(
+        passing.map(|(_, id)| format!("{listener} {id} passes: take it out of h2spec.expected")),
+    );
     let count = |result: &str| outcomes.iter().filter(|one| one.result == result).count();
     println!(
         "h2spec {listener}: {} passed, {} skipped, {} failed",
@@ -99,7 +99,7 @@ fn compare(listener: &str, outcomes: &[Outcome]) -> Vec<String> {
     wrong
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn every_case_of_h2spec_passes_or_is_explained() {
     if !go::is_here() {
         return;

@@ -105,7 +105,10 @@ impl Drop for Process {
         let _ = self.child.wait();
         if std::thread::panicking() || ended_early {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
-            eprintln!("--- log of {} (ended early: {ended_early})\n{log}", self.name);
+            eprintln!(
+                "--- log of {} (ended early: {ended_early})\n{log}",
+                self.name
+            );
         }
     }
 }
@@ -145,11 +148,12 @@ impl Mesh {
         mesh
     }
 
-    /// Writes the service's policy, and waits until the caller's sidecar has it.
+    /// Writes the service's policy and waits until the caller's sidecar has it,
+    /// which it does not before the first call. `generation` counts the writes.
     pub async fn apply_policy(&self, generation: u64, spec: &str) {
         let text = format!(
             "apiVersion: remora.io/v1alpha1\nkind: TrafficPolicy\n\
-             metadata: {{name: echo, namespace: shop, generation: {generation}}}\n\
+             metadata: {{name: echo, namespace: shop}}\n\
              spec:\n  targetRefs: [{{group: \"\", kind: Service, name: echo}}]\n  {spec}\n"
         );
         fs::write(self.folder.path().join("policy.yaml"), text).unwrap();
@@ -252,10 +256,7 @@ fn sidecar(pod: &'static str, place: Place, host: u8, logs: &tempfile::TempDir) 
         ("REMORA_ADMIN_LISTEN", listen(ADMIN_PORT)),
         ("REMORA_PROBE_LISTEN", listen(PROBE_PORT)),
         ("REMORA_EXPLICIT_INBOUND", inbound),
-        (
-            "REMORA_APP_ADDRESS",
-            place.application(0).ip().to_string(),
-        ),
+        ("REMORA_APP_ADDRESS", place.application(0).ip().to_string()),
     ]);
     if let Some(filter) = std::env::var_os("REMORA_LOG") {
         command.env("REMORA_LOG", filter);
