@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/summerwind/h2spec/config"
@@ -119,10 +121,19 @@ func run(task task, settings config.Config) outcome {
 	case err == nil:
 	case errors.Is(err, spec.ErrSkipped):
 		made.Result = "skipped"
+	case errors.As(err, &told) && isReset(told):
 	case errors.As(err, &told):
 		made.Result, made.Expected, made.Actual = "failed", told.Expected, told.Actual
 	default:
 		made.Result, made.Actual = "failed", err.Error()
 	}
 	return made
+}
+
+// isReset tells a connection that was closed by a TCP reset where closing was
+// what the case expects. The suite means to take it for closed, but compares
+// with an error value that today's Go wraps.
+func isReset(told *spec.TestError) bool {
+	return slices.Contains(told.Expected, "Connection closed") &&
+		strings.HasSuffix(told.Actual, syscall.ECONNRESET.Error())
 }
