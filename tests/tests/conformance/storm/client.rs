@@ -31,8 +31,8 @@ pub struct Connection {
 pub enum Seen {
     /// 200 and a whole body of so many bytes.
     Whole(usize),
-    /// Another status, and `x-remora-reason`.
-    Status(StatusCode, String),
+    /// Another status, `x-remora-reason`, and what the body says.
+    Status(StatusCode, String, String),
     /// It was reset: before the answer, or within its body.
     Reset(h2::Error),
     /// The client gave it up.
@@ -142,10 +142,14 @@ async fn send(body: &mut SendStream<Bytes>, left: &mut usize) -> Result<(), h2::
 async fn read(answer: Response<RecvStream>, give_up: bool) -> Seen {
     let (head, mut body) = answer.into_parts();
     let mut bytes = 0;
+    let mut text = Vec::new();
     while let Some(chunk) = body.data().await {
         match chunk {
             Ok(chunk) => {
                 bytes += chunk.len();
+                if head.status != StatusCode::OK {
+                    text.extend_from_slice(&chunk);
+                }
                 if give_up {
                     return Seen::Cancelled;
                 }
@@ -161,7 +165,8 @@ async fn read(answer: Response<RecvStream>, give_up: bool) -> Seen {
     }
     let reason = head.headers.get("x-remora-reason");
     let reason = reason.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    Seen::Status(head.status, reason.unwrap_or_default())
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
+    Seen::Status(head.status, reason.unwrap_or_default(), text)
 }
 
 /// Whether this may be seen of a stream with that plan; `Err` says what is wrong.
@@ -169,9 +174,11 @@ pub fn judge(plan: &Plan, seen: &Result<Seen, h2::Error>) -> Result<(), String> 
     let is_right = match (seen, plan.ending) {
         (Ok(Seen::Cancelled), _) => plan.cancel != Cancel::No,
         (Ok(Seen::Whole(bytes)), Ending::Answer(wanted)) => *bytes == wanted,
-        (Ok(Seen::Status(status, reason)), Ending::Reset | Ending::Refuse) => {
-            status.is_server_error() && !reason.is_empty()
-        }
+        // A reset overtakes what waits to be sent: the head may be gone as well.
+        (
+            Ok(Seen::Status(status, reason, _)),
+            Ending::Break(_) | Ending::Reset | Ending::Refuse,
+        ) => status.is_server_error() && !reason.is_empty(),
         // What broke off must not look whole, nor take the connection along.
         (Ok(Seen::Reset(error)), Ending::Break(_) | Ending::Reset | Ending::Refuse) => {
             error.is_reset()

@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ use super::plan::{Ending, Wait};
 /// Streams at a time on one connection: fewer than there are, so that there is
 /// more than one connection.
 const MAX_STREAMS: u32 = 4_000;
+/// How often it looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(200);
 /// Bytes that go into one frame.
 const CHUNK: usize = 8 * 1024;
 
@@ -47,7 +49,7 @@ pub struct Upstream {
 
 impl Upstream {
     /// Listens at `address`.
-    pub async fn start(address: SocketAddr, patience: Patience) -> Arc<Self> {
+    pub fn start(address: SocketAddr, patience: Patience) -> Arc<Self> {
         let upstream = Arc::new(Self {
             open: AtomicI64::new(0),
             held: AtomicI64::new(0),
@@ -55,13 +57,16 @@ impl Upstream {
             broken: Mutex::default(),
             release: watch::Sender::new(0),
         });
-        let listener = TcpListener::bind(address).await.unwrap();
-        let served = Arc::clone(&upstream);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                served.connections.fetch_add(1, SeqCst);
-                tokio::spawn(Arc::clone(&served).connection(stream, patience));
-            }
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let served = Arc::downgrade(&upstream);
+        // A thread of its own, which the clients do not keep from reading.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(serve(listener, served, patience));
         });
         upstream
     }
@@ -165,5 +170,20 @@ impl Upstream {
             }
         }
         Ok(())
+    }
+}
+
+/// Serves for as long as somebody holds the application.
+async fn serve(listener: std::net::TcpListener, upstream: Weak<Upstream>, patience: Patience) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    while upstream.strong_count() > 0 {
+        let Ok(accepted) = tokio::time::timeout(LOOK, listener.accept()).await else {
+            continue;
+        };
+        let (Ok((stream, _)), Some(upstream)) = (accepted, upstream.upgrade()) else {
+            return;
+        };
+        upstream.connections.fetch_add(1, SeqCst);
+        tokio::spawn(upstream.connection(stream, patience));
     }
 }
