@@ -18,8 +18,9 @@ const SLICES: usize = 2 * GATHERED_PIECES + 1;
 #[derive(Debug)]
 pub struct Batch<'a> {
     small: &'a mut Vec<u8>,
-    /// Each goes out before the byte of `small` at its place.
-    large: [(usize, Bytes); GATHERED_PIECES],
+    /// Each goes out before the byte of `small` at its place. Optional, because
+    /// an empty `Bytes` costs a call to drop.
+    large: [Option<(usize, Bytes)>; GATHERED_PIECES],
     count: usize,
     large_bytes: usize,
 }
@@ -30,7 +31,7 @@ impl<'a> Batch<'a> {
         small.clear();
         Self {
             small,
-            large: Default::default(),
+            large: [const { None }; GATHERED_PIECES],
             count: 0,
             large_bytes: 0,
         }
@@ -48,7 +49,7 @@ impl<'a> Batch<'a> {
             return;
         }
         self.large_bytes += data.len();
-        self.large[self.count] = (self.small.len(), data);
+        self.large[self.count] = Some((self.small.len(), data));
         self.count += 1;
     }
 
@@ -91,7 +92,7 @@ impl<'a> Batch<'a> {
             }
         };
         let mut from = 0;
-        for (place, data) in self.large.into_iter().take(self.count) {
+        for (place, data) in self.large.into_iter().flatten() {
             keep(Bytes::copy_from_slice(&self.small[from..place]));
             keep(data);
             from = place;
@@ -109,7 +110,7 @@ impl<'a> Batch<'a> {
             }
         };
         let mut from = 0;
-        for (place, data) in &self.large[..self.count] {
+        for (place, data) in self.large.iter().flatten() {
             pass(&self.small[from..*place]);
             pass(data);
             from = *place;

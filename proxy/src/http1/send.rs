@@ -14,7 +14,8 @@ use super::limits::{GATHERED_BYTES, GATHERED_PIECES};
 /// What of a body was ready.
 #[derive(Debug)]
 pub struct Gathered<E> {
-    pieces: [Bytes; GATHERED_PIECES],
+    /// Optional, because an empty `Bytes` costs a call to drop.
+    pieces: [Option<Bytes>; GATHERED_PIECES],
     count: usize,
     /// Why there is no more of it.
     pub end: End<E>,
@@ -44,7 +45,7 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut gathered = Gathered {
-        pieces: Default::default(),
+        pieces: [const { None }; GATHERED_PIECES],
         count: 0,
         end: End::Enough,
     };
@@ -62,7 +63,7 @@ where
                 Ok(data) => {
                     bytes += data.len();
                     if !data.is_empty() {
-                        gathered.pieces[gathered.count] = data;
+                        gathered.pieces[gathered.count] = Some(data);
                         gathered.count += 1;
                     }
                     continue;
@@ -84,7 +85,7 @@ impl<E> Gathered<E> {
     /// Nothing, of a body that has ended.
     pub fn nothing() -> Self {
         Self {
-            pieces: Default::default(),
+            pieces: [const { None }; GATHERED_PIECES],
             count: 0,
             end: End::Whole(None),
         }
@@ -105,8 +106,10 @@ impl<E> Gathered<E> {
         coding: &mut Coding,
         batch: &mut Batch<'_>,
     ) -> Result<(), WrongLength> {
-        for piece in &mut self.pieces[..self.count] {
-            let piece = std::mem::take(piece);
+        for piece in self.pieces[..self.count]
+            .iter_mut()
+            .filter_map(Option::take)
+        {
             match coding {
                 Coding::Absent => {}
                 Coding::Raw => batch.data(piece),

@@ -189,3 +189,28 @@ async fn an_answer_given_before_the_body_was_read_is_seen_though_sending_fails()
     })
     .await;
 }
+
+/// What 10,000 idle connections are made of: their sockets, and this.
+#[tokio::test]
+async fn an_idle_connection_is_small() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stream, _) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+    let host = crate::http1::serve::Host {
+        callers: &crate::callers::Callers::default(),
+        scratch: &crate::relay::Scratch::default(),
+        draining: &std::cell::Cell::new(false),
+        bad_requests: &std::sync::atomic::AtomicU64::new(0),
+    };
+    let stream = crate::io::Prefixed::new(bytes::Bytes::new(), stream.unwrap());
+    let serving = crate::http1::serve::serve_for(host, stream, address, async |_, _| {
+        // Larger than any handler: it must not be part of the connection.
+        let large = [0_u8; 50_000];
+        std::future::pending::<()>().await;
+        http::Response::new(http_body_util::Full::new(bytes::Bytes::copy_from_slice(
+            &large,
+        )))
+    });
+    let bytes = std::mem::size_of_val(&serving);
+    assert!(bytes <= 1_024, "{bytes}");
+}

@@ -314,3 +314,24 @@ async fn a_flood_of_interim_answers_is_malformed() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_old_client_is_told_no_interim_answers() {
+    story(async |mut client, upstream, _| {
+        write(
+            &mut client,
+            "POST / HTTP/1.0\r\nhost: a\r\ncontent-length: 2\r\n\r\nok",
+        )
+        .await;
+        let mut server = accept(&upstream).await;
+        let head = read_head(&mut server).await;
+        assert!(head.starts_with("POST / HTTP/1.0\r\nhost: a\r\n"), "{head}");
+        assert_eq!(read_bytes(&mut server, 2).await, b"ok");
+        let interim = "HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n";
+        write(&mut server, interim).await;
+        write(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let head = read_head(&mut client).await;
+        assert!(head.starts_with("HTTP/1.0 200 OK\r\n"), "{head}");
+    })
+    .await;
+}

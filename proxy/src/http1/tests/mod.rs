@@ -3,6 +3,7 @@
 
 mod bodies;
 mod connections;
+mod cuts;
 mod heads;
 mod stage;
 mod tunnels;
