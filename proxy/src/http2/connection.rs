@@ -48,8 +48,19 @@ struct Shared {
     closed: Cell<bool>,
     /// A stream was given up, and the upstream may not have been told.
     telling: Cell<bool>,
+    /// Wakes the driver, which tells it.
+    driver: RefCell<Option<Waker>>,
     /// Told when `settled` or `closed` turns true, and `telling` false.
     changed: Notify,
+}
+
+impl Shared {
+    fn driven_by(&self, waker: &Waker) {
+        let mut driver = self.driver.borrow_mut();
+        if !driver.as_ref().is_some_and(|held| held.will_wake(waker)) {
+            *driver = Some(waker.clone());
+        }
+    }
 }
 
 /// A stream's place among those of its connection.
@@ -65,6 +76,10 @@ impl Drop for Place {
         self.shared.streams.set(self.shared.streams.get() - 1);
         if !self.ended && !self.shared.closed.get() {
             self.shared.telling.set(true);
+            // h2 wakes it as well, but not for a stream that never began.
+            if let Some(driver) = &*self.shared.driver.borrow() {
+                driver.wake_by_ref();
+            }
         }
     }
 }
@@ -102,6 +117,7 @@ impl Connection {
             settled: Cell::new(false),
             closed: Cell::new(false),
             telling: Cell::new(false),
+            driver: RefCell::default(),
             changed: Notify::new(),
         });
         tokio::task::spawn_local(drive(connection, Rc::clone(&shared)));
@@ -357,6 +373,7 @@ async fn drive(mut connection: Driven, shared: Rc<Shared>) {
     let mut stall = Stall::default();
     poll_fn(|cx| {
         let io = &shared.io;
+        shared.driven_by(cx.waker());
         io.begin();
         let ended = Pin::new(&mut connection).poll(cx).is_ready();
         let settings = io.frames(|frames| frames.settings());
