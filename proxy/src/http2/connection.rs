@@ -46,17 +46,41 @@ struct Shared {
     /// The upstream's SETTINGS have come.
     settled: Cell<bool>,
     closed: Cell<bool>,
-    /// Told when `settled` or `closed` turns true.
+    /// A stream was given up, and the upstream may not have been told.
+    telling: Cell<bool>,
+    /// Wakes the driver, which tells it.
+    driver: RefCell<Option<Waker>>,
+    /// Told when `settled` or `closed` turns true, and `telling` false.
     changed: Notify,
+}
+
+impl Shared {
+    fn driven_by(&self, waker: &Waker) {
+        let mut driver = self.driver.borrow_mut();
+        if !driver.as_ref().is_some_and(|held| held.will_wake(waker)) {
+            *driver = Some(waker.clone());
+        }
+    }
 }
 
 /// A stream's place among those of its connection.
 #[derive(Debug)]
-pub(super) struct Place(Rc<Shared>);
+pub(super) struct Place {
+    shared: Rc<Shared>,
+    /// Both sides have said all.
+    pub(super) ended: bool,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
+        self.shared.streams.set(self.shared.streams.get() - 1);
+        if !self.ended && !self.shared.closed.get() {
+            self.shared.telling.set(true);
+            // h2 wakes it as well, but not for a stream that never began.
+            if let Some(driver) = &*self.shared.driver.borrow() {
+                driver.wake_by_ref();
+            }
+        }
     }
 }
 
@@ -92,6 +116,8 @@ impl Connection {
             allowed: Cell::new(settings::UPSTREAM_STREAMS_AT_FIRST),
             settled: Cell::new(false),
             closed: Cell::new(false),
+            telling: Cell::new(false),
+            driver: RefCell::default(),
             changed: Notify::new(),
         });
         tokio::task::spawn_local(drive(connection, Rc::clone(&shared)));
@@ -162,6 +188,7 @@ impl Connection {
         if request.extensions().get::<h2::ext::Protocol>().is_some() {
             self.offers_extended_connect().await?;
         }
+        self.all_told().await;
         let place = self.place().ok_or(SendError::Unsent)?;
         let before = self.0.io.sent_bytes();
         let ends = body.is_end_stream();
@@ -208,7 +235,23 @@ impl Connection {
             return None;
         }
         self.0.streams.set(self.0.streams.get() + 1);
-        Some(Place(Rc::clone(&self.0)))
+        Some(Place {
+            shared: Rc::clone(&self.0),
+            ended: false,
+        })
+    }
+
+    /// Waits until RST_STREAM has been written for each stream that was given
+    /// up. h2 writes a new stream's head before all that waits, so an upstream
+    /// would have one request more than the limits allow.
+    async fn all_told(&self) {
+        while self.0.telling.get() {
+            let changed = self.0.changed.notified();
+            if self.0.closed.get() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// RFC 8441, section 3: only once the upstream has said that it takes them.
@@ -286,11 +329,12 @@ fn taken(
     answer: http::Response<h2::RecvStream>,
     version: Version,
     sending: Option<Send<RequestBody>>,
-    place: Place,
+    mut place: Place,
 ) -> (http::response::Parts, Incoming) {
     let (mut parts, body) = answer.into_parts();
     parts.version = version;
     if body.is_end_stream() {
+        place.ended = sending.is_none();
         return (parts, Incoming::Empty);
     }
     let body = Receive::of_upstream(body, &parts.headers, sending, place);
@@ -329,6 +373,7 @@ async fn drive(mut connection: Driven, shared: Rc<Shared>) {
     let mut stall = Stall::default();
     poll_fn(|cx| {
         let io = &shared.io;
+        shared.driven_by(cx.waker());
         io.begin();
         let ended = Pin::new(&mut connection).poll(cx).is_ready();
         let settings = io.frames(|frames| frames.settings());
@@ -339,6 +384,9 @@ async fn drive(mut connection: Driven, shared: Rc<Shared>) {
             shared.changed.notify_waiters();
         }
         let turn = io.end(cx);
+        if shared.telling.replace(false) {
+            shared.changed.notify_waiters();
+        }
         if io.frames(|frames| frames.is_suspicious()) {
             let now = clock::now();
             if super::frames::is_flood(counted_since, now) {

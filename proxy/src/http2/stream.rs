@@ -30,7 +30,7 @@ pub struct Receive {
     ended: bool,
     sending: Option<Box<Send<RequestBody>>>,
     /// Among the streams of its connection.
-    _place: Option<Place>,
+    place: Option<Place>,
 }
 
 impl Receive {
@@ -66,7 +66,7 @@ impl Receive {
             left,
             ended: false,
             sending,
-            _place: place,
+            place,
         }
     }
 
@@ -159,6 +159,10 @@ impl Body for Receive {
 impl Drop for Receive {
     fn drop(&mut self) {
         self.pay();
+        let ended = self.is_end_stream() && self.sending.is_none();
+        if let Some(place) = &mut self.place {
+            place.ended = ended;
+        }
     }
 }
 

@@ -225,6 +225,51 @@ fn a_goaway_above_the_stream_lets_its_answer_come() {
     });
 }
 
+/// The kinds and streams of the frames that `count` reads of frames give.
+async fn frames(stream: &mut TcpStream, count: usize) -> Vec<(u8, u32)> {
+    let mut seen = Vec::new();
+    while seen.len() < count {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        let of = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        seen.push((head[3], of));
+    }
+    seen
+}
+
+#[test]
+fn the_upstream_hears_of_a_cancelled_request_before_the_next_one_begins() {
+    run(async {
+        let (listener, address) = listen().await;
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (mut upstream, _) = listener.accept().await.unwrap();
+        upstream.write_all(SETTINGS).await.unwrap();
+        let connection = Connection::open(stream).await.unwrap();
+        let (parts, ()) = get("/").into_parts();
+        let caller = caller();
+        let mut first = Box::pin(forward(&connection, &parts, Incoming::Empty, &caller));
+        tokio::select! {
+            _ = &mut first => panic!("nobody answered"),
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+        let mut preface = [0; 24];
+        upstream.read_exact(&mut preface).await.unwrap();
+        // As a limit of one would have it: the first's permit is the second's.
+        drop(first);
+        let second = forward(&connection, &parts, Incoming::Empty, &caller);
+        tokio::select! {
+            _ = second => panic!("nobody answered"),
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+        let seen = frames(&mut upstream, 6).await;
+        let of_streams: Vec<_> = seen.into_iter().filter(|(_, of)| *of > 0).collect();
+        assert_eq!(of_streams, [(1, 1), (3, 1), (1, 3)]);
+    });
+}
+
 #[test]
 fn an_answer_that_switches_protocols_is_malformed() {
     run(async {
