@@ -83,7 +83,6 @@ impl Connection {
         let mut waiting = Waiting {
             asks_for_upgrade: asks && head.parts.method != Method::CONNECT,
             interim_answers: 0,
-            failed: None,
         };
         poll_fn(|cx| {
             let write = |out: &mut Vec<u8>| encode::request_head(out, head, said, asks);
@@ -104,17 +103,14 @@ impl Connection {
 struct Waiting {
     asks_for_upgrade: bool,
     interim_answers: usize,
-    /// Sending failed: an answer that says why may have come all the same.
-    failed: Option<std::io::Error>,
 }
 
 impl Waiting {
     /// Goes on to read where the upstream takes no more: it may have answered
     /// before it closed (RFC 9112, section 9.5).
-    fn upload_failed(&mut self, error: UploadError, upload: &mut Upload) -> Result<(), SendError> {
+    fn upload_failed(&self, error: UploadError, upload: &mut Upload) -> Result<(), SendError> {
         match error {
-            UploadError::Io(error) => {
-                self.failed = Some(error);
+            UploadError::Io(_) => {
                 upload.break_off();
                 Ok(())
             }

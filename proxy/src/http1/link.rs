@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -33,6 +33,9 @@ struct Inner {
     left: bool,
     /// What it sent for a body is none.
     malformed: bool,
+    /// The server's loop, which reads again once the body has ended. The body
+    /// may be read by another task, for an upstream connection that many share.
+    server: Option<Waker>,
 }
 
 impl Link {
@@ -44,6 +47,7 @@ impl Link {
                 body: Receiving::new(Length::Exact(0)),
                 left: false,
                 malformed: false,
+                server: None,
             }),
             number: Cell::new(0),
         })
@@ -130,8 +134,18 @@ impl Link {
     /// while there is a body that somebody may still ask for.
     pub fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
         let Inner {
-            wire, body, left, ..
+            wire,
+            body,
+            left,
+            server,
+            ..
         } = &mut *self.inner.borrow_mut();
+        if !(body.is_ended() || body.is_held()) {
+            match server {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => *server = Some(cx.waker().clone()),
+            }
+        }
         if !*left && (body.is_ended() || body.is_held()) && wire.unread.is_empty() {
             match ready!(wire.poll_read(cx, Bytes::copy_from_slice)) {
                 Ok(ahead) => {
@@ -191,12 +205,19 @@ impl RequestStream {
             body,
             left,
             malformed,
+            server,
         } = &mut *self.link.inner.borrow_mut();
         let polled = body.poll_frame(cx, wire);
         match &polled {
             Poll::Ready(Some(Err(BodyError::Malformed(_)))) => *malformed = true,
             Poll::Ready(Some(Err(_))) if !*malformed => *left = true,
             _ => {}
+        }
+        if (body.is_ended() || body.is_broken())
+            && let Some(server) = server.take()
+            && !server.will_wake(cx.waker())
+        {
+            server.wake();
         }
         polled
     }

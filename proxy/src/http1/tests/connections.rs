@@ -190,6 +190,55 @@ async fn an_answer_given_before_the_body_was_read_is_seen_though_sending_fails()
     .await;
 }
 
+/// A shared connection upstream reads the body in a task of its own.
+#[tokio::test]
+async fn the_callers_leaving_is_seen_though_another_task_read_the_body() {
+    use http_body_util::BodyExt;
+    use tokio::net::{TcpListener, TcpStream};
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+            let mut client = client.unwrap();
+            let (read, told) = tokio::sync::oneshot::channel();
+            let read = std::cell::Cell::new(Some(read));
+            let serving = tokio::task::spawn_local(async move {
+                let host = crate::http1::serve::Host {
+                    callers: &crate::callers::Callers::default(),
+                    scratch: &crate::relay::Scratch::default(),
+                    draining: &std::cell::Cell::new(false),
+                    bad_requests: &std::sync::atomic::AtomicU64::new(0),
+                };
+                let stream = crate::io::Prefixed::new(bytes::Bytes::new(), accepted.unwrap().0);
+                crate::http1::serve::serve_for(host, stream, address, |request, _| {
+                    let read = read.take().unwrap();
+                    tokio::task::spawn_local(async move {
+                        let body = request.into_body().collect().await.unwrap().to_bytes();
+                        read.send(body).unwrap();
+                    });
+                    std::future::pending::<http::Response<http_body_util::Empty<bytes::Bytes>>>()
+                })
+                .await;
+            });
+            write(
+                &mut client,
+                "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nab",
+            )
+            .await;
+            settle().await;
+            write(&mut client, "cd").await;
+            assert_eq!(told.await.unwrap(), "abcd");
+            settle().await;
+            assert!(!serving.is_finished());
+            drop(client);
+            let ended = tokio::time::timeout(std::time::Duration::from_secs(5), serving);
+            ended.await.expect("nobody saw the caller leave").unwrap();
+        })
+        .await;
+}
+
 /// What 10,000 idle connections are made of: their sockets, and this.
 #[tokio::test]
 async fn an_idle_connection_is_small() {
