@@ -323,7 +323,7 @@ fn a_head_that_unpacks_to_very_much_is_not_unpacked() {
 }
 
 #[test]
-fn callers_without_window_hold_heads_and_no_bodies() {
+fn callers_without_window_hold_their_windows_and_do_not_stop_others() {
     run(async {
         let sent: Rc<Cell<usize>> = Rc::default();
         let noted = Rc::clone(&sent);
@@ -347,9 +347,20 @@ fn callers_without_window_hold_heads_and_no_bodies() {
             bodies.push(answer.await.unwrap().into_body());
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
-        // Ninety that stand still fill the connection's window upstream, no more.
-        let bound = crate::http2::settings::CONNECTION_WINDOW as usize + 90 * 64 * 1024;
+        // Each that stands still holds its stream's window and what is in hand.
+        let bound = 90 * (crate::http2::settings::STREAM_WINDOW as usize + 64 * 1024);
         assert!(sent.get() <= bound, "{} of {bound}", sent.get());
+        // On the same connection upstream another caller gets all that it reads.
+        let mut other = super::client(relay.address).await;
+        let (answer, _) = other.send_request(get("/"), true).unwrap();
+        let mut body = answer.await.unwrap().into_body();
+        let mut read = 0;
+        while read < 4 << 20 {
+            let data = body.data().await.unwrap().unwrap();
+            body.flow_control().release_capacity(data.len()).unwrap();
+            read += data.len();
+        }
+        drop(body);
         drop(bodies);
         relay.quiet().await;
     });
