@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Barrier;
 
 use crate::idle;
@@ -39,6 +39,8 @@ const GLANCE: Duration = Duration::from_millis(10);
 /// Seconds after the burst at which memory is read.
 pub const AFTER_SECONDS: [u64; 6] = [1, 2, 5, 10, 20, 30];
 const HEAD_BYTES: usize = 16 * 1024;
+/// A proxy may open a connection for every request at once.
+const BACKLOG: u32 = 4_096;
 
 /// What a system held.
 #[derive(Clone, Debug, Serialize)]
@@ -213,19 +215,19 @@ impl Head {
 
 /// Serves on a thread of this process's core until the process ends; gives the port.
 fn upstream() -> anyhow::Result<u16> {
-    let listener = std::net::TcpListener::bind(loopback(0))?;
-    listener.set_nonblocking(true)?;
-    let port = listener.local_addr()?.port();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let listener = runtime.block_on(async {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(loopback(0))?;
+        socket.listen(BACKLOG)
+    })?;
+    let port = listener.local_addr()?.port();
     std::thread::Builder::new()
         .name("bodies".to_owned())
         .spawn(move || {
             runtime.block_on(async {
-                let Ok(listener) = TcpListener::from_std(listener) else {
-                    return;
-                };
                 while let Ok((stream, _)) = listener.accept().await {
                     tokio::spawn(serve(stream));
                 }

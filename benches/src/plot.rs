@@ -10,7 +10,7 @@ use crate::systems::remora;
 const COLUMNS: usize = 3;
 const PANEL_WIDTH: f64 = 340.0;
 /// Left of the bars, for their labels.
-const LABELS: f64 = 128.0;
+const LABELS: f64 = 132.0;
 /// Right of the bars, for their values.
 const VALUES: f64 = 52.0;
 const BAR: f64 = 16.0;

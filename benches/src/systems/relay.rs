@@ -12,7 +12,7 @@ use crate::scenario::Scenario;
 const SUBCOMMAND: &str = "relay";
 
 pub(super) const COPY: System = System {
-    name: "relay, read/write 64 KiB",
+    name: "relay, 64 KiB copy",
     word: "relay",
     lacks: |_| None,
     start: |stage| start(stage, Mover::Copy),
