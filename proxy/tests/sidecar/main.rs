@@ -10,6 +10,8 @@
 //! - [`mesh`]: services, endpoints and policies as a test writes them.
 //! - [`upstream`]: applications, with all their bad manners.
 //! - [`sidecar`]: the process, its admin endpoint, its end.
+//! - [`h2_app`]: an HTTP/2 application that follows a script; [`h2_client`]: an
+//!   HTTP/2 client, stream by stream.
 //! - [`client`]: a raw HTTP/1.1 client that keeps its connection.
 //! - the rest: stories, one file for each part of the semantics.
 
@@ -23,6 +25,9 @@
 
 mod client;
 mod control;
+mod h2_app;
+mod h2_client;
+mod h2_raw;
 mod mesh;
 mod sidecar;
 mod upstream;
@@ -33,6 +38,7 @@ mod breaker;
 mod connections;
 mod drain;
 mod exactness;
+mod http2;
 mod inbound;
 mod limits;
 mod message;
