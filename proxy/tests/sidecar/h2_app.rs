@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// A request as the application got it.
@@ -281,7 +282,7 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream, connection: u64) {
     };
     let mut tasks = tokio::task::JoinSet::new();
     let mut draining = shared.draining.subscribe();
-    let (kill, mut killed) = tokio::sync::mpsc::channel::<()>(1);
+    let (kill, mut killed) = mpsc::channel::<()>(1);
     let mut told = false;
     loop {
         tokio::select! {
@@ -290,9 +291,7 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream, connection: u64) {
                 let number = shared.numbers.fetch_add(1, SeqCst) + 1;
                 let (shared, kill) = (Arc::clone(shared), kill.clone());
                 tasks.spawn(async move {
-                    if play(&shared, request, respond, connection, number).await {
-                        let _ = kill.send(()).await;
-                    }
+                    play(&shared, request, respond, connection, number, &kill).await;
                 });
             }
             changed = draining.wait_for(|draining| *draining), if !told => {
@@ -322,14 +321,14 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// Whether the connection is to be killed.
 async fn play(
     shared: &Shared,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     connection: u64,
     number: u64,
-) -> bool {
+    kill: &mpsc::Sender<()>,
+) {
     let in_flight = InFlight::new(shared);
     let (parts, mut body) = request.into_parts();
     let mut received = received(&parts, connection, number);
@@ -356,7 +355,7 @@ async fn play(
                 // The last that counts: the caller may see it before we go on.
                 drop(in_flight);
                 let _ = respond.send_response(head(status, fields), true);
-                return false;
+                return;
             }
             Step::Data(text) => send(sending.as_mut().unwrap(), text.as_bytes().into()).await,
             Step::Bytes(length) => send(sending.as_mut().unwrap(), vec![b'x'; length].into()).await,
@@ -364,12 +363,12 @@ async fn play(
             Step::End => {
                 drop(in_flight);
                 let _ = sending.unwrap().send_data(Bytes::new(), true);
-                return false;
+                return;
             }
             Step::Trailers(fields) => {
                 drop(in_flight);
                 let _ = sending.unwrap().send_trailers(map(fields));
-                return false;
+                return;
             }
             Step::Reset(reason) => {
                 drop(in_flight);
@@ -377,7 +376,7 @@ async fn play(
                     Some(stream) => stream.send_reset(reason),
                     None => respond.send_reset(reason),
                 }
-                return false;
+                return;
             }
             Step::Wait(millis) => {
                 tokio::select! {
@@ -389,13 +388,16 @@ async fn play(
                 left(shared, &mut respond, &mut sending).await;
                 None
             }
-            Step::Kill => return true,
+            Step::Kill => {
+                let _ = kill.send(()).await;
+                // Nothing more may be said on the stream.
+                std::future::pending().await
+            }
         };
         if done.is_none() {
-            return false;
+            return;
         }
     }
-    false
 }
 
 fn received(parts: &http::request::Parts, connection: u64, number: u64) -> Received {

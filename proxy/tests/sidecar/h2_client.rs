@@ -189,6 +189,11 @@ impl Client {
         })
     }
 
+    /// Whether the other side said that it takes an extended CONNECT.
+    pub fn offers_extended_connect(&self) -> bool {
+        self.sender.is_extended_connect_protocol_enabled()
+    }
+
     /// How the connection ended.
     pub async fn ended(mut self) -> Result<(), String> {
         let ended = soon("the connection's end", &mut self.task).await.unwrap();

@@ -315,7 +315,7 @@ async fn consecutive_failures_by_status_and_by_reset_open_the_breaker() {
         let policy = trip(|trip| trip.consecutive_failures = 3);
         mesh.catalog(policy, &[bad.address(), good.address()]);
         let client = mesh.client2().await;
-        for _ in 0..60 {
+        eventually("three failed", async || {
             let answer = client.get("/").await;
             match kind {
                 "status" => assert!(matches!(answer.status, 200 | 503), "{answer:?}"),
@@ -328,6 +328,11 @@ async fn consecutive_failures_by_status_and_by_reset_open_the_breaker() {
                     "{answer:?}"
                 ),
             }
+            bad.count() == 3
+        })
+        .await;
+        for _ in 0..30 {
+            assert_eq!(client.get("/").await.status, 200);
         }
         assert_eq!(bad.count(), 3, "{kind}");
         assert_eq!(

@@ -12,6 +12,7 @@
 //! - [`sidecar`]: the process, its admin endpoint, its end.
 //! - [`h2_app`]: an HTTP/2 application that follows a script; [`h2_client`]: an
 //!   HTTP/2 client, stream by stream.
+//! - [`raw`]: bytes at either end, and between two sidecars.
 //! - [`client`]: a raw HTTP/1.1 client that keeps its connection.
 //! - the rest: stories, one file for each part of the semantics.
 
@@ -29,6 +30,7 @@ mod h2_app;
 mod h2_client;
 mod h2_raw;
 mod mesh;
+mod raw;
 mod sidecar;
 mod upstream;
 
@@ -38,6 +40,7 @@ mod breaker;
 mod connections;
 mod drain;
 mod exactness;
+mod grpc;
 mod http2;
 mod inbound;
 mod limits;
@@ -47,6 +50,7 @@ mod retries;
 mod stream;
 mod tcp;
 mod timeouts;
+mod upgrades;
 mod which_service;
 
 use std::future::Future;
