@@ -106,11 +106,9 @@ pub fn refuse(reason: Reason, detail: String, is_grpc: bool) -> Response<Respons
 
 fn refuse_call(reason: Reason, detail: &str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(Bytes::new()));
-    let headers = response.headers_mut();
+    let mut headers = grpc::refusal(reason, detail);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(grpc::STATUS, grpc::status_of(reason));
-    headers.insert(grpc::MESSAGE, grpc::message_value(detail));
-    headers.insert(REASON, HeaderValue::from_static(reason.word()));
+    *response.headers_mut() = headers;
     response
 }
 

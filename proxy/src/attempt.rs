@@ -196,9 +196,9 @@ async fn send_unbounded(
             (answered, Held::Own(lease), reused)
         }
         Carrier::Shared(shared) => {
-            shared.count_request();
+            let reused = shared.count_request();
             let answered = shared.connection.send(sent.head, body, sent.caller).await;
-            (answered, Held::Shared(shared), false)
+            (answered, Held::Shared(shared), reused)
         }
     };
     match answered {

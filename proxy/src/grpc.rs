@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use crate::answer::Reason;
+use crate::headers::REASON;
 
 /// `grpc-status`, in trailers, or in headers where there is nothing but them.
 pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -94,6 +95,16 @@ pub const fn status_of(reason: Reason) -> HeaderValue {
         | Reason::ConnectFailed
         | Reason::RetriesExhausted => "14",
     })
+}
+
+/// What tells a caller why Remora itself ended its call, in trailers or in
+/// the headers of an answer that has nothing else.
+pub fn refusal(reason: Reason, detail: &str) -> HeaderMap {
+    let mut fields = HeaderMap::with_capacity(4);
+    fields.insert(STATUS, status_of(reason));
+    fields.insert(MESSAGE, message_value(detail));
+    fields.insert(REASON, HeaderValue::from_static(reason.word()));
+    fields
 }
 
 /// A message as the header carries it: printable ASCII but for `%`, the rest

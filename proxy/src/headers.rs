@@ -109,29 +109,29 @@ pub fn upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
     (!words.any(|word| word.trim().eq_ignore_ascii_case("h2c"))).then_some(protocol)
 }
 
-/// Removes every header of ours that came from outside.
+/// Removes every header of ours that came from outside; the others keep their order.
 pub fn strip_ours(headers: &mut HeaderMap) {
-    if !headers.keys().any(is_ours) {
-        return;
-    }
-    let names: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_ours(name))
-        .cloned()
-        .collect();
-    for name in names {
-        headers.remove(name);
+    if headers.keys().any(is_ours) {
+        keep_only(headers, |name| !is_ours(name));
     }
 }
 
 /// Removes every header of ours but the attempt's number, which the
 /// application may see and nothing decides on.
 pub fn strip_ours_but_attempt(headers: &mut HeaderMap) {
-    let attempt = headers.remove(ATTEMPT);
-    strip_ours(headers);
-    if let Some(attempt) = attempt {
-        headers.insert(ATTEMPT, attempt);
+    let passes = |name: &HeaderName| !is_ours(name) || *name == ATTEMPT;
+    if !headers.keys().all(passes) {
+        keep_only(headers, passes);
     }
+}
+
+/// `HeaderMap::remove` would move the last field into the gap.
+fn keep_only(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
+    let mut kept = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers.iter().filter(|(name, _)| passes(name)) {
+        kept.append(name.clone(), value.clone());
+    }
+    *headers = kept;
 }
 
 fn is_ours(name: &HeaderName) -> bool {
@@ -239,6 +239,28 @@ mod tests {
         ]);
         strip_ours(&mut headers);
         assert_eq!(headers, map(&[("x-request-id", "7")]));
+    }
+
+    #[test]
+    fn the_order_of_the_others_stays() {
+        let fields = [
+            ("a", "1"),
+            ("x-remora-http", "1.1"),
+            ("b", "2"),
+            ("x-remora-attempt", "3"),
+            ("c", "4"),
+            ("d", "5"),
+        ];
+        let names = |strip: fn(&mut HeaderMap)| {
+            let mut headers = map(&fields);
+            strip(&mut headers);
+            headers.keys().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(names(strip_ours), ["a", "b", "c", "d"]);
+        assert_eq!(
+            names(strip_ours_but_attempt),
+            ["a", "b", "x-remora-attempt", "c", "d"]
+        );
     }
 
     #[test]

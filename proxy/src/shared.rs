@@ -40,9 +40,11 @@ impl Shared {
         })
     }
 
-    /// A request is about to go out on it.
-    pub fn count_request(&self) {
-        self.lease.borrow_mut().count_request();
+    /// A request is about to go out on it; whether it is not the first.
+    pub fn count_request(&self) -> bool {
+        let mut lease = self.lease.borrow_mut();
+        lease.count_request();
+        std::mem::replace(&mut lease.reused, true)
     }
 
     /// Whose limits it counts against.

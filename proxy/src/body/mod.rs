@@ -75,6 +75,9 @@ pub enum BodyError {
     /// The peer reset the stream (RFC 9113, section 6.4).
     #[error("the stream was reset: {0}")]
     Reset(String),
+    /// Of an answer: the caller broke off while it still sent the request.
+    #[error("the caller broke off while it sent the request: {0}")]
+    Caller(String),
 }
 
 /// A body that may have to be given up while whoever reads it stands still, and

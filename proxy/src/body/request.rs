@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::{BodyError, Incoming};
 use crate::clock::{self, Timestamp};
+use crate::headers;
 
 /// A request's body, from which the body of each attempt is made.
 #[derive(Debug, Clone)]
@@ -218,7 +219,6 @@ impl State {
             return Poll::Ready(
                 self.trailers
                     .clone()
-                    .filter(|_| !self.lost)
                     .map(|trailers| Ok(Frame::trailers(trailers))),
             );
         }
@@ -231,10 +231,11 @@ impl State {
                 self.lost = true;
                 Poll::Ready(Some(Err(error.into())))
             }
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.keep(data, next);
-                } else if let Some(trailers) = frame.trailers_ref() {
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_ours(trailers);
                     self.ended = true;
                     self.trailers = Some(trailers.clone()).filter(|_| !self.lost);
                 }

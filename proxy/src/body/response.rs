@@ -13,9 +13,11 @@ use http_body::{Body, Frame, SizeHint};
 use super::request::RequestSource;
 use super::{BodyError, Incoming, Timed};
 use crate::alarm::Alarm;
+use crate::answer::Reason;
 use crate::clock::{self, Timestamp};
 use crate::exchange::{BodyEnd, Exchange, Finished};
 use crate::grpc;
+use crate::headers;
 use crate::policy::deadline::{self, Bound, Deadline};
 
 /// A response's body: our own words, or what the upstream sends.
@@ -180,20 +182,24 @@ impl Relayed {
             },
         };
         if let Some(bound) = passed {
-            self.finish(BodyEnd::TimedOut);
-            return Poll::Ready(Some(Err(ResponseBodyError::Late(bound))));
+            let late = ResponseBodyError::Late(bound);
+            return Poll::Ready(Some(self.broke(BodyEnd::TimedOut, Reason::Timeout, late)));
         }
         Poll::Ready(match ready!(polled) {
-            Some(Ok(frame)) => {
-                self.saw(&frame);
+            Some(Ok(mut frame)) => {
+                self.saw(&mut frame);
                 if self.incoming.is_end_stream() {
                     self.finish(BodyEnd::Whole);
                 }
                 Some(Ok(frame))
             }
-            Some(Err(error)) => {
-                self.finish(BodyEnd::UpstreamBroke);
+            Some(Err(error @ BodyError::Caller(_))) => {
+                self.finish(BodyEnd::CallerLeft);
                 Some(Err(error.into()))
+            }
+            Some(Err(error)) => {
+                let end = BodyEnd::UpstreamBroke;
+                Some(self.broke(end, Reason::RetriesExhausted, error.into()))
             }
             None => {
                 self.finish(BodyEnd::Whole);
@@ -202,7 +208,7 @@ impl Relayed {
         })
     }
 
-    fn saw(&mut self, frame: &Frame<Bytes>) {
+    fn saw(&mut self, frame: &mut Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             if self.received_bytes == 0
                 && let Some(exchange) = &mut self.exchange
@@ -211,9 +217,30 @@ impl Relayed {
                 exchange.progressed(clock::now());
             }
             self.received_bytes += data.len() as u64;
-        } else if let Some(trailers) = frame.trailers_ref() {
+        } else if let Some(trailers) = frame.trailers_mut() {
+            headers::strip_ours(trailers);
             self.grpc_status = grpc::status(trailers);
         }
+    }
+
+    /// It will not come whole. A gRPC call is told so in its own words, since a
+    /// reset alone reads as a fault of the peer's HTTP/2.
+    fn broke(
+        &mut self,
+        end: BodyEnd,
+        reason: Reason,
+        error: ResponseBodyError,
+    ) -> Result<Frame<Bytes>, ResponseBodyError> {
+        let is_call = self
+            .exchange
+            .as_ref()
+            .is_some_and(|exchange| exchange.is_grpc);
+        // A declared length cannot be broken off by trailers.
+        let tells = is_call && self.incoming.size_hint().exact().is_none();
+        let trailers = tells.then(|| grpc::refusal(reason, &error.to_string()));
+        self.grpc_status = trailers.as_ref().and_then(grpc::status);
+        self.finish(end);
+        trailers.map(Frame::trailers).ok_or(error)
     }
 
     fn finish(&mut self, end: BodyEnd) {

@@ -10,6 +10,9 @@
 //! - [`mesh`]: services, endpoints and policies as a test writes them.
 //! - [`upstream`]: applications, with all their bad manners.
 //! - [`sidecar`]: the process, its admin endpoint, its end.
+//! - [`h2_app`]: an HTTP/2 application that follows a script; [`h2_client`]: an
+//!   HTTP/2 client, stream by stream.
+//! - [`raw`]: bytes at either end, and between two sidecars.
 //! - [`client`]: a raw HTTP/1.1 client that keeps its connection.
 //! - the rest: stories, one file for each part of the semantics.
 
@@ -23,7 +26,11 @@
 
 mod client;
 mod control;
+mod h2_app;
+mod h2_client;
+mod h2_raw;
 mod mesh;
+mod raw;
 mod sidecar;
 mod upstream;
 
@@ -33,6 +40,8 @@ mod breaker;
 mod connections;
 mod drain;
 mod exactness;
+mod grpc;
+mod http2;
 mod inbound;
 mod limits;
 mod message;
@@ -41,6 +50,7 @@ mod retries;
 mod stream;
 mod tcp;
 mod timeouts;
+mod upgrades;
 mod which_service;
 
 use std::future::Future;

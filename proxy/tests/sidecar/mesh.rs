@@ -69,6 +69,32 @@ impl Mesh {
         mesh
     }
 
+    /// A further pod with a sidecar, which is ready.
+    pub async fn beside(&self, host: u8, options: Options) -> Sidecar {
+        let options = Options { host, ..options };
+        let sidecar = Sidecar::start(self.net, &self.control.url(), options).await;
+        self.workload_of(host, |_| ());
+        sidecar.until_ready().await;
+        sidecar
+    }
+
+    /// The service `shop/catalog` with this policy, and an endpoint with a
+    /// sidecar of this version at each of these last bytes.
+    pub fn meshed(&self, policy: v1::ServicePolicy, hosts: &[u8]) {
+        for (number, host) in hosts.iter().enumerate() {
+            self.endpoint("catalog", number, self.net.at(*host), |endpoint| {
+                endpoint.sidecar = true;
+                endpoint.mesh_protocols = vec!["remora-h2".into(), "remora-h1".into()];
+            });
+        }
+        self.service("catalog", policy);
+    }
+
+    /// An HTTP/2 client of the sidecar's outbound listener.
+    pub async fn client2(&self) -> crate::h2_client::Client {
+        crate::h2_client::Client::connect(self.sidecar.outbound()).await
+    }
+
     /// The service `shop/catalog` with this policy and an endpoint at each of
     /// these addresses.
     pub fn catalog(&self, policy: v1::ServicePolicy, endpoints: &[SocketAddr]) {
@@ -152,15 +178,21 @@ impl Mesh {
 
     /// Puts the sidecar's own workload.
     pub fn workload(&self, change: impl FnOnce(&mut v1::Workload)) {
+        self.workload_of(1, change);
+    }
+
+    /// Puts the workload of the pod at this last byte.
+    pub fn workload_of(&self, host: u8, change: impl FnOnce(&mut v1::Workload)) {
+        let pod = format!("web-{host}");
         let mut workload = v1::Workload {
             namespace: "shop".into(),
-            pod: "web-1".into(),
-            pod_uid: "uid-web-1".into(),
-            addresses: vec![octets(self.net.ip(1))],
+            pod: pod.clone(),
+            pod_uid: format!("uid-{pod}"),
+            addresses: vec![octets(self.net.ip(host))],
             ..v1::Workload::default()
         };
         change(&mut workload);
-        let name = names::resource_name("shop", "web-1");
+        let name = names::resource_name("shop", &pod);
         self.control
             .put(names::WORKLOAD_TYPE, &name, Vec::new(), &workload);
     }

@@ -22,6 +22,8 @@ pub struct Options {
     pub inbound: &'static str,
     /// REMORA_DRAIN_TIMEOUT
     pub drain_timeout: &'static str,
+    /// The last byte of its pod's address; the application's is one more.
+    pub host: u8,
 }
 
 impl Default for Options {
@@ -31,6 +33,7 @@ impl Default for Options {
             access_log: false,
             inbound: "8080,7000",
             drain_timeout: "5s",
+            host: 1,
         }
     }
 }
@@ -40,12 +43,15 @@ impl Default for Options {
 pub struct Sidecar {
     child: Child,
     net: Net,
+    host: u8,
     folder: tempfile::TempDir,
 }
 
 impl Sidecar {
-    /// Starts the process. Its pod has the address `.1`, its application `.2`.
+    /// Starts the process. Its pod has the address `.1` and its application `.2`
+    /// where the options say nothing else.
     pub async fn start(net: Net, control_plane: &str, options: Options) -> Self {
+        let host = options.host;
         let folder = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(folder.path().join("stderr")).unwrap();
         let access_log = match options.access_log {
@@ -55,15 +61,15 @@ impl Sidecar {
         let child = Command::new(env!("CARGO_BIN_EXE_remora-proxy"))
             .env_clear()
             .env("REMORA_NAMESPACE", "shop")
-            .env("REMORA_POD", "web-1")
-            .env("REMORA_POD_UID", "uid-web-1")
-            .env("REMORA_POD_IPS", net.ip(1).to_string())
+            .env("REMORA_POD", format!("web-{host}"))
+            .env("REMORA_POD_UID", format!("uid-web-{host}"))
+            .env("REMORA_POD_IPS", net.ip(host).to_string())
             .env("REMORA_CONTROL_PLANE", control_plane)
             .env("REMORA_MODE", "explicit")
             .env("REMORA_EXPLICIT_INBOUND", options.inbound)
-            .env("REMORA_APP_ADDRESS", net.ip(2).to_string())
-            .env("REMORA_OUTBOUND_LISTEN", format!("{}:15101", net.ip(1)))
-            .env("REMORA_ADMIN_LISTEN", format!("{}:15120", net.ip(1)))
+            .env("REMORA_APP_ADDRESS", net.ip(host + 1).to_string())
+            .env("REMORA_OUTBOUND_LISTEN", format!("{}:15101", net.ip(host)))
+            .env("REMORA_ADMIN_LISTEN", format!("{}:15120", net.ip(host)))
             .env("REMORA_CONCURRENCY", options.workers.to_string())
             .env("REMORA_DRAIN_TIMEOUT", options.drain_timeout)
             .env("REMORA_ACCESS_LOG", access_log)
@@ -73,7 +79,12 @@ impl Sidecar {
             .stderr(log)
             .spawn()
             .unwrap();
-        let sidecar = Self { child, net, folder };
+        let sidecar = Self {
+            child,
+            net,
+            host,
+            folder,
+        };
         eventually("the sidecar listens", async || {
             tokio::net::TcpStream::connect(sidecar.admin())
                 .await
@@ -85,17 +96,17 @@ impl Sidecar {
 
     /// Its outbound listener.
     pub fn outbound(&self) -> SocketAddr {
-        SocketAddr::new(self.net.ip(1), 15101)
+        SocketAddr::new(self.net.ip(self.host), 15101)
     }
 
     /// One of its pod's ports.
     pub fn inbound(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.net.ip(1), port)
+        SocketAddr::new(self.net.ip(self.host), port)
     }
 
     /// Its admin endpoint.
     pub fn admin(&self) -> SocketAddr {
-        SocketAddr::new(self.net.ip(1), 15120)
+        SocketAddr::new(self.net.ip(self.host), 15120)
     }
 
     /// `GET path` at the admin endpoint.
@@ -163,6 +174,12 @@ impl Sidecar {
     pub fn terminate(&self) {
         let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Kills it, with all that is under way.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Waits for its end; whether it was a good one.
