@@ -14,7 +14,7 @@ use crate::headers::{self, ATTEMPT};
 use crate::upstream::Head;
 
 /// Says between sidecars that a stream's request is of HTTP/1, and of which.
-pub const MARKER: HeaderName = HeaderName::from_static("x-remora-http");
+pub const MARKER: HeaderName = HeaderName::from_static(remora_proto::well_known::header::HTTP);
 
 const MARKED_1_1: HeaderValue = HeaderValue::from_static("1.1");
 const MARKED_1_0: HeaderValue = HeaderValue::from_static("1.0");

@@ -24,9 +24,7 @@ pub mod settings;
 pub mod stall;
 pub mod stream;
 
-/// What a caller's sidecar says first on a connection to another sidecar that
-/// carries requests as HTTP/2 streams. No TLS or HTTP begins with NUL.
-pub const MESH_PREFACE: &[u8] = b"\0remora-h2\n";
+pub use remora_proto::well_known::mesh::H2_PREFACE as MESH_PREFACE;
 
 #[cfg(test)]
 mod tests;
