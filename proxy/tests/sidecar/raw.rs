@@ -124,7 +124,6 @@ impl Raw {
 /// A listener whose every connection is handled by a future; ends on drop.
 #[derive(Debug)]
 pub struct Listening {
-    address: SocketAddr,
     accepted: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
@@ -145,16 +144,7 @@ impl Listening {
                 connections.spawn(handle(Raw::new(stream)));
             }
         });
-        Self {
-            address,
-            accepted,
-            task,
-        }
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        Self { accepted, task }
     }
 
     /// How many connections have been accepted.
