@@ -31,8 +31,6 @@ pub struct Received {
     pub body: Vec<u8>,
     /// What followed it.
     pub trailers: Option<HeaderMap>,
-    /// From 1, in the order of accepting.
-    pub connection: u64,
     /// From 1, over all connections.
     pub number: u64,
 }
@@ -145,7 +143,6 @@ struct Shared {
     says: Says,
     requests: Mutex<Vec<Received>>,
     accepted: AtomicU64,
-    open: AtomicUsize,
     numbers: AtomicU64,
     in_flight: AtomicUsize,
     most_in_flight: AtomicUsize,
@@ -181,7 +178,6 @@ impl App {
             says,
             requests: Mutex::default(),
             accepted: AtomicU64::new(0),
-            open: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             most_in_flight: AtomicUsize::new(0),
@@ -193,13 +189,9 @@ impl App {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 stream.set_nodelay(true).unwrap();
-                let number = serving.accepted.fetch_add(1, SeqCst) + 1;
+                serving.accepted.fetch_add(1, SeqCst);
                 let shared = Arc::clone(&serving);
-                shared.open.fetch_add(1, SeqCst);
-                connections.spawn(async move {
-                    serve(&shared, stream, number).await;
-                    shared.open.fetch_sub(1, SeqCst);
-                });
+                connections.spawn(async move { serve(&shared, stream).await });
             }
         });
         Self {
@@ -229,11 +221,6 @@ impl App {
         self.shared.accepted.load(SeqCst)
     }
 
-    /// How many connections are open.
-    pub fn open(&self) -> usize {
-        self.shared.open.load(SeqCst)
-    }
-
     /// How many streams are being worked on.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(SeqCst)
@@ -261,7 +248,7 @@ impl Drop for App {
     }
 }
 
-async fn serve(shared: &Arc<Shared>, stream: TcpStream, connection: u64) {
+async fn serve(shared: &Arc<Shared>, stream: TcpStream) {
     let Says {
         streams,
         extended_connect,
@@ -291,7 +278,7 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream, connection: u64) {
                 let number = shared.numbers.fetch_add(1, SeqCst) + 1;
                 let (shared, kill) = (Arc::clone(shared), kill.clone());
                 tasks.spawn(async move {
-                    play(&shared, request, respond, connection, number, &kill).await;
+                    play(&shared, request, respond, number, &kill).await;
                 });
             }
             changed = draining.wait_for(|draining| *draining), if !told => {
@@ -325,13 +312,12 @@ async fn play(
     shared: &Shared,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    connection: u64,
     number: u64,
     kill: &mpsc::Sender<()>,
 ) {
     let in_flight = InFlight::new(shared);
     let (parts, mut body) = request.into_parts();
-    let mut received = received(&parts, connection, number);
+    let mut received = received(&parts, number);
     let steps = (shared.handler)(&received);
     let reads = steps.iter().any(|step| matches!(step, Step::Read));
     if !reads {
@@ -400,7 +386,7 @@ async fn play(
     }
 }
 
-fn received(parts: &http::request::Parts, connection: u64, number: u64) -> Received {
+fn received(parts: &http::request::Parts, number: u64) -> Received {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     Received {
         method: parts.method.to_string(),
@@ -421,7 +407,6 @@ fn received(parts: &http::request::Parts, connection: u64, number: u64) -> Recei
             .iter()
             .map(|(name, value)| (name.to_string(), text(value)))
             .collect(),
-        connection,
         number,
         ..Received::default()
     }

@@ -1,8 +1,6 @@
 //! An HTTP/2 client on the `h2` crate: one connection, streams one by one.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::Poll;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -36,8 +34,6 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// What followed the body.
     pub trailers: Option<HeaderMap>,
-    /// Interim answers before.
-    pub interim: Vec<(u16, HeaderMap)>,
     /// How it broke off.
     pub broke: Option<String>,
     /// With which code, where the stream was reset.
@@ -99,7 +95,6 @@ fn value<'a>(fields: Option<&'a HeaderMap>, name: &str) -> &'a str {
 pub struct Stream {
     response: ResponseFuture,
     sending: SendStream<Bytes>,
-    interim: Vec<(u16, HeaderMap)>,
 }
 
 /// A head that came, and the body after it.
@@ -182,27 +177,12 @@ impl Client {
     pub async fn begin(&self, head: Request<()>, ends: bool) -> Result<Stream, h2::Error> {
         let mut sender = soon("a stream's place", self.sender.clone().ready()).await?;
         let (response, sending) = sender.send_request(head, ends)?;
-        Ok(Stream {
-            response,
-            sending,
-            interim: Vec::new(),
-        })
+        Ok(Stream { response, sending })
     }
 
     /// Whether the other side said that it takes an extended CONNECT.
     pub fn offers_extended_connect(&self) -> bool {
         self.sender.is_extended_connect_protocol_enabled()
-    }
-
-    /// How the connection ended.
-    pub async fn ended(mut self) -> Result<(), String> {
-        let ended = soon("the connection's end", &mut self.task).await.unwrap();
-        ended.map_err(|error| error.to_string())
-    }
-
-    /// Whether the connection is over.
-    pub fn is_over(&self) -> bool {
-        self.task.is_finished()
     }
 }
 
@@ -257,18 +237,8 @@ impl Stream {
 
     /// The answer's head.
     pub async fn head(mut self) -> Result<Open, Answer> {
-        let waiting = std::future::poll_fn(|cx| {
-            while let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
-                let (parts, ()) = interim.into_parts();
-                self.interim.push((parts.status.as_u16(), parts.headers));
-            }
-            Pin::new(&mut self.response).poll(cx)
-        });
-        let response = soon("an answer", waiting).await;
-        let answer = Answer {
-            interim: self.interim,
-            ..Answer::default()
-        };
+        let response = soon("an answer", &mut self.response).await;
+        let answer = Answer::default();
         match response {
             Err(error) => Err(broken(answer, &error)),
             Ok(response) => {

@@ -36,6 +36,7 @@ mod upstream;
 
 mod access_log;
 mod bad_input;
+mod between_sidecars;
 mod breaker;
 mod connections;
 mod drain;

@@ -52,6 +52,17 @@ impl Raw {
 
     /// Reads until `end` has come; all with it.
     pub async fn until(&mut self, end: &str) -> String {
+        match self.until_or_end(end).await {
+            Some(read) => read,
+            None => {
+                let seen = String::from_utf8_lossy(&self.seen).into_owned();
+                panic!("it ended before {end:?}: {seen:?}");
+            }
+        }
+    }
+
+    /// As [`Raw::until`]; `None` where the connection ends before.
+    pub async fn until_or_end(&mut self, end: &str) -> Option<String> {
         soon(end, async {
             loop {
                 let found = self
@@ -60,11 +71,10 @@ impl Raw {
                     .position(|window| window == end.as_bytes());
                 if let Some(at) = found {
                     let read = self.seen.drain(..at + end.len()).collect();
-                    return String::from_utf8(read).unwrap();
+                    return Some(String::from_utf8(read).unwrap());
                 }
-                if self.stream.read_buf(&mut self.seen).await.unwrap_or(0) == 0 {
-                    let seen = String::from_utf8_lossy(&self.seen).into_owned();
-                    panic!("it ended before {end:?}: {seen:?}");
+                if !matches!(self.stream.read_buf(&mut self.seen).await, Ok(1..)) {
+                    return None;
                 }
             }
         })
@@ -73,11 +83,13 @@ impl Raw {
 
     /// Whether nothing comes for so long.
     pub async fn is_silent_for(&mut self, millis: u64) -> bool {
+        if !self.seen.is_empty() {
+            return false;
+        }
         let reading = self.stream.read_buf(&mut self.seen);
-        self.seen.is_empty()
-            && tokio::time::timeout(Duration::from_millis(millis), reading)
-                .await
-                .is_err()
+        tokio::time::timeout(Duration::from_millis(millis), reading)
+            .await
+            .is_err()
     }
 
     /// Everything up to the end, or the break, of the connection.
@@ -112,7 +124,6 @@ impl Raw {
 /// A listener whose every connection is handled by a future; ends on drop.
 #[derive(Debug)]
 pub struct Listening {
-    address: SocketAddr,
     accepted: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
@@ -133,16 +144,7 @@ impl Listening {
                 connections.spawn(handle(Raw::new(stream)));
             }
         });
-        Self {
-            address,
-            accepted,
-            task,
-        }
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        Self { accepted, task }
     }
 
     /// How many connections have been accepted.

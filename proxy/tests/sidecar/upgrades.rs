@@ -298,7 +298,8 @@ async fn connect_passes_two_sidecars() {
         caller
             .write("CONNECT catalog:8080 HTTP/1.1\r\nhost: catalog:8080\r\n\r\n")
             .await;
-        assert!(caller.head().await.starts_with("HTTP/1.1 200"));
+        let head = caller.head().await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         caller.write("through;").await;
         assert_eq!(caller.until(";").await, "through;");
         caller.finish().await;
