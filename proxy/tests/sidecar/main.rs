@@ -9,8 +9,11 @@
 //! - [`control`]: the control plane, which sends what the test says.
 //! - [`mesh`]: services, endpoints and policies as a test writes them.
 //! - [`upstream`]: applications, with all their bad manners.
-//! - [`sidecar`]: the process, its admin endpoint, its end.
+//! - [`tap`]: an application that writes down every byte.
+//! - [`sidecar`]: the process, its admin endpoint, its end; [`process`]: what the
+//!   kernel says about it.
 //! - [`client`]: a raw HTTP/1.1 client that keeps its connection.
+//! - [`attack`]: what an attack may cost, and the caller who is served meanwhile.
 //! - the rest: stories, one file for each part of the semantics.
 
 #![allow(
@@ -21,10 +24,13 @@
     reason = "a test that cannot go on should say so and end, and it measures real time"
 )]
 
+mod attack;
 mod client;
 mod control;
 mod mesh;
+mod process;
 mod sidecar;
+mod tap;
 mod upstream;
 
 mod access_log;
@@ -33,6 +39,11 @@ mod breaker;
 mod connections;
 mod drain;
 mod exactness;
+mod http1_bodies;
+mod http1_heads;
+mod http1_slow;
+mod http1_upgrades;
+mod http1_upstreams;
 mod inbound;
 mod limits;
 mod message;
