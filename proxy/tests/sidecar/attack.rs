@@ -98,7 +98,10 @@ impl Http2Ground {
         for face in ground.faces() {
             eventually("both sides speak HTTP/2", async || {
                 let mut caller = Http2Caller::connect(face).await;
-                caller.get("/warm").await.is_ok_and(|answer| answer.status == 200)
+                caller
+                    .get("/warm")
+                    .await
+                    .is_ok_and(|answer| answer.status == 200)
             })
             .await;
         }
@@ -107,7 +110,10 @@ impl Http2Ground {
 
     /// The outbound listener and the pod's port.
     pub fn faces(&self) -> [SocketAddr; 2] {
-        [self.mesh.sidecar.outbound(), self.mesh.sidecar.inbound(PORT)]
+        [
+            self.mesh.sidecar.outbound(),
+            self.mesh.sidecar.inbound(PORT),
+        ]
     }
 
     /// An attacker at the pod's port, and what is watched meanwhile.
@@ -229,8 +235,14 @@ impl Attack {
         );
         assert!(served.answers > 0, "{what}: another caller had no answer");
         assert!(served.slowest < ANSWER, "{what}: {served:?}");
-        assert!(grown <= mib * MIB, "{what}: {grown} bytes, at most {mib} MiB");
-        assert!(took.as_secs_f64() <= seconds, "{what}: {took:?}, at most {seconds} s");
+        assert!(
+            grown <= mib * MIB,
+            "{what}: {grown} bytes, at most {mib} MiB"
+        );
+        assert!(
+            took.as_secs_f64() <= seconds,
+            "{what}: {took:?}, at most {seconds} s"
+        );
     }
 }
 
@@ -260,7 +272,10 @@ impl Heard {
     /// One answer, 400 in our own words, and the connection's end.
     pub fn is_refusal(&self) -> bool {
         self.statuses() == [400]
-            && self.text().to_lowercase().contains("x-remora-reason: bad_request\r\n")
+            && self
+                .text()
+                .to_lowercase()
+                .contains("x-remora-reason: bad_request\r\n")
             && self.ended
     }
 }

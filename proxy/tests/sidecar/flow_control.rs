@@ -86,16 +86,30 @@ const KERNEL: u64 = 24 * MIB;
 async fn a_slow_reader_by_http_1_holds_up_the_application() {
     let ground = Ground::start().await;
     let app = http1_body(ground.mesh.net.at(11), Does::Writes).await;
-    ground.mesh.endpoint("bodies", 0, ground.mesh.net.at(11), |_| ());
+    ground
+        .mesh
+        .endpoint("bodies", 0, ground.mesh.net.at(11), |_| ());
     ground.mesh.service("bodies", policy());
     let attack = ground.attack().await;
-    let mut stream = TcpStream::connect(ground.mesh.sidecar.outbound()).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: bodies:8080\r\n\r\n").await.unwrap();
+    let mut stream = TcpStream::connect(ground.mesh.sidecar.outbound())
+        .await
+        .unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: bodies:8080\r\n\r\n")
+        .await
+        .unwrap();
     tokio::time::sleep(STALL).await;
     let stalled = app.moved.load(SeqCst);
-    assert!(stalled < KERNEL, "{stalled} bytes of a body that nobody reads were taken");
+    assert!(
+        stalled < KERNEL,
+        "{stalled} bytes of a body that nobody reads were taken"
+    );
     tokio::time::sleep(STALL).await;
-    assert_eq!(app.moved.load(SeqCst), stalled, "more was taken while nobody read");
+    assert_eq!(
+        app.moved.load(SeqCst),
+        stalled,
+        "more was taken while nobody read"
+    );
     // Slowly, and then all of it.
     let mut buffer = vec![0; 256 * 1024];
     let mut read = 0;
@@ -105,19 +119,25 @@ async fn a_slow_reader_by_http_1_holds_up_the_application() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    attack.end("64 MiB to a slow reader by HTTP/1.1", HELD_HTTP1, 10.0).await;
+    attack
+        .end("64 MiB to a slow reader by HTTP/1.1", HELD_HTTP1, 10.0)
+        .await;
 }
 
 #[tokio::test]
 async fn a_slow_application_by_http_1_holds_up_the_caller() {
     let ground = Ground::start().await;
     let _app = http1_body(ground.mesh.net.at(11), Does::ReadsNothing).await;
-    ground.mesh.endpoint("bodies", 0, ground.mesh.net.at(11), |_| ());
+    ground
+        .mesh
+        .endpoint("bodies", 0, ground.mesh.net.at(11), |_| ());
     ground.mesh.service("bodies", policy());
     let attack = ground.attack().await;
     let mut streams = Vec::new();
     for framing in ["Content-Length: 67108864", "Transfer-Encoding: chunked"] {
-        let mut stream = TcpStream::connect(ground.mesh.sidecar.outbound()).await.unwrap();
+        let mut stream = TcpStream::connect(ground.mesh.sidecar.outbound())
+            .await
+            .unwrap();
         let head = format!("POST / HTTP/1.1\r\nHost: bodies:8080\r\n{framing}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let piece = [b"10000\r\n".as_slice(), &vec![b'x'; 65_536], b"\r\n"].concat();
@@ -128,11 +148,20 @@ async fn a_slow_application_by_http_1_holds_up_the_caller() {
             }
         };
         let _ = tokio::time::timeout(STALL, writing).await;
-        assert!(written < KERNEL, "{written} bytes of a body that nobody reads were taken");
+        assert!(
+            written < KERNEL,
+            "{written} bytes of a body that nobody reads were taken"
+        );
         streams.push(stream);
     }
     // Retries keep what may be sent again: 64 KiB.
-    attack.end("two bodies to an application that reads nothing", HELD_HTTP1 + 1, 5.0).await;
+    attack
+        .end(
+            "two bodies to an application that reads nothing",
+            HELD_HTTP1 + 1,
+            5.0,
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -144,37 +173,62 @@ async fn a_slow_reader_by_http_2_holds_up_the_application() {
     peer.listen(STALL).await;
     let made = &ground.own.counts.made;
     let stalled = made.load(SeqCst);
-    assert!(stalled <= HELD_HTTP2 * MIB, "{stalled} bytes were taken for a window of 64 KiB");
+    assert!(
+        stalled <= HELD_HTTP2 * MIB,
+        "{stalled} bytes were taken for a window of 64 KiB"
+    );
     assert_eq!(peer.streams[&1].body.len(), 65_535);
     peer.listen(STALL).await;
-    assert_eq!(made.load(SeqCst), stalled, "more was taken while nobody read");
+    assert_eq!(
+        made.load(SeqCst),
+        stalled,
+        "more was taken while nobody read"
+    );
     // Another stream of the same connection's other client goes on; this one too, later.
     let mut caller = Http2Caller::connect(ground.mesh.sidecar.inbound(crate::mesh::PORT)).await;
     let answer = caller.get(&format!("/big/{BODY}")).await.unwrap();
     assert_eq!(answer.body.len() as u64, BODY);
     peer.write(&reset(1, code::CANCEL)).await;
-    attack.end("64 MiB to a slow reader by HTTP/2", HELD_HTTP2, 10.0).await;
-    crate::eventually("the application is told", async || ground.own.in_flight() == 0).await;
+    attack
+        .end("64 MiB to a slow reader by HTTP/2", HELD_HTTP2, 10.0)
+        .await;
+    crate::eventually("the application is told", async || {
+        ground.own.in_flight() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_slow_application_by_http_2_holds_up_the_caller() {
     let ground = Http2Ground::start().await;
-    let attack =
-        crate::attack::Attack::begin_http2(&ground.mesh, ground.mesh.sidecar.inbound(crate::mesh::PORT)).await;
+    let attack = crate::attack::Attack::begin_http2(
+        &ground.mesh,
+        ground.mesh.sidecar.inbound(crate::mesh::PORT),
+    )
+    .await;
     for face in ground.faces() {
         let mut caller = Http2Caller::connect(face).await;
         let made: Arc<AtomicU64> = Arc::default();
         let body = long(BODY, Arc::clone(&made));
-        let sending = tokio::spawn(async move { caller.send("POST", "/unread", body).await.is_ok() });
+        let sending =
+            tokio::spawn(async move { caller.send("POST", "/unread", body).await.is_ok() });
         tokio::time::sleep(STALL).await;
         let stalled = made.load(SeqCst);
-        assert!(stalled <= HELD_HTTP2 * MIB, "{stalled} bytes were taken that nobody reads");
+        assert!(
+            stalled <= HELD_HTTP2 * MIB,
+            "{stalled} bytes were taken that nobody reads"
+        );
         tokio::time::sleep(STALL / 2).await;
         assert_eq!(made.load(SeqCst), stalled);
         sending.abort();
     }
-    attack.end("64 MiB to an application that reads nothing, by HTTP/2", 2 * HELD_HTTP2, 10.0).await;
+    attack
+        .end(
+            "64 MiB to an application that reads nothing, by HTTP/2",
+            2 * HELD_HTTP2,
+            10.0,
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -183,10 +237,16 @@ async fn large_bodies_pass_both_ways_at_once_and_whole() {
     for face in ground.faces() {
         let mut caller = Http2Caller::connect(face).await;
         let made: Arc<AtomicU64> = Arc::default();
-        let response = caller.send("POST", "/echo", long(16 * MIB, Arc::clone(&made))).await.unwrap();
+        let response = caller
+            .send("POST", "/echo", long(16 * MIB, Arc::clone(&made)))
+            .await
+            .unwrap();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body.len() as u64, 16 * MIB);
-        let response = caller.send("POST", "/sink", long(16 * MIB, made)).await.unwrap();
+        let response = caller
+            .send("POST", "/sink", long(16 * MIB, made))
+            .await
+            .unwrap();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, "read");
     }
@@ -218,6 +278,9 @@ async fn a_burst_of_bodies_is_given_back() {
     println!("before {before}, after 200 bodies of 1 MiB with connections kept {after}");
     // 16 KiB for each connection and its upstream's, and 8 MiB that a debug
     // build's allocator keeps.
-    assert!(after < before + 200 * 32 * 1024 + 8 * MIB, "{before} -> {after}");
+    assert!(
+        after < before + 200 * 32 * 1024 + 8 * MIB,
+        "{before} -> {after}"
+    );
     drop(clients);
 }

@@ -26,7 +26,13 @@ async fn tapped() -> (Ground, Tap) {
 #[tokio::test]
 async fn chunk_extensions_are_taken_and_never_passed_on() {
     let (ground, tap) = tapped().await;
-    for extension in [";evil", ";evil=1", ";evil=\"quoted;\"", " ; evil = 1", ";evil;evil2=x"] {
+    for extension in [
+        ";evil",
+        ";evil=1",
+        ";evil=\"quoted;\"",
+        " ; evil = 1",
+        ";evil;evil2=x",
+    ] {
         let body = format!("5{extension}\r\nhello\r\n0{extension}\r\n\r\n");
         let bytes = format!("{CHUNKED}{body}");
         let heard = exchange(ground.mesh.sidecar.outbound(), bytes.as_bytes(), SILENCE).await;
@@ -35,7 +41,11 @@ async fn chunk_extensions_are_taken_and_never_passed_on() {
             true => &[&[200], &[400]],
             false => &[&[200]],
         };
-        assert!(allowed.contains(&&heard.statuses()[..]), "{extension:?}: {}", heard.text());
+        assert!(
+            allowed.contains(&&heard.statuses()[..]),
+            "{extension:?}: {}",
+            heard.text()
+        );
     }
     assert!(tap.text().contains("hello"));
     assert!(!tap.text().contains("evil"), "{}", tap.text());
@@ -54,7 +64,10 @@ async fn chunk_extensions_without_end_are_cut_off() {
         assert!(!heard.statuses().contains(&200), "{}", heard.text());
     }
     let passed = tap.text().matches('a').count();
-    assert!(passed < 256, "{passed} chunks passed: more than 256 KiB of extensions");
+    assert!(
+        passed < 256,
+        "{passed} chunks passed: more than 256 KiB of extensions"
+    );
     attack.end("chunk extensions", 4, 3.0).await;
 }
 
@@ -103,14 +116,21 @@ async fn malformed_chunks_break_the_request_off() {
         let bytes = format!("{CHUNKED}{body}GET /smuggled HTTP/1.1\r\nHost: tapped:8080\r\n\r\n");
         let heard = exchange(ground.mesh.sidecar.outbound(), bytes.as_bytes(), SILENCE).await;
         if !heard.is_refusal() {
-            wrong.push(format!("{body:?}: {:?}, ended: {}", heard.statuses(), heard.ended));
+            wrong.push(format!(
+                "{body:?}: {:?}, ended: {}",
+                heard.statuses(),
+                heard.ended
+            ));
         }
     }
     assert!(wrong.is_empty(), "not refused:\n{}", wrong.join("\n"));
     for tapped in tap.connections() {
         let text = tapped.text();
         assert!(!text.contains("smuggled"), "{text}");
-        assert!(!text.ends_with("0\r\n\r\n"), "a malformed body came whole: {text}");
+        assert!(
+            !text.ends_with("0\r\n\r\n"),
+            "a malformed body came whole: {text}"
+        );
         assert!(tapped.ended, "the application was left waiting: {text}");
     }
 }
@@ -132,9 +152,17 @@ async fn trailers_are_bounded_and_frame_nothing() {
     let body = "5\r\nhello\r\n0\r\nX-Checksum: 1\r\nContent-Length: 3\r\nTransfer-Encoding: gzip\r\n\
         Host: other\r\nX-Remora-Reason: fault\r\n\r\n";
     let heard = exchange(outbound, format!("{CHUNKED}{body}").as_bytes(), SILENCE).await;
-    assert!(matches!(heard.statuses()[..], [200 | 400]), "{}", heard.text());
+    assert!(
+        matches!(heard.statuses()[..], [200 | 400]),
+        "{}",
+        heard.text()
+    );
     for forbidden in ["content-length: 3", "gzip", "other", "fault"] {
-        assert!(!tap.text().contains(forbidden), "{forbidden}: {}", tap.text());
+        assert!(
+            !tap.text().contains(forbidden),
+            "{forbidden}: {}",
+            tap.text()
+        );
     }
     let attack = ground.attack().await;
     let long = format!("{CHUNKED}0\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
@@ -150,7 +178,11 @@ async fn trailers_are_bounded_and_frame_nothing() {
 #[tokio::test]
 async fn what_follows_a_body_is_the_next_request_and_nothing_else() {
     let ground = Ground::start().await;
-    for (face, app) in ground.faces().into_iter().zip([&ground.catalog, &ground.own]) {
+    for (face, app) in ground
+        .faces()
+        .into_iter()
+        .zip([&ground.catalog, &ground.own])
+    {
         let before = app.count();
         let inner = "GET /inner HTTP/1.1\r\nHost: catalog:8080\r\n\r\n";
         let length = inner.len();
@@ -175,7 +207,10 @@ async fn what_follows_a_body_is_the_next_request_and_nothing_else() {
 #[tokio::test]
 async fn identical_lengths_are_refused_or_sent_as_one() {
     let ground = Ground::start().await;
-    for lengths in ["Content-Length: 5\r\nContent-Length: 5\r\n", "Content-Length: 5, 5\r\n"] {
+    for lengths in [
+        "Content-Length: 5\r\nContent-Length: 5\r\n",
+        "Content-Length: 5, 5\r\n",
+    ] {
         let bytes = format!("POST / HTTP/1.1\r\nHost: catalog:8080\r\n{lengths}\r\nhello");
         let heard = exchange(ground.faces()[0], bytes.as_bytes(), SILENCE).await;
         if heard.is_refusal() {
@@ -183,8 +218,14 @@ async fn identical_lengths_are_refused_or_sent_as_one() {
         }
         assert_eq!(heard.statuses(), [200]);
         let request = ground.catalog.requests().pop().unwrap();
-        let sent = request.headers.iter().filter(|(name, _)| name == "content-length");
-        assert_eq!(sent.map(|(_, value)| value.as_str()).collect::<Vec<_>>(), ["5"]);
+        let sent = request
+            .headers
+            .iter()
+            .filter(|(name, _)| name == "content-length");
+        assert_eq!(
+            sent.map(|(_, value)| value.as_str()).collect::<Vec<_>>(),
+            ["5"]
+        );
         assert_eq!(request.body, b"hello");
     }
 }

@@ -38,7 +38,10 @@ async fn assert_refused(requests: impl IntoIterator<Item = Vec<u8>>) {
     wrong.sort();
     assert!(wrong.is_empty(), "not refused:\n{}", wrong.join("\n"));
     let reached = ground.reached();
-    assert_eq!(reached, 0, "of what was refused {reached} reached an application");
+    assert_eq!(
+        reached, 0,
+        "of what was refused {reached} reached an application"
+    );
 }
 
 /// A request with these whole lines after its host.
@@ -216,7 +219,9 @@ async fn the_preface_of_http_2_in_the_middle_of_a_connection_is_refused() {
 async fn what_is_refused_behind_a_good_request_leaves_its_answer_whole() {
     let ground = Ground::start().await;
     let slow = App::start(ground.mesh.net.at(11), |_| {
-        status(200).after_ms(100).body(&"a long answer ".repeat(20_000))
+        status(200)
+            .after_ms(100)
+            .body(&"a long answer ".repeat(20_000))
     })
     .await;
     ground.mesh.endpoint("slow", 0, slow.address(), |_| ());
@@ -282,11 +287,21 @@ async fn odd_but_sound_heads_pass_untouched() {
     let ground = Ground::start().await;
     let headers = "X_under_score: 1\r\nx!#$%&'*+-.^_`|~: tokens\r\nEmpty:\r\nx-high: \u{e4}\u{f6}\r\n\
         X-Spaces:  \t in \t between  \t \r\nX-Twice: 1\r\nX-Twice: 2\r\nX-Forwarded-For: 10.0.0.1\r\n";
-    for (face, app) in ground.faces().into_iter().zip([&ground.catalog, &ground.own]) {
+    for (face, app) in ground
+        .faces()
+        .into_iter()
+        .zip([&ground.catalog, &ground.own])
+    {
         let mut client = Client::connect(face).await;
         let ours = "X-Remora-Reason: fault\r\nX-REMORA-IDENTITY: admin\r\nx-remora-http: 1.1\r\n";
         let answer = client
-            .request("GET", "catalog:8080", "/a%2e/../b?c=[]{}|", &format!("{headers}{ours}"), "")
+            .request(
+                "GET",
+                "catalog:8080",
+                "/a%2e/../b?c=[]{}|",
+                &format!("{headers}{ours}"),
+                "",
+            )
             .await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let request = app.requests().pop().unwrap();
@@ -296,7 +311,11 @@ async fn odd_but_sound_heads_pass_untouched() {
         assert_eq!(request.header("x-high"), "\u{e4}\u{f6}");
         assert_eq!(request.header("x-spaces"), "in \t between");
         assert_eq!(request.header("x-forwarded-for"), "10.0.0.1");
-        let names: Vec<_> = request.headers.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<_> = request
+            .headers
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         assert_eq!(names.iter().filter(|name| **name == "x-twice").count(), 2);
         assert!(names.contains(&"empty"));
         for ours in ["x-remora-reason", "x-remora-identity", "x-remora-http"] {

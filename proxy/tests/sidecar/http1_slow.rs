@@ -54,7 +54,11 @@ async fn a_head_that_never_ends_is_ended() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(ground.catalog.count(), 1, "a slow head reached an application");
+    assert_eq!(
+        ground.catalog.count(),
+        1,
+        "a slow head reached an application"
+    );
     attack.end("slow heads", 2, 20.0).await;
 }
 
@@ -69,13 +73,24 @@ async fn many_connections_that_send_nothing_cost_little_and_all_of_it_comes_back
     for number in 0..CONNECTIONS {
         held.push(connect(ground.faces()[number % 2]).await);
     }
-    eventually("all are accepted", async || process.descriptors() >= descriptors + CONNECTIONS)
-        .await;
+    eventually("all are accepted", async || {
+        process.descriptors() >= descriptors + CONNECTIONS
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     // 16 KiB for each: the bar of a release build, and a debug build keeps it too.
-    attack.end("2,000 silent connections", CONNECTIONS as u64 * 16 / 1024, 10.0).await;
+    attack
+        .end(
+            "2,000 silent connections",
+            CONNECTIONS as u64 * 16 / 1024,
+            10.0,
+        )
+        .await;
     drop(held);
-    eventually("all descriptors are back", async || process.descriptors() <= descriptors + 2).await;
+    eventually("all descriptors are back", async || {
+        process.descriptors() <= descriptors + 2
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -83,7 +98,10 @@ async fn heads_that_stop_before_their_end_are_bounded() {
     const CONNECTIONS: usize = 200;
     let ground = Ground::start().await;
     let attack = ground.attack().await;
-    let head = format!("GET / HTTP/1.1\r\nHost: catalog:8080\r\nX: {}", "x".repeat(60 * 1024));
+    let head = format!(
+        "GET / HTTP/1.1\r\nHost: catalog:8080\r\nX: {}",
+        "x".repeat(60 * 1024)
+    );
     let mut held = Vec::new();
     for number in 0..CONNECTIONS {
         let mut stream = connect(ground.faces()[number % 2]).await;
@@ -92,5 +110,11 @@ async fn heads_that_stop_before_their_end_are_bounded() {
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     // A buffer may be twice as large as what is in it.
-    attack.end("200 heads of 60 KiB", CONNECTIONS as u64 * 128 / 1024 + 2, 10.0).await;
+    attack
+        .end(
+            "200 heads of 60 KiB",
+            CONNECTIONS as u64 * 128 / 1024 + 2,
+            10.0,
+        )
+        .await;
 }

@@ -58,7 +58,10 @@ async fn heads_that_could_be_read_as_two_answers_are_failures() {
 
 #[tokio::test]
 async fn an_answer_with_both_framings_is_refused_or_its_chunks_alone_count() {
-    for first in ["Content-Length: 3\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 3"] {
+    for first in [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 3",
+    ] {
         let bytes = format!("HTTP/1.1 200 OK\r\n{first}\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
         let (mesh, tap) = answering(bytes).await;
         for _ in 0..2 {
@@ -68,7 +71,11 @@ async fn an_answer_with_both_framings_is_refused_or_its_chunks_alone_count() {
             }
             assert_eq!(heard.statuses(), [200]);
             assert!(heard.text().contains("hello"), "{}", heard.text());
-            assert!(!heard.text().to_lowercase().contains("content-length: 3"), "{}", heard.text());
+            assert!(
+                !heard.text().to_lowercase().contains("content-length: 3"),
+                "{}",
+                heard.text()
+            );
         }
         // RFC 9112, section 6.3: such a connection is not used again.
         assert_eq!(tap.connections().len(), 2);
@@ -79,11 +86,27 @@ async fn an_answer_with_both_framings_is_refused_or_its_chunks_alone_count() {
 async fn bytes_behind_an_answer_never_answer_the_next_request() {
     let poison = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned";
     for (what, first, after) in [
-        ("with it", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 0),
-        ("behind chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 0),
+        (
+            "with it",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            0,
+        ),
+        (
+            "behind chunks",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            0,
+        ),
         ("behind a 204", "HTTP/1.1 204 No Content\r\n\r\n", 0),
-        ("behind a 304", "HTTP/1.1 304 Not Modified\r\nContent-Length: 8\r\n\r\n", 0),
-        ("later, on an idle connection", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 50),
+        (
+            "behind a 304",
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 8\r\n\r\n",
+            0,
+        ),
+        (
+            "later, on an idle connection",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            50,
+        ),
     ] {
         let mesh = Mesh::start().await;
         let (first, later) = match after {
@@ -95,7 +118,11 @@ async fn bytes_behind_an_answer_never_answer_the_next_request() {
         let mut client = mesh.client().await;
         for _ in 0..4 {
             let answer = client.get("catalog:8080", "/").await;
-            assert!(matches!(answer.status, 200 | 204 | 304), "{what}: {}", answer.status);
+            assert!(
+                matches!(answer.status, 200 | 204 | 304),
+                "{what}: {}",
+                answer.status
+            );
             assert_ne!(answer.text(), "poisoned", "{what}");
             tokio::time::sleep(Duration::from_millis(2 * after)).await;
         }
@@ -112,7 +139,9 @@ async fn raw_then(
     after: Duration,
 ) -> tokio::task::JoinHandle<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind(mesh.net.at(10)).await.unwrap();
+    let listener = tokio::net::TcpListener::bind(mesh.net.at(10))
+        .await
+        .unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let first = first.clone();
@@ -177,14 +206,26 @@ async fn informational_answers_pass_but_not_for_ever() {
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n";
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let (mesh, _tap) = answering(format!("{hints}{hints}{ok}")).await;
-    let heard = exchange(mesh.sidecar.outbound(), GET.as_bytes(), Duration::from_millis(500)).await;
+    let heard = exchange(
+        mesh.sidecar.outbound(),
+        GET.as_bytes(),
+        Duration::from_millis(500),
+    )
+    .await;
     assert_eq!(heard.statuses(), [103, 103, 200], "{}", heard.text());
     let (mesh, tap) = answering(hints.repeat(400_000)).await;
     let own = App::ok(mesh.net.at(2)).await;
     let attack = Attack::begin(&mesh, mesh.sidecar.inbound(crate::mesh::PORT)).await;
     let heard = exchange(mesh.sidecar.outbound(), GET.as_bytes(), SILENCE).await;
-    let passed = heard.statuses().iter().filter(|status| **status == 103).count();
-    assert!(passed < 1000, "{passed} of 400,000 informational answers were passed on");
+    let passed = heard
+        .statuses()
+        .iter()
+        .filter(|status| **status == 103)
+        .count();
+    assert!(
+        passed < 1000,
+        "{passed} of 400,000 informational answers were passed on"
+    );
     assert!(
         heard.ended || heard.statuses().last() == Some(&502),
         "the request was left in the air"
@@ -196,7 +237,10 @@ async fn informational_answers_pass_but_not_for_ever() {
 
 #[tokio::test]
 async fn a_slow_caller_of_informational_answers_is_no_buffer_for_them() {
-    let hints = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "x".repeat(32 * 1024));
+    let hints = format!(
+        "HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n",
+        "x".repeat(32 * 1024)
+    );
     let (mesh, _tap) = answering(hints.repeat(1000)).await;
     let own = App::ok(mesh.net.at(2)).await;
     let attack = Attack::begin(&mesh, mesh.sidecar.inbound(crate::mesh::PORT)).await;
@@ -208,7 +252,9 @@ async fn a_slow_caller_of_informational_answers_is_no_buffer_for_them() {
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     // 8 callers that read nothing, 32 MiB for each.
-    attack.end("informational answers that nobody reads", 12, 3.0).await;
+    attack
+        .end("informational answers that nobody reads", 12, 3.0)
+        .await;
     drop(own);
 }
 

@@ -31,7 +31,12 @@ pub fn whole(bytes: impl Into<Bytes>) -> Any {
 
 /// A body of `length` bytes, made as they are asked for; `made` counts them.
 pub fn long(length: u64, made: Arc<AtomicU64>) -> Any {
-    Long { left: length, made, trailers: false }.boxed()
+    Long {
+        left: length,
+        made,
+        trailers: false,
+    }
+    .boxed()
 }
 
 struct Long {
@@ -53,13 +58,18 @@ impl Body for Long {
             if !std::mem::take(&mut self.trailers) {
                 return Poll::Ready(None);
             }
-            let status = ("grpc-status".parse().unwrap(), HeaderValue::from_static("0"));
+            let status = (
+                "grpc-status".parse().unwrap(),
+                HeaderValue::from_static("0"),
+            );
             return Poll::Ready(Some(Ok(Frame::trailers(HeaderMap::from_iter([status])))));
         }
         let size = self.left.min(PIECE.len() as u64);
         self.left -= size;
         self.made.fetch_add(size, SeqCst);
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&PIECE[..size as usize])))))
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(
+            &PIECE[..size as usize],
+        )))))
     }
 }
 
@@ -108,7 +118,11 @@ impl Http2App {
                 connections.spawn(connection);
             }
         });
-        Self { address, counts, task }
+        Self {
+            address,
+            counts,
+            task,
+        }
     }
 
     /// Where it listens.
@@ -166,7 +180,12 @@ async fn answer(
         }
         "echo" => body.map_err(|_| unreachable!()).boxed(),
         "big" => long(length, made),
-        "trailers" => Long { left: length, made, trailers: true }.boxed(),
+        "trailers" => Long {
+            left: length,
+            made,
+            trailers: true,
+        }
+        .boxed(),
         _ => whole("hello"),
     };
     Ok(Response::new(body))
@@ -174,7 +193,11 @@ async fn answer(
 
 /// A caller that behaves well, with one connection.
 #[derive(Clone, Debug)]
-pub struct Http2Caller(SendRequest<Any>);
+pub struct Http2Caller {
+    send: SendRequest<Any>,
+    /// The service that it calls.
+    authority: &'static str,
+}
 
 /// A whole answer.
 #[derive(Debug)]
@@ -192,17 +215,30 @@ pub struct Whole {
 impl Http2Caller {
     /// Connects to `address`.
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = crate::soon("connecting", TcpStream::connect(address)).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (send, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .unwrap();
-        tokio::spawn(connection);
-        Self(send)
+        Self::try_connect(address).await.expect("a connection")
     }
 
-    /// Sends a request to `catalog`; its answer's body is to be read by the test.
+    /// As [`Http2Caller::connect`]; `None` where nobody takes the connection.
+    pub async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let stream = crate::soon("connecting", TcpStream::connect(address))
+            .await
+            .ok()?;
+        stream.set_nodelay(true).unwrap();
+        let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let (send, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        Some(Self {
+            send,
+            authority: "catalog:8080",
+        })
+    }
+
+    /// Calls another service than `catalog`.
+    pub fn to(self, authority: &'static str) -> Self {
+        Self { authority, ..self }
+    }
+
+    /// Sends a request; its answer's body is to be read by the test.
     pub async fn send(
         &mut self,
         method: &str,
@@ -211,11 +247,11 @@ impl Http2Caller {
     ) -> Result<Response<Incoming>, hyper::Error> {
         let request = Request::builder()
             .method(method)
-            .uri(format!("http://catalog:8080{path}"))
+            .uri(format!("http://{}{path}", self.authority))
             .body(body)
             .unwrap();
-        self.0.ready().await?;
-        self.0.send_request(request).await
+        self.send.ready().await?;
+        self.send.send_request(request).await
     }
 
     /// Asks for `path` and reads all of the answer.

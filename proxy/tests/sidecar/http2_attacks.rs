@@ -16,6 +16,9 @@ use crate::mesh::{PORT, policy};
 /// So long a flood may go on before it is taken to be endured for ever.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// What is sent as number `n` of a flood.
+type Bytes = fn(u32) -> Vec<u8>;
+
 /// What a flood came to.
 #[derive(Debug)]
 struct Flood {
@@ -56,18 +59,30 @@ async fn rapid_resets_are_cut_off() {
         bytes
     })
     .await;
-    assert!(flooded.ended, "50,000 streams were begun and reset: {flooded:?}");
-    let most = ground.own.counts.most.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(
+        flooded.ended,
+        "50,000 streams were begun and reset: {flooded:?}"
+    );
+    let most = ground
+        .own
+        .counts
+        .most
+        .load(std::sync::atomic::Ordering::SeqCst);
     assert!(most <= 1000, "{most} of them at the application at a time");
-    attack.end(&format!("rapid reset, {} streams", flooded.frames), 8, 10.0).await;
-    eventually("nothing is left of it", async || ground.own.in_flight() == 0).await;
+    attack
+        .end(&format!("rapid reset, {} streams", flooded.frames), 8, 10.0)
+        .await;
+    eventually("nothing is left of it", async || {
+        ground.own.in_flight() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn streams_that_a_client_makes_the_server_reset_are_cut_off() {
     // "MadeYouReset": the client never resets, it only provokes resets.
     let ground = Http2Ground::start().await;
-    let provocations: [(&str, fn(u32) -> Vec<u8>); 4] = [
+    let provocations: [(&str, Bytes); 4] = [
         ("WINDOW_UPDATE of 0", |n| {
             [get(n, "/never", &[]), window_update(n, 0)].concat()
         }),
@@ -78,15 +93,24 @@ async fn streams_that_a_client_makes_the_server_reset_are_cut_off() {
             [get(n, "/never", &[]), data(n, b"x", true)].concat()
         }),
         ("DATA beyond content-length", |n| {
-            [post(n, "/never", &[("content-length", "1")]), data(n, b"xyz", true)].concat()
+            [
+                post(n, "/never", &[("content-length", "1")]),
+                data(n, b"xyz", true),
+            ]
+            .concat()
         }),
     ];
     for (what, provocation) in provocations {
         let (mut peer, attack) = ground.attacker().await;
         let flooded = flood(&mut peer, 50_000, |n| provocation(stream(n))).await;
         assert!(flooded.ended, "{what}: {flooded:?}");
-        attack.end(&format!("{what}, {} streams", flooded.frames), 8, 10.0).await;
-        eventually("nothing is left of it", async || ground.own.in_flight() == 0).await;
+        attack
+            .end(&format!("{what}, {} streams", flooded.frames), 8, 10.0)
+            .await;
+        eventually("nothing is left of it", async || {
+            ground.own.in_flight() == 0
+        })
+        .await;
     }
 }
 
@@ -95,13 +119,24 @@ async fn a_header_block_without_end_is_cut_off() {
     let ground = Http2Ground::start().await;
     let field = encode(&[("x", &"y".repeat(4000))]);
     let piece = |n: u32| match n {
-        0 => frame(kind::HEADERS, flag::NONE, 1, &encode(&fields("GET", "/", &[]))),
+        0 => frame(
+            kind::HEADERS,
+            flag::NONE,
+            1,
+            &encode(&fields("GET", "/", &[])),
+        ),
         _ => frame(kind::CONTINUATION, flag::NONE, 1, &field),
     };
     let (mut peer, attack) = ground.attacker().await;
     let flooded = flood(&mut peer, 5_000, piece).await;
     assert!(flooded.ended, "20 MiB of one header block were taken");
-    attack.end(&format!("CONTINUATION of 4 KiB, {} frames", flooded.frames), 4, 5.0).await;
+    attack
+        .end(
+            &format!("CONTINUATION of 4 KiB, {} frames", flooded.frames),
+            4,
+            5.0,
+        )
+        .await;
     // Empty ones cost no bytes, so they are counted.
     let (mut peer, attack) = ground.attacker().await;
     let flooded = flood(&mut peer, 100_000, |n| match n {
@@ -109,8 +144,17 @@ async fn a_header_block_without_end_is_cut_off() {
         _ => frame(kind::CONTINUATION, flag::NONE, 1, &[]),
     })
     .await;
-    assert!(flooded.ended, "100,000 empty CONTINUATION frames were taken");
-    attack.end(&format!("empty CONTINUATION, {} frames", flooded.frames), 4, 5.0).await;
+    assert!(
+        flooded.ended,
+        "100,000 empty CONTINUATION frames were taken"
+    );
+    attack
+        .end(
+            &format!("empty CONTINUATION, {} frames", flooded.frames),
+            4,
+            5.0,
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -127,7 +171,9 @@ async fn a_header_block_that_unpacks_to_much_is_refused() {
         let flags = flag::END_HEADERS | flag::END_STREAM;
         peer.write(&frame(kind::HEADERS, flags, 1, &block)).await;
         let is_over = |peer: &Peer| {
-            peer.ended || peer.goaway.is_some() || peer.streams.get(&1).is_some_and(|got| got.is_over())
+            peer.ended
+                || peer.goaway.is_some()
+                || peer.streams.get(&1).is_some_and(|got| got.is_over())
         };
         peer.until("its end", is_over).await;
         let got = peer.streams.get(&1).cloned().unwrap_or_default();
@@ -152,7 +198,12 @@ async fn heads_over_64_kib_or_256_fields_get_431_and_the_connection_lives() {
             let last = (at + 1) * 16_000 >= block.len();
             let bytes = match at {
                 0 => frame(kind::HEADERS, flag::END_STREAM, 1, piece),
-                _ => frame(kind::CONTINUATION, if last { flag::END_HEADERS } else { 0 }, 1, piece),
+                _ => frame(
+                    kind::CONTINUATION,
+                    if last { flag::END_HEADERS } else { 0 },
+                    1,
+                    piece,
+                ),
             };
             peer.write(&bytes).await;
         }
@@ -161,7 +212,10 @@ async fn heads_over_64_kib_or_256_fields_get_431_and_the_connection_lives() {
         let extra: Vec<_> = many.iter().map(|name| (name.as_str(), "1")).collect();
         peer.write(&get(3, "/", &extra)).await;
         let got = peer.over_on(3).await;
-        assert_eq!((got.status, got.field("x-remora-reason")), (431, "bad_request"));
+        assert_eq!(
+            (got.status, got.field("x-remora-reason")),
+            (431, "bad_request")
+        );
         assert_eq!(peer.ask(5, "/").await.status, 200);
     }
 }
@@ -169,10 +223,14 @@ async fn heads_over_64_kib_or_256_fields_get_431_and_the_connection_lives() {
 #[tokio::test]
 async fn floods_of_settings_pings_and_empty_data_are_cut_off() {
     let ground = Http2Ground::start().await;
-    let floods: [(&str, fn(u32) -> Vec<u8>); 5] = [
+    let floods: [(&str, Bytes); 5] = [
         ("SETTINGS", |_| settings(&[])),
-        ("SETTINGS with values", |n| settings(&[(4, 65_535 + n % 2), (1, n % 2 * 4096)])),
-        ("PING", |n| frame(kind::PING, flag::NONE, 0, &u64::from(n).to_be_bytes())),
+        ("SETTINGS with values", |n| {
+            settings(&[(4, 65_535 + n % 2), (1, n % 2 * 4096)])
+        }),
+        ("PING", |n| {
+            frame(kind::PING, flag::NONE, 0, &u64::from(n).to_be_bytes())
+        }),
         ("empty DATA", |n| match n {
             0 => post(1, "/sink", &[]),
             _ => data(1, b"", false),
@@ -186,7 +244,9 @@ async fn floods_of_settings_pings_and_empty_data_are_cut_off() {
         let (mut peer, attack) = ground.attacker().await;
         let flooded = flood(&mut peer, 200_000, bytes).await;
         assert!(flooded.ended, "{what}: {flooded:?}");
-        attack.end(&format!("{what}, {} frames", flooded.frames), 4, 8.0).await;
+        attack
+            .end(&format!("{what}, {} frames", flooded.frames), 4, 8.0)
+            .await;
     }
 }
 
@@ -194,10 +254,14 @@ async fn floods_of_settings_pings_and_empty_data_are_cut_off() {
 async fn what_nobody_reads_is_not_answered_for_ever() {
     // Each asks for an answer, and the client reads none of them.
     let ground = Http2Ground::start().await;
-    let floods: [(&str, fn(u32) -> Vec<u8>); 3] = [
-        ("PING", |n| frame(kind::PING, flag::NONE, 0, &u64::from(n).to_be_bytes())),
+    let floods: [(&str, Bytes); 3] = [
+        ("PING", |n| {
+            frame(kind::PING, flag::NONE, 0, &u64::from(n).to_be_bytes())
+        }),
         ("SETTINGS", |_| settings(&[])),
-        ("requests that are refused", |n| get(stream(n), "/", &[("te", "gzip")])),
+        ("requests that are refused", |n| {
+            get(stream(n), "/", &[("te", "gzip")])
+        }),
     ];
     for (what, bytes) in floods {
         let (mut peer, attack) = ground.attacker().await;
@@ -210,10 +274,19 @@ async fn what_nobody_reads_is_not_answered_for_ever() {
 #[tokio::test]
 async fn floods_that_ask_for_no_answer_cost_little() {
     let ground = Http2Ground::start().await;
-    let floods: [(&str, fn(u32) -> Vec<u8>); 3] = [
-        ("PRIORITY", |n| frame(kind::PRIORITY, flag::NONE, stream(n % 1000), &[0, 0, 0, 0, 16])),
+    let floods: [(&str, Bytes); 3] = [
+        ("PRIORITY", |n| {
+            frame(
+                kind::PRIORITY,
+                flag::NONE,
+                stream(n % 1000),
+                &[0, 0, 0, 0, 16],
+            )
+        }),
         ("WINDOW_UPDATE", |_| window_update(0, 1)),
-        ("frames of no known type", |_| frame(0xfa, flag::NONE, 0, b"unknown")),
+        ("frames of no known type", |_| {
+            frame(0xfa, flag::NONE, 0, b"unknown")
+        }),
     ];
     for (what, bytes) in floods {
         let (mut peer, attack) = ground.attacker().await;
@@ -226,7 +299,10 @@ async fn floods_that_ask_for_no_answer_cost_little() {
 async fn streams_beyond_the_allowed_number_are_refused_one_by_one() {
     let ground = Http2Ground::start().await;
     let (mut peer, attack) = ground.attacker().await;
-    let allowed = *peer.settings.get(&3).expect("MAX_CONCURRENT_STREAMS is told");
+    let allowed = *peer
+        .settings
+        .get(&3)
+        .expect("MAX_CONCURRENT_STREAMS is told");
     assert!((100..=1000).contains(&allowed), "{allowed}");
     for n in 0..allowed {
         peer.write(&get(stream(n), "/never", &[])).await;
@@ -234,16 +310,24 @@ async fn streams_beyond_the_allowed_number_are_refused_one_by_one() {
     peer.listen(Duration::from_millis(300)).await;
     for n in allowed..allowed + 20 {
         peer.write(&get(stream(n), "/", &[])).await;
-        assert_eq!(peer.over_on(stream(n)).await.reset, Some(code::REFUSED_STREAM));
+        assert_eq!(
+            peer.over_on(stream(n)).await.reset,
+            Some(code::REFUSED_STREAM)
+        );
     }
     assert_eq!(peer.goaway, None);
     // One ends, and one more may begin.
     peer.write(&reset(1, code::CANCEL)).await;
     peer.listen(Duration::from_millis(200)).await;
     assert_eq!(peer.ask(stream(allowed + 30), "/").await.status, 200);
-    attack.end(&format!("{allowed} streams that never end"), 16, 10.0).await;
+    attack
+        .end(&format!("{allowed} streams that never end"), 16, 10.0)
+        .await;
     drop(peer);
-    eventually("nothing is left of them", async || ground.own.in_flight() == 0).await;
+    eventually("nothing is left of them", async || {
+        ground.own.in_flight() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -258,10 +342,17 @@ async fn a_client_that_never_opens_its_window_holds_only_its_own_streams() {
         peer.write(&get(stream(n), "/big/67108864", &[])).await;
     }
     peer.listen(Duration::from_secs(2)).await;
-    let made = ground.own.counts.made.load(std::sync::atomic::Ordering::SeqCst);
+    let made = ground
+        .own
+        .counts
+        .made
+        .load(std::sync::atomic::Ordering::SeqCst);
     // 50 bodies of 64 MiB; each stream's window upstream is at most 1 MiB, and
     // the connection's at most 16 MiB.
-    assert!(made <= 32 << 20, "{made} bytes were taken for a client that takes none");
+    assert!(
+        made <= 32 << 20,
+        "{made} bytes were taken for a client that takes none"
+    );
     attack.end("50 stalled bodies", 40, 6.0).await;
     assert!(peer.streams.values().all(|got| got.body.is_empty()));
     assert_eq!(peer.goaway, None);
@@ -275,7 +366,10 @@ async fn a_client_that_never_opens_its_window_holds_only_its_own_streams() {
     .await;
     assert_eq!(peer.over_on(stream(50)).await.status, 200);
     drop(peer);
-    eventually("nothing is left of them", async || ground.own.in_flight() == 0).await;
+    eventually("nothing is left of them", async || {
+        ground.own.in_flight() == 0
+    })
+    .await;
     let mut other = Peer::client(ground.mesh.sidecar.inbound(PORT)).await;
     assert_eq!(other.ask(1, "/big/1048576").await.body.len(), 1 << 20);
 }
@@ -284,7 +378,10 @@ async fn a_client_that_never_opens_its_window_holds_only_its_own_streams() {
 async fn a_stalled_stream_ends_with_its_idle_timeout() {
     let ground = Http2Ground::start().await;
     let mut policy = policy();
-    policy.timeouts = Some(remora_proto::v1::Timeouts { idle_ms: Some(500), ..Default::default() });
+    policy.timeouts = Some(remora_proto::v1::Timeouts {
+        idle_ms: Some(500),
+        ..Default::default()
+    });
     ground.mesh.service_with("catalog", |service| {
         service.policy = Some(policy);
         service.ports[0].protocol = Protocol::Http2 as i32;
@@ -298,7 +395,10 @@ async fn a_stalled_stream_ends_with_its_idle_timeout() {
         got.reset.is_some() && !got.ended && peer.goaway.is_none()
     })
     .await;
-    eventually("the application is told", async || ground.catalog.in_flight() == 0).await;
+    eventually("the application is told", async || {
+        ground.catalog.in_flight() == 0
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::http2_fields::{encode, decode};
+use crate::http2_fields::{decode, encode};
 
 /// What a client begins with.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -72,7 +72,12 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 /// a name that is there gets that value, an empty value takes it away.
 pub fn get(stream: u32, path: &str, extra: &[(&str, &str)]) -> Vec<u8> {
     let block = encode(&fields("GET", path, extra));
-    frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &block)
+    frame(
+        kind::HEADERS,
+        flag::END_HEADERS | flag::END_STREAM,
+        stream,
+        &block,
+    )
 }
 
 /// As [`get`], a POST whose body is to come.
@@ -202,8 +207,10 @@ impl Peer {
     pub async fn client(address: SocketAddr) -> Self {
         let mut peer = Self::silent(address).await;
         peer.write(PREFACE).await;
-        peer.write(&frame(kind::SETTINGS, flag::NONE, 0, &SETTINGS)).await;
-        peer.until("settings", |peer| peer.heard.contains_key(&kind::SETTINGS)).await;
+        peer.write(&frame(kind::SETTINGS, flag::NONE, 0, &SETTINGS))
+            .await;
+        peer.until("settings", |peer| peer.heard.contains_key(&kind::SETTINGS))
+            .await;
         peer
     }
 
@@ -290,7 +297,12 @@ impl Peer {
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
         let payload = self.seen.get(9..9 + length)?.to_vec();
         self.seen.drain(..9 + length);
-        Some(Frame { kind, flags, stream, payload })
+        Some(Frame {
+            kind,
+            flags,
+            stream,
+            payload,
+        })
     }
 
     async fn take(&mut self, frame: &Frame) {
@@ -303,7 +315,8 @@ impl Peer {
                     let value = u32::from_be_bytes([pair[2], pair[3], pair[4], pair[5]]);
                     self.settings.insert(name, value);
                 }
-                self.write(&self::frame(kind::SETTINGS, flag::ACK, 0, &[])).await;
+                self.write(&self::frame(kind::SETTINGS, flag::ACK, 0, &[]))
+                    .await;
             }
             kind::PING if !is_ack => {
                 let pong = self::frame(kind::PING, flag::ACK, 0, &frame.payload);

@@ -17,7 +17,10 @@ async fn the_raw_peer_is_understood_by_another_implementation() {
     let app = Http2App::start(crate::mesh::Net::next().at(9)).await;
     let mut peer = Peer::client(app.address()).await;
     let got = peer.ask(1, "/").await;
-    assert_eq!((got.status, got.body.as_slice(), got.ended), (200, &b"hello"[..], true));
+    assert_eq!(
+        (got.status, got.body.as_slice(), got.ended),
+        (200, &b"hello"[..], true)
+    );
     assert_eq!(peer.ask(3, "/trailers/5").await.field("grpc-status"), "0");
     assert_eq!(peer.ask(5, "/big/1000000").await.body.len(), 1_000_000);
     peer.write(&get(7, "/", &[("connection", "close")])).await;
@@ -50,7 +53,10 @@ async fn malformed_requests_end_their_stream_and_reach_nobody() {
         ("a status", &[(":status", "200")]),
         ("CR in the path", &[(":path", "/a\r\nHost:x")]),
         ("a space in the path", &[(":path", "/a b HTTP/1.1")]),
-        ("an authority with user", &[(":authority", "u@catalog:8080")]),
+        (
+            "an authority with user",
+            &[(":authority", "u@catalog:8080")],
+        ),
         ("a method that is no token", &[(":method", "GE T")]),
         ("Host unlike authority", &[("host", "other:8080")]),
     ];
@@ -60,9 +66,8 @@ async fn malformed_requests_end_their_stream_and_reach_nobody() {
         for (what, extra) in malformed {
             let mut peer = Peer::client(face).await;
             peer.write(&get(1, "/malformed", extra)).await;
-            let is_over = |peer: &Peer| {
-                peer.ended || peer.streams.get(&1).is_some_and(|got| got.is_over())
-            };
+            let is_over =
+                |peer: &Peer| peer.ended || peer.streams.get(&1).is_some_and(|got| got.is_over());
             peer.until("its end", is_over).await;
             let got = peer.streams.get(&1).cloned().unwrap_or_default();
             let sound = got.status == 400 || got.reset == Some(code::PROTOCOL_ERROR);
@@ -78,7 +83,10 @@ async fn malformed_requests_end_their_stream_and_reach_nobody() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let asked = 2 * malformed.len();
-    assert_eq!(ground.catalog.requests() + ground.own.requests() - before, asked);
+    assert_eq!(
+        ground.catalog.requests() + ground.own.requests() - before,
+        asked
+    );
 }
 
 #[tokio::test]
@@ -92,23 +100,35 @@ async fn pseudo_headers_twice_late_or_in_trailers_are_malformed() {
         let mut peer = Peer::client(face).await;
         peer.write(&frame(kind::HEADERS, flags, 1, &block)).await;
         let got = peer.over_on(1).await;
-        assert!(got.status == 400 || got.reset == Some(code::PROTOCOL_ERROR), "{got:?}");
+        assert!(
+            got.status == 400 || got.reset == Some(code::PROTOCOL_ERROR),
+            "{got:?}"
+        );
     }
     let trailers = [(":path", "/other"), ("x", "1")];
     let mut peer = Peer::client(face).await;
     peer.write(&post(1, "/sink", &[])).await;
-    peer.write(&frame(kind::HEADERS, flags, 1, &encode(&trailers))).await;
+    peer.write(&frame(kind::HEADERS, flags, 1, &encode(&trailers)))
+        .await;
     let got = peer.over_on(1).await;
-    assert!(got.reset == Some(code::PROTOCOL_ERROR) || got.status >= 400, "{got:?}");
+    assert!(
+        got.reset == Some(code::PROTOCOL_ERROR) || got.status >= 400,
+        "{got:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_body_unlike_its_length_is_never_whole_to_the_application() {
     let ground = Http2Ground::start().await;
     for face in ground.faces() {
-        for (length, bodies) in [("5", ["hel", "lo world"]), ("50", ["hel", "lo"]), ("0", ["x", "y"])] {
+        for (length, bodies) in [
+            ("5", ["hel", "lo world"]),
+            ("50", ["hel", "lo"]),
+            ("0", ["x", "y"]),
+        ] {
             let mut peer = Peer::client(face).await;
-            peer.write(&post(1, "/sink", &[("content-length", length)])).await;
+            peer.write(&post(1, "/sink", &[("content-length", length)]))
+                .await;
             peer.write(&data(1, bodies[0].as_bytes(), false)).await;
             peer.write(&data(1, bodies[1].as_bytes(), true)).await;
             let got = peer.over_on(1).await;
@@ -136,21 +156,42 @@ async fn frames_against_the_rules_end_the_connection() {
         ("DATA on stream 0", data(0, b"x", false)),
         ("HEADERS on stream 0", get(0, "/", &[])),
         ("HEADERS on an even stream", get(2, "/", &[])),
-        ("a stream that goes back", [get(5, "/", &[]), get(3, "/", &[])].concat()),
+        (
+            "a stream that goes back",
+            [get(5, "/", &[]), get(3, "/", &[])].concat(),
+        ),
         ("DATA on an idle stream", data(9, b"x", false)),
-        ("CONTINUATION from nowhere", frame(kind::CONTINUATION, flag::END_HEADERS, 1, b"")),
+        (
+            "CONTINUATION from nowhere",
+            frame(kind::CONTINUATION, flag::END_HEADERS, 1, b""),
+        ),
         ("PING of 7 bytes", frame(kind::PING, 0, 0, b"1234567")),
         ("SETTINGS of 5 bytes", frame(kind::SETTINGS, 0, 0, b"12345")),
         ("SETTINGS on a stream", frame(kind::SETTINGS, 0, 1, b"")),
-        ("an initial window over 2^31-1", settings(&[(4, 0x8000_0000)])),
-        ("PUSH_PROMISE from a client", frame(kind::PUSH_PROMISE, flag::END_HEADERS, 1, &[0, 0, 0, 2])),
-        ("a block that is no HPACK", frame(kind::HEADERS, 5, 1, &[0xff; 20])),
-        ("a frame of 1 MiB", frame(kind::DATA, 0, 1, &vec![0; 1 << 20])),
+        (
+            "an initial window over 2^31-1",
+            settings(&[(4, 0x8000_0000)]),
+        ),
+        (
+            "PUSH_PROMISE from a client",
+            frame(kind::PUSH_PROMISE, flag::END_HEADERS, 1, &[0, 0, 0, 2]),
+        ),
+        (
+            "a block that is no HPACK",
+            frame(kind::HEADERS, 5, 1, &[0xff; 20]),
+        ),
+        (
+            "a frame of 1 MiB",
+            frame(kind::DATA, 0, 1, &vec![0; 1 << 20]),
+        ),
     ];
     for (what, bytes) in wrong {
         let mut peer = Peer::client(ground.mesh.sidecar.inbound(PORT)).await;
         peer.push(&bytes, Duration::from_secs(1)).await;
-        assert!(peer.ends_within(Duration::from_secs(3)).await, "{what} was endured");
+        assert!(
+            peer.ends_within(Duration::from_secs(3)).await,
+            "{what} was endured"
+        );
         assert_ne!(peer.goaway, Some(code::NO_ERROR), "{what}");
     }
 }
@@ -161,12 +202,28 @@ async fn a_preface_that_is_wrong_or_goes_silent_ends() {
     let mut tasks = tokio::task::JoinSet::new();
     for face in ground.faces() {
         let beginnings: [(&str, Vec<u8>, u64); 6] = [
-            ("HTTP/1.1 where HTTP/2 is declared", b"GET / HTTP/1.0\r\n\r\n".to_vec(), 38),
+            (
+                "HTTP/1.1 where HTTP/2 is declared",
+                b"GET / HTTP/1.0\r\n\r\n".to_vec(),
+                38,
+            ),
             ("half a preface", PREFACE[..10].to_vec(), 38),
             ("a preface and nothing", PREFACE.to_vec(), 38),
-            ("a preface and half a frame", [PREFACE, &[0, 0, 6, 4]].concat(), 38),
-            ("a preface and no SETTINGS", [PREFACE, &get(1, "/", &[])].concat(), 5),
-            ("another preface", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec(), 38),
+            (
+                "a preface and half a frame",
+                [PREFACE, &[0, 0, 6, 4]].concat(),
+                38,
+            ),
+            (
+                "a preface and no SETTINGS",
+                [PREFACE, &get(1, "/", &[])].concat(),
+                5,
+            ),
+            (
+                "another preface",
+                b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec(),
+                38,
+            ),
         ];
         for (what, bytes, seconds) in beginnings {
             tasks.spawn(async move {
@@ -196,8 +253,14 @@ async fn a_client_that_says_goodbye_gets_what_it_asked_for() {
         let goaway = frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0]);
         peer.write(&goaway).await;
         let got = peer.over_on(1).await;
-        assert_eq!((got.status, got.body.len(), got.ended), (200, 300_000, true));
-        assert!(peer.ends_within(Duration::from_secs(3)).await, "the connection stayed");
+        assert_eq!(
+            (got.status, got.body.len(), got.ended),
+            (200, 300_000, true)
+        );
+        assert!(
+            peer.ends_within(Duration::from_secs(3)).await,
+            "the connection stayed"
+        );
     }
 }
 

@@ -58,6 +58,7 @@ mod limits;
 mod message;
 mod rate_limits;
 mod retries;
+mod soak;
 mod stream;
 mod tcp;
 mod timeouts;

@@ -88,11 +88,9 @@ impl Tap {
                 let (all, says) = (Arc::clone(&all), says.clone());
                 tasks.spawn(async move {
                     let mut stream = stream;
-                    let write_down = |change: &dyn Fn(&mut Tapped)| {
-                        change(&mut all.lock().unwrap()[number]);
-                    };
-                    serve(&mut stream, &says, &write_down).await;
-                    write_down(&|tapped| tapped.ended = true);
+                    let page = Page { all, number };
+                    serve(&mut stream, &says, &page).await;
+                    page.write(|tapped| tapped.ended = true);
                 });
             }
         });
@@ -125,11 +123,19 @@ impl Drop for Tap {
     }
 }
 
-async fn serve(
-    stream: &mut tokio::net::TcpStream,
-    says: &Says,
-    write_down: &(dyn Fn(&dyn Fn(&mut Tapped)) + Send + Sync),
-) {
+/// Where one connection is written down.
+struct Page {
+    all: Arc<Mutex<Vec<Tapped>>>,
+    number: usize,
+}
+
+impl Page {
+    fn write(&self, change: impl FnOnce(&mut Tapped)) {
+        change(&mut self.all.lock().unwrap()[self.number]);
+    }
+}
+
+async fn serve(stream: &mut tokio::net::TcpStream, says: &Says, page: &Page) {
     let mut head = Vec::new();
     while !head.windows(4).any(|four| four == b"\r\n\r\n") {
         let before = head.len();
@@ -137,7 +143,7 @@ async fn serve(
             Ok(read) if read > 0 => {}
             _ => return,
         }
-        write_down(&|tapped| tapped.bytes.extend(&head[before..]));
+        page.write(|tapped| tapped.bytes.extend(&head[before..]));
     }
     let mut buffer = Vec::new();
     let answering = tokio::time::sleep(says.after);
@@ -149,7 +155,7 @@ async fn serve(
             biased;
             () = &mut answering, if !answered => {
                 answered = true;
-                write_down(&|tapped| tapped.before_answer = tapped.bytes.len());
+                page.write(|tapped| tapped.before_answer = tapped.bytes.len());
                 if stream.write_all(&says.bytes).await.is_err() {
                     return;
                 }
@@ -158,7 +164,7 @@ async fn serve(
                 if !matches!(read, Ok(read) if read > 0) {
                     return;
                 }
-                write_down(&|tapped| tapped.bytes.extend(&buffer));
+                page.write(|tapped| tapped.bytes.extend(&buffer));
                 if answered && says.echoes && stream.write_all(&buffer).await.is_err() {
                     return;
                 }
