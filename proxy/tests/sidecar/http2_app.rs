@@ -102,7 +102,8 @@ pub struct Http2App {
 impl Http2App {
     /// Serves `/` and any other path with `hello`; `/never`; `/unread`, whose
     /// body it does not read; `/sink`, which reads it; `/echo`; `/big/<bytes>`;
-    /// `/trailers/<bytes>` as a gRPC stream would end.
+    /// `/trailers/<bytes>` as a gRPC stream would end;
+    /// `/reset`, which resets the stream.
     pub async fn start(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let counts: Arc<Counts> = Arc::default();
@@ -159,7 +160,7 @@ impl Drop for InFlight {
 async fn answer(
     counts: Arc<Counts>,
     request: Request<Incoming>,
-) -> Result<Response<Any>, Infallible> {
+) -> Result<Response<Any>, std::io::Error> {
     counts.requests.fetch_add(1, SeqCst);
     let now = counts.in_flight.fetch_add(1, SeqCst) + 1;
     counts.most.fetch_max(now, SeqCst);
@@ -178,6 +179,7 @@ async fn answer(
             }
             whole("read")
         }
+        "reset" => return Err(std::io::ErrorKind::Other.into()),
         "echo" => body.map_err(|_| unreachable!()).boxed(),
         "big" => long(length, made),
         "trailers" => Long {

@@ -347,13 +347,13 @@ async fn a_client_that_never_opens_its_window_holds_only_its_own_streams() {
         .counts
         .made
         .load(std::sync::atomic::Ordering::SeqCst);
-    // 50 bodies of 64 MiB; each stream's window upstream is at most 1 MiB, and
-    // the connection's at most 16 MiB.
+    // Of 50 bodies of 64 MiB the sidecar takes what its connection's window
+    // upstream allows, 16 MiB; the application's own buffers are 400 KB for each.
     assert!(
-        made <= 32 << 20,
+        made <= 40 << 20,
         "{made} bytes were taken for a client that takes none"
     );
-    attack.end("50 stalled bodies", 40, 6.0).await;
+    attack.end("50 stalled bodies", 24, 6.0).await;
     assert!(peer.streams.values().all(|got| got.body.is_empty()));
     assert_eq!(peer.goaway, None);
     // A stream without a body is not held up.

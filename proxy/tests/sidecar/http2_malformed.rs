@@ -201,7 +201,17 @@ async fn a_preface_that_is_wrong_or_goes_silent_ends() {
     let ground = Http2Ground::start().await;
     let mut tasks = tokio::task::JoinSet::new();
     for face in ground.faces() {
-        let beginnings: [(&str, Vec<u8>, u64); 6] = [
+        let beginnings: [(&str, Vec<u8>, u64); 8] = [
+            (
+                "half of the preface between sidecars",
+                b"\0remora-h".to_vec(),
+                38,
+            ),
+            (
+                "garbage behind that preface",
+                b"\0remora-h2\ngarbage that is no HTTP/2 at all".to_vec(),
+                38,
+            ),
             (
                 "HTTP/1.1 where HTTP/2 is declared",
                 b"GET / HTTP/1.0\r\n\r\n".to_vec(),

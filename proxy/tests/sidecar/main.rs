@@ -52,6 +52,7 @@ mod http1_upgrades;
 mod http1_upstreams;
 mod http2_attacks;
 mod http2_malformed;
+mod http2_storm;
 mod http2_upstreams;
 mod inbound;
 mod limits;
