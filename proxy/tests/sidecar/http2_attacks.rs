@@ -321,7 +321,7 @@ async fn streams_beyond_the_allowed_number_are_refused_one_by_one() {
     peer.listen(Duration::from_millis(200)).await;
     assert_eq!(peer.ask(stream(allowed + 30), "/").await.status, 200);
     attack
-        .end(&format!("{allowed} streams that never end"), 16, 10.0)
+        .end(&format!("{allowed} streams that never end"), 32, 10.0)
         .await;
     drop(peer);
     eventually("nothing is left of them", async || {

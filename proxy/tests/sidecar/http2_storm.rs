@@ -21,8 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 struct Ended {
     served: usize,
-    /// 502, or the stream was reset as the application reset its own.
+    /// What the application reset.
     failed: usize,
+    /// What it would have answered, and yet failed.
+    harmed: usize,
     cancelled: usize,
     /// The connection was ended.
     cut_off: usize,
@@ -48,6 +50,7 @@ async fn ten_thousand_streams_with_cancellations_and_resets_all_end() {
             let ended = ended.unwrap();
             sum.served += ended.served;
             sum.failed += ended.failed;
+            sum.harmed += ended.harmed;
             sum.cancelled += ended.cancelled;
             sum.cut_off += ended.cut_off;
         }
@@ -64,12 +67,14 @@ async fn ten_thousand_streams_with_cancellations_and_resets_all_end() {
     assert!(waited.is_ok(), "streams hang: {sum:?}");
     assert_eq!(sum.cut_off, 0, "{sum:?}");
     assert_eq!(
-        sum.served + sum.failed + sum.cancelled,
+        sum.served + sum.failed + sum.harmed + sum.cancelled,
         CONNECTIONS * STREAMS
     );
-    // Half asks for a small answer, a tenth for a reset one.
-    assert!(sum.served >= CONNECTIONS * STREAMS / 3, "{sum:?}");
+    // A tenth of all asks for what the application resets; nothing else fails,
+    // whatever others cancel on the connections that all share.
+    assert!(sum.served >= CONNECTIONS * STREAMS / 2, "{sum:?}");
     assert!(sum.failed >= CONNECTIONS * STREAMS / 20, "{sum:?}");
+    assert_eq!(sum.harmed, 0, "{sum:?}");
     eventually("nothing is in flight or held", async || {
         let breaker = ground.mesh.sidecar.service_breaker().await;
         let stats = ground.mesh.sidecar.outbound_stats().await;
@@ -105,20 +110,23 @@ async fn connection(outbound: std::net::SocketAddr, number: usize) -> Ended {
                 response.into_body().collect().await?;
                 Ok::<_, hyper::Error>(status.as_u16())
             };
-            tokio::time::timeout(patience, asking).await
+            (path, tokio::time::timeout(patience, asking).await)
         });
     }
     let mut ended = Ended::default();
     while let Some(stream) = streams.join_next().await {
         match stream.unwrap() {
-            Ok(Ok(200)) => ended.served += 1,
-            Ok(Ok(_)) => ended.failed += 1,
+            (_, Ok(Ok(200))) => ended.served += 1,
             // A GOAWAY or the connection's end, or only this stream's reset.
-            Ok(Err(error)) if error.is_closed() || format!("{error:?}").contains("GoAway") => {
+            (_, Ok(Err(error))) if error.is_closed() || format!("{error:?}").contains("GoAway") => {
                 ended.cut_off += 1;
             }
-            Ok(Err(_)) => ended.failed += 1,
-            Err(_) => ended.cancelled += 1,
+            ("/reset", Ok(_)) => ended.failed += 1,
+            (path, Ok(other)) => {
+                println!("{path}: {other:?}");
+                ended.harmed += 1;
+            }
+            (_, Err(_)) => ended.cancelled += 1,
         }
     }
     ended
