@@ -203,7 +203,13 @@ where
         }
         let ended = loop {
             match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
+                Poll::Ready(Some(Ok((request, mut respond)))) => {
+                    // What is reset as soon as it is begun (CVE-2023-44487) reaches
+                    // nobody, and costs no more than this.
+                    if respond.poll_reset(cx).is_pending() {
+                        self.accept(request, respond);
+                    }
+                }
                 Poll::Ready(Some(Err(error))) => break Some(Err(error)),
                 Poll::Ready(None) => break Some(Ok(())),
                 Poll::Pending => break None,
