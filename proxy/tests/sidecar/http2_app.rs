@@ -21,6 +21,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+/// Streams that the application allows on each connection. All else is as
+/// hyper has it, such as the 20 unseen resets that end a connection.
+const STREAMS: u32 = 1_000;
+
 /// Any body.
 pub type Any = BoxBody<Bytes, Infallible>;
 
@@ -115,6 +119,7 @@ impl Http2App {
                 let counts = Arc::clone(&counted);
                 let service = service_fn(move |request| answer(Arc::clone(&counts), request));
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .max_concurrent_streams(STREAMS)
                     .serve_connection(TokioIo::new(stream), service);
                 connections.spawn(connection);
             }

@@ -107,8 +107,12 @@ async fn connection(outbound: std::net::SocketAddr, number: usize) -> Ended {
             let asking = async {
                 let response = caller.send("GET", path, whole("")).await?;
                 let status = response.status();
-                response.into_body().collect().await?;
-                Ok::<_, hyper::Error>(status.as_u16())
+                let body = response.into_body().collect().await?.to_bytes();
+                let said = match status.as_u16() {
+                    200 => String::new(),
+                    _ => String::from_utf8_lossy(&body).into_owned(),
+                };
+                Ok::<_, hyper::Error>((status.as_u16(), said))
             };
             (path, tokio::time::timeout(patience, asking).await)
         });
@@ -116,7 +120,7 @@ async fn connection(outbound: std::net::SocketAddr, number: usize) -> Ended {
     let mut ended = Ended::default();
     while let Some(stream) = streams.join_next().await {
         match stream.unwrap() {
-            (_, Ok(Ok(200))) => ended.served += 1,
+            (_, Ok(Ok((200, _)))) => ended.served += 1,
             // A GOAWAY or the connection's end, or only this stream's reset.
             (_, Ok(Err(error))) if error.is_closed() || format!("{error:?}").contains("GoAway") => {
                 ended.cut_off += 1;
