@@ -178,6 +178,11 @@ impl Frames {
         self.settings
     }
 
+    /// Whether the peer has sent SETTINGS of its own.
+    pub fn is_introduced(&self) -> bool {
+        self.settings > self.acknowledged
+    }
+
     /// Acknowledgements of our own SETTINGS so far.
     pub fn acknowledged(&self) -> u32 {
         self.acknowledged

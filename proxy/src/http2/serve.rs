@@ -255,9 +255,11 @@ where
     }
 
     fn look_at_frames(&mut self) {
-        let (in_head, suspicious) = self
-            .io
-            .frames(|frames| (frames.in_head(), frames.is_suspicious()));
+        let (in_head, suspicious) = self.io.frames(|frames| {
+            // SETTINGS is the end of a client's preface (RFC 9113, section 3.4).
+            let in_head = frames.in_head() || !frames.is_introduced();
+            (in_head, frames.is_suspicious())
+        });
         if in_head != self.in_head {
             self.in_head = in_head;
             if in_head {
