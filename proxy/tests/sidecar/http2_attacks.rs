@@ -330,6 +330,10 @@ async fn streams_beyond_the_allowed_number_are_refused_one_by_one() {
     .await;
 }
 
+/// Bodies that nobody takes: as many as the window of the shared connection
+/// upstream has room for (16 MiB, 512 KiB for each) with some left for others.
+const STALLED: u32 = 24;
+
 #[tokio::test]
 async fn a_client_that_never_opens_its_window_holds_only_its_own_streams() {
     let ground = Http2Ground::start().await;
@@ -338,7 +342,7 @@ async fn a_client_that_never_opens_its_window_holds_only_its_own_streams() {
     // No window for any stream's body at all.
     peer.write(&settings(&[(4, 0)])).await;
     peer.listen(Duration::from_millis(100)).await;
-    for n in 0..50 {
+    for n in 0..STALLED {
         peer.write(&get(stream(n), "/big/67108864", &[])).await;
     }
     peer.listen(Duration::from_secs(2)).await;
@@ -347,24 +351,25 @@ async fn a_client_that_never_opens_its_window_holds_only_its_own_streams() {
         .counts
         .made
         .load(std::sync::atomic::Ordering::SeqCst);
-    // Of 50 bodies of 64 MiB the sidecar takes what its connection's window
-    // upstream allows, 16 MiB; the application's own buffers are 400 KB for each.
+    // Of 64 MiB each the sidecar takes what its streams' windows upstream allow,
+    // 512 KiB; the application's own buffers are 400 KB for each.
     assert!(
-        made <= 40 << 20,
+        made <= u64::from(STALLED) << 20,
         "{made} bytes were taken for a client that takes none"
     );
-    attack.end("50 stalled bodies", 24, 6.0).await;
+    let what = format!("{STALLED} stalled bodies");
+    attack.end(&what, u64::from(STALLED), 6.0).await;
     assert!(peer.streams.values().all(|got| got.body.is_empty()));
     assert_eq!(peer.goaway, None);
     // A stream without a body is not held up.
     peer.write(&frame(
         kind::HEADERS,
         flag::END_HEADERS | flag::END_STREAM,
-        stream(50),
+        stream(STALLED),
         &encode(&fields("HEAD", "/", &[])),
     ))
     .await;
-    assert_eq!(peer.over_on(stream(50)).await.status, 200);
+    assert_eq!(peer.over_on(stream(STALLED)).await.status, 200);
     drop(peer);
     eventually("nothing is left of them", async || {
         ground.own.in_flight() == 0

@@ -15,6 +15,9 @@ use crate::sidecar::{Options, Sidecar};
 use crate::tap::{Says, Tap};
 use crate::upstream::{App, Received, Reply, status};
 
+/// Connections upstream that carry nothing go after this.
+const IDLE_TIMEOUT_MS: u64 = 1_000;
+
 /// What a service of HTTP/1.1 answers.
 fn handler(request: &Received) -> Reply {
     match request.path.as_str() {
@@ -159,7 +162,11 @@ impl World {
     }
 
     /// Gives one service a policy.
-    pub fn policy(&self, name: &str, protocol: Protocol, policy: ServicePolicy) {
+    pub fn policy(&self, name: &str, protocol: Protocol, mut policy: ServicePolicy) {
+        // A connection keeps the idle timeout under which it was opened, and in
+        // the end all of them are to be closed soon.
+        let outbound = policy.outbound.as_mut().unwrap();
+        outbound.idle_timeout_ms = outbound.idle_timeout_ms.min(IDLE_TIMEOUT_MS);
         self.mesh.service_with(name, |service| {
             service.policy = Some(policy);
             service.ports[0].protocol = protocol as i32;
@@ -199,15 +206,13 @@ impl World {
         self.changes += 1;
     }
 
-    /// Everybody is back, and idle connections go soon.
+    /// Everybody is back, and nothing is out of the ordinary.
     pub async fn restore(&mut self) {
         for at in 0..self.places.len() {
             self.revive(at).await;
         }
         self.endpoints();
-        let mut last = policy();
-        last.outbound.as_mut().unwrap().idle_timeout_ms = 300;
-        self.policies(&last);
+        self.policies(&policy());
     }
 
     /// What was done to it, in words.
