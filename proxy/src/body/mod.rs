@@ -101,7 +101,7 @@ impl Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
+        let mut polled = match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Http1Request(stream) => stream.poll_frame(cx),
             Self::Http1Response(stream) => stream.poll_frame(cx),
@@ -110,7 +110,14 @@ impl Body for Incoming {
                 None => Pin::new(&mut peeked.rest).poll_frame(cx),
             },
             Self::Http2(body) => Pin::new(body).poll_frame(cx),
+        };
+        // No field of ours is believed that comes behind a body, whoever sent it.
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            crate::headers::strip_ours(trailers);
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

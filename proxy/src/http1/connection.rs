@@ -10,7 +10,7 @@ use http_body::{Frame, SizeHint};
 use tokio::net::TcpStream;
 
 use super::encode;
-use super::framing::Length;
+use super::framing::{self, Length};
 use super::limits::INTERIM_ANSWERS;
 use super::parse::{self, ResponseHead};
 use super::receive::Receiving;
@@ -182,6 +182,12 @@ impl Exchange {
         asks_for_tunnel: bool,
     ) -> Result<(Parts, Incoming), SendError> {
         let status = answer.parts.status;
+        if status == StatusCode::SWITCHING_PROTOCOLS
+            && !framing::is_among_offered(&head.parts.headers, &answer.parts.headers)
+        {
+            let detail = "it switched to a protocol that was not offered";
+            return Err(SendError::Malformed(detail.into()));
+        }
         self.tunnel = status == StatusCode::SWITCHING_PROTOCOLS
             || (head.parts.method == Method::CONNECT && status.is_success());
         debug_assert!(asks_for_tunnel || !self.tunnel);

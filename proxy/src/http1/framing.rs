@@ -1,6 +1,6 @@
 //! How the end of a body is known (RFC 9112, section 6.3).
 
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode, Version};
 
 /// How a body that is read is delimited.
@@ -72,11 +72,52 @@ pub fn content_length(value: &[u8]) -> Option<u64> {
     })
 }
 
-/// Whether `host` may stand in `Host`: the characters of a host and its port
-/// (RFC 3986, sections 3.2.2 and 3.2.3), and none of a user before it.
+/// Whether `host` may stand in `Host`: a host or an address in brackets, and a
+/// port (RFC 3986, sections 3.2.2 and 3.2.3), without a user before it.
 pub fn is_host(host: &[u8]) -> bool {
-    host.iter()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte))
+    let (is_name, port) = if let Some(rest) = host.strip_prefix(b"[") {
+        let Some(end) = rest.iter().position(|byte| *byte == b']') else {
+            return false;
+        };
+        let is_address = |byte: &u8| byte.is_ascii_hexdigit() || b":.%".contains(byte);
+        (rest[..end].iter().all(is_address), &rest[end + 1..])
+    } else {
+        let end = host.iter().position(|byte| *byte == b':');
+        let (name, port) = host.split_at(end.unwrap_or(host.len()));
+        let is_name =
+            |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+        (name.iter().all(is_name), port)
+    };
+    is_name && is_port(port)
+}
+
+/// Nothing, or a colon and a number of a port, which may be left out.
+fn is_port(port: &[u8]) -> bool {
+    let Some(digits) = port.strip_prefix(b":") else {
+        return port.is_empty();
+    };
+    let number = digits.iter().try_fold(0_u32, |sum, digit| {
+        digit
+            .is_ascii_digit()
+            .then(|| (sum * 10 + u32::from(digit - b'0')).min(u32::from(u16::MAX) + 1))
+    });
+    number.is_some_and(|number| number <= u32::from(u16::MAX))
+}
+
+/// Whether the protocols to which an answer switches are among those that its
+/// request offered (RFC 9110, section 7.8).
+pub fn is_among_offered(request: &HeaderMap, answer: &HeaderMap) -> bool {
+    let mut switched = upgrades(answer).peekable();
+    switched.peek().is_some()
+        && switched.all(|to| upgrades(request).any(|offered| offered.eq_ignore_ascii_case(to)))
+}
+
+fn upgrades(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let fields = headers.get_all(header::UPGRADE).iter();
+    fields
+        .flat_map(|field| field.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|protocol| !protocol.is_empty())
 }
 
 /// Fields that would change how the message was framed or routed, had they come
@@ -97,6 +138,47 @@ pub fn is_forbidden_in_trailers(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_a_port() {
+        for host in [
+            "",
+            "a",
+            "a.b:80",
+            "a:",
+            "10.0.0.1:8080",
+            "[::1]",
+            "[fe80::1%25eth0]:65535",
+        ] {
+            assert!(is_host(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "a:b",
+            "a:1:2",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "a:65536",
+            "a:99999999999",
+            "a b",
+            "u@a",
+            "a/b",
+        ] {
+            assert!(!is_host(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn an_answer_switches_only_to_what_was_offered() {
+        let map = |value: &'static str| {
+            HeaderMap::from_iter([(header::UPGRADE, http::HeaderValue::from_static(value))])
+        };
+        let offered = map("h2c, WebSocket");
+        assert!(is_among_offered(&offered, &map("websocket")));
+        assert!(!is_among_offered(&offered, &map("echo")));
+        assert!(!is_among_offered(&offered, &map("websocket, echo")));
+        assert!(!is_among_offered(&offered, &HeaderMap::new()));
+    }
 
     #[test]
     fn a_length_is_digits_and_does_not_overflow() {

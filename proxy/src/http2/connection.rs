@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use super::frames::Frames;
 use super::io::{Deferred, Turn};
+use super::leaving::{Awaited, Leaving};
 use super::stall::Stall;
 use super::stream::{Receive, Send, Sending};
 use super::{MESH_PREFACE, message, settings};
@@ -52,6 +53,7 @@ struct Shared {
     driver: RefCell<Option<Waker>>,
     /// Told when `settled` or `closed` turns true, and `telling` false.
     changed: Notify,
+    leaving: Leaving,
 }
 
 impl Shared {
@@ -119,6 +121,7 @@ impl Connection {
             telling: Cell::new(false),
             driver: RefCell::default(),
             changed: Notify::new(),
+            leaving: Leaving::default(),
         });
         tokio::task::spawn_local(drive(connection, Rc::clone(&shared)));
         Ok(Self(shared))
@@ -192,22 +195,24 @@ impl Connection {
         let place = self.place().ok_or(SendError::Unsent)?;
         let before = self.0.io.sent_bytes();
         let ends = body.is_end_stream();
-        let (mut response, stream) = {
+        let (response, stream) = {
             let mut sender = self.0.sender.borrow_mut();
             let sender = sender.as_mut().ok_or(SendError::Unsent)?;
             begin_stream(sender, &mut request, ends)?
         };
+        let mut awaited = Awaited::new(&self.0.leaving, response, place);
         let mut sending = (!ends).then(|| Send::new(stream, body));
         let mut interim = false;
         let answered = poll_fn(|cx| {
-            if let Poll::Ready(answer) = poll_answer(&mut response, caller, &mut interim, cx) {
+            let polled =
+                awaited.poll_with(|response| poll_answer(response, caller, &mut interim, cx));
+            if let Poll::Ready(answer) = polled {
                 return Poll::Ready(answer);
             }
             if let Some(body) = &mut sending
                 && let Poll::Ready(sent) = body.poll(cx)
             {
                 if let Err(Sending::Broke(error)) = sent {
-                    body.reset(Reason::CANCEL);
                     return Poll::Ready(Err(Unanswered::Body(error)));
                 }
                 sending = None;
@@ -215,15 +220,15 @@ impl Connection {
             Poll::Pending
         })
         .await;
-        drop(response);
         match answered {
-            Ok(answer) => Ok(taken(answer, head.parts.version, sending, place)),
+            Ok(answer) => Ok(taken(answer, head.parts.version, sending, awaited.over())),
             Err(Unanswered::Body(RequestBodyError::Caller(error))) => Err(SendError::Caller(error)),
             Err(Unanswered::Body(RequestBodyError::Superseded)) => Err(SendError::Superseded),
             Err(Unanswered::Switched) => Err(SendError::Malformed(
                 "the upstream answered 101, which HTTP/2 does not have".to_owned(),
             )),
             Err(Unanswered::Upstream(error)) => {
+                drop(awaited.over());
                 let unsent = self.0.io.sent_bytes() == before;
                 Err(send_error(&error, unsent, interim))
             }
@@ -329,12 +334,14 @@ fn taken(
     answer: http::Response<h2::RecvStream>,
     version: Version,
     sending: Option<Send<RequestBody>>,
-    mut place: Place,
+    mut place: Option<Place>,
 ) -> (http::response::Parts, Incoming) {
     let (mut parts, body) = answer.into_parts();
     parts.version = version;
     if body.is_end_stream() {
-        place.ended = sending.is_none();
+        if let Some(place) = &mut place {
+            place.ended = sending.is_none();
+        }
         return (parts, Incoming::Empty);
     }
     let body = Receive::of_upstream(body, &parts.headers, sending, place);
@@ -375,7 +382,10 @@ async fn drive(mut connection: Driven, shared: Rc<Shared>) {
         let io = &shared.io;
         shared.driven_by(cx.waker());
         io.begin();
-        let ended = Pin::new(&mut connection).poll(cx).is_ready();
+        let mut ended = Pin::new(&mut connection).poll(cx).is_ready();
+        if !ended && shared.leaving.turn(&mut connection, io, cx) {
+            ended = Pin::new(&mut connection).poll(cx).is_ready();
+        }
         let settings = io.frames(|frames| frames.settings());
         if settings != seen {
             seen = settings;
@@ -409,6 +419,7 @@ async fn drive(mut connection: Driven, shared: Rc<Shared>) {
     .await;
     shared.sender.borrow_mut().take();
     shared.closed.set(true);
+    shared.leaving.close();
     // Ends what is still on it.
     drop(connection);
     shared.io.close();

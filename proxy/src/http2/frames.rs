@@ -57,6 +57,7 @@ pub struct Frames {
     /// Frames without use, less those with use.
     idle: i64,
     settings: u32,
+    acknowledged: u32,
     going_away: bool,
     /// What a RST_STREAM counts.
     reset: i64,
@@ -89,6 +90,7 @@ impl Frames {
             skips_fields: false,
             idle: 0,
             settings: 0,
+            acknowledged: 0,
             going_away: false,
             reset,
             limit,
@@ -138,6 +140,7 @@ impl Frames {
             }
             kind::SETTINGS => {
                 self.settings += 1;
+                self.acknowledged += u32::from(flags & ACK != 0);
                 // Each entry is work, six bytes of it.
                 self.idle += if flags & ACK != 0 {
                     1
@@ -173,6 +176,16 @@ impl Frames {
     /// SETTINGS frames so far, acknowledgements among them.
     pub fn settings(&self) -> u32 {
         self.settings
+    }
+
+    /// Whether the peer has sent SETTINGS of its own.
+    pub fn is_introduced(&self) -> bool {
+        self.settings > self.acknowledged
+    }
+
+    /// Acknowledgements of our own SETTINGS so far.
+    pub fn acknowledged(&self) -> u32 {
+        self.acknowledged
     }
 
     /// Whether the peer said GOAWAY.

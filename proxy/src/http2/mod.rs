@@ -4,6 +4,7 @@
 //! # Layout
 //! - [`serve`]: a caller's connection; [`answer`]: one stream of it.
 //! - [`connection`]: a connection upstream that many requests share.
+//! - `leaving`: requests that are given up before their answer.
 //! - [`stream`]: what comes on a stream, and what is sent on one.
 //! - [`message`]: heads as HTTP/2 carries them, and HTTP/1.1 between sidecars.
 //! - [`io`]: the socket under a connection: gathers what a poll writes;
@@ -18,6 +19,7 @@ pub mod answer;
 pub mod connection;
 pub mod frames;
 pub mod io;
+mod leaving;
 pub mod message;
 pub mod serve;
 pub mod settings;

@@ -203,7 +203,13 @@ where
         }
         let ended = loop {
             match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
+                Poll::Ready(Some(Ok((request, mut respond)))) => {
+                    // What is reset as soon as it is begun (CVE-2023-44487) reaches
+                    // nobody, and costs no more than this.
+                    if respond.poll_reset(cx).is_pending() {
+                        self.accept(request, respond);
+                    }
+                }
                 Poll::Ready(Some(Err(error))) => break Some(Err(error)),
                 Poll::Ready(None) => break Some(Ok(())),
                 Poll::Pending => break None,
@@ -249,9 +255,11 @@ where
     }
 
     fn look_at_frames(&mut self) {
-        let (in_head, suspicious) = self
-            .io
-            .frames(|frames| (frames.in_head(), frames.is_suspicious()));
+        let (in_head, suspicious) = self.io.frames(|frames| {
+            // SETTINGS is the end of a client's preface (RFC 9113, section 3.4).
+            let in_head = frames.in_head() || !frames.is_introduced();
+            (in_head, frames.is_suspicious())
+        });
         if in_head != self.in_head {
             self.in_head = in_head;
             if in_head {

@@ -44,9 +44,9 @@ impl Receive {
         body: RecvStream,
         headers: &HeaderMap,
         sending: Option<Send<RequestBody>>,
-        place: Place,
+        place: Option<Place>,
     ) -> Self {
-        Self::new(body, headers, sending.map(Box::new), Some(place))
+        Self::new(body, headers, sending.map(Box::new), place)
     }
 
     fn new(

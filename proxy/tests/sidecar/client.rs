@@ -53,14 +53,17 @@ impl Answer {
 impl Client {
     /// Connects to `address`.
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = soon("connecting", TcpStream::connect(address))
-            .await
-            .unwrap();
+        Self::try_connect(address).await.expect("a connection")
+    }
+
+    /// As [`Client::connect`]; `None` where nobody takes the connection.
+    pub async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let stream = soon("connecting", TcpStream::connect(address)).await.ok()?;
         stream.set_nodelay(true).unwrap();
-        Self {
+        Some(Self {
             stream,
             seen: Vec::new(),
-        }
+        })
     }
 
     /// Writes `bytes`; whether the connection takes them is the answer's to tell.

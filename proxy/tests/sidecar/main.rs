@@ -9,11 +9,16 @@
 //! - [`control`]: the control plane, which sends what the test says.
 //! - [`mesh`]: services, endpoints and policies as a test writes them.
 //! - [`upstream`]: applications, with all their bad manners.
-//! - [`sidecar`]: the process, its admin endpoint, its end.
+//! - [`sidecar`]: the process, its admin endpoint, its end; [`process`]: what the
+//!   kernel says about it.
 //! - [`h2_app`]: an HTTP/2 application that follows a script; [`h2_client`]: an
 //!   HTTP/2 client, stream by stream.
 //! - [`raw`]: bytes at either end, and between two sidecars.
+//! - [`tap`]: an application that writes down every byte.
+//! - [`http2_app`]: an HTTP/2 application and caller that behave well;
+//!   [`http2_frames`] and [`http2_fields`]: a raw peer that need not.
 //! - [`client`]: a raw HTTP/1.1 client that keeps its connection.
+//! - [`attack`]: what an attack may cost, and the caller who is served meanwhile.
 //! - the rest: stories, one file for each part of the semantics.
 
 #![allow(
@@ -24,14 +29,20 @@
     reason = "a test that cannot go on should say so and end, and it measures real time"
 )]
 
+mod attack;
 mod client;
 mod control;
 mod h2_app;
 mod h2_client;
 mod h2_raw;
+mod http2_app;
+mod http2_fields;
+mod http2_frames;
 mod mesh;
+mod process;
 mod raw;
 mod sidecar;
+mod tap;
 mod upstream;
 
 mod access_log;
@@ -41,13 +52,24 @@ mod breaker;
 mod connections;
 mod drain;
 mod exactness;
+mod flow_control;
 mod grpc;
+mod http1_bodies;
+mod http1_heads;
+mod http1_slow;
+mod http1_upgrades;
+mod http1_upstreams;
 mod http2;
+mod http2_attacks;
+mod http2_malformed;
+mod http2_storm;
+mod http2_upstreams;
 mod inbound;
 mod limits;
 mod message;
 mod rate_limits;
 mod retries;
+mod soak;
 mod stream;
 mod tcp;
 mod timeouts;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::client::{Answer, Client};
 use crate::mesh::Net;
+use crate::process::Process;
 use crate::{eventually, soon};
 
 /// What a test asks of its sidecar.
@@ -107,6 +108,11 @@ impl Sidecar {
     /// Its admin endpoint.
     pub fn admin(&self) -> SocketAddr {
         SocketAddr::new(self.net.ip(self.host), 15120)
+    }
+
+    /// The process, as the kernel sees it.
+    pub fn process(&self) -> Process {
+        Process(self.child.id())
     }
 
     /// `GET path` at the admin endpoint.
