@@ -55,7 +55,7 @@ pub enum Failure {
 #[derive(Debug)]
 pub enum Held {
     /// An HTTP/1 connection, which the answer's body has.
-    Own(Lease),
+    Own(Box<Lease>),
     /// A stream of this one.
     Shared(Rc<Shared>),
 }
@@ -82,9 +82,9 @@ pub struct Sent<'a> {
 /// See [`Failure`].
 pub async fn send(
     worker: &Rc<Worker>,
-    target: Target<'_>,
+    target: &Target<'_>,
     has_sidecar: bool,
-    sent: Sent<'_>,
+    sent: &Sent<'_>,
 ) -> Result<(Response<Incoming>, Held), Failure> {
     let reuse = if sent.safe || has_sidecar {
         Reuse::Any
@@ -109,19 +109,18 @@ pub async fn send(
 /// Sends to `target` on a connection that `reuse` allows.
 async fn send_once(
     worker: &Rc<Worker>,
-    target: Target<'_>,
+    target: &Target<'_>,
     reuse: Reuse,
-    sent: Sent<'_>,
+    sent: &Sent<'_>,
 ) -> Result<(Response<Incoming>, Held), Failure> {
-    let Sent { bounds, source, .. } = sent;
+    let Sent { bounds, source, .. } = *sent;
     let queued = Cell::new(false);
-    let sending = send_unbounded(worker, target, reuse, sent, &queued);
+    let mut sending = Box::pin(send_unbounded(worker, target, reuse, sent, &queued));
     if bounds.until_headers.is_none() && bounds.idle.is_none() {
         return sending.await;
     }
     let began = clock::now();
     let alarm = &sent.caller.interim.alarm;
-    let mut sending = std::pin::pin!(sending);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = sending.as_mut().poll(cx) {
             return Poll::Ready(ended);
@@ -166,12 +165,12 @@ fn late(bound: Bound) -> Failure {
 
 async fn send_unbounded(
     worker: &Rc<Worker>,
-    target: Target<'_>,
+    target: &Target<'_>,
     reuse: Reuse,
-    sent: Sent<'_>,
+    sent: &Sent<'_>,
     queued: &Cell<bool>,
 ) -> Result<(Response<Incoming>, Held), Failure> {
-    let carrier = match connect::obtain(worker, target, reuse, queued).await {
+    let carrier = match connect::obtain(worker, *target, reuse, queued).await {
         Ok(carrier) => carrier,
         Err(error @ ConnectError::Refused { .. }) => {
             return Err(Failure::Ended(
@@ -197,7 +196,11 @@ async fn send_unbounded(
         }
         Carrier::Shared(shared) => {
             let reused = shared.count_request();
-            let answered = shared.connection.send(sent.head, body, sent.caller).await;
+            // In a box of its own: the allocator has pieces up to 1 KiB at hand,
+            // and one future of all that a request may come to is dearer than
+            // its parts.
+            let sending = Box::pin(shared.connection.send(sent.head, body, sent.caller));
+            let answered = sending.await;
             (answered, Held::Shared(shared), reused)
         }
     };
@@ -207,7 +210,7 @@ async fn send_unbounded(
     }
 }
 
-fn failure(error: SendError, reused: bool, target: Target<'_>) -> Failure {
+fn failure(error: SendError, reused: bool, target: &Target<'_>) -> Failure {
     let address = target.address;
     let reset = |detail: String| Failure::Ended(AttemptEnd::Reset, detail);
     match error {

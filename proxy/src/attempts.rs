@@ -247,7 +247,12 @@ impl<'a> Attempting<'a> {
         };
         endpoint.runtime.attempts.fetch_add(1, Relaxed);
         match self.send(target, endpoint.config.sidecar, bounds).await {
-            Ok((response, held)) => self.judge(endpoint, response, held).await,
+            Ok((response, held)) => {
+                if self.note_answer(&response, held) {
+                    return Box::pin(self.hold(endpoint, response)).await;
+                }
+                self.answered(endpoint, response)
+            }
             Err(failure) => self.failed(endpoint, failure),
         }
     }
@@ -279,7 +284,7 @@ impl<'a> Attempting<'a> {
             safe: retry::is_idempotent(self.parts.method.as_str()),
             bounds,
         };
-        attempt::send(self.worker, target, has_sidecar, sent).await
+        attempt::send(self.worker, &target, has_sidecar, &sent).await
     }
 
     fn take_endpoint(&mut self, now: Timestamp) -> Result<&'a Endpoint, (Reason, String)> {

@@ -289,7 +289,7 @@ pub fn adopt(
 ) -> Idle {
     Idle {
         connection: http1::connection::Connection::new(stream, &worker.scratch),
-        lease: lease(target, permits),
+        lease: Box::new(lease(target, permits)),
     }
 }
 

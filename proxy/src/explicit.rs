@@ -201,7 +201,7 @@ async fn one(
         destination,
         peer,
     };
-    pipeline::outbound(call, request).await
+    Box::pin(pipeline::outbound(call, request)).await
 }
 
 async fn whither(
@@ -225,7 +225,7 @@ async fn whither(
     }
     let text = std::str::from_utf8(authority)
         .map_err(|_| (Reason::BadRequest, "the host is not text".to_owned()))?;
-    let (service, address, port) = find(worker, text)
+    let (service, address, port) = Box::pin(find(worker, text))
         .await
         .map_err(|detail| (Reason::NoEndpoints, detail))?;
     let port = port.unwrap_or(80);

@@ -224,15 +224,15 @@ pub async fn serve(
     if let Some(answer) = limited {
         return pipeline::answering(answer, exchange);
     }
-    forward(
+    let forwarded = forward(
         &worker,
         &port,
         worker.shared.application_address(address),
         parts,
         body,
         exchange,
-    )
-    .await
+    );
+    Box::pin(forwarded).await
 }
 
 async fn forward(
@@ -274,7 +274,7 @@ async fn forward(
             idle: None,
         },
     };
-    match attempt::send(worker, target, false, sent).await {
+    match attempt::send(worker, &target, false, &sent).await {
         Ok((response, held)) => {
             let (mut parts, body) = response.into_parts();
             headers::strip_ours(&mut parts.headers);

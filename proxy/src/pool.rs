@@ -123,8 +123,8 @@ impl Lease {
 pub struct Idle {
     /// The connection.
     pub connection: Connection,
-    /// What it holds.
-    pub lease: Lease,
+    /// What it holds; in a box, because each request hands it on several times.
+    pub lease: Box<Lease>,
 }
 
 /// The connections of one worker.
@@ -196,7 +196,7 @@ impl Pool {
     /// Takes an HTTP/1 connection back after a whole answer. Where another
     /// worker waits for a connection of this service and none here does, it is
     /// closed, which lets that worker open one.
-    pub fn give_back(&self, connection: Connection, mut lease: Lease, now: Timestamp) {
+    pub fn give_back(&self, connection: Connection, mut lease: Box<Lease>, now: Timestamp) {
         if lease.lifetime.is_over(now) || !connection.is_usable() {
             // Closed first, as everywhere.
             drop(connection);

@@ -18,14 +18,10 @@ use crate::state::Endpoint;
 const HOLD: Duration = Duration::from_millis(20);
 
 impl Attempting<'_> {
-    /// Response headers came: how the attempt went, as far as it can be known now.
-    pub(super) async fn judge(
-        &mut self,
-        endpoint: &Endpoint,
-        response: Response<Incoming>,
-        held: Held,
-    ) -> Attempted {
-        let status = if self.exchange.is_grpc {
+    /// Response headers came; whether their call's status is worth waiting for.
+    pub(super) fn note_answer(&mut self, response: &Response<Incoming>, held: Held) -> bool {
+        let is_grpc = self.exchange.is_grpc;
+        let status = if is_grpc {
             grpc::status(response.headers())
         } else {
             None
@@ -34,11 +30,18 @@ impl Attempting<'_> {
             live.held = Some(held);
             live.grpc_status = status;
         }
-        if !self.exchange.is_grpc || status.is_some() || !self.holds(&response) {
-            return self.answered(endpoint, response);
-        }
+        is_grpc && status.is_none() && self.holds(response)
+    }
+
+    /// Waits a moment for the first frame: how the attempt went, as far as it
+    /// can be known then.
+    pub(super) async fn hold(
+        &mut self,
+        endpoint: &Endpoint,
+        response: Response<Incoming>,
+    ) -> Attempted {
         let (parts, body) = response.into_parts();
-        match Box::pin(first_frame(body)).await {
+        match first_frame(body).await {
             Ok((body, status)) => {
                 if let Some(live) = &mut self.exchange.live {
                     live.grpc_status = status;

@@ -79,7 +79,8 @@ pub fn is_host(host: &[u8]) -> bool {
         let Some(end) = rest.iter().position(|byte| *byte == b']') else {
             return false;
         };
-        let is_address = |byte: &u8| byte.is_ascii_hexdigit() || b":.%".contains(byte);
+        // With a zone (RFC 6874), which is a name.
+        let is_address = |byte: &u8| byte.is_ascii_alphanumeric() || b":.%-_~".contains(byte);
         (rest[..end].iter().all(is_address), &rest[end + 1..])
     } else {
         let end = host.iter().position(|byte| *byte == b':');
