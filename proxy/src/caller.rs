@@ -92,6 +92,9 @@ pub struct Interim {
     continued: Cell<bool>,
     /// The next deadline of the request that is in hand.
     pub alarm: Alarm,
+    /// Of a tunnel: the upstream says no more, and the caller is to hear that,
+    /// while what the caller says goes on.
+    pub half_closed: Cell<bool>,
 }
 
 impl Interim {

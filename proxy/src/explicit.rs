@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, Uri, Version, header};
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -239,9 +239,10 @@ async fn whither(
 }
 
 /// The application gets origin form, and the host of the target as `Host`
-/// (RFC 9112, section 3.2.2). In HTTP/2 the target's host is where it belongs.
+/// (RFC 9112, section 3.2.2). In HTTP/2 the target's host is where it belongs, and
+/// CONNECT has nothing but its host.
 fn to_origin_form(request: &mut Request<Incoming>) {
-    if request.version() == Version::HTTP_2 {
+    if request.version() == Version::HTTP_2 || request.method() == Method::CONNECT {
         return;
     }
     let Some(authority) = request.uri().authority() else {

@@ -83,15 +83,21 @@ pub enum BodyError {
 /// A body that may have to be given up while whoever reads it stands still, and
 /// does not ask for more.
 pub trait Timed {
-    /// To be polled while the reader stands still. Ready when it is given up.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-}
-
-impl Timed for Incoming {
-    fn poll_late(&mut self, _: &mut Context<'_>) -> Poll<()> {
+    /// To be polled while the reader does not ask for more. `taken` differs
+    /// from the last time where the reader has taken something of what it has.
+    /// Ready when the body is given up.
+    fn poll_late(&mut self, _taken: u64, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
 }
+
+impl Timed for Incoming {}
+
+#[cfg(test)]
+impl<D: bytes::Buf> Timed for http_body_util::Full<D> {}
+
+#[cfg(test)]
+impl<D> Timed for http_body_util::Empty<D> {}
 
 impl Body for Incoming {
     type Data = Bytes;

@@ -62,6 +62,8 @@ pub struct Until {
 struct Limit {
     until: Until,
     moved: Timestamp,
+    /// As the engine last said of what the caller took.
+    taken: u64,
 }
 
 /// Why a response's body broke off.
@@ -150,13 +152,16 @@ impl Body for ResponseBody {
 }
 
 impl Timed for ResponseBody {
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_late(&mut self, taken: u64, cx: &mut Context<'_>) -> Poll<()> {
         let Kind::Relayed(relayed) = &mut self.kind else {
             return Poll::Pending;
         };
-        let (Some(limit), Some(exchange)) = (&relayed.limit, &relayed.exchange) else {
+        let (Some(limit), Some(exchange)) = (&mut relayed.limit, &relayed.exchange) else {
             return Poll::Pending;
         };
+        if std::mem::replace(&mut limit.taken, taken) != taken {
+            limit.moved = clock::now();
+        }
         ready!(limit.poll_passed(cx, &exchange.caller().interim.alarm));
         // The upstream has no part in it.
         relayed.finish(BodyEnd::CallerLeft);
@@ -281,7 +286,11 @@ impl Limit {
             return None;
         }
         let now = clock::now();
-        Some(Self { until, moved: now })
+        Some(Self {
+            until,
+            moved: now,
+            taken: 0,
+        })
     }
 
     /// A frame came; gives the bound when the body is over time nevertheless.

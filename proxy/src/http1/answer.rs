@@ -3,7 +3,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, Version};
@@ -12,7 +13,8 @@ use http_body::Body;
 use super::encode::{self, After, Coding, Said};
 use super::link::Link;
 use super::send::{self, End as BodyEnd};
-use crate::caller::Caller;
+use crate::body::Timed;
+use crate::caller::{Caller, Interim};
 
 /// What of a request decides how it is answered.
 #[derive(Debug)]
@@ -62,7 +64,7 @@ pub struct Handled<'a, F> {
 impl<F, B> Handled<'_, F>
 where
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Timed + Unpin,
 {
     /// Polls the handler, writes interim answers, and looks whether the caller
     /// left: then there is no answer, and the handler is to be dropped.
@@ -152,7 +154,7 @@ where
             head: Some(head),
             body,
             coding,
-            tunnel,
+            tunnel: tunnel.then(|| Rc::clone(&self.caller.interim)),
             keep,
             ended: false,
         }))
@@ -166,7 +168,8 @@ pub struct Giving<B> {
     head: Option<Head>,
     body: B,
     coding: Coding,
-    tunnel: bool,
+    /// Tells when the upstream of a tunnel says no more.
+    tunnel: Option<Rc<Interim>>,
     keep: bool,
     /// All of it is handed over; the last may still have to be written.
     ended: bool,
@@ -181,14 +184,18 @@ struct Head {
     after: After,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Giving<B> {
+impl<B: Body<Data = Bytes> + Timed + Unpin> Giving<B> {
     /// Writes as long as there is something and the caller takes it; the head
     /// goes with the first piece.
     pub fn poll(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<End> {
         loop {
-            let flushed = link.with_wire(|wire| wire.poll_flush(cx));
-            if ready!(flushed).is_err() {
-                return Poll::Ready(End::Abort);
+            match link.with_wire(|wire| wire.poll_flush(cx)) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(End::Abort),
+                Poll::Pending => {
+                    let taken = link.with_wire(|wire| wire.unsent_bytes());
+                    return self.body.poll_late(taken, cx).map(|()| End::Abort);
+                }
             }
             if self.ended {
                 return Poll::Ready(self.end(link));
@@ -218,8 +225,14 @@ impl<B: Body<Data = Bytes> + Unpin> Giving<B> {
                     let flushed = link.with_wire(|wire| wire.poll_flush(cx));
                     let broke = matches!(flushed, Poll::Ready(Err(_)));
                     let mut left = || link.has_left() || link.poll_left(cx).is_ready();
-                    if broke || (!self.tunnel && left()) {
+                    if broke || (self.tunnel.is_none() && left()) {
                         return Poll::Ready(End::Abort);
+                    }
+                    if flushed.is_ready()
+                        && let Some(interim) = &self.tunnel
+                        && interim.half_closed.take()
+                    {
+                        link.with_wire(|wire| wire.shutdown());
                     }
                     return Poll::Pending;
                 }
@@ -230,7 +243,7 @@ impl<B: Body<Data = Bytes> + Unpin> Giving<B> {
     fn end(&self, link: &Link) -> End {
         if self.keep {
             End::KeepAlive
-        } else if self.tunnel || link.is_quiet() {
+        } else if self.tunnel.is_some() || link.is_quiet() {
             End::Close
         } else {
             End::Linger

@@ -1,6 +1,7 @@
 //! A connection upstream: owned by whoever sends on it, with no task of its own.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use super::upload::{Upload, UploadError};
 use super::wire::{HeadFault, Wire};
 use crate::body::request::{RequestBody, RequestBodyError};
 use crate::body::{BodyError, Incoming};
-use crate::caller::Caller;
+use crate::caller::{Caller, Interim};
 use crate::relay::Scratch;
 use crate::upstream::{Head, SendError};
 
@@ -38,6 +39,8 @@ struct Exchange {
     /// It may carry another request once both directions have ended.
     keep_alive: bool,
     tunnel: bool,
+    /// Of a tunnel: who hears that the upstream says no more.
+    hears: Option<Rc<Interim>>,
 }
 
 impl Connection {
@@ -50,6 +53,7 @@ impl Connection {
                 answer: Receiving::new(Length::Exact(0)),
                 keep_alive: true,
                 tunnel: false,
+                hears: None,
             }),
         }
     }
@@ -95,7 +99,7 @@ impl Connection {
         })
         .await?;
         let answer = poll_fn(|cx| waiting.poll_answer(cx, &mut exchange, caller)).await?;
-        exchange.begin_answer(answer, head, asks)
+        exchange.begin_answer(answer, head, caller, asks)
     }
 }
 
@@ -179,6 +183,7 @@ impl Exchange {
         mut self: Box<Self>,
         answer: ResponseHead,
         head: Head<'_>,
+        caller: &Caller,
         asks_for_tunnel: bool,
     ) -> Result<(Parts, Incoming), SendError> {
         let status = answer.parts.status;
@@ -193,6 +198,7 @@ impl Exchange {
         debug_assert!(asks_for_tunnel || !self.tunnel);
         let length = if self.tunnel {
             self.upload.open_tunnel();
+            self.hears = Some(Rc::clone(&caller.interim));
             Length::UntilClose
         } else {
             self.upload.close_held();
@@ -228,7 +234,19 @@ impl Exchange {
                 }
             }
         }
-        self.answer.poll_frame(cx, &mut self.wire)
+        let polled = self.answer.poll_frame(cx, &mut self.wire);
+        if let (Poll::Ready(None), Some(hears)) = (&polled, &self.hears)
+            && self.is_half_open()
+        {
+            hears.half_closed.set(true);
+            return Poll::Pending;
+        }
+        polled
+    }
+
+    /// A tunnel whose caller still speaks when the upstream does not any more.
+    fn is_half_open(&self) -> bool {
+        self.tunnel && self.answer.is_ended() && self.upload.is_under_way()
     }
 }
 
@@ -265,7 +283,7 @@ impl ResponseStream {
     pub fn is_end_stream(&self) -> bool {
         self.exchange
             .as_ref()
-            .is_none_or(|exchange| exchange.answer.is_ended())
+            .is_none_or(|exchange| exchange.answer.is_ended() && !exchange.is_half_open())
     }
 
     /// See [`http_body::Body::size_hint`].

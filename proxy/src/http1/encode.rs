@@ -124,15 +124,15 @@ pub fn request_head(out: &mut Vec<u8>, head: Head<'_>, said: Said, tunnel: bool)
     } else {
         b" HTTP/1.1\r\n"
     });
-    // First, as RFC 9110, section 7.2 would have it.
-    if let Some(host) = parts.headers.get(header::HOST) {
-        field(out, &header::HOST, host.as_bytes());
-    } else if let Some(authority) = parts.uri.authority() {
+    // Where the caller had it; else first, as RFC 9110, section 7.2 would have it.
+    if !parts.headers.contains_key(header::HOST)
+        && let Some(authority) = parts.uri.authority()
+    {
         let host = authority.as_str().rsplit('@').next().unwrap_or_default();
         field(out, &header::HOST, host.as_bytes());
     }
     fields(out, &parts.headers, said, |name| {
-        *name != header::HOST && !(head.attempt.is_some() && *name == headers::ATTEMPT)
+        !(head.attempt.is_some() && *name == headers::ATTEMPT)
     });
     if let Some(attempt) = head.attempt {
         field(

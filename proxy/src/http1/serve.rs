@@ -21,8 +21,8 @@ use super::link::Link;
 pub use super::link::RequestStream;
 use super::parse::{self, HeadError, RequestHead};
 use super::wire::{HeadFault, Wire};
-use crate::body::Incoming;
 use crate::body::response::ResponseBody;
+use crate::body::{Incoming, Timed};
 use crate::caller::{Caller, CallerState, Interim};
 use crate::callers::Callers;
 use crate::clock;
@@ -67,7 +67,7 @@ pub(super) async fn serve_for<H, F, B>(
 ) where
     H: Fn(Request<Incoming>, Caller) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Timed + Unpin,
 {
     let caller = Caller {
         state: CallerState::new(clock::now(), stream.has_prefix()),
@@ -102,7 +102,7 @@ async fn serve_each<H, F, B>(
 where
     H: Fn(Request<Incoming>, Caller) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Timed + Unpin,
 {
     loop {
         let head = match poll_fn(|cx| link.poll_head(cx, &caller.state)).await {

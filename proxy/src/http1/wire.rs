@@ -73,6 +73,11 @@ impl Wire {
         self.unsent.is_empty()
     }
 
+    /// What the peer has not taken of what was said.
+    pub fn unsent_bytes(&self) -> u64 {
+        self.unsent.iter().map(|bytes| bytes.len() as u64).sum()
+    }
+
     /// How much of a head has come.
     pub fn partial_bytes(&self) -> usize {
         self.partial.len()

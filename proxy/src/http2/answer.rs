@@ -74,7 +74,7 @@ async fn send<B: Body<Data = Bytes> + Timed + Unpin>(mut sending: Send<B>) {
             Poll::Pending => {}
         }
         if let Some(sent) = sending.waiting()
-            && (sending.body_mut().poll_late(cx).is_ready()
+            && (sending.body_mut().poll_late(sent, cx).is_ready()
                 || stall.poll(sent, STREAM_STALL, cx).is_ready())
         {
             tracing::debug!(

@@ -89,7 +89,7 @@ impl Receive {
             Poll::Ready(Err(Sending::Broke(error))) => {
                 sending.reset(Reason::CANCEL);
                 self.ended = true;
-                return Err(BodyError::Reset(format!("CANCEL by us: {error}")));
+                return Err(BodyError::Caller(error.to_string()));
             }
         }
         self.sending = None;

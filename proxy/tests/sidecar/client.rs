@@ -179,6 +179,15 @@ impl Client {
         }
     }
 
+    /// Reads until so many further bytes have come.
+    pub async fn take(&mut self, bytes: usize) {
+        let until = self.seen.len() + bytes;
+        soon("bytes", async {
+            while self.seen.len() < until && self.more().await {}
+        })
+        .await;
+    }
+
     async fn more(&mut self) -> bool {
         matches!(self.stream.read_buf(&mut self.seen).await, Ok(read) if read > 0)
     }

@@ -113,6 +113,46 @@ async fn a_body_on_which_nothing_moves_is_ended() {
 }
 
 #[tokio::test]
+async fn a_caller_that_takes_nothing_is_ended_and_one_that_takes_little_is_not() {
+    let mesh = Mesh::start().await;
+    let app = App::start(mesh.net.at(10), |request| {
+        // More than any socket's buffers and the sidecar's own take.
+        let length = request.path.trim_start_matches('/').parse().unwrap();
+        status(200).body(&"x".repeat(length))
+    })
+    .await;
+    mesh.catalog(
+        within(Timeouts {
+            idle_ms: Some(250),
+            ..Timeouts::default()
+        }),
+        &[app.address()],
+    );
+    let mut silent = mesh.client().await;
+    silent
+        .send("GET", "catalog:8080", "/32000000", "", "")
+        .await;
+    eventually("it is in flight", async || {
+        mesh.sidecar.outbound_stats().await["in_flight"] == 1
+    })
+    .await;
+    eventually("it is ended", async || {
+        mesh.sidecar.outbound_stats().await["in_flight"] == 0
+    })
+    .await;
+    assert!(!silent.answer().await.whole);
+    eventually("the application is let go", async || app.open() == 0).await;
+    // Slower than `idle` in all, but never standing still for so long.
+    let mut slow = mesh.client().await;
+    slow.send("GET", "catalog:8080", "/16000000", "", "").await;
+    for _ in 0..8 {
+        slow.take(1_000_000).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(slow.answer().await.body.len(), 16_000_000);
+}
+
+#[tokio::test]
 async fn connect_timeout_is_a_connect_failure() {
     let mesh = Mesh::start().await;
     // A listener whose queue is full answers no SYN.

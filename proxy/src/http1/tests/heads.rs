@@ -14,7 +14,7 @@ async fn a_request_and_its_answer_pass_and_both_connections_are_kept() {
         for _ in 0..3 {
             assert_eq!(
                 read_head(&mut server).await,
-                "GET /a?b=c HTTP/1.1\r\nhost: catalog:8080\r\naccept: */*\r\nx-id: 7\r\nx-remora-attempt: 1\r\n\r\n"
+                "GET /a?b=c HTTP/1.1\r\naccept: */*\r\nhost: catalog:8080\r\nx-id: 7\r\nx-remora-attempt: 1\r\n\r\n"
             );
             write(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nKeep-Alive: timeout=5\r\nServer: s\r\n\r\nhello").await;
             assert_eq!(

@@ -69,6 +69,8 @@ impl Drop for Answer {
     }
 }
 
+impl crate::body::Timed for Answer {}
+
 impl Body for Answer {
     type Data = Bytes;
     type Error = BodyError;
