@@ -254,3 +254,66 @@ async fn an_http_1_0_client_gets_no_chunks_and_no_upgrade() {
     exchange(outbound, upgrade.as_bytes(), SILENCE).await;
     assert!(!tap.text().contains("upgrade: echo"), "{}", tap.text());
 }
+
+#[tokio::test]
+async fn an_upgrade_that_ends_gives_its_place_back_at_once() {
+    let (ground, _tap) = tapped(Says::now(SWITCHING).then_echoes()).await;
+    let limited = crate::mesh::limits(|limits| limits.max_requests = Some(1));
+    // A service is known once it was called.
+    let mut stream = connect(ground.mesh.sidecar.outbound()).await;
+    stream.write_all(HEAD.as_bytes()).await.unwrap();
+    drop((listen(&mut stream, SILENCE).await, stream));
+    ground.mesh.service("tapped", limited);
+    crate::eventually("the limit is in force", async || {
+        in_use(&ground).await.1 == 1
+    })
+    .await;
+    let mut slowest = Duration::ZERO;
+    for number in 0..60 {
+        let mut stream = connect(ground.mesh.sidecar.outbound()).await;
+        stream.write_all(HEAD.as_bytes()).await.unwrap();
+        let heard = match number % 3 {
+            // Before, at and after the 101.
+            0 => Vec::new(),
+            _ => {
+                let mut heard = vec![0; 12];
+                tokio::io::AsyncReadExt::read_exact(&mut stream, &mut heard)
+                    .await
+                    .unwrap();
+                heard
+            }
+        };
+        if number % 3 == 2 {
+            stream
+                .write_all(b"some bytes that nobody reads back")
+                .await
+                .unwrap();
+        }
+        assert!(
+            heard.is_empty() || heard == b"HTTP/1.1 101",
+            "{number}: {heard:?}"
+        );
+        drop(stream);
+        let began = std::time::Instant::now();
+        crate::eventually("its place is free", async || in_use(&ground).await.0 == 0).await;
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+/// Requests in flight to `tapped`, and how many may be.
+async fn in_use(ground: &Ground) -> (u64, u64) {
+    let breakers = ground.mesh.sidecar.json("/breakers").await;
+    let services = breakers["services"].as_array().unwrap();
+    let tapped = services
+        .iter()
+        .find(|service| service["service"] == "shop/tapped");
+    let Some(tapped) = tapped else {
+        return (0, 0);
+    };
+    let requests = &tapped["limits"]["requests"];
+    (
+        requests["in_use"].as_u64().unwrap_or(0),
+        requests["max"].as_u64().unwrap_or(0),
+    )
+}

@@ -206,9 +206,11 @@ impl World {
         self.changes += 1;
     }
 
-    /// Everybody is back, and nothing is out of the ordinary.
+    /// Everybody is back, and nothing is out of the ordinary. They are started
+    /// anew, so that no connection to them is left in a pool.
     pub async fn restore(&mut self) {
         for at in 0..self.places.len() {
+            self.places[at].application = None;
             self.revive(at).await;
         }
         self.endpoints();
