@@ -160,8 +160,9 @@ impl Stage {
                         let _ = gone.wait_for(|gone| *gone).await;
                         after(Duration::from_millis(random.u64(..500))).await;
                     };
-                    let seen = bounded(connection.exchange(plan, give_up)).await?;
-                    judge(&plan, &seen)
+                    let seen = bounded(connection.exchange(plan, give_up)).await;
+                    let seen = seen.map_err(|hangs| format!("{plan:?}: {hangs}"))?;
+                    judge(&plan, &seen).map(|()| seen)
                 });
             }
         }
@@ -188,7 +189,8 @@ impl Stage {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
-        assert_none(streams.join_all().await);
+        let outcomes = streams.join_all().await.into_iter();
+        assert_none(outcomes.map(|one| one.map(|_| ())).collect());
         releasing.abort();
     }
 
@@ -214,6 +216,11 @@ impl Stage {
             }
         }
         let outcomes = workers.join_all().await;
+        println!(
+            "{} streams at the application, {:?} in the sidecars",
+            self.upstream.open.load(SeqCst),
+            self.in_flight().await
+        );
         let done: usize = outcomes.iter().filter_map(|one| one.as_ref().ok()).sum();
         println!("{done} streams in {CHURN:?}");
         assert_none(outcomes.into_iter().map(|one| one.map(|_| ())).collect());
@@ -231,7 +238,8 @@ async fn come_and_go(
     while Instant::now() < end || done == 0 {
         let plan = Plan::random(&mut random, false);
         let give_up = after(Duration::from_millis(random.u64(..15)));
-        let seen = bounded(connection.exchange(plan, give_up)).await?;
+        let seen = bounded(connection.exchange(plan, give_up)).await;
+        let seen = seen.map_err(|hangs| format!("{plan:?}: {hangs}"))?;
         judge(&plan, &seen)?;
         done += 1;
     }
