@@ -130,6 +130,23 @@ impl Stage {
         }
     }
 
+    /// Waits until the application holds so many streams.
+    async fn holds(&self, streams: usize) {
+        let begin = Instant::now();
+        while self.upstream.held.load(SeqCst) != streams as i64 {
+            assert!(
+                begin.elapsed() < HANGS,
+                "the application holds {:?} streams and not {streams}; in the sidecars {:?}; \
+                 {:?} connections so far, broken {:?}",
+                self.upstream.held,
+                self.in_flight().await,
+                self.upstream.connections,
+                self.upstream.broken,
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// What the caller's and the target's sidecar say to be in flight.
     async fn in_flight(&self) -> Option<(u64, u64)> {
         let mesh = self.mesh.as_ref()?;
@@ -348,10 +365,7 @@ async fn one_client_cancels(number: u8, hop: Hop) {
             Ok(())
         });
     }
-    until("the bystanders' streams are held", async || {
-        stage.upstream.held.load(SeqCst) == BYSTANDERS as i64
-    })
-    .await;
+    stage.holds(BYSTANDERS).await;
     let before = stage.upstream.connections.load(SeqCst);
     for _ in 0..ROUNDS {
         cancel_everything(&stage).await;
@@ -393,10 +407,7 @@ async fn cancel_everything(stage: &Stage) {
 /// A client that dies with everything in flight.
 async fn break_off(stage: &Stage) {
     let connection = stage.connect().await;
-    until("only the bystanders' streams are held", async || {
-        stage.upstream.held.load(SeqCst) == BYSTANDERS as i64
-    })
-    .await;
+    stage.holds(BYSTANDERS).await;
     let mut streams = JoinSet::new();
     for _ in 0..STREAMS {
         let connection = Arc::clone(&connection);
@@ -405,15 +416,9 @@ async fn break_off(stage: &Stage) {
             bounded(connection.exchange(plan, never())).await
         });
     }
-    until("its streams are held", async || {
-        stage.upstream.held.load(SeqCst) == (BYSTANDERS + STREAMS) as i64
-    })
-    .await;
+    stage.holds(BYSTANDERS + STREAMS).await;
     connection.break_off();
-    until("its streams are given up", async || {
-        stage.upstream.held.load(SeqCst) == BYSTANDERS as i64
-    })
-    .await;
+    stage.holds(BYSTANDERS).await;
 }
 
 #[tokio::test]
