@@ -196,8 +196,8 @@ impl Connection {
         let before = self.0.io.sent_bytes();
         let ends = body.is_end_stream();
         let (response, stream) = {
-            let mut sender = self.0.sender.borrow_mut();
-            let sender = sender.as_mut().ok_or(SendError::Unsent)?;
+            let sender = self.0.sender.borrow();
+            let sender = sender.as_ref().ok_or(SendError::Unsent)?;
             begin_stream(sender, &mut request, ends)?
         };
         let mut awaited = Awaited::new(&self.0.leaving, response, place);
@@ -291,17 +291,18 @@ enum Unanswered {
 type Stream = (ResponseFuture, h2::SendStream<Bytes>);
 
 fn begin_stream(
-    sender: &mut SendRequest<Bytes>,
+    sender: &SendRequest<Bytes>,
     request: &mut http::Request<()>,
     ends: bool,
 ) -> Result<Stream, SendError> {
+    // A stream waits in h2 until one that has ended for us has ended on the
+    // wire. The handle that began it remembers it, and would take its waker for
+    // the one given here, so that its body never moved again; a fresh handle
+    // remembers none, and queues up behind.
+    let mut sender = sender.clone();
     let mut noop = Context::from_waker(Waker::noop());
-    match sender.poll_ready(&mut noop) {
-        Poll::Ready(Ok(())) => {}
-        Poll::Ready(Err(_)) => return Err(SendError::Unsent),
-        // A stream waits in h2 until one that has ended for us has ended on the
-        // wire; this handle would wait for it, a fresh one queues up behind.
-        Poll::Pending => *sender = sender.clone(),
+    if let Poll::Ready(Err(_)) = sender.poll_ready(&mut noop) {
+        return Err(SendError::Unsent);
     }
     let request = std::mem::take(request);
     sender

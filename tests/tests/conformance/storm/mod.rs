@@ -130,6 +130,23 @@ impl Stage {
         }
     }
 
+    /// Waits until the application holds so many streams.
+    async fn holds(&self, streams: usize) {
+        let begin = Instant::now();
+        while self.upstream.held.load(SeqCst) != streams as i64 {
+            assert!(
+                begin.elapsed() < HANGS,
+                "the application holds {:?} streams and not {streams}; in the sidecars {:?}; \
+                 {:?} connections so far, broken {:?}",
+                self.upstream.held,
+                self.in_flight().await,
+                self.upstream.connections,
+                self.upstream.broken,
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// What the caller's and the target's sidecar say to be in flight.
     async fn in_flight(&self) -> Option<(u64, u64)> {
         let mesh = self.mesh.as_ref()?;
@@ -160,8 +177,9 @@ impl Stage {
                         let _ = gone.wait_for(|gone| *gone).await;
                         after(Duration::from_millis(random.u64(..500))).await;
                     };
-                    let seen = bounded(connection.exchange(plan, give_up)).await?;
-                    judge(&plan, &seen)
+                    let seen = bounded(connection.exchange(plan, give_up)).await;
+                    let seen = seen.map_err(|hangs| format!("{plan:?}: {hangs}"))?;
+                    judge(&plan, &seen).map(|()| seen)
                 });
             }
         }
@@ -188,7 +206,8 @@ impl Stage {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
-        assert_none(streams.join_all().await);
+        let outcomes = streams.join_all().await.into_iter();
+        assert_none(outcomes.map(|one| one.map(|_| ())).collect());
         releasing.abort();
     }
 
@@ -214,6 +233,11 @@ impl Stage {
             }
         }
         let outcomes = workers.join_all().await;
+        println!(
+            "{} streams at the application, {:?} in the sidecars",
+            self.upstream.open.load(SeqCst),
+            self.in_flight().await
+        );
         let done: usize = outcomes.iter().filter_map(|one| one.as_ref().ok()).sum();
         println!("{done} streams in {CHURN:?}");
         assert_none(outcomes.into_iter().map(|one| one.map(|_| ())).collect());
@@ -231,7 +255,8 @@ async fn come_and_go(
     while Instant::now() < end || done == 0 {
         let plan = Plan::random(&mut random, false);
         let give_up = after(Duration::from_millis(random.u64(..15)));
-        let seen = bounded(connection.exchange(plan, give_up)).await?;
+        let seen = bounded(connection.exchange(plan, give_up)).await;
+        let seen = seen.map_err(|hangs| format!("{plan:?}: {hangs}"))?;
         judge(&plan, &seen)?;
         done += 1;
     }
@@ -340,10 +365,7 @@ async fn one_client_cancels(number: u8, hop: Hop) {
             Ok(())
         });
     }
-    until("the bystanders' streams are held", async || {
-        stage.upstream.held.load(SeqCst) == BYSTANDERS as i64
-    })
-    .await;
+    stage.holds(BYSTANDERS).await;
     let before = stage.upstream.connections.load(SeqCst);
     for _ in 0..ROUNDS {
         cancel_everything(&stage).await;
@@ -385,10 +407,7 @@ async fn cancel_everything(stage: &Stage) {
 /// A client that dies with everything in flight.
 async fn break_off(stage: &Stage) {
     let connection = stage.connect().await;
-    until("only the bystanders' streams are held", async || {
-        stage.upstream.held.load(SeqCst) == BYSTANDERS as i64
-    })
-    .await;
+    stage.holds(BYSTANDERS).await;
     let mut streams = JoinSet::new();
     for _ in 0..STREAMS {
         let connection = Arc::clone(&connection);
@@ -397,15 +416,9 @@ async fn break_off(stage: &Stage) {
             bounded(connection.exchange(plan, never())).await
         });
     }
-    until("its streams are held", async || {
-        stage.upstream.held.load(SeqCst) == (BYSTANDERS + STREAMS) as i64
-    })
-    .await;
+    stage.holds(BYSTANDERS + STREAMS).await;
     connection.break_off();
-    until("its streams are given up", async || {
-        stage.upstream.held.load(SeqCst) == BYSTANDERS as i64
-    })
-    .await;
+    stage.holds(BYSTANDERS).await;
 }
 
 #[tokio::test]
