@@ -58,7 +58,7 @@ pub async fn answer<F, B>(
     if ends {
         return;
     }
-    send(Send::new(stream, body)).await;
+    Box::pin(send(Send::new(stream, body))).await;
 }
 
 async fn send<B: Body<Data = Bytes> + Timed + Unpin>(mut sending: Send<B>) {

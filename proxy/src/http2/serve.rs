@@ -318,14 +318,15 @@ where
         };
         let request = Request::from_parts(parts, incoming);
         let (handle, interims) = (Rc::clone(&self.handle), Rc::clone(&self.interims));
-        // In a box of our own: tokio moves a task's future several times, and
-        // this one is some kilobytes.
-        tokio::task::spawn_local(Box::pin(async move {
-            let interim = Rc::clone(&caller.interim);
-            let handling = handle(request, caller);
+        // In boxes of our own: tokio moves a task's future several times, and
+        // the allocator has pieces up to 1 KiB at hand.
+        let interim = Rc::clone(&caller.interim);
+        let handling = Box::pin(handle(request, caller));
+        let task = async move {
             answer::answer(respond, handling, &interim, bodiless).await;
             interims.give_back(interim);
-        }));
+        };
+        tokio::task::spawn_local(Box::pin(task));
     }
 
     fn refuse(&self, respond: SendResponse<Bytes>, status: StatusCode, detail: &'static str) {
