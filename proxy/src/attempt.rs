@@ -20,6 +20,11 @@ use crate::shared::Shared;
 use crate::upstream::{Head, SendError};
 use crate::worker::Worker;
 
+/// How often a request goes again because its connection was closed already. A
+/// process that is killed closes those that stand before its listener, which
+/// takes another in between: the second time nobody listens any more.
+const STALE_RESENDS: usize = 2;
+
 /// The bounds of one attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -92,18 +97,34 @@ pub async fn send(
         Reuse::IdleLessThan(FRESH)
     };
     match send_once(worker, target, reuse, sent).await {
-        Err(Failure::Stale { unsent }) if (unsent || sent.safe) && sent.source.replayable() => {
-            match Box::pin(send_once(worker, target, Reuse::Never, sent)).await {
-                // A new connection that is closed before the request was on it never carried it.
-                Err(Failure::Stale { unsent: true }) => {
-                    let detail = format!("{} closes its connections at once", target.address);
-                    Err(Failure::Ended(AttemptEnd::ConnectFailure, detail))
-                }
-                ended => ended,
-            }
+        Err(Failure::Stale { unsent }) if goes_again(unsent, sent) => {
+            // Boxed because it is rare.
+            Box::pin(resend(worker, target, sent)).await
         }
         ended => ended,
     }
+}
+
+fn goes_again(unsent: bool, sent: &Sent<'_>) -> bool {
+    (unsent || sent.safe) && sent.source.replayable()
+}
+
+async fn resend(
+    worker: &Rc<Worker>,
+    target: &Target<'_>,
+    sent: &Sent<'_>,
+) -> Result<(Response<Incoming>, Held), Failure> {
+    let mut end = AttemptEnd::ConnectFailure;
+    for _ in 0..STALE_RESENDS {
+        end = match send_once(worker, target, Reuse::Never, sent).await {
+            // A new connection that is closed before the request was on it never carried it.
+            Err(Failure::Stale { unsent: true }) => AttemptEnd::ConnectFailure,
+            Err(Failure::Stale { unsent: false }) if goes_again(false, sent) => AttemptEnd::Reset,
+            ended => return ended,
+        };
+    }
+    let detail = format!("{} closes its connections at once", target.address);
+    Err(Failure::Ended(end, detail))
 }
 
 /// Sends to `target` on a connection that `reuse` allows.
@@ -201,6 +222,8 @@ async fn send_unbounded(
             // its parts.
             let sending = Box::pin(shared.connection.send(sent.head, body, sent.caller));
             let answered = sending.await;
+            // One that the upstream's process never took is no better.
+            let reused = reused || !shared.connection.has_heard();
             (answered, Held::Shared(shared), reused)
         }
     };

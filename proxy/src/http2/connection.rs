@@ -146,6 +146,11 @@ impl Connection {
         allowed.saturating_sub(self.0.streams.get())
     }
 
+    /// Whether the upstream has said its first words, which are SETTINGS.
+    pub fn has_heard(&self) -> bool {
+        self.0.settled.get()
+    }
+
     /// Streams now, until the end of each answer.
     pub fn streams(&self) -> usize {
         self.0.streams.get()
