@@ -79,8 +79,7 @@ pub fn is_host(host: &[u8]) -> bool {
         let Some(end) = rest.iter().position(|byte| *byte == b']') else {
             return false;
         };
-        // With a zone (RFC 6874), which is a name.
-        let is_address = |byte: &u8| byte.is_ascii_alphanumeric() || b":.%-_~".contains(byte);
+        let is_address = |byte: &u8| byte.is_ascii_hexdigit() || b":.".contains(byte);
         (rest[..end].iter().all(is_address), &rest[end + 1..])
     } else {
         let end = host.iter().position(|byte| *byte == b':');
@@ -149,7 +148,7 @@ mod tests {
             "a:",
             "10.0.0.1:8080",
             "[::1]",
-            "[fe80::1%25eth0]:65535",
+            "[::ffff:10.0.0.1]:65535",
         ] {
             assert!(is_host(host.as_bytes()), "{host}");
         }
