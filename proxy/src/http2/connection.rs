@@ -196,8 +196,9 @@ impl Connection {
         if request.extensions().get::<h2::ext::Protocol>().is_some() {
             self.offers_extended_connect().await?;
         }
-        self.all_told().await;
+        // Before anything is waited for: whoever chose this connection saw room on it.
         let place = self.place().ok_or(SendError::Unsent)?;
+        self.all_told().await;
         let before = self.0.io.sent_bytes();
         let ends = body.is_end_stream();
         let (response, stream) = {

@@ -28,6 +28,7 @@ pub struct Connection {
 
 /// What the client saw of one stream.
 #[derive(Debug)]
+#[expect(dead_code, reason = "what the body says is only shown, by `Debug`")]
 pub enum Seen {
     /// 200 and a whole body of so many bytes.
     Whole(usize),

@@ -234,9 +234,11 @@ impl Stage {
         }
         let outcomes = workers.join_all().await;
         println!(
-            "{} streams at the application, {:?} in the sidecars",
-            self.upstream.open.load(SeqCst),
-            self.in_flight().await
+            "{:?} streams at the application, {:?} in the sidecars, {:?} connections, broken {:?}",
+            self.upstream.open,
+            self.in_flight().await,
+            self.upstream.connections,
+            self.upstream.broken,
         );
         let done: usize = outcomes.iter().filter_map(|one| one.as_ref().ok()).sum();
         println!("{done} streams in {CHURN:?}");

@@ -24,13 +24,14 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Bytes that go into one frame.
 const CHUNK: usize = 8 * 1024;
 
-/// How many streams an application lets be reset before it has taken them up;
-/// at the next it closes the connection (`h2` counts so against rapid resets).
+/// What an application takes for an attack, and then closes the connection.
 #[derive(Clone, Copy, Debug)]
 pub enum Patience {
-    /// As the `h2` crate, and all that is built on it, has it: 20.
+    /// As the `h2` crate, and all that is built on it, has it: more than 20
+    /// streams that are reset before it has taken them up, or 128 frames of a
+    /// byte that are not the last of their streams and wait to be read.
     Usual,
-    /// As servers that do not count so: without end.
+    /// As servers that do not count so.
     Endless,
 }
 
@@ -81,7 +82,10 @@ impl Upstream {
         let mut builder = Builder::new();
         builder.max_concurrent_streams(MAX_STREAMS);
         if let Patience::Endless = patience {
-            builder.max_pending_accept_reset_streams(usize::MAX);
+            // By half of this window `h2` counts small frames that wait to be read.
+            builder
+                .max_pending_accept_reset_streams(usize::MAX)
+                .initial_connection_window_size(16 << 20);
         }
         let ended = match builder.handshake::<_, Bytes>(stream).await {
             Ok(mut connection) => loop {
