@@ -209,8 +209,12 @@ impl World {
     /// Everybody is back, and nothing is out of the ordinary. They are started
     /// anew, so that no connection to them is left in a pool.
     pub async fn restore(&mut self) {
+        for place in &mut self.places {
+            place.application = None;
+        }
+        // What was aborted closes its listener when it next has its turn.
+        tokio::time::sleep(Duration::from_millis(200)).await;
         for at in 0..self.places.len() {
-            self.places[at].application = None;
             self.revive(at).await;
         }
         self.endpoints();
