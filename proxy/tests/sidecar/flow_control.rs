@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::attack::{Ground, Http2Ground};
@@ -50,7 +50,7 @@ enum Does {
 }
 
 async fn http1_body(address: std::net::SocketAddr, does: Does) -> Http1Body {
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = crate::bind(address).await;
     let moved: Arc<AtomicU64> = Arc::default();
     let count = Arc::clone(&moved);
     let task = tokio::spawn(async move {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 /// SETTINGS, without an entry.
@@ -25,7 +25,7 @@ pub struct GoAway {
 impl GoAway {
     /// Listens on `address`.
     pub async fn start(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = crate::bind(address).await;
         let refused = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&refused);
         let task = tokio::spawn(async move {

@@ -270,6 +270,7 @@ async fn an_upgrade_that_ends_gives_its_place_back_at_once() {
     .await;
     let mut slowest = Duration::ZERO;
     for number in 0..60 {
+        let before = seen(&ground).await;
         let mut stream = connect(ground.mesh.sidecar.outbound()).await;
         stream.write_all(HEAD.as_bytes()).await.unwrap();
         let heard = match number % 3 {
@@ -294,11 +295,25 @@ async fn an_upgrade_that_ends_gives_its_place_back_at_once() {
             "{number}: {heard:?}"
         );
         drop(stream);
+        // One that left before it was answered may not have been read yet.
+        crate::eventually("it was seen", async || seen(&ground).await > before).await;
         let began = std::time::Instant::now();
         crate::eventually("its place is free", async || in_use(&ground).await.0 == 0).await;
         slowest = slowest.max(began.elapsed());
     }
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+/// Requests to `tapped` that were answered, or whose caller left.
+async fn seen(ground: &Ground) -> u64 {
+    let stats = ground.mesh.sidecar.json("/stats").await;
+    let services = stats["outbound"].as_array().unwrap();
+    let mut tapped = services
+        .iter()
+        .filter(|service| service["service"] == "shop/tapped");
+    tapped.next().map_or(0, |service| {
+        service["requests"].as_u64().unwrap() + service["cancelled"].as_u64().unwrap()
+    })
 }
 
 /// Requests in flight to `tapped`, and how many may be.

@@ -139,9 +139,7 @@ async fn raw_then(
     after: Duration,
 ) -> tokio::task::JoinHandle<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind(mesh.net.at(10))
-        .await
-        .unwrap();
+    let listener = crate::bind(mesh.net.at(10)).await;
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let first = first.clone();

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 /// Streams that the application allows on each connection. All else is as
@@ -109,7 +109,7 @@ impl Http2App {
     /// `/trailers/<bytes>` as a gRPC stream would end;
     /// `/reset`, which resets the stream.
     pub async fn start(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = crate::bind(address).await;
         let counts: Arc<Counts> = Arc::default();
         let counted = Arc::clone(&counts);
         let task = tokio::spawn(async move {

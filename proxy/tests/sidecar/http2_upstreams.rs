@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use remora_proto::v1::Protocol;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::attack::{Attack, Http2Ground};
@@ -34,7 +33,7 @@ type Answer = fn(u32) -> Vec<u8>;
 /// a request came, `times` times.
 async fn evil(ground: &Http2Ground, answer: Answer, times: usize) -> Raw {
     let address = ground.mesh.net.at(11);
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = crate::bind(address).await;
     let accepted: Arc<AtomicUsize> = Arc::default();
     let count = Arc::clone(&accepted);
     let task = tokio::spawn(async move {
@@ -300,7 +299,7 @@ async fn requests_that_a_goaway_or_a_refused_stream_turned_away_are_sent_again()
         }),
     ];
     for (what, refusal) in refusals {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = crate::bind(address).await;
         let task = tokio::spawn(async move {
             let mut tasks = tokio::task::JoinSet::new();
             let mut answers = vec![refusal];
@@ -311,7 +310,7 @@ async fn requests_that_a_goaway_or_a_refused_stream_turned_away_are_sent_again()
             }
         });
         let good = ground.mesh.net.at(12);
-        let listener = TcpListener::bind(good).await.unwrap();
+        let listener = crate::bind(good).await;
         let other = tokio::spawn(async move {
             let mut tasks = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {

@@ -77,7 +77,11 @@ mod upgrades;
 mod which_service;
 
 use std::future::Future;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use tokio::net::TcpListener;
 
 /// Every wait of a test ends after so long, with a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -99,4 +103,20 @@ async fn soon<T>(what: &str, waiting: impl Future<Output = T>) -> T {
         Ok(value) => value,
         Err(_) => panic!("it took too long: {what}"),
     }
+}
+
+/// A listener there. An earlier one may still be in the hands of a task that was
+/// aborted and has not had its turn.
+async fn bind(address: SocketAddr) -> TcpListener {
+    let bound = async {
+        loop {
+            match TcpListener::bind(address).await {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                bound => return bound.unwrap(),
+            }
+        }
+    };
+    soon("the address is free", bound).await
 }

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 /// What it says once a connection's first head has come.
@@ -74,7 +73,7 @@ pub struct Tap {
 impl Tap {
     /// Says the same on each connection.
     pub async fn start(address: SocketAddr, says: Says) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = crate::bind(address).await;
         let connections: Arc<Mutex<Vec<Tapped>>> = Arc::default();
         let all = Arc::clone(&connections);
         let task = tokio::spawn(async move {

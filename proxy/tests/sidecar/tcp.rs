@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use remora_proto::v1::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::mesh::{Mesh, PORT, policy, trip};
@@ -16,7 +16,7 @@ async fn server<F>(address: SocketAddr, handle: fn(TcpStream) -> F) -> JoinHandl
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = crate::bind(address).await;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(handle(stream));

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 /// A request as an application got it.
@@ -153,7 +153,7 @@ impl App {
         bar: usize,
         handler: impl Fn(&Received) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = crate::bind(address).await;
         let shared = Arc::new(Shared {
             handler: Box::new(handler),
             requests: Mutex::default(),

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use remora_proto::v1::{Protocol, ServicePolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::http2_app::Http2App;
@@ -212,8 +211,6 @@ impl World {
         for place in &mut self.places {
             place.application = None;
         }
-        // What was aborted closes its listener when it next has its turn.
-        tokio::time::sleep(Duration::from_millis(200)).await;
         for at in 0..self.places.len() {
             self.revive(at).await;
         }
@@ -261,7 +258,7 @@ async fn start(kind: Protocol, upgrades: bool, address: SocketAddr) -> Applicati
 }
 
 async fn echo(address: SocketAddr) -> JoinHandle<()> {
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = crate::bind(address).await;
     tokio::spawn(async move {
         let mut tasks = tokio::task::JoinSet::new();
         while let Ok((mut stream, _)) = listener.accept().await {
