@@ -1,5 +1,6 @@
 //! The sidecar as a process, and its admin endpoint.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -39,6 +40,13 @@ impl Default for Options {
     }
 }
 
+/// The sidecar under test: the one that was built with the tests, or another
+/// build of the same sources, such as the release build of a soak.
+fn program() -> OsString {
+    std::env::var_os("REMORA_TEST_PROXY")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_remora-proxy").into())
+}
+
 /// A running sidecar; killed on drop.
 #[derive(Debug)]
 pub struct Sidecar {
@@ -59,7 +67,7 @@ impl Sidecar {
             true => folder.path().join("access").display().to_string(),
             false => "off".to_owned(),
         };
-        let child = Command::new(env!("CARGO_BIN_EXE_remora-proxy"))
+        let child = Command::new(program())
             .env_clear()
             .env("REMORA_NAMESPACE", "shop")
             .env("REMORA_POD", format!("web-{host}"))

@@ -74,6 +74,7 @@ async fn nothing_stays_behind() {
         .await;
     }
     the_limit_is_whole(&world).await;
+    world.end().await;
 }
 
 /// Mischief until `span` is over; resident memory of each sidecar, once a second.

@@ -218,6 +218,14 @@ impl World {
         self.policies(&policy());
     }
 
+    /// Both sidecars end when they are told to.
+    pub async fn end(mut self) {
+        for sidecar in [&mut self.mesh.sidecar, &mut self.target] {
+            sidecar.terminate();
+            assert!(sidecar.ended().await, "it ended badly");
+        }
+    }
+
     /// What was done to it, in words.
     pub fn deeds(&self) -> String {
         let Self {
