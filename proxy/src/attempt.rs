@@ -11,7 +11,7 @@ use http::Response;
 use crate::body::Incoming;
 use crate::body::request::RequestSource;
 use crate::caller::Caller;
-use crate::clock::{self, Timestamp};
+use crate::clock::Timestamp;
 use crate::connect::{self, Carrier, ConnectError, Reuse, Target};
 use crate::policy::config::AttemptEnd;
 use crate::policy::deadline::{self, Bound, Deadline};
@@ -78,6 +78,8 @@ pub struct Sent<'a> {
     pub safe: bool,
     /// When it is given up.
     pub bounds: Bounds,
+    /// When the attempt began.
+    pub began: Timestamp,
 }
 
 /// Sends to `target`. Where the server had closed a pooled connection it is
@@ -140,7 +142,7 @@ async fn send_once(
     if bounds.until_headers.is_none() && bounds.idle.is_none() {
         return sending.await;
     }
-    let began = clock::now();
+    let began = sent.began;
     let alarm = &sent.caller.interim.alarm;
     std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = sending.as_mut().poll(cx) {
@@ -191,7 +193,7 @@ async fn send_unbounded(
     sent: &Sent<'_>,
     queued: &Cell<bool>,
 ) -> Result<(Response<Incoming>, Held), Failure> {
-    let carrier = match connect::obtain(worker, *target, reuse, queued).await {
+    let carrier = match connect::obtain(worker, *target, reuse, sent.began, queued).await {
         Ok(carrier) => carrier,
         Err(error @ ConnectError::Refused { .. }) => {
             return Err(Failure::Ended(

@@ -207,7 +207,12 @@ impl<'a> Attempting<'a> {
     }
 
     async fn attempt(&mut self) -> Attempted {
-        let now = clock::now();
+        // The first follows on the request's head without a wait.
+        let now = if self.exchange.attempts == 0 {
+            self.attempt_began
+        } else {
+            clock::now()
+        };
         if self
             .deadlines
             .time_left(now)
@@ -283,6 +288,7 @@ impl<'a> Attempting<'a> {
             caller: self.exchange.caller(),
             safe: retry::is_idempotent(self.parts.method.as_str()),
             bounds,
+            began: self.attempt_began,
         };
         attempt::send(self.worker, &target, has_sidecar, &sent).await
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use remora_proto::well_known as names;
 use tokio::net::TcpStream;
 
+use crate::clock::Timestamp;
 use crate::policy::config::Outbound;
 use crate::policy::limit::Kind;
 use crate::pool::{Idle, Lease, Lifetime, Place};
@@ -92,22 +93,23 @@ impl Target<'_> {
     }
 }
 
-/// A connection to `target`, within the limits. `queued` is true while the
-/// request waits for others to end.
+/// A connection to `target`, within the limits. `now` is when the attempt
+/// began; `queued` is true while the request waits for others to end.
 pub async fn obtain(
     worker: &Rc<Worker>,
     target: Target<'_>,
     reuse: Reuse,
+    now: Timestamp,
     queued: &Cell<bool>,
 ) -> Result<Carrier, ConnectError> {
     if target.wire.is_multiplexed() {
-        if let Some(shared) = worker.pool.share(target.place(), clock::now()) {
+        if let Some(shared) = worker.pool.share(target.place(), now) {
             return Ok(Carrier::Shared(shared));
         }
         return Box::pin(obtain_shared(worker, target, queued)).await;
     }
     let max_idle = reuse.max_idle();
-    if let Some(idle) = worker.pool.take(target.place(), clock::now(), max_idle) {
+    if let Some(idle) = worker.pool.take(target.place(), now, max_idle) {
         return Ok(Carrier::Own(idle));
     }
     // In a box: few requests come here, and all would carry its size.

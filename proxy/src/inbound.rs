@@ -258,7 +258,8 @@ async fn forward(
             "the application is at its limit".to_owned(),
         );
     };
-    let load = port.application.load.start(clock::now());
+    let began = exchange.started();
+    let load = port.application.load.start(began);
     exchange.attempts = 1;
     let source = RequestSource::new(body, retry::BUFFER_BYTES, exchange.started());
     let sent = Sent {
@@ -273,6 +274,7 @@ async fn forward(
             until_headers: None,
             idle: None,
         },
+        began,
     };
     match attempt::send(worker, &target, false, &sent).await {
         Ok((response, held)) => {
