@@ -47,14 +47,25 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     runtime.block_on(control(config, started))
 }
 
+/// The library that reads HTTP/2. It warns of single frames, so a peer could
+/// write thousands of lines a second; what is a flood we say ourselves, once.
+const FRAME_LIBRARY: &str = "h2";
+
 /// A filter by targets and levels only: the one with regular expressions would
 /// add a megabyte to what every pod carries.
 fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
+    use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::layer::SubscriberExt;
     use tracing_subscriber::util::SubscriberInitExt;
-    let targets: tracing_subscriber::filter::Targets = filter.parse().with_context(|| {
+    let asked: Targets = filter.parse().with_context(|| {
         format!("REMORA_LOG={filter:?}: expected such as info,remora_proxy=debug")
     })?;
+    let names = |(target, _): (&str, LevelFilter)| target.starts_with(FRAME_LIBRARY);
+    let targets = if asked.iter().any(names) {
+        asked
+    } else {
+        asked.with_target(FRAME_LIBRARY, LevelFilter::ERROR)
+    };
     let lines = tracing_subscriber::fmt::layer()
         .json()
         .with_writer(std::io::stderr);

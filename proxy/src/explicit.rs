@@ -1,5 +1,6 @@
-//! Explicit mode: the outbound listener is a plain HTTP/1.1 proxy. The host of
-//! each request names the service; `CONNECT host:port` opens a raw connection.
+//! Explicit mode: the outbound listener is a proxy for HTTP/1 and HTTP/2. The host
+//! of each request names the service; `CONNECT host:port` in HTTP/1, as the first
+//! request of its connection, opens a raw connection.
 //!
 //! For where nothing can be intercepted (the playground on loopback addresses).
 
@@ -22,6 +23,8 @@ use crate::clock;
 use crate::detect::{self, Verdict};
 use crate::engine::{self, Spoken};
 use crate::grpc;
+use crate::http1::parse;
+use crate::http1::scan::HeadScan;
 use crate::io::Prefixed;
 use crate::pipeline::{self, Call};
 use crate::state::{Destination, Resolution, Service};
@@ -92,27 +95,20 @@ async fn read_first(stream: &mut TcpStream, seen: &mut Vec<u8>) -> First {
     }
 }
 
+/// A head that is not well-formed is left to the engine, which refuses it.
 async fn read_connect(stream: &mut TcpStream, seen: &mut Vec<u8>) -> Option<Connect> {
     const METHOD: &[u8] = b"CONNECT ";
+    let mut scan = HeadScan::default();
     loop {
         let shared = seen.len().min(METHOD.len());
         if seen[..shared] != METHOD[..shared] || seen.len() > CONNECT_HEAD_BYTES {
             return None;
         }
-        if shared == METHOD.len() {
-            let mut fields = [httparse::EMPTY_HEADER; 64];
-            let mut request = httparse::Request::new(&mut fields);
-            match request.parse(seen) {
-                Ok(httparse::Status::Complete(length)) => {
-                    let authority = request.path?.to_owned();
-                    return Some(Connect {
-                        authority,
-                        rest: Bytes::copy_from_slice(&seen[length..]),
-                    });
-                }
-                Ok(httparse::Status::Partial) => {}
-                Err(_) => return None,
-            }
+        if let Some(head) = scan.find(seen).ok()? {
+            let rest = Bytes::copy_from_slice(&seen[head.end..]);
+            let head = parse::request(&Bytes::copy_from_slice(&seen[head])).ok()?;
+            let authority = head.parts.uri.authority()?.as_str().to_owned();
+            return Some(Connect { authority, rest });
         }
         if stream.read_buf(seen).await.ok()? == 0 {
             return None;

@@ -2,7 +2,8 @@
 //!
 //! Owns what is counted and limited for each of the pod's ports. A connection
 //! to the application is a plain one; nothing is retried here, because only
-//! the caller knows other endpoints.
+//! the caller knows other endpoints. What the application turned away unseen, as
+//! it does when it ends a connection of HTTP/2, is sent once more.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use http::request::Parts;
 use http::{Request, Response};
 
 use crate::answer::Reason;
-use crate::attempt::{self, Bounds, Failure, Sent};
+use crate::attempt::{self, Bounds, Failure, Held, Sent};
 use crate::body::Incoming;
 use crate::body::request::RequestSource;
 use crate::body::response::{ResponseBody, Until};
@@ -276,7 +277,7 @@ async fn forward(
         },
         began,
     };
-    match attempt::send(worker, &target, false, &sent).await {
+    match send(worker, &target, &sent).await {
         Ok((response, held)) => {
             let (mut parts, body) = response.into_parts();
             headers::strip_ours(&mut parts.headers);
@@ -301,6 +302,22 @@ async fn forward(
             let (reason, detail) = explain(failure, address);
             pipeline::refuse(exchange, reason, detail)
         }
+    }
+}
+
+/// A caller without a sidecar would not send again what GOAWAY turned away
+/// between us and the application: it was told of no connection's end.
+async fn send(
+    worker: &Rc<Worker>,
+    target: &Target<'_>,
+    sent: &Sent<'_>,
+) -> Result<(Response<Incoming>, Held), Failure> {
+    match attempt::send(worker, target, false, sent).await {
+        Err(Failure::Ended(AttemptEnd::RefusedStream, _)) if sent.source.replayable() => {
+            // Boxed because it is rare.
+            Box::pin(attempt::send(worker, target, false, sent)).await
+        }
+        ended => ended,
     }
 }
 

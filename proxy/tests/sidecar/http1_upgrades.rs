@@ -207,6 +207,23 @@ async fn a_connect_to_nothing_takes_nothing_that_follows_for_a_request() {
 }
 
 #[tokio::test]
+async fn a_connect_whose_head_is_doubtful_opens_nothing() {
+    let ground = Ground::start().await;
+    for head in [
+        "CONNECT catalog:8080 HTTP/1.1\r\nHost: catalog:8080\r\nContent-Length: 5\r\n\r\nhello",
+        "CONNECT catalog:8080 HTTP/1.1\r\nHost: catalog:8080\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "CONNECT catalog:8080 HTTP/1.1\r\nHost: catalog:8080\r\nHost: other\r\n\r\n",
+        "CONNECT catalog:8080 HTTP/1.1\r\nHost: catalog:8080\r\nX: a\r\n b\r\n\r\n",
+        "CONNECT user@catalog:8080 HTTP/1.1\r\nHost: catalog:8080\r\n\r\n",
+        "CONNECT catalog:8080 HTTP/1.1\nHost: catalog:8080\n\n",
+    ] {
+        let heard = exchange(ground.mesh.sidecar.outbound(), head.as_bytes(), SILENCE).await;
+        assert!(heard.is_refusal(), "{head:?}: {}", heard.text());
+    }
+    assert_eq!(ground.reached(), 0);
+}
+
+#[tokio::test]
 async fn a_connect_that_is_not_agreed_to_passes_nothing_raw() {
     // The pod's application says 200 to a CONNECT as to anything else.
     let ground = Ground::start().await;

@@ -49,6 +49,24 @@ fn stream(n: u32) -> u32 {
     2 * n + 1
 }
 
+/// h2 warns of every acknowledgement that nobody asked for.
+#[tokio::test]
+async fn a_flood_says_so_in_one_line_of_the_log() {
+    let ground = Http2Ground::start().await;
+    let (mut peer, attack) = ground.attacker().await;
+    let before = ground.mesh.sidecar.log().lines().count();
+    let flooded = flood(&mut peer, 50_000, |_| {
+        frame(kind::PING, flag::ACK, 0, b"unasked!")
+    })
+    .await;
+    assert!(flooded.ended, "50,000 answers to no PING: {flooded:?}");
+    attack.end("answers to no PING", 2, 5.0).await;
+    let log = ground.mesh.sidecar.log();
+    let said: Vec<&str> = log.lines().skip(before).collect();
+    assert_eq!(said.len(), 1, "{} lines: {:?}", said.len(), said.first());
+    assert!(said[0].contains("floods its connection"), "{}", said[0]);
+}
+
 #[tokio::test]
 async fn rapid_resets_are_cut_off() {
     let ground = Http2Ground::start().await;

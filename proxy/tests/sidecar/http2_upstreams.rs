@@ -8,10 +8,10 @@ use std::time::Duration;
 use remora_proto::v1::Protocol;
 use tokio::task::JoinHandle;
 
-use crate::attack::{Attack, Http2Ground};
+use crate::attack::{Attack, Http2Ground, declare};
 use crate::http2_fields::{NEWEST, encode, indexed_literal};
 use crate::http2_frames::{PREFACE, Peer, data, flag, frame, kind, reset, settings, window_update};
-use crate::mesh::policy;
+use crate::mesh::{Mesh, PORT, policy};
 
 const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -339,4 +339,32 @@ async fn requests_that_a_goaway_or_a_refused_stream_turned_away_are_sent_again()
         other.abort();
         let _ = (task.await, other.await);
     }
+}
+
+/// As nginx ends a connection after `keepalive_requests`.
+#[tokio::test]
+async fn what_the_pods_own_application_turns_away_by_goaway_is_sent_again() {
+    let mesh = Mesh::start().await;
+    // The second request on each connection is turned away.
+    let answer: Answer = |stream| match stream {
+        1 => head(stream, &[(":status", "204")], true),
+        _ => frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]),
+    };
+    let listener = crate::bind(mesh.net.at(2)).await;
+    let application = tokio::spawn(async move {
+        let mut tasks = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            tasks.spawn(serve(stream, answer, 1));
+        }
+    });
+    declare(&mesh, Protocol::Http2);
+    let mut peer = Peer::client(mesh.sidecar.inbound(PORT)).await;
+    for stream in (1..20).step_by(2) {
+        let fields = [(":authority", "web:8080"), (":method", "POST")];
+        peer.write(&crate::http2_frames::get(stream, "/", &fields))
+            .await;
+        let got = peer.over_on(stream).await;
+        assert_eq!(got.status, 204, "request {stream}: {got:?}");
+    }
+    application.abort();
 }
