@@ -96,6 +96,14 @@ impl Receive {
         Ok(())
     }
 
+    /// See [`crate::body::Timed::poll_late`].
+    pub fn send_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.poll_sending(cx) {
+            Ok(()) => Poll::Pending,
+            Err(_) => Poll::Ready(()),
+        }
+    }
+
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         loop {
             match ready!(self.body.poll_data(cx)) {

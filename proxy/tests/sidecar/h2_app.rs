@@ -65,6 +65,8 @@ pub enum Step {
     Bytes(usize),
     /// Each piece of the request goes back as it comes, and its trailers.
     Echo,
+    /// So many bytes of the answer's body, while the request is read to its end.
+    BytesAndRead(usize),
     /// The answer's end.
     End,
     /// The answer's end, with fields.
@@ -319,7 +321,9 @@ async fn play(
     let (parts, mut body) = request.into_parts();
     let mut received = received(&parts, number);
     let steps = (shared.handler)(&received);
-    let reads = steps.iter().any(|step| matches!(step, Step::Read));
+    let reads = steps
+        .iter()
+        .any(|step| matches!(step, Step::Read | Step::BytesAndRead(_)));
     if !reads {
         shared.requests.lock().unwrap().push(received.clone());
     }
@@ -345,6 +349,12 @@ async fn play(
             }
             Step::Data(text) => send(sending.as_mut().unwrap(), text.as_bytes().into()).await,
             Step::Bytes(length) => send(sending.as_mut().unwrap(), vec![b'x'; length].into()).await,
+            Step::BytesAndRead(length) => {
+                let sending = send(sending.as_mut().unwrap(), vec![b'x'; length].into());
+                let reading = read(shared, &mut body, &mut received);
+                let (sent, read) = tokio::join!(sending, reading);
+                sent.and(read)
+            }
             Step::Echo => echo(&mut body, sending.as_mut().unwrap()).await,
             Step::End => {
                 drop(in_flight);

@@ -48,6 +48,7 @@ mod upstream;
 mod access_log;
 mod bad_input;
 mod between_sidecars;
+mod both_ways;
 mod breaker;
 mod connections;
 mod drain;

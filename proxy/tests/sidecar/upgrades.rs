@@ -17,14 +17,16 @@ const SWITCHES: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\
                         upgrade: websocket\r\nsec-websocket-accept: def\r\n\r\n";
 
 /// The way to an application: its last byte tells whether a second sidecar is on it.
-struct Way {
-    mesh: Mesh,
+pub struct Way {
+    /// The sidecar of the caller, and who tells it.
+    pub mesh: Mesh,
     second: Option<Sidecar>,
     application: u8,
 }
 
 impl Way {
-    async fn both(policy: ServicePolicy) -> [Self; 2] {
+    /// Through one sidecar, and through two.
+    pub async fn both(policy: ServicePolicy) -> [Self; 2] {
         let mesh = Mesh::start().await;
         mesh.catalog(policy.clone(), &[mesh.net.at(10)]);
         let one = Self {
@@ -43,7 +45,8 @@ impl Way {
         [one, two]
     }
 
-    fn application(&self) -> std::net::SocketAddr {
+    /// Where the application is to listen.
+    pub fn application(&self) -> std::net::SocketAddr {
         self.mesh.net.at(self.application)
     }
 
@@ -51,7 +54,8 @@ impl Way {
         Raw::connect(self.mesh.sidecar.outbound()).await
     }
 
-    async fn nothing_is_left(&self) {
+    /// Completes when no sidecar has a request in flight.
+    pub async fn nothing_is_left(&self) {
         eventually("nothing is in flight", async || {
             self.mesh.sidecar.outbound_stats().await["in_flight"] == 0
         })
