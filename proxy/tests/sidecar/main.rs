@@ -67,6 +67,7 @@ mod http2_storm;
 mod http2_upstreams;
 mod inbound;
 mod limits;
+mod long_streams;
 mod message;
 mod rate_limits;
 mod retries;
