@@ -102,6 +102,7 @@ impl Interim {
     pub fn reset(&self) {
         self.waiting.borrow_mut().clear();
         self.continued.set(false);
+        self.half_closed.set(false);
     }
 
     /// The upstream sent one. 101 is none: it ends the exchange of heads.

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::Reason;
 use h2::client::{ResponseFuture, SendRequest};
-use http::{StatusCode, Version};
+use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -227,7 +227,7 @@ impl Connection {
         })
         .await;
         match answered {
-            Ok(answer) => Ok(taken(answer, head.parts.version, sending, awaited.over())),
+            Ok(answer) => Ok(taken(answer, head, sending, awaited.over(), caller)),
             Err(Unanswered::Body(RequestBodyError::Caller(error))) => Err(SendError::Caller(error)),
             Err(Unanswered::Body(RequestBodyError::Superseded)) => Err(SendError::Superseded),
             Err(Unanswered::Switched) => Err(SendError::Malformed(
@@ -339,19 +339,22 @@ fn poll_answer(
 /// The answer as the request's side of the sidecar takes it.
 fn taken(
     answer: http::Response<h2::RecvStream>,
-    version: Version,
+    head: Head<'_>,
     sending: Option<Send<RequestBody>>,
     mut place: Option<Place>,
+    caller: &Caller,
 ) -> (http::response::Parts, Incoming) {
     let (mut parts, body) = answer.into_parts();
-    parts.version = version;
-    if body.is_end_stream() {
+    parts.version = head.parts.version;
+    let hears = (head.parts.method == Method::CONNECT && parts.status.is_success())
+        .then(|| Rc::clone(&caller.interim));
+    if body.is_end_stream() && (hears.is_none() || sending.is_none()) {
         if let Some(place) = &mut place {
             place.ended = sending.is_none();
         }
         return (parts, Incoming::Empty);
     }
-    let body = Receive::of_upstream(body, &parts.headers, sending, place);
+    let body = Receive::of_upstream(body, &parts.headers, sending, place, hears);
     (parts, Incoming::Http2(body))
 }
 

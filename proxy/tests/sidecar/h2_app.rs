@@ -67,6 +67,8 @@ pub enum Step {
     Echo,
     /// So many bytes of the answer's body, while the request is read to its end.
     BytesAndRead(usize),
+    /// The answer's end; the request is still heard.
+    Finish,
     /// The answer's end.
     End,
     /// The answer's end, with fields.
@@ -356,6 +358,10 @@ async fn play(
                 sent.and(read)
             }
             Step::Echo => echo(&mut body, sending.as_mut().unwrap()).await,
+            Step::Finish => {
+                let stream = sending.as_mut().unwrap();
+                stream.send_data(Bytes::new(), true).ok()
+            }
             Step::End => {
                 drop(in_flight);
                 let _ = sending.unwrap().send_data(Bytes::new(), true);

@@ -372,6 +372,58 @@ async fn an_extended_connect_is_carried_where_the_upstream_offers_it() {
 }
 
 #[tokio::test]
+async fn the_applications_half_close_of_a_connect_by_http_2_leaves_the_callers_half_open() {
+    let plain = || {
+        let mut head = http::Request::new(());
+        *head.method_mut() = http::Method::CONNECT;
+        *head.uri_mut() = "catalog:8080".parse().unwrap();
+        head
+    };
+    for asks in [extended, plain] {
+        for way in Way::both(policy()).await {
+            let says = Says {
+                extended_connect: true,
+                ..Says::default()
+            };
+            let app = App::start_saying(way.application(), says, |_| {
+                vec![
+                    Step::Head(200, &[]),
+                    Step::Data("last words"),
+                    Step::Finish,
+                    Step::Read,
+                ]
+            })
+            .await;
+            let client = way.mesh.client2().await;
+            until_offered(&client).await;
+            let stream = client.begin(asks(), false).await.unwrap();
+            let mut open = stream.head().await.unwrap();
+            assert_eq!(open.answer.status, 200);
+            assert_eq!(open.text().await, "last words");
+            open.ends().await;
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                open.send(b"still here;", false).await;
+            }
+            open.send(b"", true).await;
+            eventually("all was heard", async || !app.requests().is_empty()).await;
+            let request = &app.requests()[0];
+            assert_eq!(request.body, b"still here;still here;still here;");
+            assert!(request.path.is_empty() || request.path == "/chat");
+            way.nothing_is_left().await;
+            // And a caller that leaves such a tunnel is missed.
+            let stream = client.begin(asks(), false).await.unwrap();
+            let mut open = stream.head().await.unwrap();
+            assert_eq!(open.text().await, "last words");
+            open.ends().await;
+            drop(open);
+            eventually("the application is told", async || app.resets().len() == 1).await;
+            way.nothing_is_left().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_extended_connect_is_refused_clearly_where_the_upstream_does_not_offer_it() {
     let policy = crate::mesh::trip(|trip| trip.consecutive_failures = 1);
     for way in Way::both(policy).await {
