@@ -58,6 +58,18 @@ impl Incoming {
             _ => None,
         }
     }
+
+    /// What remains of the request that this answers goes out, while nobody
+    /// asks for more of the answer; ready where that cannot be.
+    fn send_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Http1Response(stream) => stream.send_on(cx),
+            Self::Http2(body) => return body.send_on(cx),
+            Self::Peeked(peeked) => return peeked.rest.send_on(cx),
+            Self::Empty | Self::Http1Request(_) => {}
+        }
+        Poll::Pending
+    }
 }
 
 /// Why a body could not be read to its end.
@@ -93,14 +105,8 @@ pub trait Timed {
 }
 
 impl Timed for Incoming {
-    fn poll_late(&mut self, taken: u64, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Http1Response(stream) => stream.send_on(cx),
-            Self::Http2(body) => return body.send_on(cx),
-            Self::Peeked(peeked) => return peeked.rest.poll_late(taken, cx),
-            Self::Empty | Self::Http1Request(_) => {}
-        }
-        Poll::Pending
+    fn poll_late(&mut self, _: u64, cx: &mut Context<'_>) -> Poll<()> {
+        self.send_on(cx)
     }
 }
 

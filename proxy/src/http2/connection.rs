@@ -384,6 +384,14 @@ fn io_error(error: h2::Error) -> io::Error {
 
 type Driven = h2::client::Connection<Deferred, Bytes>;
 
+fn has_ended(connection: &mut Driven, cx: &mut Context<'_>) -> bool {
+    let polled = Pin::new(connection).poll(cx);
+    if let Poll::Ready(Err(error)) = &polled {
+        tracing::debug!(%error, "a connection upstream ended with an error");
+    }
+    polled.is_ready()
+}
+
 async fn drive(mut connection: Driven, shared: Rc<Shared>) {
     let mut seen = 0;
     let mut counted_since = clock::now();
@@ -392,9 +400,9 @@ async fn drive(mut connection: Driven, shared: Rc<Shared>) {
         let io = &shared.io;
         shared.driven_by(cx.waker());
         io.begin();
-        let mut ended = Pin::new(&mut connection).poll(cx).is_ready();
+        let mut ended = has_ended(&mut connection, cx);
         if !ended && shared.leaving.turn(&mut connection, io, cx) {
-            ended = Pin::new(&mut connection).poll(cx).is_ready();
+            ended = has_ended(&mut connection, cx);
         }
         let settings = io.frames(|frames| frames.settings());
         if settings != seen {
