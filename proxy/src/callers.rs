@@ -35,6 +35,10 @@ struct Entry {
 impl Entry {
     fn expire(&self) {
         self.expired.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -78,13 +82,12 @@ impl Callers {
     /// Wakes every connection, so that each sees that draining has begun.
     pub fn wake(&self) {
         for entry in self.held.borrow().iter() {
-            if let Some(waker) = entry.waker.borrow_mut().take() {
-                waker.wake();
-            }
+            entry.wake();
         }
     }
 
-    /// Tells the connections that have outstayed to end.
+    /// Tells the connections that have outstayed to end, and those whose caller
+    /// may have left unseen to look.
     pub fn sweep(&self, now: Timestamp) {
         for entry in self.held.borrow().iter() {
             let late = entry
@@ -97,6 +100,8 @@ impl Callers {
                 .is_some_and(|idle| idle >= IDLE_TIMEOUT);
             if late || idle {
                 entry.expire();
+            } else if entry.state.let_look() {
+                entry.wake();
             }
         }
     }

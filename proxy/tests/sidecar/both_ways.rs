@@ -3,6 +3,8 @@
 //! comes while the application takes nothing of the request. A caller that
 //! writes all before it reads would otherwise stand still for ever.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -12,6 +14,7 @@ use crate::h2_app::{App, GRPC, Step};
 use crate::h2_client::head;
 use crate::mesh::{Mesh, PORT, policy};
 use crate::process::MIB;
+use crate::raw::Listening;
 use crate::soon;
 use crate::upgrades::Way;
 
@@ -173,5 +176,37 @@ async fn a_stream_of_http_2_is_sent_while_the_caller_takes_nothing() {
             (BODY, "0")
         );
         way.nothing_is_left().await;
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_breaks_off_while_nobody_takes_its_body_is_missed() {
+    for way in Way::both(policy()).await {
+        // Reads nothing but the head, and answers nothing or a beginning.
+        let _app = Listening::start(way.application(), |mut raw| async move {
+            if raw.head().await.contains("/answers") {
+                raw.write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nsome")
+                    .await;
+            }
+            std::future::pending::<()>().await;
+        })
+        .await;
+        for path in ["/", "/answers"] {
+            let mut caller = TcpStream::connect(way.mesh.sidecar.outbound())
+                .await
+                .unwrap();
+            let head = POST.replace("/ ", &format!("{path} "));
+            caller.write_all(head.as_bytes()).await.unwrap();
+            let body = vec![b'c'; BODY];
+            let writing = caller.write_all(&body);
+            let stalled = tokio::time::timeout(Duration::from_millis(700), writing).await;
+            assert!(stalled.is_err(), "somebody took the body");
+            assert_eq!(way.mesh.sidecar.outbound_stats().await["in_flight"], 1);
+            caller.set_zero_linger().unwrap();
+            drop(caller);
+            way.nothing_is_left().await;
+            let stats = way.mesh.sidecar.outbound_stats().await;
+            assert_eq!(stats["failures"], 0, "{path} {stats}");
+        }
     }
 }
