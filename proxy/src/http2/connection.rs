@@ -28,6 +28,7 @@ use crate::body::Incoming;
 use crate::body::request::{RequestBody, RequestBodyError};
 use crate::caller::Caller;
 use crate::clock;
+use crate::http1::limits::INTERIM_ANSWERS;
 use crate::io::Prefixed;
 use crate::upstream::{Head, SendError};
 
@@ -208,7 +209,7 @@ impl Connection {
         };
         let mut awaited = Awaited::new(&self.0.leaving, response, place);
         let mut sending = (!ends).then(|| Send::new(stream, body));
-        let mut interim = false;
+        let mut interim = 0;
         let answered = poll_fn(|cx| {
             let polled =
                 awaited.poll_with(|response| poll_answer(response, caller, &mut interim, cx));
@@ -230,13 +231,11 @@ impl Connection {
             Ok(answer) => Ok(taken(answer, head, sending, awaited.over(), caller)),
             Err(Unanswered::Body(RequestBodyError::Caller(error))) => Err(SendError::Caller(error)),
             Err(Unanswered::Body(RequestBodyError::Superseded)) => Err(SendError::Superseded),
-            Err(Unanswered::Switched) => Err(SendError::Malformed(
-                "the upstream answered 101, which HTTP/2 does not have".to_owned(),
-            )),
+            Err(Unanswered::Nonsense(why)) => Err(SendError::Malformed(why.to_owned())),
             Err(Unanswered::Upstream(error)) => {
                 drop(awaited.over());
                 let unsent = self.0.io.sent_bytes() == before;
-                Err(send_error(&error, unsent, interim))
+                Err(send_error(&error, unsent, interim > 0))
             }
         }
     }
@@ -289,8 +288,7 @@ impl Connection {
 
 enum Unanswered {
     Upstream(h2::Error),
-    /// 101 (RFC 9113, section 8.6).
-    Switched,
+    Nonsense(&'static str),
     Body(RequestBodyError),
 }
 
@@ -322,15 +320,21 @@ fn begin_stream(
 fn poll_answer(
     response: &mut ResponseFuture,
     caller: &Caller,
-    interim: &mut bool,
+    interim: &mut usize,
     cx: &mut Context<'_>,
 ) -> Poll<Result<http::Response<h2::RecvStream>, Unanswered>> {
     while let Some(answer) = std::task::ready!(response.poll_informational(cx)) {
         let (parts, ()) = answer.map_err(Unanswered::Upstream)?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Poll::Ready(Err(Unanswered::Switched));
+            // RFC 9113, section 8.6.
+            let why = "the upstream answered 101, which HTTP/2 does not have";
+            return Poll::Ready(Err(Unanswered::Nonsense(why)));
         }
-        *interim = true;
+        *interim += 1;
+        if *interim > INTERIM_ANSWERS {
+            let why = "the upstream sends interim answers without end";
+            return Poll::Ready(Err(Unanswered::Nonsense(why)));
+        }
         caller.interim.push(parts.status, parts.headers);
     }
     Pin::new(response).poll(cx).map_err(Unanswered::Upstream)
