@@ -34,6 +34,8 @@ pub struct CallerState {
     /// When a byte last came between requests.
     last_read: Cell<Timestamp>,
     look: Cell<Look>,
+    /// While it takes no more of an answer: what it has taken of it.
+    stands_at: Cell<Option<u64>>,
 }
 
 /// Whether a look is wanted at a connection whose caller may leave unseen: what
@@ -53,7 +55,19 @@ impl CallerState {
             head_since: Cell::new(has_bytes.then_some(now)),
             last_read: Cell::new(now),
             look: Cell::new(Look::NotWanted),
+            stands_at: Cell::new(None),
         })
+    }
+
+    /// It takes no more of an answer, of which it has taken so many bytes; or
+    /// it does.
+    pub fn stands(&self, at: Option<u64>) {
+        self.stands_at.set(at);
+    }
+
+    /// See [`CallerState::stands`].
+    pub fn stands_at(&self) -> Option<u64> {
+        self.stands_at.get()
     }
 
     /// A body that somebody may still ask for is in the way of the connection's
@@ -83,6 +97,7 @@ impl CallerState {
         self.in_exchange.set(self.in_exchange.get() + 1);
         self.head_since.set(None);
         self.look.set(Look::NotWanted);
+        self.stands_at.set(None);
     }
 
     /// An answer has ended.

@@ -102,6 +102,11 @@ impl Link {
         }
     }
 
+    /// See [`CallerState::stands`].
+    pub fn stands(&self, at: Option<u64>) {
+        self.state.stands(at);
+    }
+
     /// The answer was given: whoever still has the request's body gets no more of it.
     pub fn end(&self) {
         self.number.set(self.number.get() + 1);
