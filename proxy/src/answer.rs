@@ -106,9 +106,7 @@ pub fn refuse(reason: Reason, detail: String, is_grpc: bool) -> Response<Respons
 
 fn refuse_call(reason: Reason, detail: &str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(Bytes::new()));
-    let mut headers = grpc::refusal(reason, detail);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    *response.headers_mut() = headers;
+    *response.headers_mut() = grpc::refusal_alone(reason, detail);
     response
 }
 

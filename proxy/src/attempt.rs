@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use http::Response;
 
-use crate::body::Incoming;
 use crate::body::request::RequestSource;
+use crate::body::{BodyError, Incoming};
 use crate::caller::Caller;
 use crate::clock::Timestamp;
 use crate::connect::{self, Carrier, ConnectError, Reuse, Target};
@@ -47,9 +47,11 @@ pub enum Failure {
     },
     /// A limit was reached.
     Overloaded(String),
-    /// The caller broke off while sending the request's body, or asks for what
-    /// this upstream cannot do.
+    /// What the caller sends for a body is none, or it asks for what this
+    /// upstream cannot do.
     CallerBroke(String),
+    /// The caller broke off while sending the request's body.
+    CallerLeft(String),
     /// The whole request is over time.
     OutOfTime(Bound),
     /// A deadline passed in the queue for a connection: the endpoint had no part in it.
@@ -248,6 +250,9 @@ fn failure(error: SendError, reused: bool, target: &Target<'_>) -> Failure {
             AttemptEnd::RefusedStream,
             format!("{address} refused the stream"),
         ),
+        SendError::Caller(
+            error @ (BodyError::Broke(_) | BodyError::Incomplete | BodyError::Reset(_)),
+        ) => Failure::CallerLeft(error.to_string()),
         // What the upstream cannot carry is the caller's to change, and says
         // nothing of the upstream.
         error @ (SendError::Caller(_) | SendError::Superseded | SendError::Unsupported(_)) => {

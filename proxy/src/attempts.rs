@@ -70,6 +70,8 @@ enum Attempted {
     Refused(Reason, String),
     /// The pod itself was picked, and its own inbound rules refused it.
     RefusedByOwnPod(Response<ResponseBody>),
+    /// Nobody waits for an answer.
+    CallerLeft(String),
 }
 
 impl<'a> Attempting<'a> {
@@ -119,6 +121,7 @@ impl<'a> Attempting<'a> {
                 Attempted::RefusedByOwnPod(answer) => {
                     return pipeline::answering(answer, self.exchange);
                 }
+                Attempted::CallerLeft(detail) => return pipeline::missed(self.exchange, detail),
                 Attempted::Answered(response, end) => (end, Ok(response)),
                 Attempted::Ended(end, detail) => (end, Err(detail)),
             };

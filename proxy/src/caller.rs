@@ -33,6 +33,18 @@ pub struct CallerState {
     head_since: Cell<Option<Timestamp>>,
     /// When a byte last came between requests.
     last_read: Cell<Timestamp>,
+    look: Cell<Look>,
+    /// While it takes no more of an answer: what it has taken of it.
+    stands_at: Cell<Option<u64>>,
+}
+
+/// Whether a look is wanted at a connection whose caller may leave unseen: what
+/// it sent of a request's body lies unread before the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    NotWanted,
+    Wanted,
+    Due,
 }
 
 impl CallerState {
@@ -42,7 +54,34 @@ impl CallerState {
             in_exchange: Cell::new(0),
             head_since: Cell::new(has_bytes.then_some(now)),
             last_read: Cell::new(now),
+            look: Cell::new(Look::NotWanted),
+            stands_at: Cell::new(None),
         })
+    }
+
+    /// It takes no more of an answer, of which it has taken so many bytes; or
+    /// it does.
+    pub fn stands(&self, at: Option<u64>) {
+        self.stands_at.set(at);
+    }
+
+    /// See [`CallerState::stands`].
+    pub fn stands_at(&self) -> Option<u64> {
+        self.stands_at.get()
+    }
+
+    /// A body that somebody may still ask for is in the way of the connection's
+    /// end; gives whether it is time to look behind it.
+    pub fn wants_look(&self) -> bool {
+        self.look.replace(Look::Wanted) == Look::Due
+    }
+
+    /// The sweep is here; gives whether the connection wants to be woken to look.
+    pub fn let_look(&self) -> bool {
+        self.look.replace(match self.look.get() {
+            Look::NotWanted => Look::NotWanted,
+            Look::Wanted | Look::Due => Look::Due,
+        }) == Look::Wanted
     }
 
     /// A byte came while no request was in hand.
@@ -57,6 +96,8 @@ impl CallerState {
     pub fn begin(&self) {
         self.in_exchange.set(self.in_exchange.get() + 1);
         self.head_since.set(None);
+        self.look.set(Look::NotWanted);
+        self.stands_at.set(None);
     }
 
     /// An answer has ended.
@@ -102,6 +143,7 @@ impl Interim {
     pub fn reset(&self) {
         self.waiting.borrow_mut().clear();
         self.continued.set(false);
+        self.half_closed.set(false);
     }
 
     /// The upstream sent one. 101 is none: it ends the exchange of heads.

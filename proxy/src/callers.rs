@@ -16,6 +16,11 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection without any request for so long is closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
+/// An HTTP/1 connection whose caller takes nothing of its answer for so long is
+/// closed, as a stream of HTTP/2 is: it would hold that answer, and its part of
+/// what the connection upstream may carry, for ever where no policy has a timeout.
+pub const ANSWER_STALL: Duration = crate::http2::settings::STREAM_STALL;
+
 /// The connections of one worker.
 #[derive(Debug, Default)]
 pub struct Callers {
@@ -30,11 +35,28 @@ struct Entry {
     expired: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     place: Cell<usize>,
+    /// Where it stood, and since which sweep.
+    stood: Cell<Option<(u64, Timestamp)>>,
 }
 
 impl Entry {
     fn expire(&self) {
         self.expired.set(true);
+        self.wake();
+    }
+
+    /// For how long the caller has taken nothing of an answer that waits for it.
+    fn stands_for(&self, now: Timestamp) -> Option<Duration> {
+        let at = self.state.stands_at();
+        let since = match (at, self.stood.get()) {
+            (Some(at), Some((before, since))) if at == before => since,
+            _ => now,
+        };
+        self.stood.set(at.map(|at| (at, since)));
+        at.map(|_| now.since(since))
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -57,6 +79,7 @@ impl Callers {
             expired: Cell::new(false),
             waker: RefCell::default(),
             place: Cell::new(held.len()),
+            stood: Cell::new(None),
         });
         held.push(Rc::clone(&entry));
         Watched {
@@ -78,13 +101,12 @@ impl Callers {
     /// Wakes every connection, so that each sees that draining has begun.
     pub fn wake(&self) {
         for entry in self.held.borrow().iter() {
-            if let Some(waker) = entry.waker.borrow_mut().take() {
-                waker.wake();
-            }
+            entry.wake();
         }
     }
 
-    /// Tells the connections that have outstayed to end.
+    /// Tells the connections that have outstayed to end, and those whose caller
+    /// may have left unseen to look.
     pub fn sweep(&self, now: Timestamp) {
         for entry in self.held.borrow().iter() {
             let late = entry
@@ -95,8 +117,13 @@ impl Callers {
                 .state
                 .idle_for(now)
                 .is_some_and(|idle| idle >= IDLE_TIMEOUT);
-            if late || idle {
+            let stands = entry
+                .stands_for(now)
+                .is_some_and(|stood| stood >= ANSWER_STALL);
+            if late || idle || stands {
                 entry.expire();
+            } else if entry.state.let_look() {
+                entry.wake();
             }
         }
     }
@@ -152,5 +179,24 @@ mod tests {
         assert_eq!(callers.len(), 1);
         drop(idle);
         assert!(callers.is_empty());
+    }
+
+    #[test]
+    fn a_caller_that_takes_nothing_of_its_answer_expires_and_a_slow_one_does_not() {
+        let callers = Callers::default();
+        let start = Timestamp::from_millis(1000);
+        let state = CallerState::new(start, false);
+        state.begin();
+        let watched = callers.watch(Rc::clone(&state));
+        let half = ANSWER_STALL / 2 + Duration::from_secs(1);
+        let mut now = start;
+        for taken in [Some(1), Some(1), Some(2), Some(2), None, Some(2), Some(2)] {
+            state.stands(taken);
+            callers.sweep(now);
+            assert!(!is_expired(&watched), "{taken:?}");
+            now = now.after(half);
+        }
+        callers.sweep(now);
+        assert!(is_expired(&watched));
     }
 }

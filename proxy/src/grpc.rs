@@ -107,6 +107,13 @@ pub fn refusal(reason: Reason, detail: &str) -> HeaderMap {
     fields
 }
 
+/// The head of an answer that has nothing but it ("trailers-only").
+pub fn refusal_alone(reason: Reason, detail: &str) -> HeaderMap {
+    let mut fields = refusal(reason, detail);
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    fields
+}
+
 /// A message as the header carries it: printable ASCII but for `%`, the rest
 /// percent-encoded.
 pub fn message_value(message: &str) -> HeaderValue {

@@ -298,6 +298,7 @@ async fn forward(
                 ResponseBody::relayed(body, exchange, Until::default()),
             )
         }
+        Err(Failure::CallerLeft(detail)) => pipeline::missed(exchange, detail),
         Err(failure) => {
             let (reason, detail) = explain(failure, address);
             pipeline::refuse(exchange, reason, detail)
@@ -337,7 +338,7 @@ fn explain(failure: Failure, address: SocketAddr) -> (Reason, String) {
             format!("the application at {address} closed the connection without an answer"),
         ),
         Failure::Overloaded(detail) => (Reason::Overloaded, detail),
-        Failure::CallerBroke(detail) => (Reason::BadRequest, detail),
+        Failure::CallerBroke(detail) | Failure::CallerLeft(detail) => (Reason::BadRequest, detail),
         Failure::OutOfTime(bound) | Failure::Waited(bound) => (
             Reason::Timeout,
             format!("timeouts.{} passed", bound.field()),

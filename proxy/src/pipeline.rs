@@ -187,6 +187,13 @@ pub fn refuse(
     answering(answer, exchange)
 }
 
+/// Ends `exchange`, whose caller has left: what it is answered reaches nobody.
+pub fn missed(exchange: Box<Exchange>, detail: String) -> Response<ResponseBody> {
+    let is_grpc = exchange.is_grpc;
+    drop(exchange);
+    answer::refuse(Reason::BadRequest, detail, is_grpc)
+}
+
 /// `answer`, which ends `exchange` when it has gone out.
 pub fn answering(
     answer: Response<ResponseBody>,

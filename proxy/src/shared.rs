@@ -15,8 +15,10 @@ use crate::clock::Timestamp;
 use crate::http2::connection::Connection;
 use crate::pool::{Lease, Place};
 
-/// Connections of one worker to one place; beyond it requests wait, as they do
-/// at `maxConnections`.
+/// Connections of one worker to one place that take streams; beyond it requests
+/// wait, as they do at `maxConnections`. Those that end are not counted: each
+/// has a stream of a request that is in flight, and such streams may outlive any
+/// number of connections.
 const CONNECTIONS_FOR_EACH_PLACE: usize = 16;
 
 /// A connection that requests share. Its socket closes before its permits are
@@ -52,8 +54,12 @@ impl Shared {
         self.lease.borrow().service
     }
 
+    fn is_open(&self) -> bool {
+        !self.retired.get() && self.connection.is_usable()
+    }
+
     fn takes_streams(&self, now: Timestamp) -> bool {
-        if self.retired.get() || !self.connection.is_usable() {
+        if !self.is_open() {
             return false;
         }
         if self.lease.borrow().lifetime.is_over(now) {
@@ -164,9 +170,8 @@ impl SharedConnections {
     /// Whether no more may be opened to `place`.
     pub fn is_full(&self, place: Place) -> bool {
         let places = self.places.borrow();
-        places
-            .get(&place)
-            .is_some_and(|held| held.len() >= CONNECTIONS_FOR_EACH_PLACE)
+        let open = |held: &Vec<Rc<Shared>>| held.iter().filter(|shared| shared.is_open()).count();
+        places.get(&place).map_or(0, open) >= CONNECTIONS_FOR_EACH_PLACE
     }
 
     /// Keeps one that was just opened.

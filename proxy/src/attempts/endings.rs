@@ -31,6 +31,10 @@ impl Attempting<'_> {
                 live.breaker = None;
                 Attempted::Refused(Reason::BadRequest, detail)
             }
+            Failure::CallerLeft(detail) => {
+                live.breaker = None;
+                Attempted::CallerLeft(detail)
+            }
             Failure::OutOfTime(bound) => {
                 // The caller's time is over while this endpoint had the request.
                 self.record_service_failure(AttemptEnd::Timeout, None);

@@ -58,6 +58,18 @@ impl Incoming {
             _ => None,
         }
     }
+
+    /// What remains of the request that this answers goes out, while nobody
+    /// asks for more of the answer; ready where that cannot be.
+    fn send_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Http1Response(stream) => stream.send_on(cx),
+            Self::Http2(body) => return body.send_on(cx),
+            Self::Peeked(peeked) => return peeked.rest.send_on(cx),
+            Self::Empty | Self::Http1Request(_) => {}
+        }
+        Poll::Pending
+    }
 }
 
 /// Why a body could not be read to its end.
@@ -80,8 +92,9 @@ pub enum BodyError {
     Caller(String),
 }
 
-/// A body that may have to be given up while whoever reads it stands still, and
-/// does not ask for more.
+/// A body that goes on while whoever reads it stands still, and does not ask
+/// for more: the request's body on its way does not wait for the answer's, and
+/// it may have to be given up.
 pub trait Timed {
     /// To be polled while the reader does not ask for more. `taken` differs
     /// from the last time where the reader has taken something of what it has.
@@ -91,7 +104,11 @@ pub trait Timed {
     }
 }
 
-impl Timed for Incoming {}
+impl Timed for Incoming {
+    fn poll_late(&mut self, _: u64, cx: &mut Context<'_>) -> Poll<()> {
+        self.send_on(cx)
+    }
+}
 
 #[cfg(test)]
 impl<D: bytes::Buf> Timed for http_body_util::Full<D> {}

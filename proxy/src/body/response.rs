@@ -156,13 +156,15 @@ impl Timed for ResponseBody {
         let Kind::Relayed(relayed) = &mut self.kind else {
             return Poll::Pending;
         };
-        let (Some(limit), Some(exchange)) = (&mut relayed.limit, &relayed.exchange) else {
-            return Poll::Pending;
-        };
-        if std::mem::replace(&mut limit.taken, taken) != taken {
-            limit.moved = clock::now();
+        if relayed.incoming.poll_late(taken, cx).is_pending() {
+            let (Some(limit), Some(exchange)) = (&mut relayed.limit, &relayed.exchange) else {
+                return Poll::Pending;
+            };
+            if std::mem::replace(&mut limit.taken, taken) != taken {
+                limit.moved = clock::now();
+            }
+            ready!(limit.poll_passed(cx, &exchange.caller().interim.alarm));
         }
-        ready!(limit.poll_passed(cx, &exchange.caller().interim.alarm));
         // The upstream has no part in it.
         relayed.finish(BodyEnd::CallerLeft);
         Poll::Ready(())

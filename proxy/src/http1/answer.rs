@@ -157,6 +157,7 @@ where
             tunnel: tunnel.then(|| Rc::clone(&self.caller.interim)),
             keep,
             ended: false,
+            handed: 0,
         }))
     }
 }
@@ -173,6 +174,8 @@ pub struct Giving<B> {
     keep: bool,
     /// All of it is handed over; the last may still have to be written.
     ended: bool,
+    /// Bytes handed over.
+    handed: u64,
 }
 
 #[derive(Debug)]
@@ -190,10 +193,12 @@ impl<B: Body<Data = Bytes> + Timed + Unpin> Giving<B> {
     pub fn poll(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<End> {
         loop {
             match link.with_wire(|wire| wire.poll_flush(cx)) {
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => link.stands(None),
                 Poll::Ready(Err(_)) => return Poll::Ready(End::Abort),
                 Poll::Pending => {
-                    let taken = link.with_wire(|wire| wire.unsent_bytes());
+                    let unsent = link.with_wire(|wire| wire.unsent_bytes());
+                    let taken = self.handed.saturating_sub(unsent);
+                    link.stands(Some(taken));
                     return self.body.poll_late(taken, cx).map(|()| End::Abort);
                 }
             }
@@ -204,12 +209,15 @@ impl<B: Body<Data = Bytes> + Timed + Unpin> Giving<B> {
             let mut gathered = send::gather(&mut self.body, cx);
             if self.head.is_some() || !gathered.is_empty() {
                 let (coding, head) = (&mut self.coding, self.head.take());
+                let handed = &mut self.handed;
                 let written = link.with_wire(|wire| {
                     wire.write(cx, |batch| {
                         if let Some(head) = &head {
                             head.write(batch.small());
                         }
-                        gathered.encode(coding, batch)
+                        let encoded = gathered.encode(coding, batch);
+                        *handed += batch.len() as u64;
+                        encoded
                     })
                 });
                 if !matches!(written, Ok(Ok(()))) {

@@ -218,22 +218,7 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.upload.is_under_way() {
-            match self.upload.poll(cx, &mut self.wire) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => {
-                    if self.tunnel {
-                        self.wire.shutdown();
-                    }
-                }
-                Poll::Ready(Err(_)) => {
-                    // The answer is not to blame, and may come whole; but the
-                    // upstream must see that the request does not.
-                    self.upload.break_off();
-                    self.wire.shutdown();
-                }
-            }
-        }
+        self.send_on(cx);
         let polled = self.answer.poll_frame(cx, &mut self.wire);
         if let (Poll::Ready(None), Some(hears)) = (&polled, &self.hears)
             && self.is_half_open()
@@ -242,6 +227,27 @@ impl Exchange {
             return Poll::Pending;
         }
         polled
+    }
+
+    /// What remains of the request goes out.
+    fn send_on(&mut self, cx: &mut Context<'_>) {
+        if !self.upload.is_under_way() {
+            return;
+        }
+        match self.upload.poll(cx, &mut self.wire) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => {
+                if self.tunnel {
+                    self.wire.shutdown();
+                }
+            }
+            Poll::Ready(Err(_)) => {
+                // The answer is not to blame, and may come whole; but the
+                // upstream must see that the request does not.
+                self.upload.break_off();
+                self.wire.shutdown();
+            }
+        }
     }
 
     /// A tunnel whose caller still speaks when the upstream does not any more.
@@ -276,6 +282,13 @@ impl ResponseStream {
         match &mut self.exchange {
             Some(exchange) => exchange.poll_frame(cx),
             None => Poll::Ready(None),
+        }
+    }
+
+    /// See [`crate::body::Timed::poll_late`].
+    pub fn send_on(&mut self, cx: &mut Context<'_>) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.send_on(cx);
         }
     }
 

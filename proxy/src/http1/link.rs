@@ -23,6 +23,7 @@ pub struct Link {
     inner: RefCell<Inner>,
     /// The present request: bodies of earlier ones read nothing any more.
     number: Cell<u64>,
+    state: Rc<CallerState>,
 }
 
 #[derive(Debug)]
@@ -39,8 +40,8 @@ struct Inner {
 }
 
 impl Link {
-    /// Over `wire`.
-    pub fn new(wire: Wire) -> Rc<Self> {
+    /// Over `wire`, whose caller is doing what `state` says.
+    pub fn new(wire: Wire, state: Rc<CallerState>) -> Rc<Self> {
         Rc::new(Self {
             inner: RefCell::new(Inner {
                 wire,
@@ -50,6 +51,7 @@ impl Link {
                 server: None,
             }),
             number: Cell::new(0),
+            state,
         })
     }
 
@@ -60,16 +62,12 @@ impl Link {
     }
 
     /// The next request's head; `None` when the caller closed before one began.
-    pub fn poll_head(
-        &self,
-        cx: &mut Context<'_>,
-        state: &CallerState,
-    ) -> Poll<Result<Option<Bytes>, HeadFault>> {
+    pub fn poll_head(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, HeadFault>> {
         let wire = &mut self.inner.borrow_mut().wire;
         let before = wire.partial_bytes();
         let polled = wire.poll_head(cx);
         if polled.is_pending() && wire.partial_bytes() > before {
-            state.heard(clock::now());
+            self.state.heard(clock::now());
         }
         polled
     }
@@ -104,6 +102,11 @@ impl Link {
         }
     }
 
+    /// See [`CallerState::stands`].
+    pub fn stands(&self, at: Option<u64>) {
+        self.state.stands(at);
+    }
+
     /// The answer was given: whoever still has the request's body gets no more of it.
     pub fn end(&self) {
         self.number.set(self.number.get() + 1);
@@ -131,7 +134,8 @@ impl Link {
     }
 
     /// Ready when the caller has left. Reads ahead at most once, and nothing
-    /// while there is a body that somebody may still ask for.
+    /// while there is a body that somebody may still ask for: then a look behind
+    /// it tells, once for each sweep.
     pub fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
         let Inner {
             wire,
@@ -145,6 +149,7 @@ impl Link {
                 Some(waker) => waker.clone_from(cx.waker()),
                 None => *server = Some(cx.waker().clone()),
             }
+            *left |= self.state.wants_look() && wire.has_peer_left();
         }
         if !*left && (body.is_ended() || body.is_held()) && wire.unread.is_empty() {
             match ready!(wire.poll_read(cx, Bytes::copy_from_slice)) {

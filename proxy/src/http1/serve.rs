@@ -74,7 +74,8 @@ pub(super) async fn serve_for<H, F, B>(
         interim: Rc::new(Interim::default()),
     };
     let (prefix, stream) = stream.into_parts();
-    let link = Link::new(Wire::new(stream, prefix, host.scratch));
+    let wire = Wire::new(stream, prefix, host.scratch);
+    let link = Link::new(wire, Rc::clone(&caller.state));
     let watched = host.callers.watch(Rc::clone(&caller.state));
     let mut serving = pin!(serve_each(host, &link, &caller, handle));
     let ended = poll_fn(|cx| {
@@ -105,7 +106,7 @@ where
     B: Body<Data = Bytes> + Timed + Unpin,
 {
     loop {
-        let head = match poll_fn(|cx| link.poll_head(cx, &caller.state)).await {
+        let head = match poll_fn(|cx| link.poll_head(cx)).await {
             Ok(None) => return Ok(()),
             Ok(Some(head)) => parse::request(&head).map_err(HeadFault::from),
             Err(fault) => Err(fault),

@@ -8,10 +8,10 @@ use std::future::Future;
 use std::io;
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::batch::Batch;
@@ -96,6 +96,15 @@ impl Wire {
         // What was read now is lost for whoever asks again.
         self.spoilt.set(!is_quiet);
         is_quiet
+    }
+
+    /// Whether the peer has closed its side, or broke off, behind what of its
+    /// may still be unread.
+    pub fn has_peer_left(&self) -> bool {
+        let ready = pin!(self.stream.ready(Interest::READABLE));
+        // Whether or not, nobody is to be woken for it.
+        let polled = ready.poll(&mut Context::from_waker(Waker::noop()));
+        matches!(polled, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// Tells the peer that no more will come.

@@ -58,10 +58,10 @@ pub async fn answer<F, B>(
     if ends {
         return;
     }
-    Box::pin(send(Send::new(stream, body))).await;
+    Box::pin(send(Send::new(stream, body), interim)).await;
 }
 
-async fn send<B: Body<Data = Bytes> + Timed + Unpin>(mut sending: Send<B>) {
+async fn send<B: Body<Data = Bytes> + Timed + Unpin>(mut sending: Send<B>, interim: &Interim) {
     let mut stall = Stall::default();
     poll_fn(|cx| {
         match sending.poll(cx) {
@@ -71,6 +71,7 @@ async fn send<B: Body<Data = Bytes> + Timed + Unpin>(mut sending: Send<B>) {
                 return Poll::Ready(());
             }
             Poll::Ready(_) => return Poll::Ready(()),
+            Poll::Pending if interim.half_closed.take() => sending.half_close(),
             Poll::Pending => {}
         }
         if let Some(sent) = sending.waiting()

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::Reason;
 use h2::client::{ResponseFuture, SendRequest};
-use http::{StatusCode, Version};
+use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -28,6 +28,7 @@ use crate::body::Incoming;
 use crate::body::request::{RequestBody, RequestBodyError};
 use crate::caller::Caller;
 use crate::clock;
+use crate::http1::limits::INTERIM_ANSWERS;
 use crate::io::Prefixed;
 use crate::upstream::{Head, SendError};
 
@@ -208,7 +209,7 @@ impl Connection {
         };
         let mut awaited = Awaited::new(&self.0.leaving, response, place);
         let mut sending = (!ends).then(|| Send::new(stream, body));
-        let mut interim = false;
+        let mut interim = 0;
         let answered = poll_fn(|cx| {
             let polled =
                 awaited.poll_with(|response| poll_answer(response, caller, &mut interim, cx));
@@ -227,16 +228,14 @@ impl Connection {
         })
         .await;
         match answered {
-            Ok(answer) => Ok(taken(answer, head.parts.version, sending, awaited.over())),
+            Ok(answer) => Ok(taken(answer, head, sending, awaited.over(), caller)),
             Err(Unanswered::Body(RequestBodyError::Caller(error))) => Err(SendError::Caller(error)),
             Err(Unanswered::Body(RequestBodyError::Superseded)) => Err(SendError::Superseded),
-            Err(Unanswered::Switched) => Err(SendError::Malformed(
-                "the upstream answered 101, which HTTP/2 does not have".to_owned(),
-            )),
+            Err(Unanswered::Nonsense(why)) => Err(SendError::Malformed(why.to_owned())),
             Err(Unanswered::Upstream(error)) => {
                 drop(awaited.over());
                 let unsent = self.0.io.sent_bytes() == before;
-                Err(send_error(&error, unsent, interim))
+                Err(send_error(&error, unsent, interim > 0))
             }
         }
     }
@@ -289,8 +288,7 @@ impl Connection {
 
 enum Unanswered {
     Upstream(h2::Error),
-    /// 101 (RFC 9113, section 8.6).
-    Switched,
+    Nonsense(&'static str),
     Body(RequestBodyError),
 }
 
@@ -322,15 +320,21 @@ fn begin_stream(
 fn poll_answer(
     response: &mut ResponseFuture,
     caller: &Caller,
-    interim: &mut bool,
+    interim: &mut usize,
     cx: &mut Context<'_>,
 ) -> Poll<Result<http::Response<h2::RecvStream>, Unanswered>> {
     while let Some(answer) = std::task::ready!(response.poll_informational(cx)) {
         let (parts, ()) = answer.map_err(Unanswered::Upstream)?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Poll::Ready(Err(Unanswered::Switched));
+            // RFC 9113, section 8.6.
+            let why = "the upstream answered 101, which HTTP/2 does not have";
+            return Poll::Ready(Err(Unanswered::Nonsense(why)));
         }
-        *interim = true;
+        *interim += 1;
+        if *interim > INTERIM_ANSWERS {
+            let why = "the upstream sends interim answers without end";
+            return Poll::Ready(Err(Unanswered::Nonsense(why)));
+        }
         caller.interim.push(parts.status, parts.headers);
     }
     Pin::new(response).poll(cx).map_err(Unanswered::Upstream)
@@ -339,19 +343,22 @@ fn poll_answer(
 /// The answer as the request's side of the sidecar takes it.
 fn taken(
     answer: http::Response<h2::RecvStream>,
-    version: Version,
+    head: Head<'_>,
     sending: Option<Send<RequestBody>>,
     mut place: Option<Place>,
+    caller: &Caller,
 ) -> (http::response::Parts, Incoming) {
     let (mut parts, body) = answer.into_parts();
-    parts.version = version;
-    if body.is_end_stream() {
+    parts.version = head.parts.version;
+    let hears = (head.parts.method == Method::CONNECT && parts.status.is_success())
+        .then(|| Rc::clone(&caller.interim));
+    if body.is_end_stream() && (hears.is_none() || sending.is_none()) {
         if let Some(place) = &mut place {
             place.ended = sending.is_none();
         }
         return (parts, Incoming::Empty);
     }
-    let body = Receive::of_upstream(body, &parts.headers, sending, place);
+    let body = Receive::of_upstream(body, &parts.headers, sending, place, hears);
     (parts, Incoming::Http2(body))
 }
 
@@ -381,6 +388,14 @@ fn io_error(error: h2::Error) -> io::Error {
 
 type Driven = h2::client::Connection<Deferred, Bytes>;
 
+fn has_ended(connection: &mut Driven, cx: &mut Context<'_>) -> bool {
+    let polled = Pin::new(connection).poll(cx);
+    if let Poll::Ready(Err(error)) = &polled {
+        tracing::debug!(%error, "a connection upstream ended with an error");
+    }
+    polled.is_ready()
+}
+
 async fn drive(mut connection: Driven, shared: Rc<Shared>) {
     let mut seen = 0;
     let mut counted_since = clock::now();
@@ -389,9 +404,9 @@ async fn drive(mut connection: Driven, shared: Rc<Shared>) {
         let io = &shared.io;
         shared.driven_by(cx.waker());
         io.begin();
-        let mut ended = Pin::new(&mut connection).poll(cx).is_ready();
+        let mut ended = has_ended(&mut connection, cx);
         if !ended && shared.leaving.turn(&mut connection, io, cx) {
-            ended = Pin::new(&mut connection).poll(cx).is_ready();
+            ended = has_ended(&mut connection, cx);
         }
         let settings = io.frames(|frames| frames.settings());
         if settings != seen {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::header::HeaderValue;
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 
@@ -25,6 +26,7 @@ use crate::body::{Incoming, Timed};
 use crate::caller::{Caller, CallerState, Interim};
 use crate::callers::{Callers, Watched};
 use crate::clock::{self, Timestamp};
+use crate::grpc;
 use crate::headers::REASON;
 use crate::io::Prefixed;
 use crate::worker::Worker;
@@ -302,7 +304,7 @@ where
                 .map(|detail| (StatusCode::BAD_REQUEST, detail))
         };
         if let Some((status, detail)) = refusal {
-            self.refuse(respond, status, detail);
+            self.refuse(respond, &parts, status, detail);
             return;
         }
         self.state.begin();
@@ -329,9 +331,19 @@ where
         tokio::task::spawn_local(Box::pin(task));
     }
 
-    fn refuse(&self, respond: SendResponse<Bytes>, status: StatusCode, detail: &'static str) {
+    fn refuse(
+        &self,
+        respond: SendResponse<Bytes>,
+        parts: &Parts,
+        status: StatusCode,
+        detail: &'static str,
+    ) {
         self.keeper.bad_requests.fetch_add(1, Relaxed);
         tracing::debug!(%status, detail, "refusing a request");
+        if grpc::is_call(&parts.headers) {
+            let headers = grpc::refusal_alone(Refusal::BadRequest, detail);
+            return answer::refuse(respond, StatusCode::OK, headers);
+        }
         let mut headers = HeaderMap::new();
         headers.insert(REASON, HeaderValue::from_static(Refusal::BadRequest.word()));
         answer::refuse(respond, status, headers);

@@ -5,6 +5,7 @@
 //! sender when the next is asked for.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::connection::Place;
 use crate::body::BodyError;
 use crate::body::request::RequestBody;
+use crate::caller::Interim;
 
 /// A body that a peer sends on a stream; upstream also the rest of the
 /// request's body, which moves while this is polled. Dropped before its end,
@@ -31,6 +33,8 @@ pub struct Receive {
     sending: Option<Box<Send<RequestBody>>>,
     /// Among the streams of its connection.
     place: Option<Place>,
+    /// Of a tunnel: who hears that the upstream says no more.
+    hears: Option<Rc<Interim>>,
 }
 
 impl Receive {
@@ -39,14 +43,18 @@ impl Receive {
         Self::new(body, headers, None, None)
     }
 
-    /// What an upstream sends, while `sending` goes on.
+    /// What an upstream sends, while `sending` goes on: of a tunnel also when
+    /// the upstream has said all, which `hears` is told.
     pub(super) fn of_upstream(
         body: RecvStream,
         headers: &HeaderMap,
         sending: Option<Send<RequestBody>>,
         place: Option<Place>,
+        hears: Option<Rc<Interim>>,
     ) -> Self {
-        Self::new(body, headers, sending.map(Box::new), place)
+        let mut receive = Self::new(body, headers, sending.map(Box::new), place);
+        receive.hears = hears;
+        receive
     }
 
     fn new(
@@ -67,7 +75,13 @@ impl Receive {
             ended: false,
             sending,
             place,
+            hears: None,
         }
+    }
+
+    /// A tunnel whose caller still speaks when the upstream does not any more.
+    fn is_half_open(&self) -> bool {
+        self.hears.is_some() && self.sending.is_some()
     }
 
     fn pay(&mut self) {
@@ -94,6 +108,25 @@ impl Receive {
         }
         self.sending = None;
         Ok(())
+    }
+
+    /// See [`crate::body::Timed::poll_late`].
+    pub fn send_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.poll_sending(cx) {
+            Ok(()) => Poll::Pending,
+            Err(_) => Poll::Ready(()),
+        }
+    }
+
+    /// The upstream has said all in good order.
+    fn poll_half_open<T>(&self) -> Poll<Option<T>> {
+        match &self.hears {
+            Some(hears) if self.sending.is_some() => {
+                hears.half_closed.set(true);
+                Poll::Pending
+            }
+            _ => Poll::Ready(None),
+        }
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
@@ -127,11 +160,14 @@ impl Body for Receive {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         this.pay();
-        if this.ended {
+        if this.ended && !this.is_half_open() {
             return Poll::Ready(None);
         }
         if let Err(error) = this.poll_sending(cx) {
             return Poll::Ready(Some(Err(error)));
+        }
+        if this.ended {
+            return this.poll_half_open();
         }
         let frame = match ready!(this.poll_body(cx)) {
             Some(Ok(frame)) => {
@@ -140,14 +176,17 @@ impl Body for Receive {
             }
             Some(Err(error)) if is_end(&error) && this.left.is_none_or(|left| left == 0) => None,
             Some(Err(error)) => Some(Err(body_error(error))),
-            None => None,
+            None => {
+                this.ended = true;
+                return this.poll_half_open();
+            }
         };
         this.ended = true;
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
+        (self.ended || self.body.is_end_stream()) && !self.is_half_open()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -277,6 +316,13 @@ impl<B> Send<B> {
     /// While a piece waits for window: what has been sent so far.
     pub fn waiting(&self) -> Option<u64> {
         (!self.piece.is_empty()).then_some(self.sent_bytes)
+    }
+
+    /// Nothing more comes of the body, which is polled on: a tunnel's other
+    /// half is not over.
+    pub fn half_close(&mut self) {
+        // It fails where the peer has gone, which the next poll shows.
+        let _ = self.stream.send_data(Bytes::new(), true);
     }
 
     /// The body itself.

@@ -118,7 +118,7 @@ impl Deadlines {
 /// The deadlines of one attempt.
 ///
 /// After a 101, after the 200 of a CONNECT and after the response headers of a
-/// gRPC stream neither holds any longer, and [`Idle`] alone governs.
+/// gRPC stream neither holds any longer, and `idle` alone governs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// What is next while the response's headers have not come.
@@ -135,38 +135,6 @@ impl Attempt {
             (_, None) => true,
         };
         within(self.until_headers) && within(self.until_end)
-    }
-}
-
-/// Watches for a stream on which nothing moves.
-#[derive(Clone, Copy, Debug)]
-pub struct Idle {
-    span: Option<Duration>,
-    moved: Timestamp,
-}
-
-impl Idle {
-    /// Of a stream that begins at `now`.
-    pub fn new(timeouts: &Timeouts, now: Timestamp) -> Self {
-        Self {
-            span: timeouts.idle,
-            moved: now,
-        }
-    }
-
-    /// A byte went one way or the other.
-    pub fn moved(&mut self, now: Timestamp) {
-        self.moved = self.moved.max(now);
-    }
-
-    /// When the stream has been idle for too long; `None` is never.
-    pub fn deadline(&self) -> Option<Deadline> {
-        bound(self.span.map(|span| self.moved.after(span)), Bound::Idle)
-    }
-
-    /// Whether it has been idle for too long at `now`.
-    pub fn is_over(&self, now: Timestamp) -> bool {
-        self.deadline().is_some_and(|deadline| deadline.at <= now)
     }
 }
 
@@ -207,7 +175,6 @@ mod tests {
         let attempt = deadlines.attempt(AT(6));
         assert_eq!((attempt.until_headers, attempt.until_end), (None, None));
         assert_eq!(deadlines.time_left(AT(1000)), None);
-        assert_eq!(Idle::new(&Timeouts::default(), AT(5)).deadline(), None);
     }
 
     #[test]
@@ -248,18 +215,6 @@ mod tests {
         deadlines.shorten(AT(50));
         assert_eq!(deadlines.time_left(AT(20)), Some(MS(30)));
         assert_eq!(deadlines.time_left(AT(60)), Some(Duration::ZERO));
-    }
-
-    #[test]
-    fn idle_starts_anew_with_each_byte() {
-        let idle = Timeouts {
-            idle: Some(MS(10)),
-            ..Timeouts::default()
-        };
-        let mut idle = Idle::new(&idle, AT(0));
-        idle.moved(AT(8));
-        assert!(!idle.is_over(AT(17)));
-        assert!(idle.is_over(AT(18)));
     }
 
     proptest! {

@@ -175,6 +175,25 @@ async fn a_body_that_the_caller_breaks_off_is_not_held_against_the_endpoint() {
     })
     .await;
     drop(client);
+    eventually("it is told as cancelled", async || {
+        mesh.sidecar.outbound_stats().await["cancelled"] == 1
+    })
+    .await;
+    let client = mesh.client2().await;
+    let request = crate::h2_client::head("POST", "/", &[]);
+    let mut stream = client.begin(request, false).await.unwrap();
+    stream.send(b"some", false).await;
+    eventually("it is in flight too", async || {
+        mesh.sidecar.outbound_stats().await["in_flight"] == 1
+    })
+    .await;
+    stream.reset(h2::Reason::CANCEL);
+    eventually("both are told as cancelled", async || {
+        mesh.sidecar.outbound_stats().await["cancelled"] == 2
+    })
+    .await;
+    let stats = mesh.sidecar.outbound_stats().await;
+    assert_eq!(stats["failures"], 0, "{stats}");
     let mut client = mesh.client().await;
     client
         .write(format!(

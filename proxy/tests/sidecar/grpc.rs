@@ -194,6 +194,21 @@ async fn to(client: &Client, authority: &str) -> crate::h2_client::Answer {
 }
 
 #[tokio::test]
+async fn a_call_that_is_refused_for_its_head_is_told_in_its_own_words() {
+    let mesh = Mesh::start().await;
+    let app = App::start(mesh.net.at(10), |_| grpc(OK)).await;
+    mesh.catalog(policy(), &[app.address()]);
+    let client = mesh.client2().await;
+    let names: Vec<String> = (0..300).map(|number| format!("x-{number}")).collect();
+    let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    for wrong in [many.as_slice(), &[("host", "another.example")]] {
+        let answer = client.call("/shop.Catalog/Get", wrong).await;
+        answer.assert_refused_call("13", "bad_request");
+    }
+    assert_eq!(app.count(), 0);
+}
+
+#[tokio::test]
 async fn a_rate_limit_is_resource_exhausted_at_both_ends() {
     let limit = RateLimit {
         name: "few".into(),

@@ -1,6 +1,7 @@
 //! A scripted HTTP/2 application on the `h2` crate: what it does with each
 //! stream is a list of steps.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -65,6 +66,10 @@ pub enum Step {
     Bytes(usize),
     /// Each piece of the request goes back as it comes, and its trailers.
     Echo,
+    /// So many bytes of the answer's body, while the request is read to its end.
+    BytesAndRead(usize),
+    /// The answer's end; the request is still heard.
+    Finish,
     /// The answer's end.
     End,
     /// The answer's end, with fields.
@@ -319,7 +324,9 @@ async fn play(
     let (parts, mut body) = request.into_parts();
     let mut received = received(&parts, number);
     let steps = (shared.handler)(&received);
-    let reads = steps.iter().any(|step| matches!(step, Step::Read));
+    let reads = steps
+        .iter()
+        .any(|step| matches!(step, Step::Read | Step::BytesAndRead(_)));
     if !reads {
         shared.requests.lock().unwrap().push(received.clone());
     }
@@ -329,13 +336,8 @@ async fn play(
             Step::Read => read(shared, &mut body, &mut received).await,
             Step::Interim(status, fields) => respond.send_informational(head(status, fields)).ok(),
             Step::Head(status, fields) => {
-                match respond.send_response(head(status, fields), false) {
-                    Ok(stream) => {
-                        sending = Some(stream);
-                        Some(())
-                    }
-                    Err(_) => None,
-                }
+                let begun = respond.send_response(head(status, fields), false);
+                begun.ok().map(|stream| sending = Some(stream))
             }
             Step::HeadAlone(status, fields) => {
                 // The last that counts: the caller may see it before we go on.
@@ -345,7 +347,12 @@ async fn play(
             }
             Step::Data(text) => send(sending.as_mut().unwrap(), text.as_bytes().into()).await,
             Step::Bytes(length) => send(sending.as_mut().unwrap(), vec![b'x'; length].into()).await,
+            Step::BytesAndRead(length) => {
+                let sent = send(sending.as_mut().unwrap(), vec![b'x'; length].into());
+                both(sent, read(shared, &mut body, &mut received)).await
+            }
             Step::Echo => echo(&mut body, sending.as_mut().unwrap()).await,
+            Step::Finish => end(sending.as_mut().unwrap()),
             Step::End => {
                 drop(in_flight);
                 let _ = sending.unwrap().send_data(Bytes::new(), true);
@@ -365,10 +372,8 @@ async fn play(
                 return;
             }
             Step::Wait(millis) => {
-                tokio::select! {
-                    () = tokio::time::sleep(Duration::from_millis(millis)) => Some(()),
-                    () = left(shared, &mut respond, &mut sending) => None,
-                }
+                let left = left(shared, &mut respond, &mut sending);
+                unless(left, millis).await
             }
             Step::Never => {
                 left(shared, &mut respond, &mut sending).await;
@@ -384,6 +389,23 @@ async fn play(
             return;
         }
     }
+}
+
+async fn both(
+    one: impl Future<Output = Option<()>>,
+    other: impl Future<Output = Option<()>>,
+) -> Option<()> {
+    let (one, other) = tokio::join!(one, other);
+    one.and(other)
+}
+
+async fn unless(left: impl Future<Output = ()>, millis: u64) -> Option<()> {
+    let waited = tokio::time::timeout(Duration::from_millis(millis), left).await;
+    waited.is_err().then_some(())
+}
+
+fn end(stream: &mut SendStream<Bytes>) -> Option<()> {
+    stream.send_data(Bytes::new(), true).ok()
 }
 
 fn received(parts: &http::request::Parts, number: u64) -> Received {
@@ -457,7 +479,7 @@ async fn echo(body: &mut RecvStream, sending: &mut SendStream<Bytes>) -> Option<
     }
     match body.trailers().await.ok()? {
         Some(trailers) => sending.send_trailers(trailers).ok(),
-        None => sending.send_data(Bytes::new(), true).ok(),
+        None => end(sending),
     }
 }
 

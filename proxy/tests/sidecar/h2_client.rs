@@ -287,6 +287,13 @@ impl Open {
         String::from_utf8_lossy(&piece).into_owned()
     }
 
+    /// The answer's body ends here, in good order.
+    pub async fn ends(&mut self) {
+        while let Some(piece) = self.piece().await {
+            assert_eq!(piece.unwrap(), "", "more came");
+        }
+    }
+
     /// The rest of the answer.
     pub async fn rest(mut self) -> Answer {
         loop {

@@ -286,6 +286,31 @@ async fn floods_from_an_application_are_cut_off_or_cost_little() {
 }
 
 #[tokio::test]
+async fn informational_answers_without_end_are_a_failure() {
+    let ground = Http2Ground::start().await;
+    let _raw = evil(
+        &ground,
+        |stream| head(stream, &[(":status", "103")], false),
+        100,
+    )
+    .await;
+    let got = ask(&ground).await;
+    assert_eq!(got.status, 502, "{got:?}");
+    // Some, as many as an answer may have, are no fault.
+    let ground = Http2Ground::start().await;
+    let _raw = evil(
+        &ground,
+        |stream| {
+            let hints = head(stream, &[(":status", "103")], false).repeat(60);
+            [hints, head(stream, &[(":status", "204")], true)].concat()
+        },
+        1,
+    )
+    .await;
+    assert_eq!(ask(&ground).await.status, 204);
+}
+
+#[tokio::test]
 async fn requests_that_a_goaway_or_a_refused_stream_turned_away_are_sent_again() {
     let ground = Http2Ground::start().await;
     // Its first connection turns everything away, its second serves.

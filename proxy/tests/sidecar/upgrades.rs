@@ -17,14 +17,16 @@ const SWITCHES: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\
                         upgrade: websocket\r\nsec-websocket-accept: def\r\n\r\n";
 
 /// The way to an application: its last byte tells whether a second sidecar is on it.
-struct Way {
-    mesh: Mesh,
+pub struct Way {
+    /// The sidecar of the caller, and who tells it.
+    pub mesh: Mesh,
     second: Option<Sidecar>,
     application: u8,
 }
 
 impl Way {
-    async fn both(policy: ServicePolicy) -> [Self; 2] {
+    /// Through one sidecar, and through two.
+    pub async fn both(policy: ServicePolicy) -> [Self; 2] {
         let mesh = Mesh::start().await;
         mesh.catalog(policy.clone(), &[mesh.net.at(10)]);
         let one = Self {
@@ -43,7 +45,8 @@ impl Way {
         [one, two]
     }
 
-    fn application(&self) -> std::net::SocketAddr {
+    /// Where the application is to listen.
+    pub fn application(&self) -> std::net::SocketAddr {
         self.mesh.net.at(self.application)
     }
 
@@ -51,7 +54,8 @@ impl Way {
         Raw::connect(self.mesh.sidecar.outbound()).await
     }
 
-    async fn nothing_is_left(&self) {
+    /// Completes when no sidecar has a request in flight.
+    pub async fn nothing_is_left(&self) {
         eventually("nothing is in flight", async || {
             self.mesh.sidecar.outbound_stats().await["in_flight"] == 0
         })
@@ -364,6 +368,58 @@ async fn an_extended_connect_is_carried_where_the_upstream_offers_it() {
         open.send(b"", true).await;
         assert_eq!(open.rest().await.broke, None);
         way.nothing_is_left().await;
+    }
+}
+
+#[tokio::test]
+async fn the_applications_half_close_of_a_connect_by_http_2_leaves_the_callers_half_open() {
+    let plain = || {
+        let mut head = http::Request::new(());
+        *head.method_mut() = http::Method::CONNECT;
+        *head.uri_mut() = "catalog:8080".parse().unwrap();
+        head
+    };
+    for asks in [extended, plain] {
+        for way in Way::both(policy()).await {
+            let says = Says {
+                extended_connect: true,
+                ..Says::default()
+            };
+            let app = App::start_saying(way.application(), says, |_| {
+                vec![
+                    Step::Head(200, &[]),
+                    Step::Data("last words"),
+                    Step::Finish,
+                    Step::Read,
+                ]
+            })
+            .await;
+            let client = way.mesh.client2().await;
+            until_offered(&client).await;
+            let stream = client.begin(asks(), false).await.unwrap();
+            let mut open = stream.head().await.unwrap();
+            assert_eq!(open.answer.status, 200);
+            assert_eq!(open.text().await, "last words");
+            open.ends().await;
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                open.send(b"still here;", false).await;
+            }
+            open.send(b"", true).await;
+            eventually("all was heard", async || !app.requests().is_empty()).await;
+            let request = &app.requests()[0];
+            assert_eq!(request.body, b"still here;still here;still here;");
+            assert!(request.path.is_empty() || request.path == "/chat");
+            way.nothing_is_left().await;
+            // And a caller that leaves such a tunnel is missed.
+            let stream = client.begin(asks(), false).await.unwrap();
+            let mut open = stream.head().await.unwrap();
+            assert_eq!(open.text().await, "last words");
+            open.ends().await;
+            drop(open);
+            eventually("the application is told", async || app.resets().len() == 1).await;
+            way.nothing_is_left().await;
+        }
     }
 }
 

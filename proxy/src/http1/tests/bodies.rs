@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::stage::{accept, read_all, read_bytes, read_head, story, write};
+use crate::callers::ANSWER_STALL;
+use crate::clock;
 
 const CHUNKED: &str = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
 
@@ -356,6 +358,36 @@ async fn who_was_not_told_to_continue_gets_its_answer_and_no_second_chance() {
         // A body, or a request? Nobody can know.
         write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
         assert!(read_all(&mut client).await.0.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_is_given_up_in_the_end() {
+    story(async |mut client, upstream, relay| {
+        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut server = accept(&upstream).await;
+        read_head(&mut server).await;
+        write(&mut server, "HTTP/1.1 200 OK\r\n\r\n").await;
+        let piece = vec![b'x'; 64 * 1024];
+        let mut fill = async || {
+            let writing = async { while server.write_all(&piece).await.is_ok() {} };
+            let stalled = tokio::time::timeout(Duration::from_millis(300), writing).await;
+            stalled.is_err()
+        };
+        assert!(fill().await, "the answer stands still");
+        let now = clock::now();
+        relay.callers.sweep(now);
+        relay.callers.sweep(now.after(ANSWER_STALL / 2));
+        // It takes some: all begins anew.
+        read_bytes(&mut client, 1_000_000).await;
+        assert!(fill().await);
+        let mut later = now.after(ANSWER_STALL);
+        relay.callers.sweep(later);
+        assert!(fill().await, "it was given up although the caller takes it");
+        later = later.after(ANSWER_STALL);
+        relay.callers.sweep(later);
+        assert!(!fill().await, "it is held for ever");
     })
     .await;
 }

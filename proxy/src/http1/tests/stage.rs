@@ -32,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Relay {
     pub address: SocketAddr,
     pub scratch: Scratch,
+    pub callers: Callers,
     pub pool: RefCell<Vec<Connection>>,
     pub draining: Cell<bool>,
     pub bad_requests: AtomicU64,
@@ -169,6 +170,7 @@ pub async fn story<T>(script: impl AsyncFnOnce(TcpStream, TcpListener, Rc<Relay>
     let relay = Rc::new(Relay {
         address: upstream.local_addr().unwrap(),
         scratch: Scratch::default(),
+        callers: Callers::default(),
         pool: RefCell::default(),
         draining: Cell::new(false),
         bad_requests: AtomicU64::new(0),
@@ -183,10 +185,9 @@ pub async fn story<T>(script: impl AsyncFnOnce(TcpStream, TcpListener, Rc<Relay>
     stream.set_nodelay(true).unwrap();
     let client = client.unwrap();
     client.set_nodelay(true).unwrap();
-    let callers = Callers::default();
     let serving = async {
         let host = Host {
-            callers: &callers,
+            callers: &relay.callers,
             scratch: &relay.scratch,
             draining: &relay.draining,
             bad_requests: &relay.bad_requests,
