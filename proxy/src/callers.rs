@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::caller::CallerState;
 use crate::clock::Timestamp;
+use crate::http2::unread;
 
 /// A request's head must be in whole after so long (a slow sender of headers
 /// would otherwise hold a connection for ever).
@@ -19,6 +20,7 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// An HTTP/1 connection whose caller takes nothing of its answer for so long is
 /// closed, as a stream of HTTP/2 is: it would hold that answer, and its part of
 /// what the connection upstream may carry, for ever where no policy has a timeout.
+/// Less while very many wait.
 pub const ANSWER_STALL: Duration = crate::http2::settings::STREAM_STALL;
 
 /// The connections of one worker.
@@ -119,7 +121,7 @@ impl Callers {
                 .is_some_and(|idle| idle >= IDLE_TIMEOUT);
             let stands = entry
                 .stands_for(now)
-                .is_some_and(|stood| stood >= ANSWER_STALL);
+                .is_some_and(|stood| stood >= unread::stall());
             if late || idle || stands {
                 entry.expire();
             } else if entry.state.let_look() {

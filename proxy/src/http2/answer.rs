@@ -11,9 +11,9 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
 use super::message;
-use super::settings::STREAM_STALL;
 use super::stall::Stall;
 use super::stream::{Send, Sending};
+use super::unread;
 use crate::body::Timed;
 use crate::caller::Interim;
 
@@ -76,7 +76,7 @@ async fn send<B: Body<Data = Bytes> + Timed + Unpin>(mut sending: Send<B>, inter
         }
         if let Some(sent) = sending.waiting()
             && (sending.body_mut().poll_late(sent, cx).is_ready()
-                || stall.poll(sent, STREAM_STALL, cx).is_ready())
+                || stall.poll_looking(sent, unread::stall, cx).is_ready())
         {
             tracing::debug!(
                 "a caller granted no window for its answer in time; resetting its stream"

@@ -23,7 +23,7 @@ use super::io::{Deferred, Turn};
 use super::leaving::{Awaited, Leaving};
 use super::stall::Stall;
 use super::stream::{Receive, Send, Sending};
-use super::{MESH_PREFACE, message, settings};
+use super::{MESH_PREFACE, message, settings, unread};
 use crate::body::Incoming;
 use crate::body::request::{RequestBody, RequestBodyError};
 use crate::caller::Caller;
@@ -400,10 +400,16 @@ async fn drive(mut connection: Driven, shared: Rc<Shared>) {
     let mut seen = 0;
     let mut counted_since = clock::now();
     let mut stall = Stall::default();
+    let mut window = settings::STREAM_WINDOW;
     poll_fn(|cx| {
         let io = &shared.io;
         shared.driven_by(cx.waker());
         io.begin();
+        // Refused while the last change is not acknowledged: then the next turn says it.
+        let wanted = unread::stream_window();
+        if wanted != window && connection.set_initial_window_size(wanted).is_ok() {
+            window = wanted;
+        }
         let mut ended = has_ended(&mut connection, cx);
         if !ended && shared.leaving.turn(&mut connection, io, cx) {
             ended = has_ended(&mut connection, cx);

@@ -9,7 +9,7 @@
 //! - [`message`]: heads as HTTP/2 carries them, and HTTP/1.1 between sidecars.
 //! - [`io`]: the socket under a connection: gathers what a poll writes;
 //!   [`frames`]: looks at what comes, for floods that `h2` lets pass.
-//! - [`stall`]: a peer that takes nothing.
+//! - [`stall`]: a peer that takes nothing; [`unread`]: how many answers wait.
 //! - [`settings`]: what we allow a peer, each number with its reason.
 //!
 //! What it does not own: which connection a request takes (`pool`), and what
@@ -25,6 +25,7 @@ pub mod serve;
 pub mod settings;
 pub mod stall;
 pub mod stream;
+pub mod unread;
 
 pub use remora_proto::well_known::mesh::H2_PREFACE as MESH_PREFACE;
 

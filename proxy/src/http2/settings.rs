@@ -22,6 +22,17 @@ pub const STREAM_WINDOW: u32 = 256 * 1024;
 /// it takes 128 that stand still until the others feel them.
 pub const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 
+/// Answers of one worker that may wait for callers who do not take them, before
+/// streams upstream get [`CROWDED_STREAM_WINDOW`]: together 32 MiB.
+pub const UNREAD_ANSWERS: usize = 128;
+/// The window while more wait. Who reads has the same bytes, in more pieces.
+pub const CROWDED_STREAM_WINDOW: u32 = 16 * 1024;
+/// Answers that may wait before those that stand still are given up after
+/// [`CROWDED_STALL`] instead of [`STREAM_STALL`].
+pub const CROWDED_ANSWERS: usize = 512;
+/// See [`CROWDED_ANSWERS`].
+pub const CROWDED_STALL: Duration = Duration::from_secs(5);
+
 /// Streams that an application may have open at a time on one connection.
 pub const CALLER_STREAMS: u32 = 1_000;
 /// Streams that a sidecar may have open at a time on one connection: it carries

@@ -15,6 +15,7 @@ use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 
 use super::connection::Place;
+use super::unread::Unread;
 use crate::body::BodyError;
 use crate::body::request::RequestBody;
 use crate::caller::Interim;
@@ -35,6 +36,7 @@ pub struct Receive {
     place: Option<Place>,
     /// Of a tunnel: who hears that the upstream says no more.
     hears: Option<Rc<Interim>>,
+    unread: Unread,
 }
 
 impl Receive {
@@ -76,6 +78,7 @@ impl Receive {
             sending,
             place,
             hears: None,
+            unread: Unread::default(),
         }
     }
 
@@ -112,6 +115,7 @@ impl Receive {
 
     /// See [`crate::body::Timed::poll_late`].
     pub fn send_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.unread.set(true);
         match self.poll_sending(cx) {
             Ok(()) => Poll::Pending,
             Err(_) => Poll::Ready(()),
@@ -159,6 +163,7 @@ impl Body for Receive {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        this.unread.set(false);
         this.pay();
         if this.ended && !this.is_half_open() {
             return Poll::Ready(None);

@@ -438,3 +438,27 @@ async fn windows_that_overflow_end_what_they_belong_to() {
         assert_eq!(peer.goaway, Some(code::FLOW_CONTROL_ERROR));
     }
 }
+
+/// Each stream may hold what its window let through; a thousand at once may not
+/// each hold so much, and those who stand still make room.
+#[tokio::test]
+async fn a_thousand_answers_that_nobody_reads_are_bounded_and_given_up() {
+    let ground = Http2Ground::start().await;
+    let (mut peer, attack) = ground.attacker().await;
+    let all: Vec<u8> = (0..1_000)
+        .flat_map(|n| get(stream(n), "/big/3000000", &[]))
+        .collect();
+    peer.write(&settings(&[(4, 0x7fff_ffff)])).await;
+    peer.write(&window_update(0, 0x7fff_ffff - 65_535)).await;
+    peer.write(&all).await;
+    eventually("they are asked for", async || ground.own.requests() > 1_000).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    attack.end("a thousand answers, unread", 128, 8.0).await;
+    eventually("those that stand still are given up", async || {
+        let stats = ground.mesh.sidecar.json("/stats").await;
+        let ports = stats["inbound"].as_array().unwrap();
+        let in_flight = ports.iter().map(|port| port["in_flight"].as_u64().unwrap());
+        in_flight.sum::<u64>() <= 512
+    })
+    .await;
+}
