@@ -104,7 +104,7 @@ async fn drain(
             "only from loopback: run it inside the pod\n",
         );
     }
-    admin.drain.send_replace(true);
+    crate::daemon::begin_drain(&admin.drain, "POST /drain");
     (StatusCode::ACCEPTED, "draining\n")
 }
 

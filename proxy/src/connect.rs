@@ -301,6 +301,9 @@ async fn open_shared(
     permits: ConnectionPermits,
 ) -> Result<Rc<Shared>, ConnectError> {
     let stream = dial(worker, target.address, target.outbound).await?;
+    // Many share it, and all of them would go on to a node that is gone.
+    crate::socket::end_unacknowledged(&stream, http2::settings::SOCKET_STALL)
+        .map_err(|source| refused(target, source))?;
     let opened = if target.wire == Wire::MeshHttp2 {
         http2::connection::Connection::open_mesh(stream).await
     } else {

@@ -128,8 +128,18 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
 
 async fn drained_when_told(shared: &Shared, drain: &watch::Sender<bool>) {
     told_to_end().await;
-    drain.send_replace(true);
+    begin_drain(drain, "a signal");
     finish(shared).await;
+}
+
+/// Begins to drain, and says so once in the log with who asked for it.
+pub fn begin_drain(drain: &watch::Sender<bool>, asked: &str) {
+    if drain.send_if_modified(|drain| !std::mem::replace(drain, true)) {
+        tracing::info!(
+            asked,
+            "draining: not ready any more, and each answer sends its caller elsewhere"
+        );
+    }
 }
 
 /// After SIGTERM: ends as soon as nothing is in flight, at most the drain timeout later.
@@ -343,7 +353,7 @@ async fn follow_workload(shared: &Arc<Shared>, drain: &watch::Sender<bool>) {
             shared.inbound.configure(&workload.config);
         }
         if *draining.borrow_and_update() {
-            drain.send_if_modified(|drain| !std::mem::replace(drain, true));
+            begin_drain(drain, "the control plane: the pod is being deleted");
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },

@@ -74,6 +74,13 @@ pub async fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpSt
     Ok(stream)
 }
 
+/// Has the kernel end `stream` when nothing of what was sent on it has been
+/// acknowledged for `limit` (TCP_USER_TIMEOUT, RFC 5482): a peer whose node has
+/// gone says nothing, and the kernel would send again for a quarter of an hour.
+pub fn end_unacknowledged(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(Some(limit))
+}
+
 /// Where a redirected connection was going (SO_ORIGINAL_DST). `None` where it
 /// was not redirected: it came to the listener itself.
 pub fn original_destination(stream: &TcpStream) -> io::Result<Option<SocketAddr>> {
@@ -125,6 +132,16 @@ mod tests {
         let (server, _) = listener.accept().await.unwrap();
         assert_eq!(original_destination(&server).ok().flatten(), None);
         drop(client);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_acknowledged_ends_the_connection() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let stream = connect(listener.local_addr().unwrap(), None).await.unwrap();
+        let limit = Duration::from_secs(30);
+        end_unacknowledged(&stream, limit).unwrap();
+        let set = SockRef::from(&stream).tcp_user_timeout().unwrap();
+        assert_eq!(set, Some(limit));
     }
 
     #[tokio::test]

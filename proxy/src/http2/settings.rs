@@ -80,7 +80,8 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const STREAM_STALL: Duration = Duration::from_secs(300);
 
 /// A connection whose peer takes nothing from the socket for so long is closed.
-/// HTTP/2 has windows for those who cannot keep up; nobody stops reading.
+/// HTTP/2 has windows for those who cannot keep up; nobody stops reading. So long
+/// a peer upstream may also leave what was sent unacknowledged.
 pub const SOCKET_STALL: Duration = Duration::from_secs(30);
 
 /// For a caller's connection.

@@ -60,6 +60,8 @@ async fn sigterm_ends_it_as_soon_as_nothing_is_in_flight() {
     assert_eq!(client.answer().await.status, 200);
     assert!(mesh.sidecar.ended().await);
     assert!(began.elapsed() < Duration::from_secs(3));
+    let log = mesh.sidecar.log();
+    assert_eq!(log.matches("draining: not ready").count(), 1, "{log}");
 }
 
 #[tokio::test]
