@@ -181,6 +181,9 @@ async fn pump(
                 Ok(read) => {
                     activity.last.set(clock::now());
                     count(activity, read);
+                    if read < buffer.len() {
+                        has_no_more(from);
+                    }
                     let written = try_write(to, &buffer[..read]).map_err(|_| Side::Write)?;
                     // What the receiver does not take at once waits here, and
                     // nothing more is read meanwhile: the bound is one read.
@@ -198,6 +201,14 @@ async fn pump(
     // A peer that is gone already cannot be told that no more will come.
     let _ = socket2::SockRef::from(to).shutdown(std::net::Shutdown::Write);
     Ok(())
+}
+
+/// A read that did not fill the buffer took all that had come. Saying so saves
+/// the call that would find nothing; what comes later is an event of its own.
+fn has_no_more(from: &TcpStream) {
+    let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+    // It gives back what it was given.
+    let _ = from.try_io(Interest::READABLE, nothing);
 }
 
 fn try_write(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
