@@ -30,8 +30,31 @@ fn fields() -> Vec<u8> {
     vec![0x82, 0x86, 0x84, 0x01, 1, b'a']
 }
 
-/// Says `bytes` again and again until the connection ends; the reason of the GOAWAY.
+/// Says `bytes` again and again until the connection ends; the reason of the
+/// GOAWAY. A client that still writes when its connection is closed may be reset
+/// before it has read that: then it is tried again.
 async fn flood(relay: &Relay, bytes: impl Fn(u32) -> Vec<u8>) -> Option<u32> {
+    for _ in 0..5 {
+        match flood_once(relay, &bytes).await {
+            Flooded::Told(reason) => return Some(reason),
+            Flooded::Reset => {}
+            Flooded::Endured => return None,
+        }
+    }
+    None
+}
+
+/// What a flood came to.
+enum Flooded {
+    /// GOAWAY, for this reason.
+    Told(u32),
+    /// The connection ended.
+    Reset,
+    /// Nothing.
+    Endured,
+}
+
+async fn flood_once(relay: &Relay, bytes: impl Fn(u32) -> Vec<u8>) -> Flooded {
     let mut stream = TcpStream::connect(relay.address).await.unwrap();
     stream.write_all(PREFACE).await.unwrap();
     let (mut reads, mut writes) = stream.split();
@@ -53,19 +76,22 @@ async fn flood(relay: &Relay, bytes: impl Fn(u32) -> Vec<u8>) -> Option<u32> {
     let both = async {
         tokio::select! { () = listening => {}, () = speaking => {} }
     };
-    tokio::time::timeout(Duration::from_secs(10), both)
+    if tokio::time::timeout(Duration::from_secs(10), both)
         .await
-        .ok()?;
+        .is_err()
+    {
+        return Flooded::Endured;
+    }
     let mut at = 0;
     while let Some(head) = heard.get(at..at + 9) {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         if head[3] == 7 {
             let reason = &heard[at + 13..at + 17];
-            return Some(u32::from_be_bytes(reason.try_into().unwrap()));
+            return Flooded::Told(u32::from_be_bytes(reason.try_into().unwrap()));
         }
         at += 9 + length;
     }
-    None
+    Flooded::Reset
 }
 
 const CALM: Option<u32> = Some(11);
