@@ -12,6 +12,21 @@ pub const PROBE_PORT: u16 = 15121;
 pub const CONTROL_PLANE_PORT: u16 = 15110;
 /// The control plane's admin endpoint.
 pub const CONTROL_PLANE_ADMIN_PORT: u16 = 15114;
+/// The injector's webhook (HTTPS).
+pub const INJECTOR_PORT: u16 = 15112;
+/// The injector's admin endpoint.
+pub const INJECTOR_ADMIN_PORT: u16 = 15116;
+
+/// The namespace of Remora's own daemons, where they are not told another.
+pub const SYSTEM_NAMESPACE: &str = "remora-system";
+/// The control plane's Service and its Lease, in the system namespace.
+pub const CONTROL_PLANE: &str = "remora-control-plane";
+/// The injector's Service, and the name of its webhook configuration.
+pub const INJECTOR: &str = "remora-injector";
+/// The annotation of the Lease that says where sidecars' reports go, `ip:port`.
+pub const REPORTS_ADDRESS: &str = "remora.io/reports-address";
+/// By which Remora names itself in the status of what it decides on (GEP-713).
+pub const CONTROLLER_NAME: &str = "remora.io/control-plane";
 
 /// The user that the sidecar runs as; its own traffic is not redirected.
 pub const SIDECAR_UID: u32 = 2102;

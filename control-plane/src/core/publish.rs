@@ -351,6 +351,8 @@ fn workload(index: &Index, pod: &Pod) -> v1::Workload {
         ports: inbound.collect(),
         policies,
         rate_limits: rate_limits.clone(),
+        // Who leads is known in a cluster only.
+        reports_address: String::new(),
     }
 }
 

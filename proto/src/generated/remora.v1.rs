@@ -485,6 +485,10 @@ pub struct Workload {
     /// For ports that no Service covers: from the Namespace alone.
     #[prost(message, repeated, tag = "11")]
     pub rate_limits: ::prost::alloc::vec::Vec<RateLimit>,
+    /// Where this sidecar's reports go, `ip:port`: the replica of the control
+    /// plane that leads. Empty: to where the stream is.
+    #[prost(string, tag = "12")]
+    pub reports_address: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InboundPort {
