@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`schema`]: the object as users write it, and its schema.
+//! - [`status`]: what the control plane writes back into it.
 //! - [`check`]: every fault that the schema alone shows, each with its path.
 //! - [`units`]: durations and quantities.
 //! - [`conditions`]: the words of `failures` and `on`.
@@ -14,6 +15,7 @@ pub mod conditions;
 pub mod parse;
 pub mod rates;
 pub mod schema;
+pub mod status;
 pub mod units;
 
 #[cfg(test)]

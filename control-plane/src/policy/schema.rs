@@ -9,6 +9,8 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::status::TrafficPolicyStatus;
+
 /// How calls to the targets are treated. What each field means, exactly, is
 /// in the documentation of the policy's blocks; an absent block does nothing,
 /// a present and empty one gives its defaults.
@@ -334,35 +336,6 @@ pub enum Mode {
     Enforce,
     /// What is over the limit is counted and let through.
     Shadow,
-}
-
-/// What became of the policy.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TrafficPolicyStatus {
-    /// The generation that the rest is about.
-    pub observed_generation: Option<i64>,
-    /// `Accepted` for each target, `<kind>/<name>` first in its message.
-    #[serde(default)]
-    pub conditions: Vec<StatusCondition>,
-}
-
-/// As `metav1.Condition`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StatusCondition {
-    /// `Accepted`.
-    pub r#type: String,
-    /// `True` or `False`.
-    pub status: String,
-    /// One word: Accepted, Conflicted, TargetNotFound, Invalid.
-    pub reason: String,
-    /// In words.
-    pub message: String,
-    /// RFC 3339.
-    pub last_transition_time: Option<String>,
-    /// The generation that this is about.
-    pub observed_generation: Option<i64>,
 }
 
 /// The form of a duration (GEP-2257): `250ms`, `10s`, `5m`, `1m30s`.
