@@ -56,7 +56,7 @@ fn tidy(schema: &mut Value) {
             fields.insert(bound.to_owned(), json!(number as i64));
         }
     }
-    for nested in fields.get_mut("properties").and_then(Value::as_object_mut) {
+    if let Some(nested) = fields.get_mut("properties").and_then(Value::as_object_mut) {
         nested.values_mut().for_each(tidy);
     }
     if let Some(items) = fields.get_mut("items") {
@@ -74,7 +74,7 @@ fn tell_bounds(schema: &mut Value) {
     if let (Some(sentence), Some(Value::String(text))) = (sentence, fields.get_mut("description")) {
         *text = format!("{text} {sentence}.");
     }
-    for nested in fields.get_mut("properties").and_then(Value::as_object_mut) {
+    if let Some(nested) = fields.get_mut("properties").and_then(Value::as_object_mut) {
         nested.values_mut().for_each(tell_bounds);
     }
     if let Some(items) = fields.get_mut("items") {

@@ -78,6 +78,11 @@ pub fn buffer_bytes() -> Rule {
     Rule::new(rule).message("must be bytes such as 65536 or 64KiB, at most 16MiB")
 }
 
+/// Takes a type's own description from its schema, so that the field's own stands.
+pub fn described_by_field(schema: &mut Schema) {
+    schema.remove("description");
+}
+
 /// A number or a string, as Kubernetes allows in quantities and codes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

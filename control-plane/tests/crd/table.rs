@@ -37,9 +37,10 @@ pub fn spec(text: &str) -> Value {
     spec
 }
 
-/// Every field, each with a value of its own.
+/// Every field, each with a value of its own. The Service is called as its
+/// namespace, so that the target may be of either kind.
 pub const FULL: &str = r#"
-targetRefs: [{group: "", kind: Service, name: catalog}]
+targetRefs: [{group: "", kind: Service, name: shop}]
 circuitBreaker:
   maxConnections: 100
   maxPendingRequests: 100

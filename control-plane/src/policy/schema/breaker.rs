@@ -153,6 +153,7 @@ pub struct Limits {
 
 /// What a trip takes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = forms::described_by_field)]
 pub enum Scope {
     /// The endpoint that failed.
     Endpoint,

@@ -30,6 +30,7 @@ pub use breaker::{CircuitBreaker, Limits, Outbound, Scope};
 pub use rates::{EnforcedAt, HeaderMatch, Match, Mode, PathMatch, Period, Rate, RateLimit};
 pub use retries::{Backoff, Budget, Retries, Timeouts};
 
+use super::forms;
 use super::status::TrafficPolicyStatus;
 
 /// How calls to the targets are treated. A block that is absent does nothing; one that is present
@@ -161,6 +162,7 @@ pub struct TargetRef {
 
 /// What a policy may be attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = forms::described_by_field)]
 pub enum TargetKind {
     /// One Service.
     Service,

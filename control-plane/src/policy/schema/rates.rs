@@ -73,6 +73,7 @@ pub struct Rate {
 
 /// The period of a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = forms::described_by_field)]
 #[serde(rename_all = "camelCase")]
 pub enum Period {
     /// A second.
@@ -144,6 +145,7 @@ pub struct HeaderMatch {
 
 /// Where a rate limit is enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = forms::described_by_field)]
 pub enum EnforcedAt {
     /// By the sidecar of the pod that is called.
     Target,
@@ -153,6 +155,7 @@ pub enum EnforcedAt {
 
 /// Whether a rate limit refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = forms::described_by_field)]
 pub enum Mode {
     /// What is over the limit is refused.
     Enforce,

@@ -2,7 +2,6 @@
 
 use kube::KubeSchema;
 use kube::core::Rule;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::core::settings::defaults;
