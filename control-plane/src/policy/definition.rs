@@ -43,7 +43,8 @@ fn tidy(schema: &mut Value) {
     }
     // A leaf that is null is a leaf that is not given: an API server takes the
     // null out where it may not stand. A block that is null is a mistake (is it
-    // absent, or empty?), so there it stays, and is refused.
+    // absent, or empty?). No rule of a schema sees it, to CEL it is absent; so
+    // it may stand, and the control plane refuses the policy for it.
     if fields.get("type") != Some(&json!("object")) {
         fields.remove("nullable");
     }

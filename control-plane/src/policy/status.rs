@@ -79,7 +79,7 @@ pub struct AncestorRef {
     pub section_name: Option<String>,
 }
 
-/// One condition, in the form that Kubernetes uses everywhere (`metav1.Condition`).
+/// One condition, in the form that Kubernetes uses everywhere (metav1.Condition).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusCondition {

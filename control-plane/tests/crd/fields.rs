@@ -5,7 +5,7 @@
 use remora_control_plane::policy::definition::schema_of;
 use serde_json::{Value, json};
 
-use super::table::{Bad, FULL, spec};
+use super::table::{Bad, FULL, Server, spec};
 
 /// One field: its place in an object, and its schema.
 pub struct Field {
@@ -98,17 +98,23 @@ pub fn bad() -> Vec<Bad> {
     let mut bad = Vec::new();
     for field in all() {
         for value in wrong(&field) {
+            // To the rules of a schema a block that is null is one that is absent.
+            let kept = value.is_null() && field.schema["nullable"] == true;
             bad.push(Bad {
                 spec: with(&field, Some(value)),
                 field: field.path.clone(),
-                server_field: None,
+                server: if kept {
+                    Server::Keeps
+                } else {
+                    Server::SameField
+                },
             });
         }
         if field.required {
             bad.push(Bad {
                 spec: with(&field, None),
                 field: field.path.clone(),
-                server_field: None,
+                server: Server::SameField,
             });
         }
         if field.is_block() {
@@ -117,7 +123,7 @@ pub fn bad() -> Vec<Bad> {
             bad.push(Bad {
                 spec: with(&field, Some(block)),
                 field: format!("{}.nonsense", field.path),
-                server_field: None,
+                server: Server::SameField,
             });
         }
     }
@@ -130,7 +136,7 @@ fn wrong(field: &Field) -> Vec<Value> {
         return vec![
             json!(true),
             json!([]),
-            json!({"a": 1}),
+            json!({}),
             json!("nonsense"),
             json!(-1),
             json!(1.5),

@@ -58,14 +58,6 @@ fn the_policies_of_the_demo_are_taken() {
     }
 }
 
-#[test]
-fn another_namespace_is_refused_by_the_control_plane_alone() {
-    assert_eq!(
-        faults(&spec(table::OUT_OF_SIGHT)),
-        ["spec.targetRefs[0].name"]
-    );
-}
-
 /// Every default that a description names, written out, changes nothing.
 #[test]
 fn the_defaults_of_the_descriptions_are_the_defaults() {

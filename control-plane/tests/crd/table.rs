@@ -12,8 +12,20 @@ pub struct Bad {
     pub spec: Value,
     /// The field that must be named.
     pub field: String,
-    /// How an API server names it, where it cannot name it so exactly.
-    pub server_field: Option<String>,
+    /// What an API server says to it.
+    pub server: Server,
+}
+
+/// What an API server says to a bad policy.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Server {
+    /// It names the same field.
+    SameField,
+    /// It names what holds the field.
+    Names(&'static str),
+    /// It cannot see the fault, and keeps what is wrong as it stands: the
+    /// control plane refuses the policy, and says so in its status.
+    Keeps,
 }
 
 /// An object of kind TrafficPolicy.
@@ -152,26 +164,29 @@ pub fn bad() -> Vec<Bad> {
         .map(|(field, text)| Bad {
             spec: spec(text),
             field: (*field).to_owned(),
-            server_field: None,
+            server: Server::SameField,
         })
         .collect();
     // A list by name: an API server names the entry, and the key in its message.
     bad.push(Bad {
         spec: spec("rateLimits: [{name: a, limit: {requests: 1, per: second}}, {name: a, limit: {requests: 1, per: second}}]"),
         field: "spec.rateLimits[1].name".to_owned(),
-        server_field: Some("spec.rateLimits[1]".to_owned()),
+        server: Server::Names("spec.rateLimits[1]"),
     });
     // The rule is the list's: which entry it is stands in no message.
     bad.push(Bad {
         spec: spec("targetRefs: [{kind: Service, name: a}, {kind: Service, name: a}]"),
         field: "spec.targetRefs[1]".to_owned(),
-        server_field: Some("spec.targetRefs".to_owned()),
+        server: Server::Names("spec.targetRefs"),
+    });
+    // No rule of a schema sees the object's own namespace.
+    bad.push(Bad {
+        spec: spec("targetRefs: [{group: \"\", kind: Namespace, name: other}]"),
+        field: "spec.targetRefs[0].name".to_owned(),
+        server: Server::Keeps,
     });
     bad
 }
-
-/// What the control plane refuses and an API server cannot see.
-pub const OUT_OF_SIGHT: &str = "targetRefs: [{kind: Namespace, name: other}]";
 
 const FAULTS: &[(&str, &str)] = &[
     ("spec.targetRefs", "targetRefs: []"),
