@@ -7,7 +7,7 @@
 mod world;
 
 use serde_json::json;
-use world::{admin, is_injected, ready, said, world};
+use world::{admin, count, is_injected, ready, said, world};
 
 const ENABLED: (&str, &str) = ("remora.io/inject", "enabled");
 
@@ -76,14 +76,11 @@ async fn pods_are_injected_as_namespace_and_pod_say() {
             "{namespace}: {pod:?}"
         );
     }
-    let (_, metrics) = admin(&running, "/metrics").await;
-    for line in [
-        "remora_injections_total{result=\"injected\"} 2",
-        "remora_injections_total{result=\"declined\"} 2",
-        "remora_injections_total{result=\"failed\"} 0",
-    ] {
-        assert!(metrics.contains(line), "{line} in {metrics}");
-    }
+    // The API server asks again about a pod that other plugins change after us
+    // (a service account's token is mounted into our containers too).
+    assert!(count(&running, "injected").await >= 2);
+    assert_eq!(count(&running, "declined").await, 2);
+    assert_eq!(count(&running, "failed").await, 0);
     running.stop().await;
     world.end().await;
 }

@@ -311,3 +311,11 @@ pub async fn ready(running: &Running) {
     })
     .await;
 }
+
+/// How many reviews had this result.
+pub async fn count(running: &Running, result: &str) -> u64 {
+    let (_, metrics) = admin(running, "/metrics").await;
+    let name = format!("remora_injections_total{{result=\"{result}\"}} ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
+    value.unwrap().parse().unwrap()
+}
