@@ -15,10 +15,13 @@
 //! process.
 
 pub mod admin;
+pub mod answer;
 pub mod clock;
 pub mod core;
 pub mod policy;
+pub mod leader;
 pub mod problems;
+pub mod random;
 pub mod reports;
 pub mod source;
 pub mod stream;

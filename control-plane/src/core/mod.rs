@@ -58,14 +58,22 @@ impl Core {
     /// Takes events that belong together, then publishes what they changed.
     /// A resource that several of them touch is published once.
     pub fn handle(&mut self, events: impl IntoIterator<Item = Event>) {
+        let mut moved = false;
         for event in events {
             match event {
                 Event::Apply(object) => self.index.apply(object),
                 Event::Delete(key) => self.index.delete(&key),
                 Event::Synced => self.synced = true,
+                Event::ReportsAddress(address) => {
+                    moved |= self.publisher.set_reports_address(address);
+                }
             }
         }
-        let dirty = self.index.take_dirty();
+        let mut dirty = self.index.take_dirty();
+        if moved {
+            // Every Workload says where reports go.
+            dirty.pods.extend(self.index.pods.keys().cloned());
+        }
         self.publisher.publish(&self.index, dirty);
     }
 

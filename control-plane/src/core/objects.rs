@@ -2,7 +2,7 @@
 
 use remora_proto::ports::PortRange;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use remora_proto::v1::Protocol;
@@ -92,6 +92,9 @@ pub enum Event {
     Delete(Key),
     /// All that there was at the start has been told.
     Synced,
+    /// Where sidecars' reports go: the replica that leads; `None` where nobody
+    /// is known to.
+    ReportsAddress(Option<SocketAddr>),
 }
 
 /// An object.

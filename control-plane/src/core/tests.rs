@@ -560,6 +560,59 @@ fn a_service_that_takes_a_pods_address_is_named_with_the_pod() {
 }
 
 #[test]
+fn every_workload_says_where_reports_go_and_only_workloads_change_with_it() {
+    let mut world = world();
+    let objects = [
+        cluster_ip("web", &["10.0.0.1"]),
+        Object::Pod(pod("web-1", "web", "10.1.0.1")),
+        Object::Pod(pod("web-2", "web", "10.1.0.2")),
+    ];
+    world.apply(objects);
+    assert_eq!(world.workload("shop/web-1").reports_address, "");
+    let version = |world: &World, kind, name: &str| world.store.find(kind, name).unwrap();
+    let service = version(&world, ResourceType::Service, "shop/web");
+    let direct = version(&world, ResourceType::Service, "pod/shop/web-1");
+    let leader = "10.2.0.9:15110";
+    for _ in 0..2 {
+        let told = [Event::ReportsAddress(Some(leader.parse().unwrap()))];
+        world.core.handle(told);
+        for pod in ["shop/web-1", "shop/web-2"] {
+            assert_eq!(world.workload(pod).reports_address, leader);
+        }
+    }
+    world.apply([Object::Pod(pod("web-3", "web", "10.1.0.3"))]);
+    assert_eq!(world.workload("shop/web-3").reports_address, leader);
+    for before in [service, direct] {
+        let now = version(&world, ResourceType::Service, &before.name);
+        assert_eq!(now.version, before.version);
+    }
+    world.core.handle([Event::ReportsAddress(None)]);
+    assert_eq!(world.workload("shop/web-1").reports_address, "");
+}
+
+#[test]
+fn a_resource_knows_the_policies_that_take_part_in_it() {
+    let mut world = world();
+    let objects = [
+        cluster_ip("web", &["10.0.0.1"]),
+        cluster_ip("other", &["10.0.0.2"]),
+        as_object(policy("web", Some("web"), breaker(Some(3), None))),
+    ];
+    world.apply(objects);
+    let of = |world: &World| -> Vec<(String, Vec<Id>)> {
+        let taking_part = world.store.with_policies(ResourceType::Service).into_iter();
+        let named = taking_part.map(|one| (one.name.to_string(), one.policies.clone()));
+        named.collect()
+    };
+    assert_eq!(
+        of(&world),
+        [("shop/web".to_owned(), vec![Id::new("shop", "web")])]
+    );
+    world.delete(Kind::TrafficPolicy, "web");
+    assert!(of(&world).is_empty());
+}
+
+#[test]
 fn an_external_name_has_no_resource_and_is_said() {
     let mut world = world();
     world.apply([Object::Service(service("outside", Reach::ExternalName))]);
