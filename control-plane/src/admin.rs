@@ -10,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use serde::Serialize;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
@@ -18,6 +19,7 @@ use tower_http::timeout::TimeoutLayer;
 use crate::core::store::{ResourceType, Store};
 use crate::problems::Problems;
 use crate::reports::Sidecars;
+use crate::{clock, cluster};
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +39,8 @@ pub struct Admin {
     pub problems: Arc<Problems>,
     /// Whether the source has told all it had at the start.
     pub synced: watch::Receiver<bool>,
+    /// Who leads and what it wrote, where replicas elect a leader.
+    pub election: Option<cluster::Shown>,
 }
 
 /// The routes.
@@ -53,6 +57,11 @@ pub fn router(admin: Admin) -> Router {
             "/problems",
             get(async |State(admin): State<Admin>| Json(admin.problems.all())),
         )
+        .route(
+            "/breakers",
+            get(async |State(admin): State<Admin>| Json(admin.sidecars.breakers())),
+        )
+        .route("/leader", get(leader))
         .with_state(admin)
         .layer(CatchPanicLayer::new())
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
@@ -75,6 +84,33 @@ async fn ready(State(admin): State<Admin>) -> Response {
         )
             .into_response()
     }
+}
+
+/// Who leads. Without an election there is but one, and it has all reports.
+#[derive(Serialize)]
+struct Leader {
+    leader: String,
+    leading: bool,
+    reports_address: String,
+}
+
+async fn leader(State(admin): State<Admin>) -> Json<Leader> {
+    Json(match &admin.election {
+        None => Leader {
+            leader: String::new(),
+            leading: true,
+            reports_address: String::new(),
+        },
+        Some(election) => {
+            let view = election.leadership.view();
+            let address = view.reports_address.map(|address| address.to_string());
+            Leader {
+                leader: view.leader,
+                leading: election.leadership.is_leading(clock::now()),
+                reports_address: address.unwrap_or_default(),
+            }
+        }
+    })
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -105,6 +141,33 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         "Problems in the source now.",
         &problems,
     );
+    if let Some(election) = &admin.election {
+        write_election(&mut text, election);
+    }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, text).into_response()
+}
+
+fn write_election(text: &mut String, election: &cluster::Shown) {
+    let leads = election.leadership.is_leading(clock::now());
+    let leader = ("remora_leader", "1 while this replica leads.");
+    write_metric(text, "gauge", leader, &[(String::new(), u64::from(leads))]);
+    let writes = (
+        "remora_status_writes_total",
+        "Writes of the status of TrafficPolicies, by what became of them.",
+    );
+    let counts = election.writes.all();
+    let counts: Vec<_> = counts
+        .map(|(result, count)| (format!("{{result=\"{result}\"}}"), count))
+        .collect();
+    write_metric(text, "counter", writes, &counts);
+    let events = (
+        "remora_events_total",
+        "Kubernetes Events by reason; dropped: over the limit, or not taken.",
+    );
+    let counts = election.events.all();
+    let counts: Vec<_> = counts
+        .map(|(reason, count)| (format!("{{reason=\"{reason}\"}}"), count))
+        .collect();
+    write_metric(text, "counter", events, &counts);
 }

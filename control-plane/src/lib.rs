@@ -16,8 +16,10 @@
 
 pub mod admin;
 pub mod answer;
+pub mod bucket;
 pub mod clock;
 pub mod core;
+pub mod counters;
 pub mod policy;
 pub mod leader;
 pub mod problems;

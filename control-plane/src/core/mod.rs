@@ -30,6 +30,7 @@ pub struct Core {
     index: index::Index,
     publisher: publish::Publisher,
     synced: bool,
+    conditions: Arc<Vec<Condition>>,
 }
 
 /// Something that one object alone did not show to be wrong.
@@ -52,21 +53,34 @@ impl Core {
             index: index::Index::default(),
             publisher: publish::Publisher::new(store),
             synced: false,
+            conditions: Arc::default(),
         }
     }
 
     /// Takes events that belong together, then publishes what they changed.
     /// A resource that several of them touch is published once.
     pub fn handle(&mut self, events: impl IntoIterator<Item = Event>) {
-        let mut moved = false;
+        let (mut moved, mut judged_anew) = (false, false);
         for event in events {
             match event {
-                Event::Apply(object) => self.index.apply(object),
-                Event::Delete(key) => self.index.delete(&key),
+                Event::Apply(object) => {
+                    judged_anew |= judges_policies(object.key().kind);
+                    self.index.apply(object);
+                }
+                Event::Delete(key) => {
+                    judged_anew |= judges_policies(key.kind);
+                    self.index.delete(&key);
+                }
                 Event::Synced => self.synced = true,
                 Event::ReportsAddress(address) => {
                     moved |= self.publisher.set_reports_address(address);
                 }
+            }
+        }
+        if judged_anew {
+            let conditions = self.judge();
+            if *self.conditions != conditions {
+                self.conditions = Arc::new(conditions);
             }
         }
         let mut dirty = self.index.take_dirty();
@@ -83,7 +97,11 @@ impl Core {
     }
 
     /// The conditions of every policy, for its status.
-    pub fn conditions(&self) -> Vec<Condition> {
+    pub fn conditions(&self) -> Arc<Vec<Condition>> {
+        self.conditions.clone()
+    }
+
+    fn judge(&self) -> Vec<Condition> {
         self.index
             .policies
             .conditions(|id| self.index.services.contains_key(id))
@@ -93,13 +111,13 @@ impl Core {
     pub fn notes(&self) -> Vec<Note> {
         let mut notes = self.index.notes();
         let refused = self
-            .conditions()
-            .into_iter()
+            .conditions
+            .iter()
             .filter(|condition| !condition.accepted);
         notes.extend(refused.map(|condition| Note {
             key: Key {
                 kind: objects::Kind::TrafficPolicy,
-                id: condition.policy,
+                id: condition.policy.clone(),
             },
             field: format!("spec.targetRefs[{}]", condition.target_index),
             message: format!("{}: {}", condition.reason.as_str(), condition.message),
@@ -107,6 +125,11 @@ impl Core {
         }));
         notes
     }
+}
+
+/// Whether objects of this kind decide which policy is in force where.
+fn judges_policies(kind: objects::Kind) -> bool {
+    matches!(kind, objects::Kind::TrafficPolicy | objects::Kind::Service)
 }
 
 #[cfg(test)]

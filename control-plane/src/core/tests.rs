@@ -61,7 +61,8 @@ impl World {
     }
 
     fn reasons(&self) -> HashMap<String, Reason> {
-        let conditions = self.core.conditions().into_iter();
+        let conditions = self.core.conditions();
+        let conditions = conditions.iter().cloned();
         conditions
             .map(|condition| (condition.policy.name.to_string(), condition.reason))
             .collect()

@@ -193,7 +193,7 @@ impl Candidate {
                 if matches!(error, RequestError::Conflict | RequestError::NotFound) {
                     self.read().await;
                 }
-                self.machine.failed(clock::now(), random::unit());
+                self.machine.failed(clock::now(), random::unit(random::next()));
             }
         }
     }
@@ -203,7 +203,7 @@ impl Candidate {
             Ok(lease) => self.observe(lease),
             Err(error) => {
                 self.complain("read", &error);
-                self.machine.failed(clock::now(), random::unit());
+                self.machine.failed(clock::now(), random::unit(random::next()));
             }
         }
     }

@@ -336,15 +336,78 @@ pub enum Mode {
     Shadow,
 }
 
-/// What became of the policy.
+/// What became of the policy (GEP-713, and what the sidecars say).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficPolicyStatus {
-    /// The generation that the rest is about.
+    /// The generation that the conditions are about.
     pub observed_generation: Option<i64>,
-    /// `Accepted` for each target, `<kind>/<name>` first in its message.
+    /// Each target, and whether the policy is in force there.
     #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub ancestors: Vec<AncestorStatus>,
+    /// `Accepted` over all targets: true where the policy is in force on every one.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<StatusCondition>,
+    /// The sidecars that the policy concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sidecars: Option<SidecarCounts>,
+    /// The breakers of callers, for endpoints of the services on which the policy is in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breakers: Option<BreakerCounts>,
+}
+
+/// The policy on one of its targets (GEP-713, PolicyAncestorStatus).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AncestorStatus {
+    /// The target.
+    pub ancestor_ref: AncestorReference,
+    /// Who says so: `remora.io/control-plane`.
+    pub controller_name: String,
+    /// `Accepted`, with the reason.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<StatusCondition>,
+}
+
+/// A target as a status names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AncestorReference {
+    /// The API group: empty, the core group.
+    #[serde(default)]
+    pub group: String,
+    /// `Service` or `Namespace`.
+    pub kind: String,
+    /// The namespace of a Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The name.
+    pub name: String,
+}
+
+/// Sidecars by what they make of the policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarCounts {
+    /// Subscribed to a resource in which the policy takes part.
+    pub total: u32,
+    /// Of these, such as have the present version of every one.
+    pub applied: u32,
+    /// Of these, such as refuse one; the Events say why.
+    pub refused: u32,
+}
+
+/// Breakers that are not closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BreakerCounts {
+    /// Traffic is refused.
+    pub open: u32,
+    /// Traffic is tried.
+    pub half_open: u32,
 }
 
 /// As `metav1.Condition`.
@@ -359,7 +422,7 @@ pub struct StatusCondition {
     pub reason: String,
     /// In words.
     pub message: String,
-    /// RFC 3339.
+    /// When `status` last changed, RFC 3339.
     pub last_transition_time: Option<String>,
     /// The generation that this is about.
     pub observed_generation: Option<i64>,
