@@ -19,6 +19,7 @@ use tower_http::timeout::TimeoutLayer;
 use crate::core::store::{ResourceType, Store};
 use crate::problems::Problems;
 use crate::reports::Sidecars;
+use crate::source::kubernetes::watches::{Figures, Watches};
 use crate::{clock, cluster};
 
 /// How long an answer may take.
@@ -37,6 +38,8 @@ pub struct Admin {
     pub sidecars: Arc<Sidecars>,
     /// What is wrong.
     pub problems: Arc<Problems>,
+    /// How the watches are doing, where the source is a cluster.
+    pub watches: Option<Arc<Watches>>,
     /// Whether the source has told all it had at the start.
     pub synced: watch::Receiver<bool>,
     /// Who leads and what it wrote, where replicas elect a leader.
@@ -116,11 +119,7 @@ async fn leader(State(admin): State<Admin>) -> Json<Leader> {
 async fn metrics(State(admin): State<Admin>) -> Response {
     let mut text = String::new();
     let mut gauge = |name: &str, help: &str, values: &[(String, usize)]| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for (labels, value) in values {
-            let _ = writeln!(text, "{name}{labels} {value}");
-        }
+        write_metric(&mut text, "gauge", (name, help), values);
     };
     let resources =
         ResourceType::ALL.map(|kind| (format!("{{type=\"{kind:?}\"}}"), admin.store.count(kind)));
@@ -141,11 +140,51 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         "Problems in the source now.",
         &problems,
     );
+    if let Some(watches) = &admin.watches {
+        write_watches(&mut text, watches);
+    }
     if let Some(election) = &admin.election {
         write_election(&mut text, election);
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, text).into_response()
+}
+
+fn write_watches(text: &mut String, watches: &Watches) {
+    let figures = watches.figures();
+    let of = |value: fn(&Figures) -> u64| {
+        figures
+            .each_ref()
+            .map(|one| (format!("{{kind=\"{}\"}}", one.kind.as_str()), value(one)))
+    };
+    let events = (
+        "remora_watch_events_total",
+        "Objects that the API server told, listed or changed or gone, by kind.",
+    );
+    write_metric(text, "counter", events, &of(|one| one.events));
+    let failures = (
+        "remora_watch_failures_total",
+        "Requests to list or watch that failed, by kind.",
+    );
+    write_metric(text, "counter", failures, &of(|one| one.failures));
+    let synced = (
+        "remora_watch_synced",
+        "1 while what is known of the kind is whole and followed.",
+    );
+    write_metric(text, "gauge", synced, &of(|one| one.synced.into()));
+}
+
+fn write_metric(
+    text: &mut String,
+    kind: &str,
+    (name, help): (&str, &str),
+    values: &[(String, impl std::fmt::Display)],
+) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in values {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
 }
 
 fn write_election(text: &mut String, election: &cluster::Shown) {

@@ -2,14 +2,14 @@
 //!
 //! # Layout
 //! In the order in which a change meets them:
-//! - [`source`]: where objects come from; now a watched folder of YAML.
+//! - [`source`]: where objects come from: a cluster, or a watched folder of YAML.
 //! - [`policy`]: the custom resource TrafficPolicy, parsed once into typed settings.
 //! - [`core`](mod@core): objects in, resources out; free of Kubernetes and of the transport.
 //! - [`stream`]: the resources to the sidecars (xDS incremental).
 //! - [`reports`]: what the sidecars tell.
 //! - [`problems`]: all that is wrong in the source right now.
 //! - [`admin`]: health, metrics, sidecars, problems over HTTP.
-//! - [`clock`]: the only reader of time.
+//! - [`clock`]: the only reader of time; [`random`]: of chance.
 //!
 //! [`run`] starts them all and watches over them: a task that ends, ends the
 //! process.
@@ -46,6 +46,7 @@ use crate::core::objects::Event;
 use crate::core::store::Store;
 use crate::problems::Problems;
 use crate::reports::Sidecars;
+use crate::source::kubernetes::Cluster;
 use crate::stream::peers::Peers;
 use crate::stream::server::AdsServer;
 
@@ -63,9 +64,10 @@ const MAX_WAITING_EVENTS: usize = 64;
 /// How the control plane is run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where objects come from: files:DIR, a folder of Kubernetes YAML that is
+    /// Where objects come from: kubernetes, the cluster of KUBECONFIG or the one
+    /// that this runs in; or files:DIR, a folder of Kubernetes YAML that is
     /// watched. Several folders are one source.
-    #[arg(long = "source", value_name = "files:DIR", required = true)]
+    #[arg(long = "source", value_name = "kubernetes|files:DIR", required = true)]
     pub sources: Vec<Source>,
     /// Address of the streams to the sidecars (gRPC).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:15110")]
@@ -80,6 +82,8 @@ pub struct Options {
 pub enum Source {
     /// A watched folder.
     Files(PathBuf),
+    /// A cluster.
+    Kubernetes,
 }
 
 impl FromStr for Source {
@@ -88,7 +92,8 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("files:") {
             Some(folder) if !folder.is_empty() => Ok(Self::Files(folder.into())),
-            _ => Err(format!("{text:?} is not files:DIR")),
+            None if text == "kubernetes" => Ok(Self::Kubernetes),
+            _ => Err(format!("{text:?} is neither kubernetes nor files:DIR")),
         }
     }
 }
@@ -158,12 +163,8 @@ impl Running {
 /// # Errors
 /// When an address or a folder cannot be had.
 pub async fn start(options: Options) -> anyhow::Result<Running> {
-    let folders = options
-        .sources
-        .into_iter()
-        .map(|Source::Files(folder)| folder)
-        .collect();
-    let files = source::files::Files::new(folders)?;
+    let origin = Origin::of(options.sources).await?;
+    let watches = origin.watches();
     let streams = bind(options.listen).await?;
     let admin_listener = bind(options.admin).await?;
     let (listen, admin) = (streams.local_addr()?, admin_listener.local_addr()?);
@@ -176,13 +177,7 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
     let (event_sender, events) = mpsc::channel(MAX_WAITING_EVENTS);
 
     let mut tasks = JoinSet::new();
-    let told = problems.clone();
-    tasks.spawn(async move {
-        (
-            "the file source",
-            files.run(event_sender, told).await.map_err(Into::into),
-        )
-    });
+    tasks.spawn(origin.feed(event_sender, problems.clone()));
     let core = Core::new(store.clone());
     tasks.spawn(feed(core, events, problems.clone(), synced_sender));
     let peers = Peers::default();
@@ -199,6 +194,7 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
         store,
         sidecars,
         problems,
+        watches,
         synced,
     });
     tasks.spawn(async move {
@@ -212,6 +208,54 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
         ending,
         tasks,
     })
+}
+
+/// The one source of a control plane.
+enum Origin {
+    Files(Box<source::files::Files>),
+    Kubernetes(Cluster),
+}
+
+impl Origin {
+    async fn of(sources: Vec<Source>) -> anyhow::Result<Self> {
+        if sources == [Source::Kubernetes] {
+            return Ok(Self::Kubernetes(Cluster::infer().await?));
+        }
+        let folders = sources.into_iter().map(|source| match source {
+            Source::Files(folder) => Ok(folder),
+            Source::Kubernetes => bail!(
+                "--source kubernetes stands alone: objects come from one cluster or from folders, not from both"
+            ),
+        });
+        let folders = folders.collect::<anyhow::Result<Vec<PathBuf>>>()?;
+        let files = source::files::Files::new(folders)?;
+        Ok(Self::Files(Box::new(files)))
+    }
+
+    /// What the metrics show of it.
+    fn watches(&self) -> Option<Arc<source::kubernetes::Watches>> {
+        match self {
+            Self::Files(_) => None,
+            Self::Kubernetes(cluster) => Some(cluster.watches.clone()),
+        }
+    }
+
+    async fn feed(
+        self,
+        events: mpsc::Sender<Vec<Event>>,
+        problems: Arc<Problems>,
+    ) -> (&'static str, anyhow::Result<()>) {
+        match self {
+            Self::Files(files) => {
+                let ended = files.run(events, problems).await;
+                ("the file source", ended.map_err(Into::into))
+            }
+            Self::Kubernetes(cluster) => {
+                let ended = cluster.run(events, problems).await;
+                ("the cluster source", ended.map_err(Into::into))
+            }
+        }
+    }
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -256,4 +300,26 @@ async fn serve(
         })
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_cluster_or_some_folders_are_the_source() {
+        let files: Source = "files:/a".parse().unwrap();
+        assert_eq!(files, Source::Files("/a".into()));
+        assert_eq!("kubernetes".parse(), Ok(Source::Kubernetes));
+        for wrong in ["files:", "", "kubernetes:x", "Kubernetes"] {
+            wrong.parse::<Source>().unwrap_err();
+        }
+        for both in [
+            vec![Source::Kubernetes, files],
+            vec![Source::Kubernetes, Source::Kubernetes],
+        ] {
+            let refused = Origin::of(both).await.err().unwrap();
+            assert!(refused.to_string().contains("stands alone"), "{refused}");
+        }
+    }
 }

@@ -6,12 +6,14 @@
 //! - [`settings`]: what one policy says.
 //! - [`policies`]: which policy is in force where, and what is said of the others.
 //! - [`index`]: the objects, and in reverse who depends on which.
+//! - [`notes`]: what is to be said of them though each is right in itself.
 //! - [`resolve`]: policies to what a sidecar does.
 //! - [`ports`]: what is spoken on a pod's ports, and between sidecars there.
 //! - [`publish`]: objects to resources.
 //! - [`store`]: the resources, encoded once, and who is woken for which.
 
 pub mod index;
+pub mod notes;
 pub mod objects;
 pub mod policies;
 pub mod ports;
@@ -22,7 +24,7 @@ pub mod store;
 
 use std::sync::Arc;
 
-use objects::{Event, Key};
+use objects::{Event, Key, Pod};
 use policies::Condition;
 
 /// The control plane's knowledge, and the resources made of it.
@@ -105,6 +107,11 @@ impl Core {
         self.index
             .policies
             .conditions(|id| self.index.services.contains_key(id))
+    }
+
+    /// Running pods that should have a sidecar and have none.
+    pub fn without_sidecar(&self) -> impl Iterator<Item = &Pod> {
+        self.index.without_sidecar()
     }
 
     /// What is wrong between objects, and what is only to be known.

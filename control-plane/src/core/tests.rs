@@ -114,6 +114,8 @@ fn pod(name: &str, app: &str, address: &str) -> Pod {
         ports: Vec::new(),
         opaque_ports: Vec::new(),
         excluded_ports: Vec::new(),
+        running: true,
+        declines_sidecar: false,
         sidecar: true,
         mesh_protocols: vec!["remora-h2", "remora-h1"],
     }
@@ -763,4 +765,49 @@ mod order {
             }
         }
     }
+}
+
+#[test]
+fn a_running_pod_that_should_have_a_sidecar_and_has_none_is_named() {
+    let mut world = world();
+    let namespace = |inject| {
+        Object::Namespace(Namespace {
+            id: Id::new("shop", "shop"),
+            inject,
+        })
+    };
+    let bare = |name: &str| Pod {
+        sidecar: false,
+        ..pod(name, "a", "10.0.0.1")
+    };
+    world.apply([
+        Object::Pod(bare("bare")),
+        Object::Pod(pod("injected", "a", "10.0.0.2")),
+        Object::Pod(Pod {
+            running: false,
+            ..bare("pending")
+        }),
+        Object::Pod(Pod {
+            draining: true,
+            ..bare("leaving")
+        }),
+        Object::Pod(Pod {
+            declines_sidecar: true,
+            ..bare("declines")
+        }),
+    ]);
+    let named = |world: &World| {
+        let pods = world.core.without_sidecar();
+        pods.map(|pod| pod.id.name.to_string()).collect::<Vec<_>>()
+    };
+    assert!(named(&world).is_empty(), "the namespace is not known");
+    world.apply([namespace(false)]);
+    assert!(named(&world).is_empty());
+    world.apply([namespace(true)]);
+    assert_eq!(named(&world), ["bare"]);
+    world.core.handle([Event::Delete(Key {
+        kind: Kind::Namespace,
+        id: Id::new("shop", "shop"),
+    })]);
+    assert!(named(&world).is_empty());
 }

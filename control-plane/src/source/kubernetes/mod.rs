@@ -23,8 +23,6 @@ pub mod policies;
 pub mod read;
 pub mod watches;
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -117,7 +115,3 @@ impl Cluster {
         }
     }
 }
-
-/// A watch, for as long as it lives.
-pub(crate) trait Following: Future<Output = Result<Infallible, Error>> + Send + 'static {}
-impl<F: Future<Output = Result<Infallible, Error>> + Send + 'static> Following for F {}

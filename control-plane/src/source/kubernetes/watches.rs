@@ -1,7 +1,7 @@
 //! How the watches are doing: counters for the metrics, and the moment at
 //! which every kind has been told once.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::core::objects::Kind;
 
@@ -28,6 +28,8 @@ struct Watch {
 #[derive(Debug, Default)]
 pub struct Watches {
     watches: [Watch; KINDS.len()],
+    /// How many kinds were told whole.
+    complete: AtomicUsize,
 }
 
 /// The figures of one kind.
@@ -81,12 +83,8 @@ impl Watches {
     pub(super) fn set_listed(&self, kind: Kind) -> bool {
         let first = self
             .of(kind)
-            .is_some_and(|watch| !watch.listed.swap(true, Ordering::SeqCst));
-        first
-            && self
-                .watches
-                .iter()
-                .all(|watch| watch.listed.load(Ordering::SeqCst))
+            .is_some_and(|watch| !watch.listed.swap(true, Ordering::Relaxed));
+        first && self.complete.fetch_add(1, Ordering::SeqCst) + 1 == KINDS.len()
     }
 
     fn of(&self, kind: Kind) -> Option<&Watch> {
