@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::core::Core;
-use crate::core::objects::Event;
+use crate::core::objects::{Event, Pod};
 use crate::core::policies::Condition;
 use crate::core::store::Store;
 use crate::events::decide::Uninjected;
@@ -21,6 +21,16 @@ use crate::{events, leader, status};
 /// The task that [`crate::Running::stop`] waits for, so that the Lease is
 /// given up.
 pub const LEADER_TASK: &str = "the election";
+
+impl Uninjected {
+    fn of(pod: &Pod) -> Self {
+        Self {
+            id: pod.id.clone(),
+            uid: pod.uid.clone(),
+            reason: None,
+        }
+    }
+}
 
 /// The environment does not say who this replica is.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +55,12 @@ impl Replica {
     pub fn of_environment(port: u16) -> Result<Option<Self>, ReplicaError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let namespace = variable("REMORA_NAMESPACE");
-        Self::of(namespace, variable("REMORA_POD"), variable("REMORA_POD_IP"), port)
+        Self::of(
+            namespace,
+            variable("REMORA_POD"),
+            variable("REMORA_POD_IP"),
+            port,
+        )
     }
 
     fn of(
@@ -138,8 +153,16 @@ pub struct Shared {
 
 type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 
-/// Starts the election, and what the leader does.
-pub fn spawn(tasks: &mut Tasks, shared: Shared, replica: Replica) -> Shown {
+/// Starts the election, and what the leader does; nothing where this replica
+/// has no name.
+pub fn elect(tasks: &mut Tasks, shared: Shared, replica: Option<Replica>) -> Option<Shown> {
+    let Some(replica) = replica else {
+        tracing::warn!(
+            "REMORA_POD and REMORA_POD_IP are not set: this replica takes no part in the election \
+             and writes neither status nor Events"
+        );
+        return None;
+    };
     let (view, viewed) = watch::channel(View::default());
     let leadership = Leadership::new(viewed);
     let writes = Arc::new(status::writes());
@@ -173,11 +196,11 @@ pub fn spawn(tasks: &mut Tasks, shared: Shared, replica: Replica) -> Shown {
         leader::keep(client, replica, view, ending).await;
         (LEADER_TASK, Ok(()))
     });
-    Shown {
+    Some(Shown {
         leadership,
         writes,
         events: written,
-    }
+    })
 }
 
 /// Where reports go, into every Workload.

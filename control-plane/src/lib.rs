@@ -7,8 +7,14 @@
 //! - [`core`](mod@core): objects in, resources out; free of Kubernetes and of the transport.
 //! - [`stream`]: the resources to the sidecars (xDS incremental).
 //! - [`reports`]: what the sidecars tell.
+//! - [`cluster`]: what a replica does in a cluster besides serving.
+//! - [`leader`]: which replica leads.
+//! - [`status`]: the status of policies, which the leader writes.
+//! - [`events`]: Kubernetes Events, which the leader writes.
 //! - [`problems`]: all that is wrong in the source right now.
 //! - [`admin`]: health, metrics, sidecars, problems over HTTP.
+//! - [`answer`]: what an API server's refusals mean.
+//! - [`bucket`], [`counters`]: how often something may be, and how often it was.
 //! - [`clock`]: the only reader of time; [`random`]: of chance.
 //!
 //! [`run`] starts them all and watches over them: a task that ends, ends the
@@ -18,14 +24,17 @@ pub mod admin;
 pub mod answer;
 pub mod bucket;
 pub mod clock;
+pub mod cluster;
 pub mod core;
 pub mod counters;
-pub mod policy;
+pub mod events;
 pub mod leader;
+pub mod policy;
 pub mod problems;
 pub mod random;
 pub mod reports;
 pub mod source;
+pub mod status;
 pub mod stream;
 
 use std::net::SocketAddr;
@@ -41,9 +50,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::transport::server::TcpIncoming;
 
+use crate::cluster::{Decided, ReplicaError};
 use crate::core::Core;
 use crate::core::objects::Event;
 use crate::core::store::Store;
+use crate::leader::Replica;
 use crate::problems::Problems;
 use crate::reports::Sidecars;
 use crate::source::kubernetes::Cluster;
@@ -58,6 +69,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams on one connection: a sidecar needs two.
 const MAX_STREAMS_PER_CONNECTION: u32 = 16;
+/// The task that serves the streams.
+const STREAMS_TASK: &str = "the streams";
 /// Batches of events that wait for the core.
 const MAX_WAITING_EVENTS: usize = 64;
 
@@ -123,6 +136,8 @@ pub struct Running {
     pub admin: SocketAddr,
     ending: watch::Sender<bool>,
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    /// Whose end [`Running::stop`] waits for.
+    awaited: Vec<&'static str>,
 }
 
 impl Running {
@@ -141,28 +156,44 @@ impl Running {
         }
     }
 
-    /// Ends it: the streams are told, then closed.
+    /// Ends it: the Lease is given up, the streams are told, then closed.
     pub async fn stop(mut self) {
         tracing::info!("ending");
         self.ending.send_replace(true);
         let ended = async {
-            while let Some(ended) = self.tasks.join_next().await {
-                if matches!(ended, Ok(("the streams", _))) {
-                    break;
+            while !self.awaited.is_empty() {
+                match self.tasks.join_next().await {
+                    Some(Ok((name, _))) => self.awaited.retain(|awaited| *awaited != name),
+                    Some(Err(_)) => {}
+                    None => break,
                 }
             }
         };
         if tokio::time::timeout(END_TIMEOUT, ended).await.is_err() {
-            tracing::warn!(timeout = ?END_TIMEOUT, "some streams did not end in time");
+            let late = self.awaited.join(", ");
+            tracing::warn!(timeout = ?END_TIMEOUT, late, "did not end in time");
         }
     }
 }
 
-/// Starts a control plane.
+/// Starts a control plane, which is the replica that the environment says.
 ///
 /// # Errors
-/// When an address or a folder cannot be had.
+/// When an address or a folder cannot be had, or the environment is wrong.
 pub async fn start(options: Options) -> anyhow::Result<Running> {
+    let replica = |listen: SocketAddr| Replica::of_environment(listen.port());
+    start_as(options, replica).await
+}
+
+/// Starts a control plane, which is the replica that `replica` says: it is
+/// given the address of the streams. Only in a cluster there are several.
+///
+/// # Errors
+/// When an address or a folder cannot be had, or `replica` fails.
+pub async fn start_as(
+    options: Options,
+    replica: impl FnOnce(SocketAddr) -> Result<Option<Replica>, ReplicaError>,
+) -> anyhow::Result<Running> {
     let origin = Origin::of(options.sources).await?;
     let watches = origin.watches();
     let streams = bind(options.listen).await?;
@@ -171,15 +202,35 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
 
     let store = Arc::new(Store::default());
     let problems = Arc::new(Problems::default());
-    let sidecars = Arc::new(Sidecars::default());
+    let sidecars = Arc::new(Sidecars::new(store.clone()));
+    let decided = Arc::new(Decided::default());
     let (synced_sender, synced) = watch::channel(false);
     let (ending, ended) = watch::channel(false);
     let (event_sender, events) = mpsc::channel(MAX_WAITING_EVENTS);
 
     let mut tasks = JoinSet::new();
+    let mut awaited = vec![STREAMS_TASK];
+    let mut election = None;
+    if let Origin::Kubernetes(cluster) = &origin {
+        let shared = cluster::Shared {
+            cluster: cluster.clone(),
+            store: store.clone(),
+            sidecars: sidecars.clone(),
+            decided: decided.clone(),
+            events: event_sender.clone(),
+            ending: ended.clone(),
+        };
+        election = cluster::elect(&mut tasks, shared, replica(listen)?);
+        awaited.extend(election.is_some().then_some(cluster::LEADER_TASK));
+    }
     tasks.spawn(origin.feed(event_sender, problems.clone()));
     let core = Core::new(store.clone());
-    tasks.spawn(feed(core, events, problems.clone(), synced_sender));
+    let told = Told {
+        problems: problems.clone(),
+        decided,
+        synced: synced_sender,
+    };
+    tasks.spawn(feed(core, events, told));
     let peers = Peers::default();
     let ads = AdsServer::new(
         store.clone(),
@@ -189,13 +240,14 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
         peers.clone(),
     );
     let reports = reports::server::service(sidecars.clone(), ended.clone(), peers);
-    tasks.spawn(async move { ("the streams", serve(streams, ads, reports, ended).await) });
+    tasks.spawn(async move { (STREAMS_TASK, serve(streams, ads, reports, ended).await) });
     let router = admin::router(admin::Admin {
         store,
         sidecars,
         problems,
         watches,
         synced,
+        election,
     });
     tasks.spawn(async move {
         let served = axum::serve(admin_listener, router).await;
@@ -207,6 +259,7 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
         admin,
         ending,
         tasks,
+        awaited,
     })
 }
 
@@ -264,18 +317,25 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address} (is another process there?)"))
 }
 
+/// Who is told what the core knows.
+struct Told {
+    problems: Arc<Problems>,
+    decided: Arc<Decided>,
+    synced: watch::Sender<bool>,
+}
+
 async fn feed(
     mut core: Core,
     mut events: mpsc::Receiver<Vec<Event>>,
-    problems: Arc<Problems>,
-    synced: watch::Sender<bool>,
+    told: Told,
 ) -> (&'static str, anyhow::Result<()>) {
     while let Some(batch) = events.recv().await {
         tracing::debug!(events = batch.len(), "objects changed");
         core.handle(batch);
-        problems.set_notes(core.notes());
+        told.problems.set_notes(core.notes());
+        told.decided.tell(&core);
         if core.is_synced() {
-            synced.send_replace(true);
+            told.synced.send_replace(true);
         }
     }
     ("the core", Ok(()))

@@ -100,7 +100,11 @@ pub fn of_status(
             } = refusal;
             format!("; that of {sidecar} says of {resource}: {reason}")
         });
-        let sidecars = if is == 1 { "sidecar keeps" } else { "sidecars keep" };
+        let sidecars = if is == 1 {
+            "sidecar keeps"
+        } else {
+            "sidecars keep"
+        };
         let note = format!("{is} {sidecars} the last good configuration{why}");
         notice(REFUSED, "Apply", note);
     }
@@ -114,35 +118,37 @@ pub fn of_opened(opened: Vec<Opened>) -> Vec<Notice> {
         let key = (one.service.clone(), one.endpoint.clone());
         targets.entry(key).or_default().push(one);
     }
-    let notices = targets.into_iter().filter_map(|((service, endpoint), callers)| {
-        let (namespace, name) = service.split_once('/')?;
-        let (kind, name) = if is_pod(&endpoint) {
-            (Kind::Pod, endpoint.as_str())
-        } else {
-            (Kind::Service, name)
-        };
-        let first = callers.first()?;
-        let for_what = if endpoint.is_empty() || kind == Kind::Pod {
-            format!("for {service}")
-        } else {
-            format!("for {service} at {endpoint}")
-        };
-        let others = match callers.len() {
-            1 => String::new(),
-            more => format!(" (and those of {} more callers)", more - 1),
-        };
-        Some(Notice {
-            kind,
-            id: Id::new(namespace, name),
-            uid: None,
-            reason: BREAKER_OPENED,
-            action: "Break",
-            note: format!(
-                "the breaker of {}/{} {for_what} opened{others}: {}",
-                first.namespace, first.pod, first.cause
-            ),
-        })
-    });
+    let notices = targets
+        .into_iter()
+        .filter_map(|((service, endpoint), callers)| {
+            let (namespace, name) = service.split_once('/')?;
+            let (kind, name) = if is_pod(&endpoint) {
+                (Kind::Pod, endpoint.as_str())
+            } else {
+                (Kind::Service, name)
+            };
+            let first = callers.first()?;
+            let for_what = if endpoint.is_empty() || kind == Kind::Pod {
+                format!("for {service}")
+            } else {
+                format!("for {service} at {endpoint}")
+            };
+            let others = match callers.len() {
+                1 => String::new(),
+                more => format!(" (and those of {} more callers)", more - 1),
+            };
+            Some(Notice {
+                kind,
+                id: Id::new(namespace, name),
+                uid: None,
+                reason: BREAKER_OPENED,
+                action: "Break",
+                note: format!(
+                    "the breaker of {}/{} {for_what} opened{others}: {}",
+                    first.namespace, first.pod, first.cause
+                ),
+            })
+        });
     notices.collect()
 }
 
@@ -212,7 +218,10 @@ mod tests {
         }
     }
 
-    fn reasons(before: Option<&TrafficPolicyStatus>, after: &TrafficPolicyStatus) -> Vec<&'static str> {
+    fn reasons(
+        before: Option<&TrafficPolicyStatus>,
+        after: &TrafficPolicyStatus,
+    ) -> Vec<&'static str> {
         let notices = of_status(&seen(), before, after, None);
         notices.iter().map(|notice| notice.reason).collect()
     }
@@ -265,7 +274,10 @@ mod tests {
 
     #[test]
     fn many_callers_of_one_pod_are_one_event_about_that_pod() {
-        let notices = of_opened(vec![opened("web-1", "catalog-1"), opened("web-2", "catalog-1")]);
+        let notices = of_opened(vec![
+            opened("web-1", "catalog-1"),
+            opened("web-2", "catalog-1"),
+        ]);
         let [notice] = &notices[..] else {
             panic!("{notices:?}");
         };

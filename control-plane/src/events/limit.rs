@@ -82,6 +82,9 @@ mod tests {
         assert_eq!(taken.count(), BURST as usize);
         assert!(limit.objects.len() <= MAX_OBJECTS);
         let later = now + Duration::from_secs(300);
-        assert!(limit.take(&Kind::Pod, &id(10_001), later), "idle ones made room");
+        assert!(
+            limit.take(&Kind::Pod, &id(10_001), later),
+            "idle ones made room"
+        );
     }
 }

@@ -65,7 +65,10 @@ impl Recorder {
             }
         }
         // A series begins with two (events.k8s.io/v1).
-        let count = self.counts.get(&key).map_or(2, |count| count.saturating_add(1));
+        let count = self
+            .counts
+            .get(&key)
+            .map_or(2, |count| count.saturating_add(1));
         let series = json!({"series": {
             "count": count,
             "lastObservedTime": event.event_time,

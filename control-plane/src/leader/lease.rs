@@ -90,7 +90,10 @@ mod tests {
         let again = write(Some(labelled), "remora-system", &record, Some("7"), None);
         assert_eq!(again.metadata.labels.as_ref().map(|all| all.len()), Some(1));
         let seen = read(&again);
-        assert_eq!((seen.record, seen.address.as_str()), (record, "10.0.0.1:15110"));
+        assert_eq!(
+            (seen.record, seen.address.as_str()),
+            (record, "10.0.0.1:15110")
+        );
         assert_eq!(seen.resource_version, "7");
         assert_eq!(read(&Lease::default()), Seen::default());
     }
@@ -98,7 +101,14 @@ mod tests {
     #[test]
     fn only_an_address_that_can_be_reached_is_one() {
         assert!(address("10.0.0.1:15110").is_some() && address("[fd00::1]:15110").is_some());
-        for bad in ["", "remora:15110", "10.0.0.1", "0.0.0.0:1", "10.0.0.1:0", "[::]:1"] {
+        for bad in [
+            "",
+            "remora:15110",
+            "10.0.0.1",
+            "0.0.0.0:1",
+            "10.0.0.1:0",
+            "[::]:1",
+        ] {
             assert_eq!(address(bad), None, "{bad}");
         }
     }

@@ -66,7 +66,10 @@ impl Leadership {
 
     /// Whether this replica leads at `now`. Ask before every write.
     pub fn is_leading(&self, now: Instant) -> bool {
-        self.0.borrow().leading_until.is_some_and(|until| now < until)
+        self.0
+            .borrow()
+            .leading_until
+            .is_some_and(|until| now < until)
     }
 
     /// Resolves when this replica leads.
@@ -193,7 +196,8 @@ impl Candidate {
                 if matches!(error, RequestError::Conflict | RequestError::NotFound) {
                     self.read().await;
                 }
-                self.machine.failed(clock::now(), random::unit(random::next()));
+                self.machine
+                    .failed(clock::now(), random::unit(random::next()));
             }
         }
     }
@@ -203,7 +207,8 @@ impl Candidate {
             Ok(lease) => self.observe(lease),
             Err(error) => {
                 self.complain("read", &error);
-                self.machine.failed(clock::now(), random::unit(random::next()));
+                self.machine
+                    .failed(clock::now(), random::unit(random::next()));
             }
         }
     }
@@ -273,7 +278,11 @@ impl Candidate {
             };
             let (was, is) = (view.leading_until.is_some(), leading_until.is_some());
             if was != is || view.leader != now.leader {
-                tracing::info!(leader = now.leader, leading = is, "the control plane's leader");
+                tracing::info!(
+                    leader = now.leader,
+                    leading = is,
+                    "the control plane's leader"
+                );
             }
             let changed = *view != now;
             *view = now;

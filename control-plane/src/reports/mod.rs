@@ -337,7 +337,10 @@ mod tests {
         sidecars.report(&node, opens("catalog-2", now_ms - 2 * NEWS_MS), false);
         let opened = sidecars.take_opened();
         assert_eq!(opened.len(), 1);
-        assert_eq!((opened[0].pod.as_str(), opened[0].endpoint.as_str()), ("web-1", "catalog-1"));
+        assert_eq!(
+            (opened[0].pod.as_str(), opened[0].endpoint.as_str()),
+            ("web-1", "catalog-1")
+        );
         assert!(sidecars.take_opened().is_empty());
         assert_eq!(sidecars.breakers().len(), 2, "what is open stays known");
     }

@@ -30,17 +30,20 @@ impl Sidecars {
         let known = self.lock();
         let mut breakers = Vec::new();
         for (node, sidecar) in known.iter().filter(|(_, one)| one.is_connected()) {
-            breakers.extend(sidecar.breakers.iter().map(|((service, endpoint), breaker)| {
-                CallersBreaker {
-                    namespace: node.namespace.clone(),
-                    pod: node.pod.clone(),
-                    breaker: ShownBreaker {
-                        service: service.clone(),
-                        endpoint: endpoint.clone(),
-                        breaker: breaker.clone(),
-                    },
-                }
-            }));
+            breakers.extend(
+                sidecar
+                    .breakers
+                    .iter()
+                    .map(|((service, endpoint), breaker)| CallersBreaker {
+                        namespace: node.namespace.clone(),
+                        pod: node.pod.clone(),
+                        breaker: ShownBreaker {
+                            service: service.clone(),
+                            endpoint: endpoint.clone(),
+                            breaker: breaker.clone(),
+                        },
+                    }),
+            );
         }
         drop(known);
         breakers.sort_by(|a, b| {

@@ -107,7 +107,13 @@ impl Sidecars {
         let known = self.lock();
         for (node, sidecar) in known.iter().filter(|(_, one)| one.is_connected()) {
             mark(&parts, sidecar, &mut marks, &mut touched);
-            refusals(&parts, node, sidecar, (&mut marks, &mut touched), &mut tallies);
+            refusals(
+                &parts,
+                node,
+                sidecar,
+                (&mut marks, &mut touched),
+                &mut tallies,
+            );
             for policy in touched.drain(..) {
                 let (tally, mark) = (&mut tallies[policy], std::mem::take(&mut marks[policy]));
                 tally.total += 1;

@@ -113,7 +113,9 @@ mod tests {
 
     #[test]
     fn a_status_is_read_whatever_the_rest_says_and_one_that_is_not_ours_is_none() {
-        let ours = read(&object(json!({"observedGeneration": 2, "conditions": [], "more": 1})));
+        let ours = read(&object(
+            json!({"observedGeneration": 2, "conditions": [], "more": 1}),
+        ));
         assert_eq!(&*ours.uid, "u");
         let generation = ours.status.and_then(|status| status.observed_generation);
         assert_eq!(generation, Some(2));

@@ -33,11 +33,11 @@ impl Plane {
         let pod = pod.to_owned();
         let namespace = world.namespace.clone();
         let replica = move |listen: SocketAddr| {
-            Some(Replica {
+            Ok(Some(Replica {
                 namespace,
                 pod,
                 reports_address: listen,
-            })
+            }))
         };
         let running = start_as(options, replica).await.unwrap();
         let plane = Self { running };
@@ -140,15 +140,16 @@ fn reason(status: &TrafficPolicyStatus) -> &str {
 async fn events(world: &World, about: &str, reason: &str) -> Vec<String> {
     let events: Api<DynamicObject> = world.api("Event");
     let listed = events.list(&ListParams::default()).await.unwrap();
-    let wanted = listed.items.into_iter().filter(|event| {
-        event.data["regarding"]["name"] == about && event.data["reason"] == reason
-    });
+    let wanted = listed
+        .items
+        .into_iter()
+        .filter(|event| event.data["regarding"]["name"] == about && event.data["reason"] == reason);
     wanted
         .map(|event| event.data["note"].as_str().unwrap_or_default().to_owned())
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn one_replica_leads_and_when_it_dies_the_other_does_and_the_status_stays_true() {
     let Some(world) = World::new().await else {
         return;
@@ -165,10 +166,18 @@ async fn one_replica_leads_and_when_it_dies_the_other_does_and_the_status_stays_
         two.leader().await["reports_address"],
         one.running.listen.to_string()
     );
-    assert_eq!((one.metric("remora_leader ").await, two.metric("remora_leader ").await), (1, 0));
+    assert_eq!(
+        (
+            one.metric("remora_leader ").await,
+            two.metric("remora_leader ").await
+        ),
+        (1, 0)
+    );
 
     world.apply("Service", "catalog", service()).await;
-    world.apply("TrafficPolicy", "catalog", policy("catalog", 3)).await;
+    world
+        .apply("TrafficPolicy", "catalog", policy("catalog", 3))
+        .await;
     let first = until(&world, "catalog", "the status", |status| {
         reason(status) == "Accepted"
     })
@@ -179,7 +188,10 @@ async fn one_replica_leads_and_when_it_dies_the_other_does_and_the_status_stays_
         object.resource_version().unwrap()
     };
     // Until the counts have come once it may still be written.
-    until(&world, "catalog", "the counts", |status| status.sidecars.is_some()).await;
+    until(&world, "catalog", "the counts", |status| {
+        status.sidecars.is_some()
+    })
+    .await;
     let settled = version().await;
 
     // No goodbye: its tasks are gone as if its node was.
@@ -189,8 +201,16 @@ async fn one_replica_leads_and_when_it_dies_the_other_does_and_the_status_stays_
     let took = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap() - begun;
     assert!(took < Duration::from_secs(20), "{took:?}");
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(version().await, settled, "what is right is not written again");
-    assert_eq!(two.metric("remora_status_writes_total{result=\"written\"} ").await, 0);
+    assert_eq!(
+        version().await,
+        settled,
+        "what is right is not written again"
+    );
+    assert_eq!(
+        two.metric("remora_status_writes_total{result=\"written\"} ")
+            .await,
+        0
+    );
 
     world.delete("Service", "catalog").await;
     let gone = until(&world, "catalog", "the new leader's status", |status| {
@@ -211,7 +231,7 @@ async fn one_replica_leads_and_when_it_dies_the_other_does_and_the_status_stays_
     world.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn what_sidecars_refuse_and_break_off_is_in_the_status_and_in_events() {
     let Some(world) = World::new().await else {
         return;
@@ -221,7 +241,9 @@ async fn what_sidecars_refuse_and_break_off_is_in_the_status_and_in_events() {
     let namespace = world.namespace.clone();
     world.apply("Service", "catalog", service()).await;
     world.pod("catalog-1", &["10.9.0.1"]).await;
-    world.apply("TrafficPolicy", "catalog", policy("catalog", 3)).await;
+    world
+        .apply("TrafficPolicy", "catalog", policy("catalog", 3))
+        .await;
 
     let id = format!("sidecar/{namespace}/web-1/u");
     let mut sidecar = Sidecar::connect_as(plane.running.listen, id).await;
@@ -247,15 +269,24 @@ async fn what_sidecars_refuse_and_break_off_is_in_the_status_and_in_events() {
         let counts = status.sidecars.unwrap_or_default();
         [counts.total, counts.applied, counts.refused]
     };
-    until(&world, "catalog", "a refusal", |status| counts(status) == [1, 0, 1]).await;
+    until(&world, "catalog", "a refusal", |status| {
+        counts(status) == [1, 0, 1]
+    })
+    .await;
     let told = eventually("an Event of it", async || {
         let told = events(&world, "catalog", "Refused").await;
         told.into_iter().next()
     })
     .await;
-    assert!(told.contains("policy.circuit_breaker: no") && told.contains("web-1"), "{told}");
+    assert!(
+        told.contains("policy.circuit_breaker: no") && told.contains("web-1"),
+        "{told}"
+    );
 
-    let now_ms = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    let now_ms = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap()
+        .as_millis() as u64;
     let opened = v1::BreakerChange {
         service: name.clone(),
         endpoint: "catalog-1".to_owned(),
@@ -290,13 +321,16 @@ async fn what_sidecars_refuse_and_break_off_is_in_the_status_and_in_events() {
     assert!(told.ends_with("3 consecutive failures"), "{told}");
     let breakers = fetch(plane.running.admin, "/breakers").await.1;
     let breakers: Value = serde_json::from_str(&breakers).unwrap();
-    assert_eq!((&breakers[0]["pod"], &breakers[0]["state"]), (&json!("web-1"), &json!("open")));
+    assert_eq!(
+        (&breakers[0]["pod"], &breakers[0]["state"]),
+        (&json!("web-1"), &json!("open"))
+    );
     world.let_go("catalog-1").await;
     plane.running.stop().await;
     world.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_conflict_is_told_with_its_reason_and_a_pod_without_a_sidecar_too() {
     let Some(world) = World::new().await else {
         return;
@@ -307,9 +341,16 @@ async fn a_conflict_is_told_with_its_reason_and_a_pod_without_a_sidecar_too() {
     world.merge("Namespace", &world.namespace, labelled).await;
     world.apply("Service", "catalog", service()).await;
     world.pod("bare-1", &["10.9.0.1"]).await;
-    world.apply("TrafficPolicy", "a-first", policy("catalog", 3)).await;
-    until(&world, "a-first", "the older", |status| reason(status) == "Accepted").await;
-    world.apply("TrafficPolicy", "b-second", policy("catalog", 4)).await;
+    world
+        .apply("TrafficPolicy", "a-first", policy("catalog", 3))
+        .await;
+    until(&world, "a-first", "the older", |status| {
+        reason(status) == "Accepted"
+    })
+    .await;
+    world
+        .apply("TrafficPolicy", "b-second", policy("catalog", 4))
+        .await;
     let newer = until(&world, "b-second", "the newer", |status| {
         reason(status) == "Conflicted"
     })
@@ -324,7 +365,9 @@ async fn a_conflict_is_told_with_its_reason_and_a_pod_without_a_sidecar_too() {
         .await;
     }
     // Another generation, the same word: the time of the transition stays.
-    world.apply("TrafficPolicy", "b-second", policy("catalog", 5)).await;
+    world
+        .apply("TrafficPolicy", "b-second", policy("catalog", 5))
+        .await;
     let again = until(&world, "b-second", "the next generation", |status| {
         status.observed_generation == Some(2)
     })
@@ -335,7 +378,7 @@ async fn a_conflict_is_told_with_its_reason_and_a_pod_without_a_sidecar_too() {
     world.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn every_workload_names_the_leader_and_follows_it() {
     let Some(world) = World::new().await else {
         return;

@@ -6,6 +6,8 @@
 //! server is also stopped and started.
 
 #[cfg(test)]
+mod leading;
+#[cfg(test)]
 // Shared with `whole`, which uses all of it.
 #[allow(dead_code)]
 #[path = "../whole/sidecar.rs"]

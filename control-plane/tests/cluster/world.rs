@@ -72,6 +72,7 @@ impl World {
             "EndpointSlice" => ("discovery.k8s.io", "v1"),
             "TrafficPolicy" => ("remora.io", "v1alpha1"),
             "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1"),
+            "Event" => ("events.k8s.io", "v1"),
             _ => ("", "v1"),
         };
         let kind_of = GroupVersionKind::gvk(group, version, kind);

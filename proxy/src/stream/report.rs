@@ -97,10 +97,7 @@ struct Reporter<'a> {
 }
 
 impl Reporter<'_> {
-    async fn session(
-        &mut self,
-        channel: Channel,
-    ) -> Result<std::convert::Infallible, ReportError> {
+    async fn session(&mut self, channel: Channel) -> Result<std::convert::Infallible, ReportError> {
         let mut client =
             ReportsClient::new(channel).max_decoding_message_size(MAX_ACKNOWLEDGEMENT_BYTES);
         self.composer.begin(&self.mesh.ledger());

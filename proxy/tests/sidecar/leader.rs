@@ -111,7 +111,9 @@ async fn an_address_that_is_none_is_refused_with_its_reason() {
     name(&mesh, "remora-control-plane:15110");
     eventually("it is refused", async || {
         let nacks = mesh.control.nacks();
-        nacks.iter().any(|nack| nack.contains("reports_address: is"))
+        nacks
+            .iter()
+            .any(|nack| nack.contains("reports_address: is"))
     })
     .await;
     let refused = |control: &Control| {

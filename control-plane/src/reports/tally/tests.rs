@@ -36,7 +36,13 @@ fn put(store: &Store, kind: ResourceType, name: &str, content: u32, policies: &[
 impl World {
     fn new() -> Self {
         let store = Arc::new(Store::default());
-        put(&store, ResourceType::Service, "shop/catalog", 1, &["catalog", "all"]);
+        put(
+            &store,
+            ResourceType::Service,
+            "shop/catalog",
+            1,
+            &["catalog", "all"],
+        );
         put(&store, ResourceType::Service, "shop/web", 1, &["all"]);
         put(&store, ResourceType::Workload, "shop/web-1", 1, &["all"]);
         put(&store, ResourceType::Service, "other/web", 1, &[]);
@@ -93,7 +99,13 @@ fn who_has_every_part_of_a_policy_has_it_and_who_lags_behind_in_one_does_not() {
     world.sidecar("c", &[(ResourceType::Service, "other/web")]);
     assert_eq!(world.counts("catalog"), [1, 1, 0]);
     assert_eq!(world.counts("all"), [2, 2, 0]);
-    put(&world.store, ResourceType::Service, "shop/catalog", 2, &["catalog", "all"]);
+    put(
+        &world.store,
+        ResourceType::Service,
+        "shop/catalog",
+        2,
+        &["catalog", "all"],
+    );
     assert_eq!(world.counts("catalog"), [1, 0, 0]);
     assert_eq!(world.counts("all"), [2, 1, 0]);
 }
@@ -102,7 +114,13 @@ fn who_has_every_part_of_a_policy_has_it_and_who_lags_behind_in_one_does_not() {
 fn a_refusal_counts_until_that_version_is_history() {
     let mut world = World::new();
     let node = world.sidecar("a", &[CATALOG]);
-    put(&world.store, ResourceType::Service, "shop/catalog", 2, &["catalog", "all"]);
+    put(
+        &world.store,
+        ResourceType::Service,
+        "shop/catalog",
+        2,
+        &["catalog", "all"],
+    );
     let now = world.present(CATALOG.0, CATALOG.1);
     let refused = vec![v1::RefusedResource {
         type_url: now.type_url,
@@ -120,7 +138,13 @@ fn a_refusal_counts_until_that_version_is_history() {
     assert_eq!(refusal.sidecar, "shop/a");
     assert_eq!(refusal.reason, "policy.retries: too many");
     // Mended: it has not said what it makes of that.
-    put(&world.store, ResourceType::Service, "shop/catalog", 3, &["catalog", "all"]);
+    put(
+        &world.store,
+        ResourceType::Service,
+        "shop/catalog",
+        3,
+        &["catalog", "all"],
+    );
     assert_eq!(world.counts("catalog"), [1, 0, 0]);
     assert_eq!(world.of("catalog").refusal, None);
 }
@@ -137,7 +161,11 @@ fn a_sidecar_without_a_stream_counts_no_more() {
 fn breakers_count_for_every_policy_of_their_service() {
     use v1::breaker_change::State;
     let mut world = World::new();
-    for (pod, to) in [("a", State::Open), ("b", State::HalfOpen), ("c", State::WouldOpen)] {
+    for (pod, to) in [
+        ("a", State::Open),
+        ("b", State::HalfOpen),
+        ("c", State::WouldOpen),
+    ] {
         let node = world.sidecar(pod, &[CATALOG]);
         let change = v1::BreakerChange {
             service: "shop/catalog".to_owned(),

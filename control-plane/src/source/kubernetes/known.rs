@@ -154,6 +154,7 @@ pub(super) fn shown(changes: &Changes) -> Vec<String> {
         Event::Apply(object) => format!("+{}", object.key().id.name),
         Event::Delete(key) => format!("-{}", key.id.name),
         Event::Synced => "synced".to_owned(),
+        Event::ReportsAddress(address) => format!("reports to {address:?}"),
     });
     shown.collect()
 }

@@ -34,7 +34,11 @@ fn both(generation: i64, first: Reason, second: Reason) -> Vec<Condition> {
     ]
 }
 
-fn status(conditions: &[Condition], present: Option<&TrafficPolicyStatus>, now: &str) -> TrafficPolicyStatus {
+fn status(
+    conditions: &[Condition],
+    present: Option<&TrafficPolicyStatus>,
+    now: &str,
+) -> TrafficPolicyStatus {
     let generation = conditions[0].generation;
     desired(&seen(generation), conditions, Counts::NotYet, present, now).unwrap()
 }
@@ -51,10 +55,20 @@ fn every_target_is_an_ancestor_and_the_summary_is_the_worst_of_them() {
     assert_eq!(service.controller_name, "remora.io/control-plane");
     assert_eq!(service.conditions[0].status, "True");
     let namespace_ref = &namespace.ancestor_ref;
-    assert_eq!((namespace_ref.kind.as_str(), namespace_ref.name.as_str()), ("Namespace", "shop"));
+    assert_eq!(
+        (namespace_ref.kind.as_str(), namespace_ref.name.as_str()),
+        ("Namespace", "shop")
+    );
     let summary = reason(&status).unwrap();
-    assert_eq!((summary.status.as_str(), summary.reason.as_str()), ("False", "Conflicted"));
-    assert!(summary.message.starts_with("in force on 1 of 2 targets"), "{}", summary.message);
+    assert_eq!(
+        (summary.status.as_str(), summary.reason.as_str()),
+        ("False", "Conflicted")
+    );
+    assert!(
+        summary.message.starts_with("in force on 1 of 2 targets"),
+        "{}",
+        summary.message
+    );
     for (first, second, worst) in [
         (Accepted, Accepted, "Accepted"),
         (TargetNotFound, Accepted, "TargetNotFound"),
@@ -70,14 +84,29 @@ fn the_time_of_a_transition_stays_until_the_status_word_changes() {
     use Reason::{Accepted, Conflicted, TargetNotFound};
     let first = status(&both(1, Conflicted, Accepted), None, THEN);
     let other_reason = status(&both(2, TargetNotFound, Accepted), Some(&first), NOW);
-    assert_eq!(reason(&other_reason).unwrap().last_transition_time.as_deref(), Some(THEN));
+    assert_eq!(
+        reason(&other_reason)
+            .unwrap()
+            .last_transition_time
+            .as_deref(),
+        Some(THEN)
+    );
     let accepted = status(&both(2, Accepted, Accepted), Some(&other_reason), NOW);
-    assert_eq!(reason(&accepted).unwrap().last_transition_time.as_deref(), Some(NOW));
+    assert_eq!(
+        reason(&accepted).unwrap().last_transition_time.as_deref(),
+        Some(NOW)
+    );
     let [service, namespace] = &accepted.ancestors[..] else {
         panic!("{accepted:?}");
     };
-    assert_eq!(service.conditions[0].last_transition_time.as_deref(), Some(NOW));
-    assert_eq!(namespace.conditions[0].last_transition_time.as_deref(), Some(THEN));
+    assert_eq!(
+        service.conditions[0].last_transition_time.as_deref(),
+        Some(NOW)
+    );
+    assert_eq!(
+        namespace.conditions[0].last_transition_time.as_deref(),
+        Some(THEN)
+    );
 }
 
 #[test]
@@ -91,7 +120,13 @@ fn the_same_again_is_equal_so_that_nothing_is_written() {
         ..Tally::default()
     };
     let first = desired(&seen(1), &conditions, Counts::Known(&tally), None, THEN).unwrap();
-    let again = desired(&seen(1), &conditions, Counts::Known(&tally), Some(&first), NOW);
+    let again = desired(
+        &seen(1),
+        &conditions,
+        Counts::Known(&tally),
+        Some(&first),
+        NOW,
+    );
     assert_eq!(again.as_ref(), Some(&first));
     // As the API server gives it back.
     let json = serde_json::to_string(&first).unwrap();
@@ -110,14 +145,24 @@ fn until_sidecars_have_reported_the_counts_that_are_there_stay() {
     let kept = desired(&seen(1), &conditions, Counts::NotYet, Some(&known), NOW).unwrap();
     assert_eq!(kept.sidecars.map(|counts| counts.total), Some(7));
     let none = Tally::default();
-    let gone = desired(&seen(1), &conditions, Counts::Known(&none), Some(&known), NOW).unwrap();
+    let gone = desired(
+        &seen(1),
+        &conditions,
+        Counts::Known(&none),
+        Some(&known),
+        NOW,
+    )
+    .unwrap();
     assert_eq!(gone.sidecars.map(|counts| counts.total), Some(0));
 }
 
 #[test]
 fn nothing_is_said_of_a_generation_that_the_core_has_not_judged() {
     let conditions = both(1, Reason::Accepted, Reason::Accepted);
-    assert_eq!(desired(&seen(2), &conditions, Counts::NotYet, None, NOW), None);
+    assert_eq!(
+        desired(&seen(2), &conditions, Counts::NotYet, None, NOW),
+        None
+    );
 }
 
 #[test]
@@ -138,12 +183,20 @@ fn an_invalid_one_says_what_is_wrong_and_what_stays_in_force() {
     let conditions = both(4, Reason::Accepted, Reason::Accepted);
     let status = desired(&seen, &conditions, Counts::NotYet, None, NOW).unwrap();
     let summary = reason(&status).unwrap();
-    assert_eq!((summary.status.as_str(), summary.reason.as_str()), ("False", "Invalid"));
+    assert_eq!(
+        (summary.status.as_str(), summary.reason.as_str()),
+        ("False", "Invalid")
+    );
     assert_eq!(
         summary.message,
         "spec.rateLimits[0].name: is there twice (generation 4 stays in force)"
     );
-    assert!(status.ancestors.iter().all(|one| one.conditions[0].reason == "Invalid"));
+    assert!(
+        status
+            .ancestors
+            .iter()
+            .all(|one| one.conditions[0].reason == "Invalid")
+    );
     let seen = PolicySeen {
         invalid: Some(faults),
         ..seen
