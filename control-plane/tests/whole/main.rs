@@ -4,4 +4,6 @@
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod sidecar;
+#[cfg(test)]
 mod stories;
