@@ -93,6 +93,30 @@ fn add_status(conditions: &mut v1::Conditions, number: i64) -> Option<()> {
     Some(())
 }
 
+/// The words that mean these conditions: what [`add`] reads, in a fixed order.
+pub fn words(conditions: &v1::Conditions) -> Vec<IntOrString> {
+    let flags = [
+        ("5xx", conditions.server_error),
+        ("gateway-error", conditions.gateway_error),
+        ("connect-failure", conditions.connect_failure),
+        ("refused-stream", conditions.refused_stream),
+        ("reset", conditions.reset),
+        ("timeout", conditions.timeout),
+        ("retriable-4xx", conditions.retriable_client_error),
+    ];
+    let flags = flags.into_iter().filter(|(_, is_set)| *is_set);
+    let statuses = conditions.status_codes.iter();
+    let names = conditions
+        .grpc_codes
+        .iter()
+        .filter_map(|code| GRPC_CODES.get(usize::try_from(*code).ok()?));
+    flags
+        .map(|(word, _)| IntOrString::String(word.to_owned()))
+        .chain(statuses.map(|code| IntOrString::Int(i64::from(*code))))
+        .chain(names.map(|name| IntOrString::String((*name).to_owned())))
+        .collect()
+}
+
 /// What counts as a failure where a policy does not say.
 pub fn default_failures() -> v1::Conditions {
     v1::Conditions {
@@ -167,6 +191,24 @@ mod tests {
                 None,
                 "{word}"
             );
+        }
+    }
+    #[test]
+    fn what_is_shown_reads_back_as_it_was() {
+        let mut all = v1::Conditions {
+            gateway_error: true,
+            refused_stream: true,
+            retriable_client_error: true,
+            status_codes: vec![429, 200],
+            ..default_failures()
+        };
+        all.grpc_codes.extend([8, 16]);
+        for conditions in [all, default_retry_on(), v1::Conditions::default()] {
+            let mut read = v1::Conditions::default();
+            for word in words(&conditions) {
+                add(&mut read, &word).unwrap();
+            }
+            assert_eq!(read, conditions);
         }
     }
 }
