@@ -183,7 +183,8 @@ async fn every_good_policy_is_taken() {
         .into_iter()
         .map(|spec| (spec.to_string(), spec));
     let mut wrong = Vec::new();
-    for (what, spec) in named.chain(fields::good()) {
+    let largest = ("the largest policy".to_owned(), table::largest());
+    for (what, spec) in named.chain(fields::good()).chain([largest]) {
         if let Err(message) = ground.try_create("good", &spec).await {
             wrong.push(format!("{what}: {message}"));
         }
