@@ -10,6 +10,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Client, Error};
+use remora_control_plane::policy::check::FieldError;
+use remora_control_plane::policy::parse;
 use remora_control_plane::policy::schema::TrafficPolicy;
 use remora_control_plane::policy::status::{
     AncestorRef, BreakerCounts, PolicyAncestorStatus, SidecarCounts, StatusCondition,
@@ -18,7 +20,7 @@ use remora_control_plane::policy::status::{
 use serde_json::{Value, json};
 
 use super::table::{self, Bad, Server, object, spec};
-use super::{fields, files};
+use super::{chance, fields, files};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const CRD: &str = "trafficpolicies.remora.io";
@@ -197,6 +199,37 @@ async fn every_good_policy_is_taken() {
     }
     ground.end().await;
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What the control plane alone can see: the namespace, and a block without a
+/// value.
+fn out_of_sight(fault: &FieldError) -> bool {
+    fault.message.contains("its own namespace") || fault.message.starts_with("is empty: write {}")
+}
+
+#[tokio::test]
+async fn control_plane_and_api_server_agree_about_policies_by_chance() {
+    let Some(ground) = Ground::new("chance").await else {
+        return;
+    };
+    let (mut taken, mut refused, mut wrong) = (0, 0, Vec::new());
+    for spec in chance::policies(1500) {
+        let parsed = parse::spec(&ground.namespace, "chance", &spec);
+        let faults = parsed.err().unwrap_or_default();
+        let answer = ground.try_create("chance", &spec).await;
+        match (faults.iter().all(out_of_sight), answer) {
+            (true, Ok(_)) => taken += 1,
+            (false, Err(_)) => refused += 1,
+            (true, Err(message)) => wrong.push(format!("only the server: {message}")),
+            (false, Ok(_)) => wrong.push(format!("only the control plane: {faults:?}")),
+        }
+    }
+    ground.end().await;
+    assert!(wrong.is_empty(), "{} differ: {wrong:#?}", wrong.len());
+    assert!(
+        taken > 100 && refused > 500,
+        "{taken} taken, {refused} refused"
+    );
 }
 
 /// What is stored is what was written: no default stands in it that would
