@@ -24,8 +24,9 @@ use tokio::task::JoinSet;
 use crate::webhook::Webhook;
 use connection::Shared;
 
-/// Connections at once. An API server has one or two.
-const MAX_CONNECTIONS: usize = 512;
+/// Connections at once. An API server speaks HTTP/1.1 here, one connection for
+/// each pod that is just being made: of these it takes 200 at once by default.
+const MAX_CONNECTIONS: usize = 1024;
 /// How long open connections may take to end.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after a failed accept: nothing but time brings descriptors back.
