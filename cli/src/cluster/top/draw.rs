@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Borders, Cell, Padding, Paragraph, Row as Line1, Table};
+use ratatui::widgets::{Block, Borders, Cell, Padding, Paragraph, Row as TableRow, Table};
 
 use super::rows::{OpenBreaker, Row};
 use super::scene::Scene;
@@ -13,8 +13,16 @@ use crate::playground::view::scene::Tone;
 use crate::playground::view::theme::Theme;
 use crate::playground::view::{LEAST_COLUMNS, LEAST_ROWS};
 
-/// The columns of numbers, together.
-const NUMBERS_WIDTH: u16 = 7 * 8 + 2;
+/// The columns of numbers, each as wide as its heading needs.
+const NUMBERS: [(&str, u16); 7] = [
+    ("req/s", 7),
+    ("ok %", 5),
+    ("p50 ms", 6),
+    ("p99 ms", 6),
+    ("retry/s", 7),
+    ("limit/s", 7),
+    ("open", 4),
+];
 /// Rows of the panel of breakers, its frame included.
 const BREAKER_ROWS: u16 = 6;
 /// From here on latency is marked.
@@ -41,7 +49,9 @@ pub fn draw(frame: &mut Frame<'_>, scene: &mut Scene, theme: Theme) {
     ])
     .areas(area);
     scene.visible = usize::from(pods.height.saturating_sub(1)).max(1);
-    scene.first = scene.first.min(scene.rows.len().saturating_sub(scene.visible));
+    scene.first = scene
+        .first
+        .min(scene.rows.len().saturating_sub(scene.visible));
     draw_top(frame, top, scene, theme);
     draw_pods(frame, pods, scene, theme);
     draw_breakers(frame, breakers, scene, theme);
@@ -57,13 +67,26 @@ fn draw_top(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
         Layout::vertical([Constraint::Length(1), Constraint::Length(1)]).areas(area);
     let title = Line::from(vec![
         Span::styled(" remora ", theme.title()),
-        Span::styled(format!("top · {}", text::clean(&scene.title)), theme.quiet()),
+        Span::styled(
+            format!("top · {}", text::clean(&scene.title)),
+            theme.quiet(),
+        ),
     ]);
     frame.render_widget(title, first);
     let silent = scene.rows.iter().filter(|row| row.error.is_some()).count();
-    let inbound: f64 = scene.rows.iter().map(|row| row.inbound.requests_per_second).sum();
+    let inbound: f64 = scene
+        .rows
+        .iter()
+        .map(|row| row.inbound.requests_per_second)
+        .sum();
     let open: usize = scene.rows.iter().map(|row| row.breakers_open).sum();
-    let mark = |count: usize, tone: Tone| if count > 0 { theme.tone(tone) } else { theme.plain() };
+    let mark = |count: usize, tone: Tone| {
+        if count > 0 {
+            theme.tone(tone)
+        } else {
+            theme.plain()
+        }
+    };
     let words = [
         (" pods ", scene.rows.len().to_string(), theme.plain()),
         ("   silent ", silent.to_string(), mark(silent, Tone::Bad)),
@@ -71,7 +94,10 @@ fn draw_top(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
         ("   breakers open ", open.to_string(), mark(open, Tone::Bad)),
     ];
     let spans = words.into_iter().flat_map(|(name, value, style)| {
-        [Span::styled(name, theme.quiet()), Span::styled(value, style)]
+        [
+            Span::styled(name, theme.quiet()),
+            Span::styled(value, style),
+        ]
     });
     frame.render_widget(Line::from(spans.collect::<Vec<_>>()), second);
 }
@@ -82,46 +108,57 @@ fn draw_pods(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
         frame.render_widget(Line::styled(text, theme.quiet()), area);
         return;
     }
-    let width = usize::from(area.width.saturating_sub(NUMBERS_WIDTH));
-    let many = scene.rows.iter().any(|row| row.namespace != scene.rows[0].namespace);
+    // Each column of numbers has one space before it.
+    let numbers: u16 = NUMBERS.iter().map(|(_, width)| width + 1).sum();
+    let width = area.width.saturating_sub(numbers);
+    let many = scene
+        .rows
+        .iter()
+        .any(|row| row.namespace != scene.rows[0].namespace);
     let shown = scene.rows.iter().skip(scene.first).take(scene.visible);
-    let rows = shown.map(|row| pod_row(row, many, width, theme));
-    let heading = ["pod", "req/s", "ok %", "p50 ms", "p99 ms", "retry/s", "limit/s", "open"];
-    let heading = heading.iter().enumerate().map(|(index, word)| {
-        let word = if index == 0 { format!(" {word}") } else { (*word).to_owned() };
-        let line = Line::from(word);
-        Cell::from(if index > 0 { line.right_aligned() } else { line })
-    });
-    let columns = [Constraint::Fill(1)]
-        .into_iter()
-        .chain([Constraint::Length(7); 7]);
+    let rows = shown
+        .clone()
+        .map(|row| pod_row(row, many, usize::from(width), theme));
+    let heading = NUMBERS
+        .iter()
+        .map(|(word, _)| Cell::from(Line::from(*word).right_aligned()));
+    let heading = [Cell::from(" pod")].into_iter().chain(heading);
+    let columns = NUMBERS.map(|(_, width)| Constraint::Length(width));
+    let columns = [Constraint::Length(width)].into_iter().chain(columns);
     let table = Table::new(rows, columns)
         .column_spacing(1)
-        .header(Line1::new(heading).style(theme.heading()));
+        .header(TableRow::new(heading).style(theme.heading()));
     frame.render_widget(table, area);
+    // Why nothing is known of a pod stands where its numbers would.
+    for (y, row) in (area.y + 1..).zip(shown) {
+        if let Some(error) = &row.error {
+            let place = Rect::new(area.x + width + 1, y, numbers - 1, 1);
+            let error = Line::styled(text::clean(error), theme.tone(Tone::Bad));
+            frame.render_widget(error, place);
+        }
+    }
 }
 
-fn pod_row(row: &Row, with_namespace: bool, width: usize, theme: Theme) -> Line1<'static> {
+fn pod_row(row: &Row, with_namespace: bool, width: usize, theme: Theme) -> TableRow<'static> {
     let name = if with_namespace {
         format!("{}/{}", row.namespace, row.pod)
     } else {
         row.pod.clone()
     };
-    let name = format!(" {}", fitted(&text::clean(&name), width.saturating_sub(2)));
-    if let Some(error) = &row.error {
-        let error = text::clean(error);
-        let line = Line::from(vec![
-            Span::styled(name, theme.plain()),
-            Span::styled(format!("  {error}"), theme.tone(Tone::Bad)),
-        ]);
-        return Line1::new([Cell::from(line)]);
+    let name = format!(" {}", fitted(&text::clean(&name), width.saturating_sub(1)));
+    if row.error.is_some() {
+        return TableRow::new([Cell::from(Span::styled(name, theme.plain()))]);
     }
     let main = row.main();
     let marks = [
         None,
-        main.success_percent.filter(|ok| *ok < 99.95).map(|_| Tone::Bad),
+        main.success_percent
+            .filter(|ok| *ok < 99.95)
+            .map(|_| Tone::Bad),
         None,
-        main.p99_ms.filter(|ms| *ms >= SLOW_MS).map(|_| Tone::Notice),
+        main.p99_ms
+            .filter(|ms| *ms >= SLOW_MS)
+            .map(|_| Tone::Notice),
         (row.retries_per_second > 0.0).then_some(Tone::Notice),
         (row.limited_per_second > 0.0).then_some(Tone::Notice),
         (row.breakers_open > 0).then_some(Tone::Bad),
@@ -135,7 +172,7 @@ fn pod_row(row: &Row, with_namespace: bool, width: usize, theme: Theme) -> Line1
         Cell::from(Line::styled(text, style).right_aligned())
     });
     let name = Cell::from(Span::styled(name, theme.plain()));
-    Line1::new([name].into_iter().chain(numbers))
+    TableRow::new([name].into_iter().chain(numbers))
 }
 
 /// Where there is nothing to tell.
@@ -204,7 +241,10 @@ fn draw_breakers(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme)
         .borders(Borders::TOP)
         .border_style(theme.quiet())
         .padding(Padding::horizontal(1))
-        .title(Span::styled(" breakers that are not closed ", theme.heading()));
+        .title(Span::styled(
+            " breakers that are not closed ",
+            theme.heading(),
+        ));
     let all = scene
         .rows
         .iter()
@@ -234,7 +274,7 @@ fn breaker_line(row: &Row, breaker: &OpenBreaker, theme: Theme) -> Line<'static>
     let to = if breaker.endpoint.is_empty() {
         format!("{} (whole service)", breaker.service)
     } else {
-        format!("{} of {}", breaker.endpoint, breaker.service)
+        breaker.endpoint.clone()
     };
     let path = text::clean(&format!("{} → {to}  ", row.pod));
     let state = text::clean(&breaker.state.replace('_', " "));
@@ -249,7 +289,11 @@ fn breaker_line(row: &Row, breaker: &OpenBreaker, theme: Theme) -> Line<'static>
 fn draw_keys(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
     let last = (scene.first + scene.visible).min(scene.rows.len());
     let place = format!("   {}-{last} of {}", scene.first + 1, scene.rows.len());
-    let place = if scene.rows.is_empty() { String::new() } else { place };
+    let place = if scene.rows.is_empty() {
+        String::new()
+    } else {
+        place
+    };
     let sorted = format!("sort (by {})", scene.order.word());
     let mut words = vec![Span::styled(" ", Style::new())];
     for (key, what) in [("↑↓", "scroll"), ("s", sorted.as_str()), ("q", "quit")] {
