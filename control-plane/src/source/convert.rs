@@ -334,6 +334,9 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         sidecar: has_sidecar(spec),
         running: phase == Some("Running"),
         declines_sidecar: on_host || declined,
+        not_injected: annotation(&pod.metadata, well_known::INJECTED)
+            .and_then(|text| text.strip_prefix(well_known::NOT_INJECTED))
+            .map(Name::from),
         mesh_protocols: mesh_protocols(&pod.metadata),
     }
 }
