@@ -62,8 +62,10 @@ impl World {
 
     pub async fn end(self) {
         let namespaces = self.api("Namespace");
-        let ended = namespaces.delete(&self.namespace, &Default::default());
-        ended.await.unwrap();
+        namespaces
+            .delete(&self.namespace, &Default::default())
+            .await
+            .unwrap();
     }
 
     /// Objects of a kind, in the namespace where it has one.
@@ -111,15 +113,18 @@ impl World {
 
     pub async fn merge(&self, kind: &str, name: &str, patch: Value) {
         let parameters = PatchParams::default();
-        let patched = self
-            .api(kind)
-            .patch(name, &parameters, &Patch::Merge(patch));
-        patched.await.unwrap();
+        let patch = Patch::Merge(patch);
+        self.api(kind)
+            .patch(name, &parameters, &patch)
+            .await
+            .unwrap();
     }
 
     pub async fn delete(&self, kind: &str, name: &str) {
-        let deleted = self.api(kind).delete(name, &Default::default());
-        deleted.await.unwrap();
+        self.api(kind)
+            .delete(name, &Default::default())
+            .await
+            .unwrap();
     }
 
     /// A running pod as a kubelet would say it; deleted it stays until `let_go`.
@@ -137,10 +142,9 @@ impl World {
             "phase": "Running", "podIP": addresses[0]["ip"], "podIPs": addresses,
             "conditions": [{"type": "Ready", "status": "True"}],
         }});
-        let patched = self.api("Pod");
+        let (pods, status) = (self.api("Pod"), Patch::Merge(status));
         let parameters = PatchParams::default();
-        let patched = patched.patch_status(name, &parameters, &Patch::Merge(status));
-        patched.await.unwrap();
+        pods.patch_status(name, &parameters, &status).await.unwrap();
         pod.uid().unwrap()
     }
 
@@ -156,8 +160,11 @@ impl World {
         definition["kind"] = "CustomResourceDefinition".into();
         let definitions = self.api("CustomResourceDefinition");
         let parameters = PatchParams::apply("remora-test").force();
-        let applied = definitions.patch(DEFINITION, &parameters, &Patch::Apply(definition));
-        applied.await.unwrap();
+        let definition = Patch::Apply(definition);
+        definitions
+            .patch(DEFINITION, &parameters, &definition)
+            .await
+            .unwrap();
         let policies = self.api("TrafficPolicy");
         eventually("TrafficPolicy to be served", async || {
             policies.list(&Default::default()).await.ok().map(|_| ())
@@ -168,8 +175,10 @@ impl World {
     /// Removes the definition, and with it every policy.
     pub async fn undefine(&self) {
         let definitions = self.api("CustomResourceDefinition");
-        let deleted = definitions.delete(DEFINITION, &Default::default());
-        deleted.await.unwrap();
+        definitions
+            .delete(DEFINITION, &Default::default())
+            .await
+            .unwrap();
         eventually("TrafficPolicy to be gone", async || {
             let there = definitions.get_opt(DEFINITION).await.unwrap();
             there.is_none().then_some(())
