@@ -344,11 +344,7 @@ rateLimits:
             .map(|leaf| (leaf.field.to_owned(), leaf.value))
             .collect();
         let mut written = Vec::new();
-        flat(
-            &serde_saphyr::from_str(COMPLETE).unwrap(),
-            "",
-            &mut written,
-        );
+        flat(&serde_saphyr::from_str(COMPLETE).unwrap(), "", &mut written);
         // Conditions are shown in an order of their own.
         for (field, value) in shown.iter_mut().chain(&mut written) {
             if let (true, Value::Array(words)) = (field != "rateLimits", value) {
