@@ -5,11 +5,19 @@ use remora_proto::well_known::{
     INJECT, INJECT_DISABLED, INJECT_ENABLED, INTERCEPT_CONTAINER, SIDECAR_CONTAINER, SIDECAR_UID,
 };
 
+use crate::containers::are_present;
 use crate::settings::{KubernetesVersion, NamespaceFacts, Settings};
 
 /// Namespaces in which the cluster itself lives: a fault here would take away
 /// the means to mend it.
 const NEVER: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+
+/// The namespace label by which Pod Security Admission enforces a standard.
+const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
+/// The one standard (of three) that allows NET_ADMIN.
+const PRIVILEGED: &str = "privileged";
+/// On what the API server shows of a pod that a node runs from a file.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// As [`crate::Decision`], before there is a patch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,55 +33,94 @@ pub enum Verdict {
 /// Decides by what the pod and its namespace say.
 ///
 /// The pod's label or annotation `remora.io/inject` wins over its namespace's
-/// label; where label and annotation of the pod disagree, `disabled` wins.
+/// label, but for one word: `disabled`, wherever it stands, is final. Who runs
+/// a namespace can so keep the mesh out of it, and who writes a pod can keep
+/// out of the mesh. (The API server sends pods of an unlabelled namespace by
+/// their *label* alone: it cannot select by annotation.)
 pub fn verdict(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Verdict {
-    let name = namespace.name.as_str();
-    if NEVER.contains(&name) || name == settings.system_namespace {
+    if let Some(name) = never(namespace, settings) {
         return Verdict::Skip(format!("nothing is ever injected in the namespace {name}"));
+    }
+    if annotation(pod, MIRROR).is_some() {
+        return Verdict::Skip(
+            "a node runs it from a file, whatever the API server says".to_owned(),
+        );
     }
     match asked(pod, namespace) {
         Ok(true) => {}
         Ok(false) => return Verdict::Skip("injection is not enabled".to_owned()),
         Err(wrong) => return Verdict::Decline(wrong),
     }
-    match impossible(pod, settings) {
+    match impossible(pod, namespace, settings) {
         Some(reason) => Verdict::Decline(reason),
         None => Verdict::Inject,
     }
 }
 
-/// Whether somebody asked.
-fn asked(pod: &Pod, namespace: &NamespaceFacts) -> Result<bool, String> {
-    let read = |what: &str, value: Option<&String>| match value.map(String::as_str) {
+/// Whether the pod is left alone because of what is known of its namespace,
+/// which may be known too late.
+pub fn hangs_on_namespace(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> bool {
+    never(namespace, settings).is_none()
+        && annotation(pod, MIRROR).is_none()
+        && asked(pod, namespace) == Ok(false)
+        && own_word(pod) != Ok(Some(false))
+}
+
+fn never<'a>(namespace: &'a NamespaceFacts, settings: &Settings) -> Option<&'a str> {
+    let name = namespace.name.as_str();
+    (NEVER.contains(&name) || name == settings.system_namespace).then_some(name)
+}
+
+fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
+    pod.metadata.annotations.as_ref()?.get(name)
+}
+
+fn word(what: &str, value: Option<&String>) -> Result<Option<bool>, String> {
+    match value.map(String::as_str) {
         None => Ok(None),
         Some(INJECT_ENABLED) => Ok(Some(true)),
         Some(INJECT_DISABLED) => Ok(Some(false)),
         Some(value) => Err(format!(
             "{what} {INJECT}: `{value}` is neither {INJECT_ENABLED} nor {INJECT_DISABLED}"
         )),
-    };
+    }
+}
+
+/// What the pod itself says.
+fn own_word(pod: &Pod) -> Result<Option<bool>, String> {
     let labels = pod.metadata.labels.as_ref();
-    let annotations = pod.metadata.annotations.as_ref();
-    let label = read("label", labels.and_then(|labels| labels.get(INJECT)))?;
-    let annotation = read("annotation", annotations.and_then(|all| all.get(INJECT)))?;
-    match (label, annotation) {
-        (Some(label), Some(annotation)) => Ok(label && annotation),
-        (Some(one), None) | (None, Some(one)) => Ok(one),
-        (None, None) => {
-            let namespace = read("namespace label", namespace.labels.get(INJECT))?;
-            Ok(namespace.unwrap_or(false))
-        }
+    let label = word("label", labels.and_then(|labels| labels.get(INJECT)))?;
+    let annotation = word("annotation", annotation(pod, INJECT))?;
+    Ok(match (label, annotation) {
+        (Some(label), Some(annotation)) => Some(label && annotation),
+        (one, other) => one.or(other),
+    })
+}
+
+/// Whether somebody asked.
+fn asked(pod: &Pod, namespace: &NamespaceFacts) -> Result<bool, String> {
+    let namespaces = namespace.labels.get(INJECT);
+    match own_word(pod)? {
+        Some(own) => Ok(own && namespaces.is_none_or(|word| word != INJECT_DISABLED)),
+        None => Ok(word("namespace label", namespaces)?.unwrap_or(false)),
     }
 }
 
 /// Why this pod cannot be had, if so.
-fn impossible(pod: &Pod, settings: &Settings) -> Option<String> {
+fn impossible(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Option<String> {
     let oldest = KubernetesVersion::NATIVE_SIDECARS;
     if settings.kubernetes < oldest {
         return Some(format!(
             "Kubernetes {} has no native sidecars: {oldest} or later is needed",
             settings.kubernetes
         ));
+    }
+    // A pod that has its redirect step already was let through with it, or
+    // will not be: that is no longer ours to say.
+    if !are_present(pod)
+        && let Some(reason) = insecure(namespace)
+    {
+        return Some(reason);
     }
     let Some(spec) = pod.spec.as_ref() else {
         return Some("the pod has no spec".to_owned());
@@ -99,6 +146,20 @@ fn impossible(pod: &Pod, settings: &Settings) -> Option<String> {
             "container {} runs as user {SIDECAR_UID}, which is the sidecar's: \
              its connections could not be told apart",
             container.name
+        )
+    })
+}
+
+/// Why Pod Security would refuse the pod with our redirect step in it, so that
+/// it would not exist at all. What a namespace does not say, an API server may
+/// say for all namespaces: that cannot be seen from here.
+fn insecure(namespace: &NamespaceFacts) -> Option<String> {
+    let standard = namespace.labels.get(POD_SECURITY)?;
+    // A word that is none of the three is enforced as the strictest.
+    (standard != PRIVILEGED).then(|| {
+        format!(
+            "the namespace enforces the Pod Security standard {standard:?}, and the redirect \
+             step needs the capability NET_ADMIN, which only {PRIVILEGED:?} allows"
         )
     })
 }
@@ -161,10 +222,9 @@ mod tests {
         assert!(skipped(decided(json!({}), Some("disabled"))));
         assert_eq!(decided(json!({}), Some("enabled")), Verdict::Inject);
         assert_eq!(decided(label("enabled"), None), Verdict::Inject);
-        assert_eq!(
-            decided(annotation("enabled"), Some("disabled")),
-            Verdict::Inject
-        );
+        assert_eq!(decided(annotation("enabled"), None), Verdict::Inject);
+        assert!(skipped(decided(annotation("enabled"), Some("disabled"))));
+        assert!(skipped(decided(label("enabled"), Some("disabled"))));
         assert!(skipped(decided(label("disabled"), Some("enabled"))));
         assert!(skipped(decided(annotation("disabled"), Some("enabled"))));
         assert!(skipped(decided(both, Some("enabled"))));
@@ -236,6 +296,63 @@ mod tests {
             reason.contains("1.28") && reason.contains("1.29"),
             "{reason}"
         );
+    }
+
+    fn enforcing(standard: &str) -> NamespaceFacts {
+        let mut shop = namespace("shop", Some("enabled"));
+        shop.labels
+            .insert(POD_SECURITY.to_owned(), standard.to_owned());
+        shop
+    }
+
+    #[test]
+    fn where_pod_security_would_refuse_the_redirect_step_it_is_said() {
+        let plain = pod(json!({}), json!({}));
+        let settings = Settings::default();
+        for standard in ["restricted", "baseline", "Privileged", ""] {
+            let Verdict::Decline(reason) = verdict(&plain, &enforcing(standard), &settings) else {
+                panic!("{standard} was not declined");
+            };
+            assert!(
+                reason.contains("NET_ADMIN") && reason.contains(&format!("{standard:?}")),
+                "{reason}"
+            );
+        }
+        let allowed = verdict(&plain, &enforcing("privileged"), &settings);
+        assert_eq!(allowed, Verdict::Inject);
+        // What is only warned of or written down refuses nobody.
+        let mut warned = namespace("shop", Some("enabled"));
+        let label = "pod-security.kubernetes.io/warn".to_owned();
+        warned.labels.insert(label, "restricted".to_owned());
+        assert_eq!(verdict(&plain, &warned, &settings), Verdict::Inject);
+        // A second run does not deny the sidecar that is there.
+        let both = json!([{"name": "remora-intercept"}, {"name": "remora-proxy"}]);
+        let injected = pod(json!({}), json!({"initContainers": both}));
+        let again = verdict(&injected, &enforcing("restricted"), &settings);
+        assert_eq!(again, Verdict::Inject);
+    }
+
+    #[test]
+    fn what_a_node_runs_from_a_file_is_not_touched() {
+        let mirror = json!({"annotations": {MIRROR: "0123"}});
+        let verdict = decided(mirror, Some("enabled"));
+        assert!(matches!(verdict, Verdict::Skip(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_namespace_may_be_known_too_late_only_where_it_decides() {
+        let settings = Settings::default();
+        let hangs = |metadata, facts: &NamespaceFacts| {
+            hangs_on_namespace(&pod(metadata, json!({})), facts, &settings)
+        };
+        let says = |word: &str| json!({"labels": {INJECT: word}});
+        assert!(hangs(json!({}), &namespace("shop", None)));
+        assert!(hangs(json!({}), &namespace("shop", Some("disabled"))));
+        assert!(hangs(says("enabled"), &namespace("shop", Some("disabled"))));
+        assert!(!hangs(says("enabled"), &namespace("shop", None)));
+        assert!(!hangs(json!({}), &namespace("shop", Some("enabled"))));
+        assert!(!hangs(says("disabled"), &namespace("shop", None)));
+        assert!(!hangs(json!({}), &namespace("kube-system", None)));
     }
 
     #[test]

@@ -1,16 +1,26 @@
-//! The injector: which pods get a sidecar, and how.
+//! The injector: which pods get a sidecar, and how, and the webhook that asks.
 //!
-//! Owns one pure function, [`patch()`], from a Pod to a JSON patch (RFC 6902). It
-//! does not serve the webhook, read a cluster, or emit Events; the caller hands
-//! in what it needs to know.
+//! Owns one pure function, [`patch()`], from a Pod to a JSON patch (RFC 6902),
+//! and the mutating admission webhook around it. It writes no pod and emits no
+//! Events: the webhook has no side effects, and the control plane tells of
+//! running pods without a sidecar.
 //!
 //! # Layout
+//! The pure part:
 //! - [`settings`]: what the operator decided once for the cluster.
 //! - [`decide`]: whether a pod is asked for, and whether it can be had.
 //! - [`annotations`]: what the pod's author wishes; [`values`]: how it is read.
 //! - [`probes`]: the kubelet's probes and hooks, pointed at the sidecar.
 //! - [`containers`]: the redirect step and the sidecar.
 //! - [`operations`]: the patch, one operation at a time.
+//!
+//! The webhook, in the order in which a review meets it:
+//! - [`options`]: how it is run; [`daemon`]: its parts, started and watched over.
+//! - [`serve`]: HTTPS; [`certificate`]: made, renewed and made known by itself.
+//! - [`review`]: AdmissionReview; [`webhook`]: the life of one.
+//! - [`namespaces`], [`version`]: what is known of the cluster, by [`watching`].
+//! - [`admin`]: health and metrics; [`readiness`]; [`metrics`].
+//! - [`trouble`]: errors that last; [`clock`]: the only reader of time.
 //!
 //! # What a patched pod has
 //! Two init containers in front of all others, side by side: `remora-intercept`
@@ -30,15 +40,32 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
+pub mod admin;
 pub mod annotations;
+pub mod certificate;
+pub mod clock;
 pub mod containers;
+pub mod daemon;
 pub mod decide;
+pub mod metrics;
+pub mod namespaces;
 pub mod operations;
+pub mod options;
 pub mod probes;
+pub mod readiness;
+pub mod review;
+pub mod serve;
 pub mod settings;
+pub mod trouble;
 pub mod values;
+pub mod version;
+pub mod watching;
+pub mod webhook;
+
+pub use daemon::{Running, run, start};
 
 pub use json_patch::Patch;
+pub use options::Options;
 pub use settings::{KubernetesVersion, NamespaceFacts, Resources, Settings};
 
 use annotations::Wishes;

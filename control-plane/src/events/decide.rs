@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::core::objects::{Id, Name};
-use crate::policy::schema::TrafficPolicyStatus;
+use crate::policy::status::TrafficPolicyStatus;
 use crate::reports::Opened;
 use crate::reports::tally::Refusal;
 use crate::source::kubernetes::PolicySeen;
@@ -185,7 +185,7 @@ pub fn of_uninjected(uninjected: &[Uninjected], told: &mut HashSet<Name>) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::schema::{SidecarCounts, StatusCondition};
+    use crate::policy::status::{SidecarCounts, StatusCondition};
 
     fn seen() -> PolicySeen {
         PolicySeen {
@@ -204,7 +204,7 @@ mod tests {
             status: "False".to_owned(),
             reason: reason.to_owned(),
             message: format!("{reason}, in words"),
-            last_transition_time: None,
+            last_transition_time: String::new(),
             observed_generation: Some(1),
         };
         TrafficPolicyStatus {

@@ -32,7 +32,7 @@ use crate::core::policies::Condition;
 use crate::counters::Counters;
 use crate::events;
 use crate::leader::Leadership;
-use crate::policy::schema::TrafficPolicyStatus;
+use crate::policy::status::TrafficPolicyStatus;
 use crate::reports::Sidecars;
 use crate::reports::tally::Tally;
 use crate::source::kubernetes::{Policies, PolicySeen};
@@ -343,7 +343,7 @@ fn rfc3339(unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::schema::SidecarCounts;
+    use crate::policy::status::SidecarCounts;
 
     #[test]
     fn counts_alone_are_told_from_conditions() {

@@ -5,8 +5,8 @@ use remora_proto::well_known;
 
 use crate::core::objects::{Id, Target};
 use crate::core::policies::{Condition, Reason};
-use crate::policy::schema::{
-    AncestorReference, AncestorStatus, BreakerCounts, SidecarCounts, StatusCondition,
+use crate::policy::status::{
+    AncestorRef, BreakerCounts, PolicyAncestorStatus, SidecarCounts, StatusCondition,
     TrafficPolicyStatus,
 };
 use crate::reports::tally::Tally;
@@ -64,7 +64,7 @@ pub fn desired(
             .flat_map(|status| &status.ancestors)
             .find(|before| before.ancestor_ref == ancestor_ref);
         let before = before.map_or(&[][..], |before| &before.conditions);
-        AncestorStatus {
+        PolicyAncestorStatus {
             ancestor_ref,
             controller_name: well_known::CONTROLLER_NAME.to_owned(),
             conditions: condition(verdict.reason, verdict.message.clone(), before),
@@ -162,14 +162,14 @@ fn accepted(
     let since = before
         .iter()
         .find(|before| before.r#type == ACCEPTED && before.status == status)
-        .and_then(|before| before.last_transition_time.clone());
+        .map(|before| before.last_transition_time.clone());
     shorten(&mut message);
     StatusCondition {
         r#type: ACCEPTED.to_owned(),
         status: status.to_owned(),
         reason: reason.as_str().to_owned(),
         message,
-        last_transition_time: Some(since.unwrap_or_else(|| now.to_owned())),
+        last_transition_time: since.unwrap_or_else(|| now.to_owned()),
         observed_generation: Some(generation),
     }
 }
@@ -182,16 +182,18 @@ fn shorten(message: &mut String) {
     }
 }
 
-fn reference(policy: &Id, target: &Target) -> AncestorReference {
+fn reference(policy: &Id, target: &Target) -> AncestorRef {
     let (kind, namespace, name) = match target {
         Target::Service(name) => ("Service", Some(policy.namespace.to_string()), name),
         Target::Namespace => ("Namespace", None, &policy.namespace),
     };
-    AncestorReference {
+    AncestorRef {
         group: String::new(),
         kind: kind.to_owned(),
         namespace,
         name: name.to_string(),
+        // A Service and a Namespace have no parts.
+        section_name: None,
     }
 }
 

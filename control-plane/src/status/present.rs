@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::answer::{self, RequestError};
 use crate::core::objects::{Id, Name};
-use crate::policy::schema::{TrafficPolicy, TrafficPolicyStatus};
+use crate::policy::schema::TrafficPolicy;
+use crate::policy::status::TrafficPolicyStatus;
 use crate::source::kubernetes::PolicySeen;
 
 /// Objects in one answer to a list.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, ListParams};
 use remora_control_plane::leader::Replica;
-use remora_control_plane::policy::schema::TrafficPolicyStatus;
+use remora_control_plane::policy::status::TrafficPolicyStatus;
 use remora_control_plane::{Options, Running, Source, start_as};
 use remora_proto::v1::reports_client::ReportsClient;
 use remora_proto::v1::{self, SidecarReport};

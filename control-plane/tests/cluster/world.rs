@@ -4,11 +4,10 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use kube::{CustomResourceExt, ResourceExt};
-use remora_control_plane::policy::schema::TrafficPolicy;
+use remora_control_plane::policy::definition::definition;
 use remora_control_plane::source::kubernetes::Cluster;
 use remora_control_plane::{Options, Running, Source, start};
 use serde_json::{Value, json};
@@ -34,9 +33,7 @@ impl World {
     /// None where there is no cluster.
     pub async fn new() -> Option<Self> {
         if std::env::var_os("KUBECONFIG").is_none() {
-            // Past the capturing of what tests print.
-            let words = b"\nSKIPPED (nothing was tested): no KUBECONFIG\n";
-            std::io::stderr().write_all(words).unwrap();
+            skipped("no KUBECONFIG");
             return None;
         }
         static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -56,7 +53,7 @@ impl World {
             account.get_opt("default").await.unwrap().map(|_| ())
         })
         .await;
-        world.define(&TrafficPolicy::crd()).await;
+        world.define(definition()).await;
         Some(world)
     }
 
@@ -154,10 +151,7 @@ impl World {
     }
 
     /// Installs a definition, and waits until the API server serves it.
-    pub async fn define(&self, definition: &CustomResourceDefinition) {
-        let mut definition = serde_json::to_value(definition).unwrap();
-        definition["apiVersion"] = "apiextensions.k8s.io/v1".into();
-        definition["kind"] = "CustomResourceDefinition".into();
+    pub async fn define(&self, definition: Value) {
         let definitions = self.api("CustomResourceDefinition");
         let parameters = PatchParams::apply("remora-test").force();
         let definition = Patch::Apply(definition);
@@ -253,6 +247,12 @@ impl Plane {
         })
         .await;
     }
+}
+
+/// Says that a test did not test, past the capturing of what tests print.
+pub fn skipped(why: &str) {
+    let words = format!("\nSKIPPED (nothing was tested): {why}\n");
+    std::io::stderr().write_all(words.as_bytes()).unwrap();
 }
 
 /// Asks until there is an answer.
