@@ -27,7 +27,7 @@ impl Uninjected {
         Self {
             id: pod.id.clone(),
             uid: pod.uid.clone(),
-            reason: None,
+            reason: pod.not_injected.clone(),
         }
     }
 }

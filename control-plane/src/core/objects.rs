@@ -263,6 +263,8 @@ pub struct Pod {
     pub running: bool,
     /// It is to have no sidecar: it says so, or is on its host's network.
     pub declines_sidecar: bool,
+    /// Why the injector left it alone, where it says so.
+    pub not_injected: Option<Name>,
     /// What that sidecar takes from others, as the injector wrote: names of
     /// [`remora_proto::well_known::mesh`], each once and in their order.
     pub mesh_protocols: Vec<&'static str>,

@@ -116,6 +116,7 @@ fn pod(name: &str, app: &str, address: &str) -> Pod {
         excluded_ports: Vec::new(),
         running: true,
         declines_sidecar: false,
+        not_injected: None,
         sidecar: true,
         mesh_protocols: vec!["remora-h2", "remora-h1"],
     }

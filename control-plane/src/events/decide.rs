@@ -59,7 +59,7 @@ pub struct Uninjected {
     /// Its uid.
     pub uid: Name,
     /// Why the injector left it alone, if it says so.
-    pub reason: Option<String>,
+    pub reason: Option<Name>,
 }
 
 /// Of a status that was written over another.
@@ -306,7 +306,7 @@ mod tests {
         let pod = |name: &str, reason: Option<&str>| Uninjected {
             id: Id::new("shop", name),
             uid: name.into(),
-            reason: reason.map(str::to_owned),
+            reason: reason.map(Name::from),
         };
         let mut told = HashSet::new();
         let both = [pod("a", Some("hostNetwork")), pod("b", None)];

@@ -35,8 +35,8 @@ impl Limit {
     }
 
     /// Whether there may be one more about this object.
-    pub fn take(&mut self, kind: &Kind, id: &Id, now: Instant) -> bool {
-        let key = (*kind, id.clone());
+    pub fn take(&mut self, kind: Kind, id: &Id, now: Instant) -> bool {
+        let key = (kind, id.clone());
         if self.objects.len() >= MAX_OBJECTS && !self.objects.contains_key(&key) {
             self.objects.retain(|_, bucket| !bucket.is_full(now));
             if self.objects.len() >= MAX_OBJECTS {
@@ -67,23 +67,23 @@ mod tests {
     fn one_object_cannot_take_what_is_for_all() {
         let now = clock::now();
         let mut limit = Limit::new(now);
-        let noisy = (0..1_000).filter(|_| limit.take(&Kind::Pod, &id(0), now));
+        let noisy = (0..1_000).filter(|_| limit.take(Kind::Pod, &id(0), now));
         assert_eq!(noisy.count(), OBJECT_BURST as usize);
-        assert!(limit.take(&Kind::Pod, &id(1), now));
-        assert!(!limit.take(&Kind::Pod, &id(0), now + Duration::from_secs(29)));
-        assert!(limit.take(&Kind::Pod, &id(0), now + Duration::from_secs(60)));
+        assert!(limit.take(Kind::Pod, &id(1), now));
+        assert!(!limit.take(Kind::Pod, &id(0), now + Duration::from_secs(29)));
+        assert!(limit.take(Kind::Pod, &id(0), now + Duration::from_secs(60)));
     }
 
     #[test]
     fn over_all_objects_there_is_a_limit_and_what_is_remembered_is_bounded() {
         let now = clock::now();
         let mut limit = Limit::new(now);
-        let taken = (0..10_000).filter(|number| limit.take(&Kind::Pod, &id(*number), now));
+        let taken = (0..10_000).filter(|number| limit.take(Kind::Pod, &id(*number), now));
         assert_eq!(taken.count(), BURST as usize);
         assert!(limit.objects.len() <= MAX_OBJECTS);
         let later = now + Duration::from_secs(300);
         assert!(
-            limit.take(&Kind::Pod, &id(10_001), later),
+            limit.take(Kind::Pod, &id(10_001), later),
             "idle ones made room"
         );
     }

@@ -135,26 +135,39 @@ impl Writer<'_> {
     async fn write(&mut self) -> Infallible {
         loop {
             let uninjected = self.inputs.uninjected.borrow_and_update().clone();
-            let mut notices = decide::of_uninjected(&uninjected, &mut self.told);
-            notices.extend(decide::of_opened(self.inputs.sidecars.take_opened()));
-            for notice in notices {
-                self.write_one(notice).await;
+            for notice in decide::of_uninjected(&uninjected, &mut self.told) {
+                // What stands can be told later: a namespace full of them is.
+                if self.may_write(&notice) {
+                    self.write_one(notice).await;
+                } else if let Some(uid) = &notice.uid {
+                    self.told.remove(uid);
+                }
+            }
+            for notice in decide::of_opened(self.inputs.sidecars.take_opened()) {
+                self.write_or_drop(notice).await;
             }
             let next = tokio::time::sleep(GATHER);
             tokio::select! {
                 // Its sender, for the status, lives as long as this task does.
-                Some(notice) = self.inputs.notices.recv() => self.write_one(notice).await,
+                Some(notice) = self.inputs.notices.recv() => self.write_or_drop(notice).await,
                 () = next => {}
             }
         }
     }
 
-    async fn write_one(&mut self, mut notice: Notice) {
-        let now = clock::now();
-        if !self.limit.take(&notice.kind, &notice.id, now) {
+    fn may_write(&mut self, notice: &Notice) -> bool {
+        self.limit.take(notice.kind, &notice.id, clock::now())
+    }
+
+    async fn write_or_drop(&mut self, notice: Notice) {
+        if self.may_write(&notice) {
+            self.write_one(notice).await;
+        } else {
             self.inputs.written.count("dropped");
-            return;
         }
+    }
+
+    async fn write_one(&mut self, mut notice: Notice) {
         if notice.uid.is_none() {
             notice.uid = self.uid(&notice).await;
         }

@@ -334,6 +334,9 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         sidecar: has_sidecar(spec),
         running: phase == Some("Running"),
         declines_sidecar: on_host || declined,
+        not_injected: annotation(&pod.metadata, well_known::INJECTED)
+            .and_then(|text| text.strip_prefix(well_known::NOT_INJECTED))
+            .map(Name::from),
         mesh_protocols: mesh_protocols(&pod.metadata),
     }
 }
@@ -523,5 +526,40 @@ mod tests {
         assert!(!second.ready && second.serving && second.terminating);
         assert_eq!(second.hint_zones, ["z"]);
         assert_eq!(errors.0[0].field, "endpoints[2].addresses[0]");
+    }
+
+    #[test]
+    fn a_slice_and_a_pod_that_are_hardly_begun_are_read_as_empty() {
+        // As the API server writes them: lists without items are null.
+        let mut errors = Errors::default();
+        let slice = json!({
+            "metadata": {"labels": {"kubernetes.io/service-name": ""}},
+            "addressType": "IPv4", "endpoints": null, "ports": null,
+        });
+        let slice = serde_json::from_value(slice).unwrap();
+        let slice = endpoint_slice(Id::new("shop", "a-1"), &slice, &mut errors);
+        assert_eq!((slice.service, slice.endpoints.len()), (None, 0));
+        let pending = json!({"metadata": {"uid": "u"}, "spec": {"containers": []},
+                             "status": {"phase": "Pending"}});
+        let pending = serde_json::from_value(pending).unwrap();
+        let pending = pod(Id::new("shop", "a"), &pending, &mut errors);
+        assert!(!pending.running && !pending.declines_sidecar && !pending.draining);
+        assert_eq!((pending.addresses.len(), errors.0.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_pod_may_decline_a_sidecar_by_label_or_annotation_or_by_where_it_runs() {
+        let declines = |metadata: serde_json::Value, host_network: bool| {
+            let spec = json!({"containers": [], "hostNetwork": host_network});
+            let read = serde_json::from_value(json!({"metadata": metadata, "spec": spec}));
+            let read = pod(Id::new("shop", "a"), &read.unwrap(), &mut Errors::default());
+            read.declines_sidecar
+        };
+        let says = |value: &str| json!({"remora.io/inject": value});
+        assert!(!declines(json!({}), false));
+        assert!(declines(json!({}), true));
+        assert!(declines(json!({"labels": says("disabled")}), false));
+        assert!(declines(json!({"annotations": says("disabled")}), false));
+        assert!(!declines(json!({"labels": says("enabled")}), false));
     }
 }

@@ -6,7 +6,7 @@ use remora_proto::well_known;
 use crate::core::objects::{Id, Target};
 use crate::core::policies::{Condition, Reason};
 use crate::policy::status::{
-    AncestorRef, PolicyAncestorStatus, BreakerCounts, SidecarCounts, StatusCondition,
+    AncestorRef, BreakerCounts, PolicyAncestorStatus, SidecarCounts, StatusCondition,
     TrafficPolicyStatus,
 };
 use crate::reports::tally::Tally;

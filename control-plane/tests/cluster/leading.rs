@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, ListParams};
 use remora_control_plane::leader::Replica;
-use remora_control_plane::policy::schema::TrafficPolicyStatus;
+use remora_control_plane::policy::status::TrafficPolicyStatus;
 use remora_control_plane::{Options, Running, Source, start_as};
 use remora_proto::v1::reports_client::ReportsClient;
 use remora_proto::v1::{self, SidecarReport};
@@ -393,7 +393,7 @@ async fn every_workload_names_the_leader_and_follows_it() {
     sidecar.subscribe(WORKLOAD_TYPE, &[&name]).await;
     let mut named = async |address: SocketAddr| {
         for _ in 0..20 {
-            let response = sidecar.take_within(Duration::from_secs(25)).await;
+            let response = sidecar.take().await;
             let workload = response.resources.first().map(open::<v1::Workload>);
             let told = workload.map(|workload| workload.reports_address);
             if told == Some(address.to_string()) {

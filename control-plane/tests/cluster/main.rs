@@ -1,8 +1,8 @@
 //! The whole control plane in this process, over a real API server: the one
 //! that KUBECONFIG names. Without it nothing is tested, and that is said.
 //!
-//! No kubelet is needed: pods are what these tests say of them. With
-//! `REMORA_KUBE=<the kube program>` and `REMORA_KUBE_DIR=<its folder>` the API
+//! No kubelet is needed: pods are what these tests say of them. Where
+//! `REMORA_KUBE_DIR` names the folder of a cluster of `tests/kube`, its API
 //! server is also stopped and started.
 
 #[cfg(test)]

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{CustomResourceExt, ResourceExt};
-use remora_control_plane::policy::schema::TrafficPolicy;
+use kube::ResourceExt;
+use remora_control_plane::policy::definition::definition;
 use remora_proto::v1;
 use remora_proto::well_known::{ENDPOINT_TYPE, SERVICE_TYPE, address_alias};
 use serde_json::{Value, json};
 
 use crate::sidecar::{Sidecar, open};
-use crate::world::{Plane, World, eventually};
+use crate::world::{Plane, World, eventually, skipped};
+
+/// Stops and starts parts of the cluster that `REMORA_KUBE_DIR` holds.
+const KUBE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/kube/kube");
 
 /// What a Service's endpoints are, by hand, as a mirrored Service has them.
 fn slice(family: &str, endpoints: &[(&str, &str, &str)]) -> Value {
@@ -52,12 +54,8 @@ async fn until<T: prost::Message + Default>(
 ) -> T {
     for _ in 0..50 {
         let response = sidecar.take().await;
-        let mut of_type = response.resources.iter();
-        let found = of_type
-            .by_ref()
-            .filter(|_| response.type_url == type_url)
-            .map(open)
-            .find(|one| wanted(one));
+        assert_eq!(response.type_url, type_url);
+        let found = response.resources.iter().map(open).find(|one| wanted(one));
         if let Some(found) = found {
             return found;
         }
@@ -138,8 +136,9 @@ async fn a_service_and_its_pods_are_told_as_they_change() {
     .await;
     world.let_go("catalog-1").await;
 
-    let external = plane.problem(&format!("Service {namespace}/outside"), "spec.externalName");
-    assert_eq!(external.await["information"], true);
+    let outside = format!("Service {namespace}/outside");
+    let problem = plane.problem(&outside, "spec.externalName").await;
+    assert_eq!(problem["information"], true);
     assert!(plane.metric("remora_watch_events_total", "Pod").await > 2);
     assert_eq!(plane.metric("remora_watch_synced", "Pod").await, 1);
     plane.running.stop().await;
@@ -189,15 +188,11 @@ async fn a_policy_arrives_with_its_generation_and_goes() {
 }
 
 /// The definition of an older or another version, by which everything passes.
-fn lax() -> CustomResourceDefinition {
-    let mut definition = TrafficPolicy::crd();
-    for version in &mut definition.spec.versions {
-        let schema = json!({"openAPIV3Schema": {
-            "type": "object", "x-kubernetes-preserve-unknown-fields": true,
-        }});
-        version.schema = serde_json::from_value(schema).unwrap();
-    }
-    definition
+fn lax() -> Value {
+    let mut lax = definition();
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    lax["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = schema;
+    lax
 }
 
 #[tokio::test]
@@ -205,7 +200,7 @@ async fn a_broken_object_leaves_the_rest_working() {
     let Some(world) = World::new().await else {
         return;
     };
-    world.define(&lax()).await;
+    world.define(lax()).await;
     world.apply("Service", "catalog", service()).await;
     let annotated = json!({"metadata": {"annotations": {"remora.io/opaque-ports": "all"}},
                            "spec": service()["spec"]});
@@ -273,7 +268,7 @@ async fn a_definition_that_comes_later_is_picked_up() {
     let service: v1::Service = open(&sidecar.take().await.resources[0]);
     assert_eq!(service.policy, None);
 
-    world.define(&TrafficPolicy::crd()).await;
+    world.define(definition()).await;
     world.apply("TrafficPolicy", "catalog", policy(3)).await;
     let service: v1::Service = open(&sidecar.take().await.resources[0]);
     assert_eq!(failures(&service), Some(3));
@@ -293,21 +288,15 @@ async fn a_definition_that_comes_later_is_picked_up() {
 
 #[tokio::test]
 async fn an_api_server_that_goes_and_comes_back_is_followed_again() {
-    let (program, folder) = (
-        std::env::var("REMORA_KUBE"),
-        std::env::var("REMORA_KUBE_DIR"),
-    );
-    let (Ok(program), Ok(folder)) = (program, folder) else {
-        use std::io::Write;
-        let words = b"\nSKIPPED (nothing was tested): no REMORA_KUBE and REMORA_KUBE_DIR\n";
-        std::io::stderr().write_all(words).unwrap();
+    let Ok(folder) = std::env::var("REMORA_KUBE_DIR") else {
+        skipped("no REMORA_KUBE_DIR");
         return;
     };
     let Some(world) = World::new().await else {
         return;
     };
     let server = async |command: &str| {
-        let mut kube = tokio::process::Command::new(&program);
+        let mut kube = tokio::process::Command::new(KUBE);
         kube.args([command, &folder, "kube-apiserver"]);
         let status = kube.status().await.unwrap();
         assert!(status.success(), "{command}: {status}");
@@ -335,9 +324,6 @@ async fn an_api_server_that_goes_and_comes_back_is_followed_again() {
         applied.ok().map(|policy| policy.name_any())
     })
     .await;
-    // Nothing was taken back meanwhile: the next to come is the change.
-    let service: v1::Service = open(&other.take_within(Duration::from_secs(15)).await.resources[0]);
-    assert_eq!(failures(&service), Some(4));
     for kind in [
         "Namespace",
         "Service",
@@ -348,6 +334,9 @@ async fn an_api_server_that_goes_and_comes_back_is_followed_again() {
         plane.no_problem(kind).await;
         assert_eq!(plane.metric("remora_watch_synced", kind).await, 1, "{kind}");
     }
+    // Nothing was taken back meanwhile: the next to come is the change.
+    let service: v1::Service = open(&other.take().await.resources[0]);
+    assert_eq!(failures(&service), Some(4));
     plane.running.stop().await;
     world.end().await;
 }

@@ -4,11 +4,10 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use kube::{CustomResourceExt, ResourceExt};
-use remora_control_plane::policy::schema::TrafficPolicy;
+use remora_control_plane::policy::definition::definition;
 use remora_control_plane::source::kubernetes::Cluster;
 use remora_control_plane::{Options, Running, Source, start};
 use serde_json::{Value, json};
@@ -34,9 +33,7 @@ impl World {
     /// None where there is no cluster.
     pub async fn new() -> Option<Self> {
         if std::env::var_os("KUBECONFIG").is_none() {
-            // Past the capturing of what tests print.
-            let words = b"\nSKIPPED (nothing was tested): no KUBECONFIG\n";
-            std::io::stderr().write_all(words).unwrap();
+            skipped("no KUBECONFIG");
             return None;
         }
         static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -56,14 +53,16 @@ impl World {
             account.get_opt("default").await.unwrap().map(|_| ())
         })
         .await;
-        world.define(&TrafficPolicy::crd()).await;
+        world.define(definition()).await;
         Some(world)
     }
 
     pub async fn end(self) {
         let namespaces = self.api("Namespace");
-        let ended = namespaces.delete(&self.namespace, &Default::default());
-        ended.await.unwrap();
+        namespaces
+            .delete(&self.namespace, &Default::default())
+            .await
+            .unwrap();
     }
 
     /// Objects of a kind, in the namespace where it has one.
@@ -111,15 +110,18 @@ impl World {
 
     pub async fn merge(&self, kind: &str, name: &str, patch: Value) {
         let parameters = PatchParams::default();
-        let patched = self
-            .api(kind)
-            .patch(name, &parameters, &Patch::Merge(patch));
-        patched.await.unwrap();
+        let patch = Patch::Merge(patch);
+        self.api(kind)
+            .patch(name, &parameters, &patch)
+            .await
+            .unwrap();
     }
 
     pub async fn delete(&self, kind: &str, name: &str) {
-        let deleted = self.api(kind).delete(name, &Default::default());
-        deleted.await.unwrap();
+        self.api(kind)
+            .delete(name, &Default::default())
+            .await
+            .unwrap();
     }
 
     /// A running pod as a kubelet would say it; deleted it stays until `let_go`.
@@ -137,10 +139,9 @@ impl World {
             "phase": "Running", "podIP": addresses[0]["ip"], "podIPs": addresses,
             "conditions": [{"type": "Ready", "status": "True"}],
         }});
-        let patched = self.api("Pod");
+        let (pods, status) = (self.api("Pod"), Patch::Merge(status));
         let parameters = PatchParams::default();
-        let patched = patched.patch_status(name, &parameters, &Patch::Merge(status));
-        patched.await.unwrap();
+        pods.patch_status(name, &parameters, &status).await.unwrap();
         pod.uid().unwrap()
     }
 
@@ -150,14 +151,14 @@ impl World {
     }
 
     /// Installs a definition, and waits until the API server serves it.
-    pub async fn define(&self, definition: &CustomResourceDefinition) {
-        let mut definition = serde_json::to_value(definition).unwrap();
-        definition["apiVersion"] = "apiextensions.k8s.io/v1".into();
-        definition["kind"] = "CustomResourceDefinition".into();
+    pub async fn define(&self, definition: Value) {
         let definitions = self.api("CustomResourceDefinition");
         let parameters = PatchParams::apply("remora-test").force();
-        let applied = definitions.patch(DEFINITION, &parameters, &Patch::Apply(definition));
-        applied.await.unwrap();
+        let definition = Patch::Apply(definition);
+        definitions
+            .patch(DEFINITION, &parameters, &definition)
+            .await
+            .unwrap();
         let policies = self.api("TrafficPolicy");
         eventually("TrafficPolicy to be served", async || {
             policies.list(&Default::default()).await.ok().map(|_| ())
@@ -168,8 +169,10 @@ impl World {
     /// Removes the definition, and with it every policy.
     pub async fn undefine(&self) {
         let definitions = self.api("CustomResourceDefinition");
-        let deleted = definitions.delete(DEFINITION, &Default::default());
-        deleted.await.unwrap();
+        definitions
+            .delete(DEFINITION, &Default::default())
+            .await
+            .unwrap();
         eventually("TrafficPolicy to be gone", async || {
             let there = definitions.get_opt(DEFINITION).await.unwrap();
             there.is_none().then_some(())
@@ -244,6 +247,12 @@ impl Plane {
         })
         .await;
     }
+}
+
+/// Says that a test did not test, past the capturing of what tests print.
+pub fn skipped(why: &str) {
+    let words = format!("\nSKIPPED (nothing was tested): {why}\n");
+    std::io::stderr().write_all(words.as_bytes()).unwrap();
 }
 
 /// Asks until there is an answer.

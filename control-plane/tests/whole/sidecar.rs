@@ -83,11 +83,7 @@ impl Sidecar {
 
     /// The next response, not answered yet.
     pub async fn receive(&mut self) -> DeltaDiscoveryResponse {
-        self.receive_within(PATIENCE).await
-    }
-
-    pub async fn receive_within(&mut self, patience: Duration) -> DeltaDiscoveryResponse {
-        let response = tokio::time::timeout(patience, self.responses.message());
+        let response = tokio::time::timeout(PATIENCE, self.responses.message());
         let response = response
             .await
             .expect("a response in time")
@@ -129,13 +125,6 @@ impl Sidecar {
     /// The next response, acknowledged.
     pub async fn take(&mut self) -> DeltaDiscoveryResponse {
         let response = self.receive().await;
-        self.acknowledge(&response).await;
-        response
-    }
-
-    /// The same, of what may take its time.
-    pub async fn take_within(&mut self, patience: Duration) -> DeltaDiscoveryResponse {
-        let response = self.receive_within(patience).await;
         self.acknowledge(&response).await;
         response
     }

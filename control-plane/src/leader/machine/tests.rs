@@ -226,6 +226,11 @@ fn never_two_lead_and_soon_one_does() {
     }
 }
 
+/// No two replicas need have the same clock: only that what they write differs.
+fn written_us(dice: &mut Dice) -> i64 {
+    dice.roll(1 << 40) as i64
+}
+
 fn fly(
     machine: &mut Machine,
     flight: &mut Option<Flight>,
@@ -237,7 +242,7 @@ fn fly(
     let slowest = if calm { 200 } else { 6_000 };
     match flight {
         None => {
-            let step = machine.step(now, 1);
+            let step = machine.step(now, written_us(dice));
             if matches!(step, Step::Wait(_)) {
                 return;
             }

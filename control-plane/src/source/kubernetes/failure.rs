@@ -122,7 +122,7 @@ impl Failure {
             403 => (
                 Reason::Forbidden,
                 format!(
-                    "RBAC does not allow to {word} {resource} (grant get, list and watch as the ClusterRole remora-control-plane of manifests/install does)"
+                    "RBAC does not allow to {word} {resource} (grant list and watch, as the ClusterRole remora-control-plane of manifests/install does)"
                 ),
             ),
             404 => (

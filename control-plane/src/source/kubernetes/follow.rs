@@ -203,9 +203,10 @@ impl Follower {
             News::InitDone => {
                 self.listing = false;
                 self.known.end_list(changes);
-                // A list that succeeds says nothing of a watch that does not.
-                if !matches!(self.standing, Standing::Failing(_, Verb::Watch)) {
-                    self.stands();
+                // A list that succeeds says that the server is there, and nothing
+                // of a watch that it refuses.
+                if !self.watch_is_refused() {
+                    self.recovered();
                 }
                 return true;
             }
@@ -248,10 +249,22 @@ impl Follower {
         sent.map_err(|_| Error::Closed)
     }
 
-    /// It works.
+    fn watch_is_refused(&self) -> bool {
+        let Standing::Failing(reason, Verb::Watch) = self.standing else {
+            return false;
+        };
+        !matches!(reason, Reason::Unreachable | Reason::Busy)
+    }
+
+    /// It works, and has for long enough that the next failure is the first.
     fn stands(&mut self) {
-        self.absences = 0;
         self.backoff.reset();
+        self.recovered();
+    }
+
+    /// It works again.
+    fn recovered(&mut self) {
+        self.absences = 0;
         let before = std::mem::replace(&mut self.standing, Standing::Following);
         if before == Standing::Following {
             return;

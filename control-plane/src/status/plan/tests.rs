@@ -84,28 +84,14 @@ fn the_time_of_a_transition_stays_until_the_status_word_changes() {
     use Reason::{Accepted, Conflicted, TargetNotFound};
     let first = status(&both(1, Conflicted, Accepted), None, THEN);
     let other_reason = status(&both(2, TargetNotFound, Accepted), Some(&first), NOW);
-    assert_eq!(
-        reason(&other_reason)
-            .unwrap()
-            .last_transition_time,
-        THEN
-    );
+    assert_eq!(reason(&other_reason).unwrap().last_transition_time, THEN);
     let accepted = status(&both(2, Accepted, Accepted), Some(&other_reason), NOW);
-    assert_eq!(
-        reason(&accepted).unwrap().last_transition_time,
-        NOW
-    );
+    assert_eq!(reason(&accepted).unwrap().last_transition_time, NOW);
     let [service, namespace] = &accepted.ancestors[..] else {
         panic!("{accepted:?}");
     };
-    assert_eq!(
-        service.conditions[0].last_transition_time,
-        NOW
-    );
-    assert_eq!(
-        namespace.conditions[0].last_transition_time,
-        THEN
-    );
+    assert_eq!(service.conditions[0].last_transition_time, NOW);
+    assert_eq!(namespace.conditions[0].last_transition_time, THEN);
 }
 
 #[test]
