@@ -46,7 +46,8 @@ use super::status::TrafficPolicyStatus;
     category = "remora",
     status = "TrafficPolicyStatus",
     doc = "How calls to a Service, or to every Service of a Namespace, are limited, broken off, retried and timed out.",
-    label("gateway.networking.k8s.io/policy", "Direct"),
+    // A policy of a Namespace is for its Services (GEP-713: inherited).
+    label("gateway.networking.k8s.io/policy", "Inherited"),
     printcolumn(
         name = "Accepted",
         type_ = "string",
