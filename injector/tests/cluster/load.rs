@@ -41,6 +41,8 @@ async fn five_hundred_pods_at_once_are_all_injected() {
     let errors: Vec<&String> = made.iter().filter_map(|made| made.as_ref().err()).collect();
     assert_eq!(injected, 500, "{errors:?}");
     assert_eq!(count(&running, "failed").await, 0);
+    // Once each: nothing that the API server adds makes it ask again.
+    assert_eq!(count(&running, "injected").await, 500);
     told(&format!("500 pods at once, all injected, in {took:?}"));
     running.stop().await;
     world.end().await;
