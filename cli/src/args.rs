@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::cluster::{check, completions, explain, inject, status, top, version};
 use crate::{demo, playground};
 
 /// A very light service mesh.
@@ -18,6 +19,20 @@ pub struct Cli {
 pub enum Command {
     /// Run a shop, its sidecars and the control plane on this machine, with load and a live view.
     Playground(playground::Options),
+    /// Find what is wrong with Remora in a cluster, before or after its installation.
+    Check(check::Options),
+    /// Show each sidecar of a cluster: connected, in sync, of which version.
+    Status(status::Options),
+    /// Show live what each pod of a cluster does: requests, latency, retries, limits, breakers.
+    Top(top::Options),
+    /// Show which policy each setting of a Service comes from.
+    Explain(explain::Options),
+    /// Put the sidecar into the pod templates of a YAML file.
+    Inject(inject::Options),
+    /// Show the versions of this program, the control plane and the sidecars.
+    Version(version::Options),
+    /// Print a shell's completions.
+    Completions(completions::Options),
     /// Run the sidecar (configured by REMORA_* variables), or set a pod's redirect rules.
     Proxy(crate::commands::ProxyArguments),
     /// Run the control plane.

@@ -10,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use serde::Serialize;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
@@ -18,6 +19,8 @@ use tower_http::timeout::TimeoutLayer;
 use crate::core::store::{ResourceType, Store};
 use crate::problems::Problems;
 use crate::reports::Sidecars;
+use crate::source::kubernetes::watches::{Figures, Watches};
+use crate::{clock, cluster};
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,8 +38,12 @@ pub struct Admin {
     pub sidecars: Arc<Sidecars>,
     /// What is wrong.
     pub problems: Arc<Problems>,
+    /// How the watches are doing, where the source is a cluster.
+    pub watches: Option<Arc<Watches>>,
     /// Whether the source has told all it had at the start.
     pub synced: watch::Receiver<bool>,
+    /// Who leads and what it wrote, where replicas elect a leader.
+    pub election: Option<cluster::Shown>,
 }
 
 /// The routes.
@@ -53,6 +60,11 @@ pub fn router(admin: Admin) -> Router {
             "/problems",
             get(async |State(admin): State<Admin>| Json(admin.problems.all())),
         )
+        .route(
+            "/breakers",
+            get(async |State(admin): State<Admin>| Json(admin.sidecars.breakers())),
+        )
+        .route("/leader", get(leader))
         .with_state(admin)
         .layer(CatchPanicLayer::new())
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
@@ -77,14 +89,37 @@ async fn ready(State(admin): State<Admin>) -> Response {
     }
 }
 
+/// Who leads. Without an election there is but one, and it has all reports.
+#[derive(Serialize)]
+struct Leader {
+    leader: String,
+    leading: bool,
+    reports_address: String,
+}
+
+async fn leader(State(admin): State<Admin>) -> Json<Leader> {
+    Json(match &admin.election {
+        None => Leader {
+            leader: String::new(),
+            leading: true,
+            reports_address: String::new(),
+        },
+        Some(election) => {
+            let view = election.leadership.view();
+            let address = view.reports_address.map(|address| address.to_string());
+            Leader {
+                leader: view.leader,
+                leading: election.leadership.is_leading(clock::now()),
+                reports_address: address.unwrap_or_default(),
+            }
+        }
+    })
+}
+
 async fn metrics(State(admin): State<Admin>) -> Response {
     let mut text = String::new();
     let mut gauge = |name: &str, help: &str, values: &[(String, usize)]| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for (labels, value) in values {
-            let _ = writeln!(text, "{name}{labels} {value}");
-        }
+        write_metric(&mut text, "gauge", (name, help), values);
     };
     let resources =
         ResourceType::ALL.map(|kind| (format!("{{type=\"{kind:?}\"}}"), admin.store.count(kind)));
@@ -105,6 +140,73 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         "Problems in the source now.",
         &problems,
     );
+    if let Some(watches) = &admin.watches {
+        write_watches(&mut text, watches);
+    }
+    if let Some(election) = &admin.election {
+        write_election(&mut text, election);
+    }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, text).into_response()
+}
+
+fn write_watches(text: &mut String, watches: &Watches) {
+    let figures = watches.figures();
+    let of = |value: fn(&Figures) -> u64| {
+        figures
+            .each_ref()
+            .map(|one| (format!("{{kind=\"{}\"}}", one.kind.as_str()), value(one)))
+    };
+    let events = (
+        "remora_watch_events_total",
+        "Objects that the API server told, listed or changed or gone, by kind.",
+    );
+    write_metric(text, "counter", events, &of(|one| one.events));
+    let failures = (
+        "remora_watch_failures_total",
+        "Requests to list or watch that failed, by kind.",
+    );
+    write_metric(text, "counter", failures, &of(|one| one.failures));
+    let synced = (
+        "remora_watch_synced",
+        "1 while what is known of the kind is whole and followed.",
+    );
+    write_metric(text, "gauge", synced, &of(|one| one.synced.into()));
+}
+
+fn write_metric(
+    text: &mut String,
+    kind: &str,
+    (name, help): (&str, &str),
+    values: &[(String, impl std::fmt::Display)],
+) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in values {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}
+
+fn write_election(text: &mut String, election: &cluster::Shown) {
+    let leads = election.leadership.is_leading(clock::now());
+    let leader = ("remora_leader", "1 while this replica leads.");
+    write_metric(text, "gauge", leader, &[(String::new(), u64::from(leads))]);
+    let writes = (
+        "remora_status_writes_total",
+        "Writes of the status of TrafficPolicies, by what became of them.",
+    );
+    let counts = election.writes.all();
+    let counts: Vec<_> = counts
+        .map(|(result, count)| (format!("{{result=\"{result}\"}}"), count))
+        .collect();
+    write_metric(text, "counter", writes, &counts);
+    let events = (
+        "remora_events_total",
+        "Kubernetes Events by reason; dropped: over the limit, or not taken.",
+    );
+    let counts = election.events.all();
+    let counts: Vec<_> = counts
+        .map(|(reason, count)| (format!("{{reason=\"{reason}\"}}"), count))
+        .collect();
+    write_metric(text, "counter", events, &counts);
 }

@@ -2,25 +2,39 @@
 //!
 //! # Layout
 //! In the order in which a change meets them:
-//! - [`source`]: where objects come from; now a watched folder of YAML.
+//! - [`source`]: where objects come from: a cluster, or a watched folder of YAML.
 //! - [`policy`]: the custom resource TrafficPolicy, parsed once into typed settings.
 //! - [`core`](mod@core): objects in, resources out; free of Kubernetes and of the transport.
 //! - [`stream`]: the resources to the sidecars (xDS incremental).
 //! - [`reports`]: what the sidecars tell.
+//! - [`cluster`]: what a replica does in a cluster besides serving.
+//! - [`leader`]: which replica leads.
+//! - [`status`]: the status of policies, which the leader writes.
+//! - [`events`]: Kubernetes Events, which the leader writes.
 //! - [`problems`]: all that is wrong in the source right now.
 //! - [`admin`]: health, metrics, sidecars, problems over HTTP.
-//! - [`clock`]: the only reader of time.
+//! - [`answer`]: what an API server's refusals mean.
+//! - [`bucket`], [`counters`]: how often something may be, and how often it was.
+//! - [`clock`]: the only reader of time; [`random`]: of chance.
 //!
 //! [`run`] starts them all and watches over them: a task that ends, ends the
 //! process.
 
 pub mod admin;
+pub mod answer;
+pub mod bucket;
 pub mod clock;
+pub mod cluster;
 pub mod core;
+pub mod counters;
+pub mod events;
+pub mod leader;
 pub mod policy;
 pub mod problems;
+pub mod random;
 pub mod reports;
 pub mod source;
+pub mod status;
 pub mod stream;
 
 use std::net::SocketAddr;
@@ -36,11 +50,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::transport::server::TcpIncoming;
 
+use crate::cluster::{Decided, ReplicaError};
 use crate::core::Core;
 use crate::core::objects::Event;
 use crate::core::store::Store;
+use crate::leader::Replica;
 use crate::problems::Problems;
 use crate::reports::Sidecars;
+use crate::source::kubernetes::Cluster;
 use crate::stream::peers::Peers;
 use crate::stream::server::AdsServer;
 
@@ -52,15 +69,18 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams on one connection: a sidecar needs two.
 const MAX_STREAMS_PER_CONNECTION: u32 = 16;
+/// The task that serves the streams.
+const STREAMS_TASK: &str = "the streams";
 /// Batches of events that wait for the core.
 const MAX_WAITING_EVENTS: usize = 64;
 
 /// How the control plane is run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where objects come from: files:DIR, a folder of Kubernetes YAML that is
+    /// Where objects come from: kubernetes, the cluster of KUBECONFIG or the one
+    /// that this runs in; or files:DIR, a folder of Kubernetes YAML that is
     /// watched. Several folders are one source.
-    #[arg(long = "source", value_name = "files:DIR", required = true)]
+    #[arg(long = "source", value_name = "kubernetes|files:DIR", required = true)]
     pub sources: Vec<Source>,
     /// Address of the streams to the sidecars (gRPC).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:15110")]
@@ -75,6 +95,8 @@ pub struct Options {
 pub enum Source {
     /// A watched folder.
     Files(PathBuf),
+    /// A cluster.
+    Kubernetes,
 }
 
 impl FromStr for Source {
@@ -83,7 +105,8 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("files:") {
             Some(folder) if !folder.is_empty() => Ok(Self::Files(folder.into())),
-            _ => Err(format!("{text:?} is not files:DIR")),
+            None if text == "kubernetes" => Ok(Self::Kubernetes),
+            _ => Err(format!("{text:?} is neither kubernetes nor files:DIR")),
         }
     }
 }
@@ -113,6 +136,8 @@ pub struct Running {
     pub admin: SocketAddr,
     ending: watch::Sender<bool>,
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    /// Whose end [`Running::stop`] waits for.
+    awaited: Vec<&'static str>,
 }
 
 impl Running {
@@ -131,55 +156,81 @@ impl Running {
         }
     }
 
-    /// Ends it: the streams are told, then closed.
+    /// Ends it: the Lease is given up, the streams are told, then closed.
     pub async fn stop(mut self) {
         tracing::info!("ending");
         self.ending.send_replace(true);
         let ended = async {
-            while let Some(ended) = self.tasks.join_next().await {
-                if matches!(ended, Ok(("the streams", _))) {
-                    break;
+            while !self.awaited.is_empty() {
+                match self.tasks.join_next().await {
+                    Some(Ok((name, _))) => self.awaited.retain(|awaited| *awaited != name),
+                    Some(Err(_)) => {}
+                    None => break,
                 }
             }
         };
         if tokio::time::timeout(END_TIMEOUT, ended).await.is_err() {
-            tracing::warn!(timeout = ?END_TIMEOUT, "some streams did not end in time");
+            let late = self.awaited.join(", ");
+            tracing::warn!(timeout = ?END_TIMEOUT, late, "did not end in time");
         }
     }
 }
 
-/// Starts a control plane.
+/// Starts a control plane, which is the replica that the environment says.
 ///
 /// # Errors
-/// When an address or a folder cannot be had.
+/// When an address or a folder cannot be had, or the environment is wrong.
 pub async fn start(options: Options) -> anyhow::Result<Running> {
-    let folders = options
-        .sources
-        .into_iter()
-        .map(|Source::Files(folder)| folder)
-        .collect();
-    let files = source::files::Files::new(folders)?;
+    let replica = |listen: SocketAddr| Replica::of_environment(listen.port());
+    start_as(options, replica).await
+}
+
+/// Starts a control plane, which is the replica that `replica` says: it is
+/// given the address of the streams. Only in a cluster there are several.
+///
+/// # Errors
+/// When an address or a folder cannot be had, or `replica` fails.
+pub async fn start_as(
+    options: Options,
+    replica: impl FnOnce(SocketAddr) -> Result<Option<Replica>, ReplicaError>,
+) -> anyhow::Result<Running> {
+    let origin = Origin::of(options.sources).await?;
+    let watches = origin.watches();
     let streams = bind(options.listen).await?;
     let admin_listener = bind(options.admin).await?;
     let (listen, admin) = (streams.local_addr()?, admin_listener.local_addr()?);
 
     let store = Arc::new(Store::default());
     let problems = Arc::new(Problems::default());
-    let sidecars = Arc::new(Sidecars::default());
+    let sidecars = Arc::new(Sidecars::new(store.clone()));
+    let decided = Arc::new(Decided::default());
     let (synced_sender, synced) = watch::channel(false);
     let (ending, ended) = watch::channel(false);
     let (event_sender, events) = mpsc::channel(MAX_WAITING_EVENTS);
 
     let mut tasks = JoinSet::new();
-    let told = problems.clone();
-    tasks.spawn(async move {
-        (
-            "the file source",
-            files.run(event_sender, told).await.map_err(Into::into),
-        )
-    });
+    let mut awaited = vec![STREAMS_TASK];
+    let mut election = None;
+    if let Origin::Kubernetes(cluster) = &origin {
+        let shared = cluster::Shared {
+            cluster: cluster.clone(),
+            store: store.clone(),
+            sidecars: sidecars.clone(),
+            decided: decided.clone(),
+            events: event_sender.clone(),
+            ending: ended.clone(),
+        };
+        election = cluster::elect(&mut tasks, shared, replica(listen)?);
+        awaited.extend(election.is_some().then_some(cluster::LEADER_TASK));
+    }
+    tasks.spawn(origin.feed(event_sender, problems.clone()));
     let core = Core::new(store.clone());
-    tasks.spawn(feed(core, events, problems.clone(), synced_sender));
+    let told = Told {
+        problems: problems.clone(),
+        decided,
+        synced: synced_sender,
+    };
+    tasks.spawn(feed(core, events, told));
     let peers = Peers::default();
     let ads = AdsServer::new(
         store.clone(),
@@ -189,12 +240,14 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
         peers.clone(),
     );
     let reports = reports::server::service(sidecars.clone(), ended.clone(), peers);
-    tasks.spawn(async move { ("the streams", serve(streams, ads, reports, ended).await) });
+    tasks.spawn(async move { (STREAMS_TASK, serve(streams, ads, reports, ended).await) });
     let router = admin::router(admin::Admin {
         store,
         sidecars,
         problems,
+        watches,
         synced,
+        election,
     });
     tasks.spawn(async move {
         let served = axum::serve(admin_listener, router).await;
@@ -206,7 +259,56 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
         admin,
         ending,
         tasks,
+        awaited,
     })
+}
+
+/// The one source of a control plane.
+enum Origin {
+    Files(Box<source::files::Files>),
+    Kubernetes(Cluster),
+}
+
+impl Origin {
+    async fn of(sources: Vec<Source>) -> anyhow::Result<Self> {
+        if sources == [Source::Kubernetes] {
+            return Ok(Self::Kubernetes(Cluster::infer().await?));
+        }
+        let folders = sources.into_iter().map(|source| match source {
+            Source::Files(folder) => Ok(folder),
+            Source::Kubernetes => bail!(
+                "--source kubernetes stands alone: objects come from one cluster or from folders, not from both"
+            ),
+        });
+        let folders = folders.collect::<anyhow::Result<Vec<PathBuf>>>()?;
+        let files = source::files::Files::new(folders)?;
+        Ok(Self::Files(Box::new(files)))
+    }
+
+    /// What the metrics show of it.
+    fn watches(&self) -> Option<Arc<source::kubernetes::Watches>> {
+        match self {
+            Self::Files(_) => None,
+            Self::Kubernetes(cluster) => Some(cluster.watches.clone()),
+        }
+    }
+
+    async fn feed(
+        self,
+        events: mpsc::Sender<Vec<Event>>,
+        problems: Arc<Problems>,
+    ) -> (&'static str, anyhow::Result<()>) {
+        match self {
+            Self::Files(files) => {
+                let ended = files.run(events, problems).await;
+                ("the file source", ended.map_err(Into::into))
+            }
+            Self::Kubernetes(cluster) => {
+                let ended = cluster.run(events, problems).await;
+                ("the cluster source", ended.map_err(Into::into))
+            }
+        }
+    }
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -215,18 +317,25 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address} (is another process there?)"))
 }
 
+/// Who is told what the core knows.
+struct Told {
+    problems: Arc<Problems>,
+    decided: Arc<Decided>,
+    synced: watch::Sender<bool>,
+}
+
 async fn feed(
     mut core: Core,
     mut events: mpsc::Receiver<Vec<Event>>,
-    problems: Arc<Problems>,
-    synced: watch::Sender<bool>,
+    told: Told,
 ) -> (&'static str, anyhow::Result<()>) {
     while let Some(batch) = events.recv().await {
         tracing::debug!(events = batch.len(), "objects changed");
         core.handle(batch);
-        problems.set_notes(core.notes());
+        told.problems.set_notes(core.notes());
+        told.decided.tell(&core);
         if core.is_synced() {
-            synced.send_replace(true);
+            told.synced.send_replace(true);
         }
     }
     ("the core", Ok(()))
@@ -251,4 +360,26 @@ async fn serve(
         })
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_cluster_or_some_folders_are_the_source() {
+        let files: Source = "files:/a".parse().unwrap();
+        assert_eq!(files, Source::Files("/a".into()));
+        assert_eq!("kubernetes".parse(), Ok(Source::Kubernetes));
+        for wrong in ["files:", "", "kubernetes:x", "Kubernetes"] {
+            wrong.parse::<Source>().unwrap_err();
+        }
+        for both in [
+            vec![Source::Kubernetes, files],
+            vec![Source::Kubernetes, Source::Kubernetes],
+        ] {
+            let refused = Origin::of(both).await.err().unwrap();
+            assert!(refused.to_string().contains("stands alone"), "{refused}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Everything that is wrong in the source right now: what the source itself
-//! could not read, and what only shows between objects.
+//! could not read, and what only shows between objects. An object of a file
+//! stands at its place there; one of a cluster is named by kind and name alone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,18 +8,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use crate::core::Note;
-use crate::core::objects::Key;
+use crate::core::objects::{Key, Kind};
+use crate::policy::check::FieldError;
 
 /// One problem, as `/problems` shows it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
-    /// The file.
+    /// The file; left out where the object is not from a file.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub file: String,
-    /// The line, from 1; 0 where it is not known.
+    /// The line, from 1; left out where it is not known.
+    #[serde(skip_serializing_if = "is_zero")]
     pub line: u64,
-    /// The column, from 1; 0 where it is not known.
+    /// The column, from 1; left out where it is not known.
+    #[serde(skip_serializing_if = "is_zero")]
     pub column: u64,
-    /// `TrafficPolicy shop/catalog`; empty where the object cannot be told.
+    /// `TrafficPolicy shop/catalog`, or a whole kind of a cluster, `Pod`; empty
+    /// where the object cannot be told.
     pub object: String,
     /// `spec.retries.budget.percent`; empty where it is about the whole.
     pub field: String,
@@ -26,6 +32,10 @@ pub struct Problem {
     pub message: String,
     /// Only to be known: nothing is wrong.
     pub information: bool,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Where an object stands.
@@ -42,6 +52,10 @@ pub struct Place {
 #[derive(Default)]
 struct Inner {
     source: BTreeSet<Problem>,
+    /// Of a cluster's objects; there are as many as there are broken ones.
+    objects: BTreeMap<Key, BTreeSet<Problem>>,
+    /// Of the watching of a cluster's kinds.
+    watches: BTreeMap<Kind, BTreeSet<Problem>>,
     notes: Vec<Note>,
     /// The notes with their places.
     located: BTreeSet<Problem>,
@@ -66,6 +80,34 @@ impl Problems {
         inner.located = inner.locate();
     }
 
+    /// What is wrong now with one object of a cluster; nothing where it is right
+    /// again, or gone.
+    pub fn set_object(&self, key: &Key, errors: &[FieldError]) {
+        let now = errors.iter().map(|error| Problem {
+            object: key.to_string(),
+            field: error.field.clone(),
+            message: error.message.clone(),
+            ..Problem::default()
+        });
+        let now: BTreeSet<Problem> = now.collect();
+        let mut inner = self.lock();
+        let before = inner.objects.remove(key).unwrap_or_default();
+        log_new(&before, &now);
+        if !now.is_empty() {
+            inner.objects.insert(key.clone(), now);
+        }
+    }
+
+    /// What is wrong now with the watching of one kind. (Whoever watches logs it.)
+    pub fn set_watch(&self, kind: Kind, message: Option<String>) {
+        let now = message.map(|message| Problem {
+            object: kind.as_str().to_owned(),
+            message,
+            ..Problem::default()
+        });
+        self.lock().watches.insert(kind, now.into_iter().collect());
+    }
+
     /// What shows between objects now.
     pub fn set_notes(&self, notes: Vec<Note>) {
         let mut inner = self.lock();
@@ -78,7 +120,10 @@ impl Problems {
     /// All of now.
     pub fn all(&self) -> Vec<Problem> {
         let inner = self.lock();
-        inner.source.iter().chain(&inner.located).cloned().collect()
+        let watches = inner.watches.values().flatten();
+        let objects = inner.objects.values().flatten();
+        let source = inner.source.iter().chain(watches).chain(objects);
+        source.chain(&inner.located).cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -118,10 +163,11 @@ fn log_new(before: &BTreeSet<Problem>, now: &BTreeSet<Problem>) {
             message,
             information,
         } = problem;
-        if *information {
-            tracing::info!(file, line, column, object, field, "{message}");
-        } else {
-            tracing::warn!(file, line, column, object, field, "{message}");
+        match (file.is_empty(), information) {
+            (true, true) => tracing::info!(object, field, "{message}"),
+            (true, false) => tracing::warn!(object, field, "{message}"),
+            (false, true) => tracing::info!(file, line, column, object, field, "{message}"),
+            (false, false) => tracing::warn!(file, line, column, object, field, "{message}"),
         }
     }
 }
@@ -130,6 +176,31 @@ fn log_new(before: &BTreeSet<Problem>, now: &BTreeSet<Problem>) {
 mod tests {
     use super::*;
     use crate::core::objects::{Id, Kind};
+
+    #[test]
+    fn an_object_of_a_cluster_is_named_without_a_file() {
+        let key = Key {
+            kind: Kind::TrafficPolicy,
+            id: Id::new("shop", "a"),
+        };
+        let problems = Problems::default();
+        let error = FieldError {
+            field: "spec.retries.attempts".to_owned(),
+            message: "is 99, must be from 0 to 10".to_owned(),
+        };
+        problems.set_object(&key, std::slice::from_ref(&error));
+        problems.set_watch(Kind::Pod, Some("away".to_owned()));
+        let shown = serde_json::to_value(problems.all()).unwrap();
+        let wanted = serde_json::json!([
+            {"object": "Pod", "field": "", "message": "away", "information": false},
+            {"object": "TrafficPolicy shop/a", "field": error.field, "message": error.message,
+             "information": false},
+        ]);
+        assert_eq!(shown, wanted);
+        problems.set_object(&key, &[]);
+        problems.set_watch(Kind::Pod, None);
+        assert_eq!(problems.all(), []);
+    }
 
     #[test]
     fn a_note_moves_with_its_object() {

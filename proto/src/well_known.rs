@@ -40,6 +40,11 @@ pub const INJECT: &str = "remora.io/inject";
 pub const INJECT_ENABLED: &str = "enabled";
 /// The value of [`INJECT`] that declines one.
 pub const INJECT_DISABLED: &str = "disabled";
+/// The annotation by which the injector says what it did with a pod: `true`, or
+/// [`NOT_INJECTED`] and why.
+pub const INJECTED: &str = "remora.io/injected";
+/// How the value of [`INJECTED`] begins for a pod that was left alone.
+pub const NOT_INJECTED: &str = "false: ";
 /// Prefix of every label and annotation of ours.
 pub const PREFIX: &str = "remora.io/";
 

@@ -11,6 +11,7 @@
 //! - [`shop`]: the roles web, catalog, cart and payment.
 //! - [`inventory`]: the plain TCP role, whose server speaks first.
 //! - [`visitor`]: the load; [`record`]: what became of it, `GET /stats`.
+//! - [`caller`]: one request from inside a pod.
 //!
 //! # HTTP of each role
 //! - `GET /healthz`: 200 `{"role":"web","pod":"web-1"}`. (All roles; inventory
@@ -29,6 +30,7 @@
 //! An upstream's refusal is passed on with its status; one that cannot be
 //! reached becomes 502, one that does not answer 504.
 
+pub mod caller;
 pub mod client;
 pub mod clock;
 pub mod dial;
@@ -38,7 +40,7 @@ pub mod server;
 pub mod shop;
 pub mod visitor;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -55,9 +57,9 @@ use server::Switches;
 pub struct DemoOptions {
     /// The part of the shop to play
     pub role: Role,
-    /// The address to listen at
-    #[arg(long, env = "BIND", default_value = "0.0.0.0")]
-    pub bind: IpAddr,
+    /// The address to listen at [default: every one, of both families]
+    #[arg(long, env = "BIND")]
+    pub bind: Option<IpAddr>,
     /// The port to listen at [default: 8080, inventory: 7000]
     #[arg(long, env = "PORT")]
     pub port: Option<u16>,
@@ -90,6 +92,9 @@ pub struct DemoOptions {
     /// The version that payment names in its answers
     #[arg(long, env = "PAYMENT_VERSION", default_value = "v1")]
     pub payment_version: String,
+    /// What the caller asks for (http://host:port/path)
+    #[arg(long, env = "URL", required_if_eq("role", "caller"))]
+    pub url: Option<String>,
     /// Requests a second that the visitor sends
     #[arg(long, env = "RATE", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub rate: u32,
@@ -113,6 +118,8 @@ pub enum Role {
     Inventory,
     /// The load.
     Visitor,
+    /// One request; prints the answer as JSON, and ends.
+    Caller,
 }
 
 impl Role {
@@ -125,6 +132,7 @@ impl Role {
             Role::Payment => "payment",
             Role::Inventory => "inventory",
             Role::Visitor => "visitor",
+            Role::Caller => "caller",
         }
     }
 }
@@ -156,6 +164,11 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
 /// As [`run`].
 pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
     let dialer = Dialer::new(&options.http_proxy)?;
+    if options.role == Role::Caller {
+        let answer = caller::call(&dialer, options.url.as_deref().unwrap_or_default()).await?;
+        println!("{}", serde_json::to_string(&answer)?);
+        return Ok(());
+    }
     let client = |authority: &str| Client::new(dialer.clone(), authority).map(Arc::new);
     let default_port = match options.role {
         Role::Inventory => inventory::DEFAULT_PORT,
@@ -201,12 +214,21 @@ pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyho
             let http = server::serve(listener, role, stats, None, stopped.clone());
             tokio::join!(visitor.run(stopped), http);
         }
+        // Done above: it listens nowhere.
+        Role::Caller => {}
     }
     Ok(())
 }
 
-async fn listen(address: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
-    let address = SocketAddr::new(address, port);
+async fn listen(address: Option<IpAddr>, port: u16) -> anyhow::Result<TcpListener> {
+    let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    if address.is_none()
+        && let Ok(listener) = TcpListener::bind(any).await
+    {
+        return Ok(listener);
+    }
+    // A machine may have no IPv6.
+    let address = SocketAddr::new(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port);
     TcpListener::bind(address)
         .await
         .with_context(|| format!("listening at {address} (BIND, PORT)"))

@@ -4,10 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::Note;
 use super::objects::{
-    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Reach, Service, SliceEndpoint, Target,
-    TrafficPolicy,
+    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Service, SliceEndpoint, Target, TrafficPolicy,
 };
 use super::policies::{Age, Policies};
 
@@ -50,7 +48,9 @@ pub struct Index {
     pub pods: BTreeMap<Id, Pod>,
     /// Policies.
     pub policies: Policies,
-    slices: HashMap<Id, EndpointSlice>,
+    /// Of each Namespace whether it asks for sidecars.
+    pub inject: HashMap<Name, bool>,
+    pub(super) slices: HashMap<Id, EndpointSlice>,
     /// Service to its slices.
     slices_of: HashMap<Id, BTreeSet<Id>>,
     /// Pod to the slices that list it.
@@ -68,7 +68,10 @@ impl Index {
             Object::EndpointSlice(slice) => self.apply_slice(slice),
             Object::Pod(pod) => self.apply_pod(pod),
             Object::TrafficPolicy(policy) => self.apply_policy(*policy),
-            Object::Namespace(_) | Object::Deployment(_) => {}
+            Object::Namespace(namespace) => {
+                self.inject.insert(namespace.id.name, namespace.inject);
+            }
+            Object::Deployment(_) => {}
         }
     }
 
@@ -95,97 +98,16 @@ impl Index {
                 let touched = self.policies.delete(&key.id);
                 self.touch_targets(&key.id.namespace, touched);
             }
-            Kind::Namespace | Kind::Deployment => {}
+            Kind::Namespace => {
+                self.inject.remove(&key.id.name);
+            }
+            Kind::Deployment => {}
         }
     }
 
     /// What has to be published anew, since the last time.
     pub fn take_dirty(&mut self) -> Dirty {
         std::mem::take(&mut self.dirty)
-    }
-
-    /// What is to be known of objects that are right in themselves.
-    pub fn notes(&self) -> Vec<Note> {
-        let mut notes = Vec::new();
-        for service in self.services.values() {
-            if service.reach == Reach::ExternalName {
-                notes.push(Note {
-                    key: Key {
-                        kind: Kind::Service,
-                        id: service.id.clone(),
-                    },
-                    field: "spec.externalName".to_owned(),
-                    message: "an ExternalName Service has no address of its own; \
-                              calls to it are relayed untouched and no policy applies"
-                        .to_owned(),
-                    information: true,
-                });
-            }
-        }
-        notes.extend(self.shared_addresses());
-        let unowned = self.slices.values().filter(|slice| slice.service.is_none());
-        let mut unowned: Vec<&Id> = unowned.map(|slice| &slice.id).collect();
-        unowned.sort();
-        notes.extend(unowned.into_iter().map(|id| Note {
-            key: Key {
-                kind: Kind::EndpointSlice,
-                id: id.clone(),
-            },
-            field: "metadata.labels".to_owned(),
-            message:
-                "has no label kubernetes.io/service-name and so belongs to no Service".to_owned(),
-            information: false,
-        }));
-        notes
-    }
-
-    /// Cluster IPs that several Services claim, or that are a pod's: an API
-    /// server would not allow it.
-    fn shared_addresses(&self) -> Vec<Note> {
-        let mut claimed: HashMap<IpAddr, &Id> = HashMap::new();
-        let mut notes = Vec::new();
-        let services = self.services.values().collect();
-        for service in self.by_age(services) {
-            let Reach::ClusterIp(addresses) = &service.reach else {
-                continue;
-            };
-            for address in addresses {
-                let first = *claimed.entry(*address).or_insert(&service.id);
-                if *first != service.id {
-                    notes.push(Note {
-                        key: Key {
-                            kind: Kind::Service,
-                            id: service.id.clone(),
-                        },
-                        field: "spec.clusterIP".to_owned(),
-                        message: format!(
-                            "{address} is the address of Service {first} already, which keeps it"
-                        ),
-                        information: false,
-                    });
-                }
-            }
-        }
-        // Nor this: the Service captures what is meant for the pod.
-        for pod in self.pods.values() {
-            let shared = pod.addresses.iter().filter_map(|address| {
-                let service = claimed.get(address)?;
-                Some((address, *service))
-            });
-            notes.extend(shared.map(|(address, service)| Note {
-                key: Key {
-                    kind: Kind::Service,
-                    id: service.clone(),
-                },
-                field: "spec.clusterIP".to_owned(),
-                message: format!(
-                    "{address} is the address of Pod {} too: calls to that pod go to this Service",
-                    pod.id
-                ),
-                information: false,
-            }));
-        }
-        notes
     }
 
     fn apply_service(&mut self, service: Service) {
@@ -442,7 +364,7 @@ impl Index {
         self.by_age(services)
     }
 
-    fn by_age<'a>(&self, mut services: Vec<&'a Service>) -> Vec<&'a Service> {
+    pub(super) fn by_age<'a>(&self, mut services: Vec<&'a Service>) -> Vec<&'a Service> {
         services.sort_by(|a, b| self.ages.get(&a.id).cmp(&self.ages.get(&b.id)));
         services
     }

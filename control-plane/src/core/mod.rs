@@ -6,12 +6,14 @@
 //! - [`settings`]: what one policy says.
 //! - [`policies`]: which policy is in force where, and what is said of the others.
 //! - [`index`]: the objects, and in reverse who depends on which.
+//! - [`notes`]: what is to be said of them though each is right in itself.
 //! - [`resolve`]: policies to what a sidecar does.
 //! - [`ports`]: what is spoken on a pod's ports, and between sidecars there.
 //! - [`publish`]: objects to resources.
 //! - [`store`]: the resources, encoded once, and who is woken for which.
 
 pub mod index;
+pub mod notes;
 pub mod objects;
 pub mod policies;
 pub mod ports;
@@ -22,7 +24,7 @@ pub mod store;
 
 use std::sync::Arc;
 
-use objects::{Event, Key};
+use objects::{Event, Key, Pod};
 use policies::Condition;
 
 /// The control plane's knowledge, and the resources made of it.
@@ -30,6 +32,7 @@ pub struct Core {
     index: index::Index,
     publisher: publish::Publisher,
     synced: bool,
+    conditions: Arc<Vec<Condition>>,
 }
 
 /// Something that one object alone did not show to be wrong.
@@ -52,20 +55,41 @@ impl Core {
             index: index::Index::default(),
             publisher: publish::Publisher::new(store),
             synced: false,
+            conditions: Arc::default(),
         }
     }
 
     /// Takes events that belong together, then publishes what they changed.
     /// A resource that several of them touch is published once.
     pub fn handle(&mut self, events: impl IntoIterator<Item = Event>) {
+        let (mut moved, mut judged_anew) = (false, false);
         for event in events {
             match event {
-                Event::Apply(object) => self.index.apply(object),
-                Event::Delete(key) => self.index.delete(&key),
+                Event::Apply(object) => {
+                    judged_anew |= judges_policies(object.key().kind);
+                    self.index.apply(object);
+                }
+                Event::Delete(key) => {
+                    judged_anew |= judges_policies(key.kind);
+                    self.index.delete(&key);
+                }
                 Event::Synced => self.synced = true,
+                Event::ReportsAddress(address) => {
+                    moved |= self.publisher.set_reports_address(address);
+                }
             }
         }
-        let dirty = self.index.take_dirty();
+        if judged_anew {
+            let conditions = self.judge();
+            if *self.conditions != conditions {
+                self.conditions = Arc::new(conditions);
+            }
+        }
+        let mut dirty = self.index.take_dirty();
+        if moved {
+            // Every Workload says where reports go.
+            dirty.pods.extend(self.index.pods.keys().cloned());
+        }
         self.publisher.publish(&self.index, dirty);
     }
 
@@ -75,23 +99,32 @@ impl Core {
     }
 
     /// The conditions of every policy, for its status.
-    pub fn conditions(&self) -> Vec<Condition> {
+    pub fn conditions(&self) -> Arc<Vec<Condition>> {
+        self.conditions.clone()
+    }
+
+    fn judge(&self) -> Vec<Condition> {
         self.index
             .policies
             .conditions(|id| self.index.services.contains_key(id))
+    }
+
+    /// Running pods that should have a sidecar and have none.
+    pub fn without_sidecar(&self) -> impl Iterator<Item = &Pod> {
+        self.index.without_sidecar()
     }
 
     /// What is wrong between objects, and what is only to be known.
     pub fn notes(&self) -> Vec<Note> {
         let mut notes = self.index.notes();
         let refused = self
-            .conditions()
-            .into_iter()
+            .conditions
+            .iter()
             .filter(|condition| !condition.accepted);
         notes.extend(refused.map(|condition| Note {
             key: Key {
                 kind: objects::Kind::TrafficPolicy,
-                id: condition.policy,
+                id: condition.policy.clone(),
             },
             field: format!("spec.targetRefs[{}]", condition.target_index),
             message: format!("{}: {}", condition.reason.as_str(), condition.message),
@@ -99,6 +132,11 @@ impl Core {
         }));
         notes
     }
+}
+
+/// Whether objects of this kind decide which policy is in force where.
+fn judges_policies(kind: objects::Kind) -> bool {
+    matches!(kind, objects::Kind::TrafficPolicy | objects::Kind::Service)
 }
 
 #[cfg(test)]

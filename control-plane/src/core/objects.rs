@@ -2,7 +2,7 @@
 
 use remora_proto::ports::PortRange;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use remora_proto::v1::Protocol;
@@ -92,13 +92,16 @@ pub enum Event {
     Delete(Key),
     /// All that there was at the start has been told.
     Synced,
+    /// Where sidecars' reports go: the replica that leads; `None` where nobody
+    /// is known to.
+    ReportsAddress(Option<SocketAddr>),
 }
 
 /// An object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
-    /// A Namespace (its name is enough).
-    Namespace(Id),
+    /// A Namespace.
+    Namespace(Namespace),
     /// A Service.
     Service(Service),
     /// An EndpointSlice.
@@ -115,7 +118,7 @@ impl Object {
     /// Which object this is.
     pub fn key(&self) -> Key {
         let (kind, id) = match self {
-            Self::Namespace(id) => (Kind::Namespace, id),
+            Self::Namespace(namespace) => (Kind::Namespace, &namespace.id),
             Self::Service(service) => (Kind::Service, &service.id),
             Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.id),
             Self::Pod(pod) => (Kind::Pod, &pod.id),
@@ -131,6 +134,15 @@ impl Object {
 
 /// When an object was made, seconds since the Unix epoch where it says so.
 pub type Created = Option<i64>;
+
+/// A Namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Namespace {
+    /// Its own name, twice.
+    pub id: Id,
+    /// Its label remora.io/inject asks for sidecars.
+    pub inject: bool,
+}
 
 /// A Service.
 #[derive(Clone, Debug, PartialEq)]
@@ -247,6 +259,12 @@ pub struct Pod {
     pub excluded_ports: Vec<PortRange>,
     /// A sidecar of ours runs in it.
     pub sidecar: bool,
+    /// Its phase is Running.
+    pub running: bool,
+    /// It is to have no sidecar: it says so, or is on its host's network.
+    pub declines_sidecar: bool,
+    /// Why the injector left it alone, where it says so.
+    pub not_injected: Option<Name>,
     /// What that sidecar takes from others, as the injector wrote: names of
     /// [`remora_proto::well_known::mesh`], each once and in their order.
     pub mesh_protocols: Vec<&'static str>,

@@ -39,6 +39,8 @@ pub enum Reason {
     Conflicted,
     /// The target is not there.
     TargetNotFound,
+    /// What the object says cannot be taken.
+    Invalid,
 }
 
 impl Reason {
@@ -48,6 +50,7 @@ impl Reason {
             Self::Accepted => "Accepted",
             Self::Conflicted => "Conflicted",
             Self::TargetNotFound => "TargetNotFound",
+            Self::Invalid => "Invalid",
         }
     }
 }
@@ -60,6 +63,8 @@ pub struct Condition {
     /// The generation that this is about.
     pub generation: i64,
     /// Which of its targets.
+    pub target: Target,
+    /// Where that one stands in `targetRefs`.
     pub target_index: usize,
     /// Whether the policy is in force there.
     pub accepted: bool,
@@ -134,6 +139,7 @@ impl Policies {
                 conditions.push(Condition {
                     policy: policy.id.clone(),
                     generation: policy.generation,
+                    target: target.clone(),
                     target_index,
                     accepted: reason == Reason::Accepted,
                     reason,

@@ -2,7 +2,7 @@
 //! the store sees to it that what comes out as before wakes nobody.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ pub struct Publisher {
     store: Arc<Store>,
     /// The Endpoint resources of each seat, so that those which went can be removed.
     seats: HashMap<(Id, Seat), Vec<Name>>,
+    /// As every Workload says it; empty where nobody is known to lead.
+    reports_address: String,
 }
 
 impl Publisher {
@@ -27,7 +29,16 @@ impl Publisher {
         Self {
             store,
             seats: HashMap::new(),
+            reports_address: String::new(),
         }
+    }
+
+    /// Where sidecars' reports go from now on; whether that is another place
+    /// than before.
+    pub fn set_reports_address(&mut self, address: Option<SocketAddr>) -> bool {
+        let said = address.map(|address| address.to_string());
+        let said = said.unwrap_or_default();
+        std::mem::replace(&mut self.reports_address, said.clone()) != said
     }
 
     /// Makes anew what is dirty.
@@ -64,7 +75,8 @@ impl Publisher {
             pod: None,
         };
         let aliases = aliases(addresses);
-        let resource = Resource::new(ResourceType::Service, name.into(), aliases, None, &message);
+        let resource = Resource::new(ResourceType::Service, name.into(), aliases, None, &message)
+            .with_policies(&message.policies);
         self.store.set(ResourceType::Service, resource);
     }
 
@@ -108,17 +120,20 @@ impl Publisher {
                 aliases,
                 None,
                 &message,
-            );
+            )
+            .with_policies(&message.policies);
             self.store.set(ResourceType::Service, resource);
         }
         let node = well_known::node_id(&id.namespace, &id.name, &pod.uid);
+        let message = workload(index, pod, &self.reports_address);
         let resource = Resource::new(
             ResourceType::Workload,
             workload_name.into(),
             Vec::new(),
             Some(node.into()),
-            &workload(index, pod),
-        );
+            &message,
+        )
+        .with_policies(&message.policies);
         self.store.set(ResourceType::Workload, resource);
     }
 }
@@ -313,7 +328,7 @@ fn zone(index: &Index, pod: &Pod) -> String {
         .to_owned()
 }
 
-fn workload(index: &Index, pod: &Pod) -> v1::Workload {
+fn workload(index: &Index, pod: &Pod, reports_address: &str) -> v1::Workload {
     let namespace = &pod.id.namespace;
     let general = resolve::effective(&index.policies, namespace, None);
     let mut policies = Vec::new();
@@ -351,8 +366,7 @@ fn workload(index: &Index, pod: &Pod) -> v1::Workload {
         ports: inbound.collect(),
         policies,
         rate_limits: rate_limits.clone(),
-        // Who leads is known in a cluster only.
-        reports_address: String::new(),
+        reports_address: reports_address.to_owned(),
     }
 }
 

@@ -1,9 +1,11 @@
 //! Policies to what a sidecar does: Service over Namespace, leaf by leaf, and
-//! then the defaults.
+//! then the defaults. [`leaves`] says of each leaf whose doing it is.
+
+pub mod leaves;
 
 use remora_proto::v1;
 
-use super::objects::{Name, Target};
+use super::objects::{Name, Target, TrafficPolicy};
 use super::policies::Policies;
 use super::settings::{CircuitBreaker, Outbound, RateLimit, Retries, Settings, defaults};
 use crate::policy::conditions::{default_failures, default_retry_on};
@@ -22,19 +24,8 @@ pub struct Effective {
 /// What is in force on a Service, or on what no Service covers (`None`).
 pub fn effective(policies: &Policies, namespace: &Name, service: Option<&Name>) -> Effective {
     let mut result = Effective::default();
-    let levels = [
-        service.map(|name| Target::Service(name.clone())),
-        Some(Target::Namespace),
-    ];
-    for target in levels.into_iter().flatten() {
-        let Some(policy) = policies.in_force(namespace, target) else {
-            continue;
-        };
-        let reference = v1::PolicyReference {
-            namespace: policy.id.namespace.to_string(),
-            name: policy.id.name.to_string(),
-            generation: policy.generation,
-        };
+    for policy in levels(policies, namespace, service) {
+        let reference = reference(policy);
         if result.settings.rate_limits.is_none() && policy.settings.rate_limits.is_some() {
             result.rate_limits_from = Some(reference.clone());
         }
@@ -45,6 +36,29 @@ pub fn effective(policies: &Policies, namespace: &Name, service: Option<&Name>) 
         }
     }
     result
+}
+
+/// The policy in force on each level, the most specific first.
+fn levels<'a>(
+    policies: &'a Policies,
+    namespace: &Name,
+    service: Option<&Name>,
+) -> impl Iterator<Item = &'a TrafficPolicy> {
+    let targets = [
+        service.map(|name| Target::Service(name.clone())),
+        Some(Target::Namespace),
+    ];
+    let namespace = namespace.clone();
+    let targets = targets.into_iter().flatten();
+    targets.filter_map(move |target| policies.in_force(&namespace, target))
+}
+
+fn reference(policy: &TrafficPolicy) -> v1::PolicyReference {
+    v1::PolicyReference {
+        namespace: policy.id.namespace.to_string(),
+        name: policy.id.name.to_string(),
+        generation: policy.generation,
+    }
 }
 
 /// What callers do, with the defaults; `None` where no block says anything.

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use prost::Message;
-use remora_proto::well_known;
+use remora_proto::{v1, well_known};
 use tokio::sync::Notify;
 
-use super::objects::Name;
+use super::objects::{Id, Name};
 
 /// The types of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +54,8 @@ pub struct Resource {
     /// The only node that may have it, where it is not for all: a pod's
     /// `sidecar/<namespace>/<pod>/` with its uid where that is known.
     pub only_for: Option<Name>,
+    /// The policies that take part in it.
+    pub policies: Vec<Id>,
     /// A whole `envoy.service.discovery.v3.Resource`, encoded.
     pub encoded: Bytes,
 }
@@ -107,8 +109,18 @@ impl Resource {
             aliases,
             version: version.into(),
             only_for,
+            policies: Vec::new(),
             encoded,
         }
+    }
+
+    /// The same, with the policies that take part in it.
+    pub fn with_policies(mut self, policies: &[v1::PolicyReference]) -> Self {
+        let ids = policies.iter();
+        self.policies = ids
+            .map(|policy| Id::new(&policy.namespace, &policy.name))
+            .collect();
+        self
     }
 }
 
@@ -269,6 +281,21 @@ impl Store {
                 held.watchers.remove(name);
             }
         }
+    }
+
+    /// The resource of a canonical name.
+    pub fn exact(&self, kind: ResourceType, name: &str) -> Option<Arc<Resource>> {
+        self.of(kind).resources.get(name).cloned()
+    }
+
+    /// The resources in which some policy takes part.
+    pub fn with_policies(&self, kind: ResourceType) -> Vec<Arc<Resource>> {
+        let held = self.of(kind);
+        let resources = held.resources.values();
+        resources
+            .filter(|resource| !resource.policies.is_empty())
+            .cloned()
+            .collect()
     }
 
     /// How many resources there are of a type.

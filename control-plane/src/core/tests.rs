@@ -61,7 +61,8 @@ impl World {
     }
 
     fn reasons(&self) -> HashMap<String, Reason> {
-        let conditions = self.core.conditions().into_iter();
+        let conditions = self.core.conditions();
+        let conditions = conditions.iter().cloned();
         conditions
             .map(|condition| (condition.policy.name.to_string(), condition.reason))
             .collect()
@@ -113,6 +114,9 @@ fn pod(name: &str, app: &str, address: &str) -> Pod {
         ports: Vec::new(),
         opaque_ports: Vec::new(),
         excluded_ports: Vec::new(),
+        running: true,
+        declines_sidecar: false,
+        not_injected: None,
         sidecar: true,
         mesh_protocols: vec!["remora-h2", "remora-h1"],
     }
@@ -560,6 +564,59 @@ fn a_service_that_takes_a_pods_address_is_named_with_the_pod() {
 }
 
 #[test]
+fn every_workload_says_where_reports_go_and_only_workloads_change_with_it() {
+    let mut world = world();
+    let objects = [
+        cluster_ip("web", &["10.0.0.1"]),
+        Object::Pod(pod("web-1", "web", "10.1.0.1")),
+        Object::Pod(pod("web-2", "web", "10.1.0.2")),
+    ];
+    world.apply(objects);
+    assert_eq!(world.workload("shop/web-1").reports_address, "");
+    let version = |world: &World, kind, name: &str| world.store.find(kind, name).unwrap();
+    let service = version(&world, ResourceType::Service, "shop/web");
+    let direct = version(&world, ResourceType::Service, "pod/shop/web-1");
+    let leader = "10.2.0.9:15110";
+    for _ in 0..2 {
+        let told = [Event::ReportsAddress(Some(leader.parse().unwrap()))];
+        world.core.handle(told);
+        for pod in ["shop/web-1", "shop/web-2"] {
+            assert_eq!(world.workload(pod).reports_address, leader);
+        }
+    }
+    world.apply([Object::Pod(pod("web-3", "web", "10.1.0.3"))]);
+    assert_eq!(world.workload("shop/web-3").reports_address, leader);
+    for before in [service, direct] {
+        let now = version(&world, ResourceType::Service, &before.name);
+        assert_eq!(now.version, before.version);
+    }
+    world.core.handle([Event::ReportsAddress(None)]);
+    assert_eq!(world.workload("shop/web-1").reports_address, "");
+}
+
+#[test]
+fn a_resource_knows_the_policies_that_take_part_in_it() {
+    let mut world = world();
+    let objects = [
+        cluster_ip("web", &["10.0.0.1"]),
+        cluster_ip("other", &["10.0.0.2"]),
+        as_object(policy("web", Some("web"), breaker(Some(3), None))),
+    ];
+    world.apply(objects);
+    let of = |world: &World| -> Vec<(String, Vec<Id>)> {
+        let taking_part = world.store.with_policies(ResourceType::Service).into_iter();
+        let named = taking_part.map(|one| (one.name.to_string(), one.policies.clone()));
+        named.collect()
+    };
+    assert_eq!(
+        of(&world),
+        [("shop/web".to_owned(), vec![Id::new("shop", "web")])]
+    );
+    world.delete(Kind::TrafficPolicy, "web");
+    assert!(of(&world).is_empty());
+}
+
+#[test]
 fn an_external_name_has_no_resource_and_is_said() {
     let mut world = world();
     world.apply([Object::Service(service("outside", Reach::ExternalName))]);
@@ -709,4 +766,49 @@ mod order {
             }
         }
     }
+}
+
+#[test]
+fn a_running_pod_that_should_have_a_sidecar_and_has_none_is_named() {
+    let mut world = world();
+    let namespace = |inject| {
+        Object::Namespace(Namespace {
+            id: Id::new("shop", "shop"),
+            inject,
+        })
+    };
+    let bare = |name: &str| Pod {
+        sidecar: false,
+        ..pod(name, "a", "10.0.0.1")
+    };
+    world.apply([
+        Object::Pod(bare("bare")),
+        Object::Pod(pod("injected", "a", "10.0.0.2")),
+        Object::Pod(Pod {
+            running: false,
+            ..bare("pending")
+        }),
+        Object::Pod(Pod {
+            draining: true,
+            ..bare("leaving")
+        }),
+        Object::Pod(Pod {
+            declines_sidecar: true,
+            ..bare("declines")
+        }),
+    ]);
+    let named = |world: &World| {
+        let pods = world.core.without_sidecar();
+        pods.map(|pod| pod.id.name.to_string()).collect::<Vec<_>>()
+    };
+    assert!(named(&world).is_empty(), "the namespace is not known");
+    world.apply([namespace(false)]);
+    assert!(named(&world).is_empty());
+    world.apply([namespace(true)]);
+    assert_eq!(named(&world), ["bare"]);
+    world.core.handle([Event::Delete(Key {
+        kind: Kind::Namespace,
+        id: Id::new("shop", "shop"),
+    })]);
+    assert!(named(&world).is_empty());
 }

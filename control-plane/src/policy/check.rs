@@ -6,10 +6,9 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use kube::CustomResourceExt;
 use serde_json::{Map, Value};
 
-use super::schema::TrafficPolicy;
+use super::{definition, forms};
 
 /// One thing that is wrong with an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,11 +25,8 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// The schema of `spec`, as the generated custom resource definition has it.
-static SPEC: LazyLock<Value> = LazyLock::new(|| {
-    let definition = serde_json::to_value(TrafficPolicy::crd()).unwrap_or_default();
-    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
-});
+/// The schema of `spec`, as the definition that an API server is given has it.
+static SPEC: LazyLock<Value> = LazyLock::new(|| definition::schema_of("spec"));
 
 /// Checks `spec` against the schema; what is at fault is removed from it.
 pub fn spec(value: &mut Value) -> Vec<FieldError> {
@@ -43,12 +39,9 @@ pub fn spec(value: &mut Value) -> Vec<FieldError> {
 fn node(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) -> bool {
     let before = errors.len();
     if value.is_null() && schema["nullable"] == true {
-        if schema["type"] == "object" {
-            let message = "is empty: write {} for its defaults, or leave it out";
-            fault(errors, path, message.to_owned());
-            return false;
-        }
-        return true;
+        let message = "is empty: write {} for its defaults, or leave it out";
+        fault(errors, path, message.to_owned());
+        return false;
     }
     if schema["x-kubernetes-int-or-string"] == true {
         if !value.is_string() && !value.is_i64() && !value.is_u64() {
@@ -63,7 +56,10 @@ fn node(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldErr
             Some("object") => object(schema, value, path, errors),
             Some("array") => array(schema, value, path, errors),
             Some("string") => string(schema, value, path, errors),
-            Some("integer") => integer(schema, value, path, errors),
+            Some("integer") => {
+                whole(value);
+                integer(schema, value, path, errors);
+            }
             Some("boolean") if !value.is_boolean() => {
                 fault(
                     errors,
@@ -89,6 +85,13 @@ fn object(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldE
     };
     let empty = Map::new();
     let known = schema["properties"].as_object().unwrap_or(&empty);
+    // A leaf without a value is one that is not given.
+    let known_leaf = |name: &String| {
+        known
+            .get(name)
+            .is_some_and(|schema| schema["nullable"] != true)
+    };
+    fields.retain(|name, field| !(field.is_null() && known_leaf(name)));
     fields.retain(|name, field| {
         let path = format!("{path}.{name}");
         match known.get(name) {
@@ -141,7 +144,7 @@ fn array(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldEr
 
 fn string(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let Value::String(text) = value else {
-        let hint = if schema["pattern"].is_string() {
+        let hint = if schema["pattern"] == forms::DURATION {
             "must be a duration such as 250ms, 10s, 5m"
         } else {
             "must be a string (put it in quotes)"
@@ -169,6 +172,16 @@ fn string(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError
             path,
             format!("has {length} characters, must have {allowed}"),
         );
+    }
+}
+
+/// `5.0` is `5`: JSON knows one kind of number, and so does an API server.
+fn whole(value: &mut Value) {
+    if let Some(number) = value.as_f64().filter(|_| value.is_f64())
+        && number.fract() == 0.0
+        && number.abs() < i64::MAX as f64
+    {
+        *value = Value::from(number as i64);
     }
 }
 

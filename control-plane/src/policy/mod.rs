@@ -2,6 +2,9 @@
 //!
 //! # Layout
 //! - [`schema`]: the object as users write it, and its schema.
+//! - [`bounds`], [`forms`]: what its durations and words may be, for the schema and for files.
+//! - [`definition`]: the custom resource definition that an API server is given.
+//! - [`status`]: what the control plane writes back into it.
 //! - [`check`]: every fault that the schema alone shows, each with its path.
 //! - [`units`]: durations and quantities.
 //! - [`conditions`]: the words of `failures` and `on`.
@@ -9,11 +12,15 @@
 //!
 //! What several policies together mean is not here but in [`crate::core::resolve`].
 
+pub mod bounds;
 pub mod check;
 pub mod conditions;
+pub mod definition;
+pub mod forms;
 pub mod parse;
 pub mod rates;
 pub mod schema;
+pub mod status;
 pub mod units;
 
 #[cfg(test)]

@@ -4,17 +4,13 @@
 use remora_proto::v1;
 use serde_json::Value;
 
+use super::bounds::{self, Span};
 use super::check::{self, FieldError};
-use super::schema::{self, IntOrString, TargetKind, TrafficPolicySpec};
+use super::forms::IntOrString;
+use super::schema::{self, TargetKind, TrafficPolicySpec};
 use super::{conditions, rates, units};
 use crate::core::objects::Target;
 use crate::core::settings::{self, Settings, defaults};
-
-const SECOND_MS: u64 = 1_000;
-const MINUTE_MS: u64 = 60 * SECOND_MS;
-const HOUR_MS: u64 = 60 * MINUTE_MS;
-const DAY_MS: u64 = 24 * HOUR_MS;
-const MAX_BUFFER_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What a policy says, typed.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,21 +74,10 @@ impl Faults {
     }
 
     /// A duration between two bounds, in milliseconds.
-    fn duration(
-        &mut self,
-        field: &str,
-        text: Option<&String>,
-        least_ms: u64,
-        most_ms: u64,
-    ) -> Option<u64> {
+    fn duration(&mut self, field: &str, text: Option<&String>, allowed: Span) -> Option<u64> {
         let text = text?;
-        let allowed = format!(
-            "from {} to {}",
-            units::display_ms(least_ms),
-            units::display_ms(most_ms)
-        );
         match units::duration_ms(text) {
-            Some(ms) if (least_ms..=most_ms).contains(&ms) => return Some(ms),
+            Some(ms) if allowed.holds(ms) => return Some(ms),
             Some(_) => self.add(field, format!("is {text:?}, must be {allowed}")),
             None => self.add(
                 field,
@@ -181,8 +166,8 @@ fn circuit_breaker(
     let at = "spec.circuitBreaker";
     let base = format!("{at}.baseEjection");
     let max = format!("{at}.maxEjection");
-    let base_ejection_ms = faults.duration(&base, block.base_ejection.as_ref(), 1, DAY_MS);
-    let max_ejection_ms = faults.duration(&max, block.max_ejection.as_ref(), 1, DAY_MS);
+    let base_ejection_ms = faults.duration(&base, block.base_ejection.as_ref(), bounds::EJECTION);
+    let max_ejection_ms = faults.duration(&max, block.max_ejection.as_ref(), bounds::EJECTION);
     faults.ordered(
         (&base, base_ejection_ms, defaults::BASE_EJECTION_MS),
         (&max, max_ejection_ms, defaults::MAX_EJECTION_MS),
@@ -218,18 +203,21 @@ fn circuit_breaker(
 }
 
 fn outbound(block: &schema::Outbound, faults: &mut Faults) -> settings::Outbound {
-    let mut duration = |field: &str, text: &Option<String>, least_ms, most_ms| {
-        faults.duration(
-            &format!("spec.outbound.{field}"),
-            text.as_ref(),
-            least_ms,
-            most_ms,
-        )
+    let mut duration = |field: &str, text: &Option<String>, allowed| {
+        faults.duration(&format!("spec.outbound.{field}"), text.as_ref(), allowed)
     };
     settings::Outbound {
-        connect_timeout_ms: duration("connectTimeout", &block.connect_timeout, 1, 5 * MINUTE_MS),
-        idle_timeout_ms: duration("idleTimeout", &block.idle_timeout, 1, DAY_MS),
-        max_connection_age_ms: duration("maxConnectionAge", &block.max_connection_age, 100, DAY_MS),
+        connect_timeout_ms: duration(
+            "connectTimeout",
+            &block.connect_timeout,
+            bounds::CONNECT_TIMEOUT,
+        ),
+        idle_timeout_ms: duration("idleTimeout", &block.idle_timeout, bounds::IDLE_TIMEOUT),
+        max_connection_age_ms: duration(
+            "maxConnectionAge",
+            &block.max_connection_age,
+            bounds::CONNECTION_AGE,
+        ),
         max_requests_per_connection: block.max_requests_per_connection,
     }
 }
@@ -240,8 +228,8 @@ fn retries(block: schema::Retries, faults: &mut Faults) -> settings::Retries {
     let budget = block.budget.unwrap_or_default();
     let base = format!("{at}.backoff.base");
     let max = format!("{at}.backoff.max");
-    let backoff_base_ms = faults.duration(&base, backoff.base.as_ref(), 1, MINUTE_MS);
-    let backoff_max_ms = faults.duration(&max, backoff.max.as_ref(), 1, 10 * MINUTE_MS);
+    let backoff_base_ms = faults.duration(&base, backoff.base.as_ref(), bounds::BACKOFF_BASE);
+    let backoff_max_ms = faults.duration(&max, backoff.max.as_ref(), bounds::BACKOFF_MAX);
     faults.ordered(
         (&base, backoff_base_ms, defaults::BACKOFF_BASE_MS),
         (&max, backoff_max_ms, defaults::BACKOFF_MAX_MS),
@@ -262,7 +250,11 @@ fn retries(block: schema::Retries, faults: &mut Faults) -> settings::Retries {
         on: on.map(|words| faults.conditions(&format!("{at}.on"), words)),
         backoff_base_ms,
         backoff_max_ms,
-        max_retry_after_ms: faults.duration(&format!("{at}.maxRetryAfter"), after, 0, HOUR_MS),
+        max_retry_after_ms: faults.duration(
+            &format!("{at}.maxRetryAfter"),
+            after,
+            bounds::RETRY_AFTER,
+        ),
         idempotency_header: block
             .idempotency_header
             .map(|name| rates::header_name(&format!("{at}.idempotencyHeader"), &name, faults)),
@@ -272,8 +264,7 @@ fn retries(block: schema::Retries, faults: &mut Faults) -> settings::Retries {
         budget_window_ms: faults.duration(
             &format!("{at}.budget.window"),
             window,
-            SECOND_MS,
-            HOUR_MS,
+            bounds::BUDGET_WINDOW,
         ),
         buffer_bytes: block
             .buffer_bytes
@@ -286,7 +277,7 @@ fn buffer_bytes(written: &IntOrString, faults: &mut Faults) -> Option<u64> {
         IntOrString::Int(number) => (u64::try_from(*number).ok(), number.to_string()),
         IntOrString::String(text) => (units::quantity_bytes(text), format!("{text:?}")),
     };
-    let bytes = bytes.filter(|bytes| *bytes <= MAX_BUFFER_BYTES);
+    let bytes = bytes.filter(|bytes| *bytes <= bounds::MAX_BUFFER_BYTES);
     if bytes.is_none() {
         let message = format!("is {shown}, must be bytes such as 65536 or 64KiB, at most 16MiB");
         faults.add("spec.retries.bufferBytes", message);
@@ -308,12 +299,24 @@ fn is_grpc_method(text: &str) -> bool {
 
 fn timeouts(block: &schema::Timeouts, faults: &mut Faults) -> v1::Timeouts {
     let mut duration = |field: &str, text: &Option<String>| {
-        faults.duration(&format!("spec.timeouts.{field}"), text.as_ref(), 1, DAY_MS)
+        let field = format!("spec.timeouts.{field}");
+        faults.duration(&field, text.as_ref(), bounds::TIMEOUT)
     };
-    v1::Timeouts {
+    let timeouts = v1::Timeouts {
         request_ms: duration("request", &block.request),
         per_try_ms: duration("perTry", &block.per_try),
         idle_ms: duration("idle", &block.idle),
         response_headers_ms: duration("responseHeaders", &block.response_headers),
+    };
+    if let (Some(per_try_ms), Some(request_ms)) = (timeouts.per_try_ms, timeouts.request_ms)
+        && per_try_ms > request_ms
+    {
+        let message = format!(
+            "is {}, must not be longer than spec.timeouts.request, which is {}",
+            units::display_ms(per_try_ms),
+            units::display_ms(request_ms)
+        );
+        faults.add("spec.timeouts.perTry", message);
     }
+    timeouts
 }

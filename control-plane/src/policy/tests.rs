@@ -1,12 +1,11 @@
 //! The custom resource as a whole: its definition, and the reading of objects.
 
-use kube::CustomResourceExt;
 use remora_proto::v1;
 use serde_json::{Value, json};
 
 use super::check::FieldError;
+use super::definition::definition;
 use super::parse::{self, Parsed};
-use super::schema::TrafficPolicy;
 use crate::core::objects::Target;
 use crate::core::resolve::service_policy;
 
@@ -26,7 +25,7 @@ fn errors(spec: &str) -> Vec<String> {
 
 #[test]
 fn the_definition_has_every_field() {
-    let definition = serde_json::to_value(TrafficPolicy::crd()).unwrap();
+    let definition = definition();
     assert_eq!(definition["metadata"]["name"], "trafficpolicies.remora.io");
     assert_eq!(definition["spec"]["scope"], "Namespaced");
     assert_eq!(definition["spec"]["names"]["shortNames"], json!(["tp"]));
@@ -50,11 +49,11 @@ fn the_definition_has_every_field() {
     );
     let breaker = &spec["circuitBreaker"]["properties"];
     assert_eq!(breaker.as_object().unwrap().len(), 15);
-    assert_eq!(breaker["consecutiveFailures"]["maximum"], json!(1000.0));
+    assert_eq!(breaker["consecutiveFailures"]["maximum"], json!(1000));
     let retries = &spec["retries"]["properties"];
     assert_eq!(
         retries["budget"]["properties"]["percent"]["maximum"],
-        json!(100.0)
+        json!(100)
     );
     assert_eq!(retries["bufferBytes"]["x-kubernetes-int-or-string"], true);
     every_field_is_documented(spec, "spec");

@@ -2,33 +2,37 @@
 //!
 //! # Layout
 //! - here: the registry, bounded in everything.
+//! - [`sidecar`]: what is kept of one.
+//! - [`tally`]: of each policy, how many have it and how many refuse it.
+//! - [`shown`]: what the admin endpoint shows.
 //! - [`server`]: the Reports service that fills it.
 
 pub mod server;
+pub mod shown;
+mod sidecar;
+pub mod tally;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use remora_proto::v1;
-use serde::Serialize;
+use tokio::sync::watch;
 
+pub use self::sidecar::Opened;
+use self::sidecar::{MAX_TEXT_BYTES, Sidecar};
 use crate::clock;
 use crate::core::objects::Name;
-use crate::core::store::ResourceType;
+use crate::core::store::{ResourceType, Store};
 use crate::stream::session::Node;
 
 /// Sidecars that are kept at most, those longest unheard of going first.
 const MAX_SIDECARS: usize = 20_000;
 /// A sidecar without a stream is forgotten after so long.
 const FORGET_AFTER_MS: u64 = 10 * 60 * 1_000;
-/// Resources that are kept of one sidecar.
-const MAX_APPLIED: usize = 20_000;
-/// Refused resources that are kept of one sidecar.
-const MAX_REFUSED: usize = 256;
-/// Breakers and services that are kept of one sidecar.
-const MAX_BREAKERS: usize = 4_096;
-/// Bytes of a reason or cause.
-const MAX_TEXT_BYTES: usize = 1_024;
+/// Breakers that opened and nobody has asked for yet; beyond that the oldest go.
+const MAX_OPENED: usize = 1_024;
+/// What opened longer ago is no news: a new stream tells old changes again.
+const NEWS_MS: u64 = 60_000;
 
 /// Which stream keeps a sidecar connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,34 +43,19 @@ pub enum Origin {
     Reports,
 }
 
-/// `(type URL, name)`
-type ResourceKey = (String, String);
-
-#[derive(Default)]
-struct Sidecar {
-    streams: usize,
-    report_streams: usize,
-    version: String,
-    applied: BTreeMap<ResourceKey, String>,
-    refused: BTreeMap<ResourceKey, (String, String)>,
-    /// `(service, endpoint)` to what is not closed.
-    breakers: BTreeMap<(String, String), Breaker>,
-    usage: BTreeMap<String, v1::ServiceUsage>,
-    last_report_ms: Option<u64>,
-    last_heard_ms: u64,
-}
-
-#[derive(Clone, Serialize)]
-struct Breaker {
-    state: &'static str,
-    since_ms: u64,
-    cause: String,
-}
-
 /// The registry.
-#[derive(Default)]
 pub struct Sidecars {
     known: Mutex<HashMap<Node, Sidecar>>,
+    /// Gives the names of resources, so that each is held once.
+    store: Arc<Store>,
+    opened: Mutex<VecDeque<Opened>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for Sidecars {
+    fn default() -> Self {
+        Self::new(Arc::default())
+    }
 }
 
 /// Keeps a sidecar connected for as long as it lives.
@@ -84,12 +73,34 @@ impl Drop for Connected {
             *streams = streams.saturating_sub(1);
             sidecar.last_heard_ms = clock::unix_ms();
         }
+        drop(known);
+        self.sidecars.changed_now();
     }
 }
 
 impl Sidecars {
+    /// An empty one, of sidecars that hold resources of `store`.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self {
+            known: Mutex::default(),
+            store,
+            opened: Mutex::default(),
+            changes: watch::Sender::new(0),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Node, Sidecar>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed_now(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// A receiver that is told of every change of what sidecars hold, refuse
+    /// and break off; not of usage.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// A stream of this sidecar begins.
@@ -103,6 +114,7 @@ impl Sidecars {
             sidecar.version = shortened(version);
         }
         drop(known);
+        self.changed_now();
         Connected {
             sidecars: self.clone(),
             node: node.clone(),
@@ -112,12 +124,17 @@ impl Sidecars {
 
     /// A response was acknowledged.
     pub fn accepted(&self, node: &Node, type_url: &str, resources: &[(Name, Name)]) {
+        let Some(kind) = ResourceType::from_url(type_url) else {
+            return;
+        };
+        let mut changed = false;
         if let Some(sidecar) = self.lock().get_mut(node) {
             for (name, _) in resources {
-                sidecar
-                    .refused
-                    .remove(&(type_url.to_owned(), name.to_string()));
+                changed |= sidecar.refused.remove(&(kind, name.clone())).is_some();
             }
+        }
+        if changed {
+            self.changed_now();
         }
     }
 
@@ -125,6 +142,9 @@ impl Sidecars {
     /// refuse on a line of its own, `<name>: <reason>`; where none is named
     /// so, the reason is about all of them.
     pub fn refused(&self, node: &Node, type_url: &str, resources: &[(Name, Name)], reason: &str) {
+        let Some(kind) = ResourceType::from_url(type_url) else {
+            return;
+        };
         let named = |name: &Name| {
             let mut lines = reason.lines();
             lines.find_map(|line| line.strip_prefix(&**name)?.strip_prefix(": "))
@@ -134,64 +154,98 @@ impl Sidecars {
             for (name, version) in resources {
                 let own = named(name).or((!any_named).then_some(reason));
                 if let Some(own) = own {
-                    let key = (type_url.to_owned(), name.to_string());
-                    sidecar.refuse(key, version.to_string(), own);
+                    sidecar.refuse((kind, name.clone()), version.clone(), own);
                 }
             }
         }
+        self.changed_now();
     }
 
     /// Takes one report.
     pub fn report(&self, node: &Node, report: v1::SidecarReport, first: bool) {
+        let now_ms = clock::unix_ms();
         let mut known = self.lock();
         let Some(sidecar) = known.get_mut(node) else {
             return;
         };
         if first {
             // The first one carries the whole.
-            sidecar.applied.clear();
-            sidecar.refused.clear();
-            sidecar.breakers.clear();
+            sidecar.forget_resources();
         }
-        sidecar.last_report_ms = Some(clock::unix_ms());
+        sidecar.last_report_ms = Some(now_ms);
+        let mut changed = first
+            || !report.applied.is_empty()
+            || !report.dropped.is_empty()
+            || !report.refused.is_empty();
         for dropped in report.dropped {
-            let key = (dropped.type_url, dropped.name);
-            sidecar.applied.remove(&key);
-            sidecar.refused.remove(&key);
+            if let Some(key) = self.key(&dropped.type_url, &dropped.name) {
+                sidecar.drop_resource(&key);
+            }
         }
         for applied in report.applied {
-            let key = (applied.type_url, applied.name);
-            sidecar.refused.remove(&key);
-            if sidecar.applied.len() < MAX_APPLIED || sidecar.applied.contains_key(&key) {
-                sidecar.applied.insert(key, shortened(&applied.version));
+            if let Some(key) = self.key(&applied.type_url, &applied.name) {
+                let version = self.version(&key, &applied.version);
+                sidecar.apply(key, version);
             }
         }
         for refused in report.refused {
-            let key = (refused.type_url, refused.name);
-            sidecar.refuse(key, refused.version, &refused.reason);
+            if let Some(key) = self.key(&refused.type_url, &refused.name) {
+                let version = self.version(&key, &refused.version);
+                sidecar.refuse(key, version, &refused.reason);
+            }
         }
+        let mut opened = Vec::new();
         for change in report.breaker_changes {
-            sidecar.breaker(change);
+            changed = true;
+            let news = change.at_ms.saturating_add(NEWS_MS) > now_ms;
+            opened.extend(sidecar.breaker(node, change).filter(|_| news));
         }
         for usage in report.usage {
             sidecar.add_usage(usage);
         }
+        drop(known);
+        self.keep_opened(opened);
+        if changed {
+            self.changed_now();
+        }
     }
 
-    /// All of them, as `/sidecars` shows them.
-    pub fn shown(&self) -> Vec<Shown> {
+    /// The breakers that opened since the last call, not longer than a minute ago.
+    pub fn take_opened(&self) -> Vec<Opened> {
         let now_ms = clock::unix_ms();
-        let mut known = self.lock();
-        known.retain(|_, sidecar| !sidecar.is_stale(now_ms));
-        let mut shown: Vec<Shown> = known
-            .iter()
-            .map(|(node, sidecar)| sidecar.shown(node))
-            .collect();
-        drop(known);
-        shown.sort_by(|a, b| {
-            (&a.namespace, &a.pod, &a.pod_uid).cmp(&(&b.namespace, &b.pod, &b.pod_uid))
-        });
-        shown
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = std::mem::take(&mut *opened).into_iter();
+        taken
+            .filter(|opened| opened.at_ms.saturating_add(NEWS_MS) > now_ms)
+            .collect()
+    }
+
+    fn keep_opened(&self, new: Vec<Opened>) {
+        if new.is_empty() {
+            return;
+        }
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.extend(new);
+        let over = opened.len().saturating_sub(MAX_OPENED);
+        opened.drain(..over);
+    }
+
+    /// What is reported of a type that is not ours, or under a name that no
+    /// resource can have, is not kept.
+    fn key(&self, type_url: &str, name: &str) -> Option<(ResourceType, Name)> {
+        let kind = ResourceType::from_url(type_url)?;
+        if name.len() > MAX_TEXT_BYTES {
+            return None;
+        }
+        let held = self.store.exact(kind, name);
+        let name = held.map_or_else(|| shortened(name).into(), |held| held.name.clone());
+        Some((kind, name))
+    }
+
+    fn version(&self, (kind, name): &(ResourceType, Name), version: &str) -> Name {
+        let held = self.store.exact(*kind, name);
+        let held = held.filter(|held| *held.version == *version);
+        held.map_or_else(|| shortened(version).into(), |held| held.version.clone())
     }
 
     /// How many have a stream now.
@@ -220,120 +274,6 @@ fn make_room(known: &mut HashMap<Node, Sidecar>, now_ms: u64) {
     }
 }
 
-impl Sidecar {
-    fn count(&mut self, origin: Origin) -> &mut usize {
-        match origin {
-            Origin::Stream => &mut self.streams,
-            Origin::Reports => &mut self.report_streams,
-        }
-    }
-
-    fn is_connected(&self) -> bool {
-        self.streams + self.report_streams > 0
-    }
-
-    fn is_stale(&self, now_ms: u64) -> bool {
-        !self.is_connected() && now_ms.saturating_sub(self.last_heard_ms) > FORGET_AFTER_MS
-    }
-
-    fn refuse(&mut self, key: ResourceKey, version: String, reason: &str) {
-        if self.refused.len() < MAX_REFUSED || self.refused.contains_key(&key) {
-            self.refused
-                .insert(key, (shortened(&version), shortened(reason)));
-        }
-    }
-
-    fn breaker(&mut self, change: v1::BreakerChange) {
-        use v1::breaker_change::State;
-        let state = match change.to() {
-            State::Closed => None,
-            State::Open => Some("open"),
-            State::HalfOpen => Some("half_open"),
-            State::WouldOpen => Some("would_open"),
-        };
-        let (since_ms, cause) = (change.at_ms, shortened(&change.cause));
-        let key = (shortened(&change.service), shortened(&change.endpoint));
-        match state {
-            None => {
-                self.breakers.remove(&key);
-            }
-            Some(state)
-                if self.breakers.len() < MAX_BREAKERS || self.breakers.contains_key(&key) =>
-            {
-                self.breakers.insert(
-                    key,
-                    Breaker {
-                        state,
-                        since_ms,
-                        cause,
-                    },
-                );
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn add_usage(&mut self, usage: v1::ServiceUsage) {
-        let service = shortened(&usage.service);
-        if self.usage.len() >= MAX_BREAKERS && !self.usage.contains_key(&service) {
-            return;
-        }
-        let sum = self.usage.entry(service.clone()).or_default();
-        sum.service = service;
-        sum.requests = sum.requests.saturating_add(usage.requests);
-        sum.failures = sum.failures.saturating_add(usage.failures);
-        sum.retries = sum.retries.saturating_add(usage.retries);
-        sum.rate_limited = sum.rate_limited.saturating_add(usage.rate_limited);
-    }
-
-    fn shown(&self, node: &Node) -> Shown {
-        Shown {
-            namespace: node.namespace.clone(),
-            pod: node.pod.clone(),
-            pod_uid: node.pod_uid.clone(),
-            connected: self.is_connected(),
-            version: self.version.clone(),
-            applied: self.applied.len(),
-            refused: self
-                .refused
-                .iter()
-                .map(|((type_url, name), (version, reason))| ShownRefusal {
-                    r#type: short_type(type_url),
-                    name: name.clone(),
-                    version: version.clone(),
-                    reason: reason.clone(),
-                })
-                .collect(),
-            breakers: self
-                .breakers
-                .iter()
-                .map(|((service, endpoint), breaker)| ShownBreaker {
-                    service: service.clone(),
-                    endpoint: endpoint.clone(),
-                    breaker: breaker.clone(),
-                })
-                .collect(),
-            usage: self
-                .usage
-                .values()
-                .map(|usage| ShownUsage {
-                    service: usage.service.clone(),
-                    requests: usage.requests,
-                    failures: usage.failures,
-                    retries: usage.retries,
-                    rate_limited: usage.rate_limited,
-                })
-                .collect(),
-            last_report_ms: self.last_report_ms,
-        }
-    }
-}
-
-fn short_type(type_url: &str) -> String {
-    let known = ResourceType::from_url(type_url).map(|kind| format!("{kind:?}"));
-    known.unwrap_or_else(|| shortened(type_url))
-}
-
 /// Text of a sidecar, cut to its bound and without control characters.
 fn shortened(text: &str) -> String {
     let mut short = String::new();
@@ -350,46 +290,6 @@ fn shortened(text: &str) -> String {
     short
 }
 
-/// One sidecar in `/sidecars`.
-#[derive(Serialize)]
-pub struct Shown {
-    namespace: String,
-    pod: String,
-    pod_uid: String,
-    connected: bool,
-    version: String,
-    applied: usize,
-    refused: Vec<ShownRefusal>,
-    breakers: Vec<ShownBreaker>,
-    usage: Vec<ShownUsage>,
-    last_report_ms: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct ShownRefusal {
-    r#type: String,
-    name: String,
-    version: String,
-    reason: String,
-}
-
-#[derive(Serialize)]
-struct ShownBreaker {
-    service: String,
-    endpoint: String,
-    #[serde(flatten)]
-    breaker: Breaker,
-}
-
-#[derive(Serialize)]
-struct ShownUsage {
-    service: String,
-    requests: u64,
-    failures: u64,
-    retries: u64,
-    rate_limited: u64,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -404,11 +304,71 @@ mod tests {
     }
 
     fn refused(sidecars: &Sidecars) -> Vec<(String, String)> {
-        let refused = &sidecars.shown()[0].refused;
-        let shown = refused
-            .iter()
-            .map(|one| (one.name.clone(), one.reason.clone()));
-        shown.collect()
+        let shown = serde_json::to_value(sidecars.shown()).unwrap();
+        let refused = shown[0]["refused"].as_array().unwrap().iter();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        refused
+            .map(|one| (text(&one["name"]), text(&one["reason"])))
+            .collect()
+    }
+
+    fn opens(endpoint: &str, at_ms: u64) -> v1::SidecarReport {
+        let change = v1::BreakerChange {
+            service: "shop/catalog".to_owned(),
+            endpoint: endpoint.to_owned(),
+            to: v1::breaker_change::State::Open.into(),
+            at_ms,
+            cause: "3 consecutive failures".to_owned(),
+            ..v1::BreakerChange::default()
+        };
+        v1::SidecarReport {
+            breaker_changes: vec![change],
+            ..v1::SidecarReport::default()
+        }
+    }
+
+    #[test]
+    fn a_breaker_that_opens_is_news_once_however_often_it_is_told() {
+        let (sidecars, node, _connected) = registry();
+        let now_ms = clock::unix_ms();
+        sidecars.report(&node, opens("catalog-1", now_ms), true);
+        // A new stream tells its journal again.
+        sidecars.report(&node, opens("catalog-1", now_ms), true);
+        sidecars.report(&node, opens("catalog-2", now_ms - 2 * NEWS_MS), false);
+        let opened = sidecars.take_opened();
+        assert_eq!(opened.len(), 1);
+        assert_eq!(
+            (opened[0].pod.as_str(), opened[0].endpoint.as_str()),
+            ("web-1", "catalog-1")
+        );
+        assert!(sidecars.take_opened().is_empty());
+        assert_eq!(sidecars.breakers().len(), 2, "what is open stays known");
+    }
+
+    #[test]
+    fn what_opened_and_nobody_asked_for_is_bounded() {
+        let (sidecars, node, _connected) = registry();
+        let now_ms = clock::unix_ms();
+        for number in 0..2 * MAX_OPENED as u64 {
+            sidecars.report(&node, opens("catalog-1", now_ms + number), false);
+        }
+        assert_eq!(sidecars.take_opened().len(), MAX_OPENED);
+    }
+
+    #[test]
+    fn usage_alone_is_no_change() {
+        let (sidecars, node, _connected) = registry();
+        let mut changes = sidecars.changes();
+        changes.mark_unchanged();
+        let usage = vec![v1::ServiceUsage::default()];
+        let report = v1::SidecarReport {
+            usage,
+            ..v1::SidecarReport::default()
+        };
+        sidecars.report(&node, report, false);
+        assert!(!changes.has_changed().unwrap());
+        sidecars.report(&node, opens("catalog-1", 1), false);
+        assert!(changes.has_changed().unwrap());
     }
 
     #[test]

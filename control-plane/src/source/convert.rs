@@ -12,8 +12,8 @@ use remora_proto::v1::Protocol;
 use remora_proto::well_known;
 
 use crate::core::objects::{
-    EndpointSlice, Id, Name, Pod, PortReference, Reach, Service, ServicePort, SliceEndpoint,
-    in_ranges,
+    EndpointSlice, Id, Name, Namespace, Pod, PortReference, Reach, Service, ServicePort,
+    SliceEndpoint, in_ranges,
 };
 use crate::policy::check::FieldError;
 
@@ -70,12 +70,31 @@ pub fn created(metadata: &ObjectMeta) -> Option<i64> {
         .map(|time| time.0.as_second())
 }
 
+/// A Namespace, of which the metadata says all.
+pub fn namespace(id: Id, metadata: &ObjectMeta) -> Namespace {
+    Namespace {
+        id,
+        inject: label(metadata, well_known::INJECT) == Some(well_known::INJECT_ENABLED),
+    }
+}
+
+fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    let value = metadata.labels.as_ref()?.get(name)?;
+    Some(value)
+}
+
+fn annotation<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    let value = metadata.annotations.as_ref()?.get(name)?;
+    Some(value)
+}
+
 /// A Service.
 pub fn service(id: Id, service: &core_v1::Service, errors: &mut Errors) -> Service {
-    let spec = service.spec.clone().unwrap_or_default();
-    let reach = reach(&spec, errors);
+    let empty = core_v1::ServiceSpec::default();
+    let spec = service.spec.as_ref().unwrap_or(&empty);
+    let reach = reach(spec, errors);
     let opaque = opaque_ports(&service.metadata, errors);
-    let listed = spec.ports.unwrap_or_default();
+    let listed = spec.ports.as_deref().unwrap_or_default();
     errors.bounded("spec.ports", listed.len(), MAX_PORTS);
     let mut ports = Vec::new();
     for (index, port) in listed
@@ -110,7 +129,8 @@ pub fn service(id: Id, service: &core_v1::Service, errors: &mut Errors) -> Servi
     let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
     let timeout = spec
         .session_affinity_config
-        .and_then(|config| config.client_ip)
+        .as_ref()
+        .and_then(|config| config.client_ip.as_ref())
         .and_then(|ip| ip.timeout_seconds);
     let timeout = timeout
         .and_then(|seconds| u32::try_from(seconds).ok())
@@ -120,7 +140,7 @@ pub fn service(id: Id, service: &core_v1::Service, errors: &mut Errors) -> Servi
         created: created(&service.metadata),
         reach,
         ports,
-        selector: spec.selector.unwrap_or_default(),
+        selector: spec.selector.clone().unwrap_or_default(),
         session_affinity_seconds: affinity.then_some(timeout),
         internal_traffic_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
     }
@@ -130,17 +150,10 @@ fn reach(spec: &core_v1::ServiceSpec, errors: &mut Errors) -> Reach {
     if spec.type_.as_deref() == Some("ExternalName") {
         return Reach::ExternalName;
     }
-    let listed = spec.cluster_ips.clone().unwrap_or_default();
-    let single = spec
-        .cluster_ip
-        .iter()
-        .filter(|ip| !listed.contains(ip))
-        .cloned();
-    let all: Vec<String> = single
-        .chain(listed.iter().cloned())
-        .filter(|ip| !ip.is_empty())
-        .collect();
-    if all.iter().any(|ip| ip == "None") {
+    let listed = spec.cluster_ips.as_deref().unwrap_or_default();
+    let single = spec.cluster_ip.iter().filter(|ip| !listed.contains(ip));
+    let all: Vec<&String> = single.chain(listed).filter(|ip| !ip.is_empty()).collect();
+    if all.iter().any(|ip| *ip == "None") {
         return Reach::Headless;
     }
     let addresses = all
@@ -179,9 +192,9 @@ fn opaque_ports(metadata: &ObjectMeta, errors: &mut Errors) -> Vec<PortRange> {
 }
 
 /// The ports that an annotation of ours lists.
-fn port_ranges(annotation: &str, metadata: &ObjectMeta, errors: &mut Errors) -> Vec<PortRange> {
-    let name = format!("{}{annotation}", well_known::PREFIX);
-    let Some(text) = metadata.annotations.as_ref().and_then(|all| all.get(&name)) else {
+fn port_ranges(wish: &str, metadata: &ObjectMeta, errors: &mut Errors) -> Vec<PortRange> {
+    let name = format!("{}{wish}", well_known::PREFIX);
+    let Some(text) = annotation(metadata, &name) else {
         return Vec::new();
     };
     let mut held = Vec::new();
@@ -203,8 +216,7 @@ pub fn endpoint_slice(
     slice: &discovery_v1::EndpointSlice,
     errors: &mut Errors,
 ) -> EndpointSlice {
-    let labels = slice.metadata.labels.as_ref();
-    let service = labels.and_then(|labels| labels.get("kubernetes.io/service-name"));
+    let service = label(&slice.metadata, "kubernetes.io/service-name");
     let listed = slice.ports.as_deref().unwrap_or_default();
     errors.bounded("ports", listed.len(), MAX_PORTS);
     errors.bounded("endpoints", slice.endpoints.len(), MAX_ENDPOINTS);
@@ -230,7 +242,7 @@ pub fn endpoint_slice(
     }
     EndpointSlice {
         id,
-        service: service.map(|name| name.as_str().into()),
+        service: service.filter(|name| !name.is_empty()).map(Name::from),
         ports,
         endpoints,
     }
@@ -249,8 +261,10 @@ fn slice_endpoint(
     let address = errors.address(format!("{at}[0]"), first)?;
     let target = endpoint.target_ref.as_ref();
     let target = target.filter(|target| target.kind.as_deref() == Some("Pod"));
-    let conditions = endpoint.conditions.clone().unwrap_or_default();
-    let ready = conditions.ready.unwrap_or(true);
+    // What a condition does not say: ready, serving as ready, not terminating
+    // (KEP-1672).
+    let conditions = endpoint.conditions.as_ref();
+    let ready = conditions.and_then(|all| all.ready).unwrap_or(true);
     let hints = endpoint
         .hints
         .as_ref()
@@ -267,8 +281,8 @@ fn slice_endpoint(
         node: name(&endpoint.node_name),
         zone: name(&endpoint.zone),
         ready,
-        serving: conditions.serving.unwrap_or(ready),
-        terminating: conditions.terminating.unwrap_or(false),
+        serving: conditions.and_then(|all| all.serving).unwrap_or(ready),
+        terminating: conditions.and_then(|all| all.terminating) == Some(true),
         hint_zones: hints
             .into_iter()
             .flatten()
@@ -279,24 +293,22 @@ fn slice_endpoint(
 
 /// A Pod.
 pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
-    let spec = pod.spec.clone().unwrap_or_default();
-    let status = pod.status.clone().unwrap_or_default();
-    let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone());
-    let mut texts: Vec<String> = listed.filter(|ip| !ip.is_empty()).collect();
-    if let Some(ip) = status
-        .pod_ip
-        .filter(|ip| !ip.is_empty() && !texts.contains(ip))
-    {
-        texts.insert(0, ip);
-    }
+    let empty = (core_v1::PodSpec::default(), core_v1::PodStatus::default());
+    let spec = pod.spec.as_ref().unwrap_or(&empty.0);
+    let status = pod.status.as_ref().unwrap_or(&empty.1);
     // A host's address is not the pod's own, and that of a pod which has
     // ended may be another's already.
-    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    let foreign = spec.host_network == Some(true) || ended;
-    let addresses = texts
+    let phase = status.phase.as_deref();
+    let ended = matches!(phase, Some("Succeeded" | "Failed"));
+    let on_host = spec.host_network == Some(true);
+    let addresses = if on_host || ended {
+        Vec::new()
+    } else {
+        pod_addresses(status, errors)
+    };
+    let declined = [label, annotation]
         .iter()
-        .filter_map(|text| errors.address("status.podIPs".to_owned(), text));
-    let addresses: Vec<IpAddr> = addresses.collect();
+        .any(|read| read(&pod.metadata, well_known::INJECT) == Some(well_known::INJECT_DISABLED));
     let ready = status
         .conditions
         .iter()
@@ -313,22 +325,40 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
             .into(),
         node: text(&spec.node_name),
         labels: pod.metadata.labels.clone().unwrap_or_default(),
-        addresses: if foreign { Vec::new() } else { addresses },
+        addresses,
         draining: pod.metadata.deletion_timestamp.is_some(),
         ready: ready.is_none_or(|ready| ready.status == "True"),
-        ports: container_ports(&spec, errors),
+        ports: container_ports(spec, errors),
         opaque_ports: opaque_ports(&pod.metadata, errors),
         excluded_ports: port_ranges("exclude-inbound-ports", &pod.metadata, errors),
-        sidecar: has_sidecar(&spec),
+        sidecar: has_sidecar(spec),
+        running: phase == Some("Running"),
+        declines_sidecar: on_host || declined,
+        not_injected: annotation(&pod.metadata, well_known::INJECTED)
+            .and_then(|text| text.strip_prefix(well_known::NOT_INJECTED))
+            .map(Name::from),
         mesh_protocols: mesh_protocols(&pod.metadata),
     }
+}
+
+/// All addresses of a pod, the one that it is known by first.
+fn pod_addresses(status: &core_v1::PodStatus, errors: &mut Errors) -> Vec<IpAddr> {
+    let listed = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+    let mut texts: Vec<&String> = listed.filter(|ip| !ip.is_empty()).collect();
+    let first = status.pod_ip.as_ref();
+    if let Some(ip) = first.filter(|ip| !ip.is_empty() && !texts.contains(ip)) {
+        texts.insert(0, ip);
+    }
+    let addresses = texts
+        .into_iter()
+        .filter_map(|text| errors.address("status.podIPs".to_owned(), text));
+    addresses.collect()
 }
 
 /// What the injected sidecar takes from others: of what its annotation lists
 /// the names that are known here; a later version may list more.
 fn mesh_protocols(metadata: &ObjectMeta) -> Vec<&'static str> {
-    let annotations = metadata.annotations.as_ref();
-    let text = annotations.and_then(|all| all.get(well_known::MESH_PROTOCOLS));
+    let text = annotation(metadata, well_known::MESH_PROTOCOLS);
     let listed = |known: &&str| {
         let mut words = text.into_iter().flat_map(|text| text.split(','));
         words.any(|word| word.trim() == *known)
@@ -496,5 +526,40 @@ mod tests {
         assert!(!second.ready && second.serving && second.terminating);
         assert_eq!(second.hint_zones, ["z"]);
         assert_eq!(errors.0[0].field, "endpoints[2].addresses[0]");
+    }
+
+    #[test]
+    fn a_slice_and_a_pod_that_are_hardly_begun_are_read_as_empty() {
+        // As the API server writes them: lists without items are null.
+        let mut errors = Errors::default();
+        let slice = json!({
+            "metadata": {"labels": {"kubernetes.io/service-name": ""}},
+            "addressType": "IPv4", "endpoints": null, "ports": null,
+        });
+        let slice = serde_json::from_value(slice).unwrap();
+        let slice = endpoint_slice(Id::new("shop", "a-1"), &slice, &mut errors);
+        assert_eq!((slice.service, slice.endpoints.len()), (None, 0));
+        let pending = json!({"metadata": {"uid": "u"}, "spec": {"containers": []},
+                             "status": {"phase": "Pending"}});
+        let pending = serde_json::from_value(pending).unwrap();
+        let pending = pod(Id::new("shop", "a"), &pending, &mut errors);
+        assert!(!pending.running && !pending.declines_sidecar && !pending.draining);
+        assert_eq!((pending.addresses.len(), errors.0.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_pod_may_decline_a_sidecar_by_label_or_annotation_or_by_where_it_runs() {
+        let declines = |metadata: serde_json::Value, host_network: bool| {
+            let spec = json!({"containers": [], "hostNetwork": host_network});
+            let read = serde_json::from_value(json!({"metadata": metadata, "spec": spec}));
+            let read = pod(Id::new("shop", "a"), &read.unwrap(), &mut Errors::default());
+            read.declines_sidecar
+        };
+        let says = |value: &str| json!({"remora.io/inject": value});
+        assert!(!declines(json!({}), false));
+        assert!(declines(json!({}), true));
+        assert!(declines(json!({"labels": says("disabled")}), false));
+        assert!(declines(json!({"annotations": says("disabled")}), false));
+        assert!(!declines(json!({"labels": says("enabled")}), false));
     }
 }

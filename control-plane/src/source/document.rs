@@ -208,8 +208,8 @@ fn object(key: &Key, text: &str, node: &Node, value: &Value) -> Result<Object, V
     let mut errors = Errors::default();
     let object = match key.kind {
         Kind::Namespace => {
-            typed::<core_v1::Namespace>(text, node)?;
-            Object::Namespace(id)
+            let namespace = typed::<core_v1::Namespace>(text, node)?;
+            Object::Namespace(convert::namespace(id, &namespace.metadata))
         }
         Kind::Deployment => {
             typed::<Deployment>(text, node)?;
@@ -241,7 +241,8 @@ fn typed<T: DeserializeOwned>(text: &str, node: &Node) -> Result<T, Vec<FieldErr
     })
 }
 
-fn policy(id: Id, value: &Value) -> Result<TrafficPolicy, Vec<FieldError>> {
+/// A policy; its generation is still to be told.
+pub(super) fn policy(id: Id, value: &Value) -> Result<TrafficPolicy, Vec<FieldError>> {
     let mut errors = Vec::new();
     let known = ["apiVersion", "kind", "metadata", "spec", "status"];
     for name in value

@@ -319,6 +319,7 @@ mod tests {
             Event::Apply(object) => object.key().to_string(),
             Event::Delete(key) => format!("-{}", key.id.name),
             Event::Synced => "synced".to_owned(),
+            Event::ReportsAddress(address) => format!("reports to {address:?}"),
         });
         shown.collect()
     }

@@ -7,9 +7,11 @@
 //! - [`convert`]: Kubernetes' types to the core's.
 //! - [`folder`]: files to events: what is new, changed, gone, broken.
 //! - [`files`]: the watched folders.
+//! - [`kubernetes`]: a cluster.
 
 pub mod convert;
 pub mod document;
 pub mod files;
 pub mod folder;
+pub mod kubernetes;
 pub mod yaml;

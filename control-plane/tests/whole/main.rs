@@ -4,4 +4,8 @@
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+// Shared with `cluster`, which uses more of it.
+#[allow(dead_code)]
+mod sidecar;
+#[cfg(test)]
 mod stories;

@@ -486,7 +486,8 @@ pub struct Workload {
     #[prost(message, repeated, tag = "11")]
     pub rate_limits: ::prost::alloc::vec::Vec<RateLimit>,
     /// Where this sidecar's reports go, `ip:port`: the replica of the control
-    /// plane that leads. Empty: to where the stream is.
+    /// plane that leads. Empty: to where the stream is, and there they go too
+    /// while nobody takes them at the address. Anything else is refused.
     #[prost(string, tag = "12")]
     pub reports_address: ::prost::alloc::string::String,
 }

@@ -4,7 +4,7 @@
 //! Workers run on other threads than the stream. They reach it by a bounded
 //! channel and get their answer by a one-shot channel, which works across runtimes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -96,6 +96,7 @@ pub struct Mesh {
     ready: watch::Sender<bool>,
     workload_changes: watch::Sender<u64>,
     draining: watch::Sender<bool>,
+    reports_address: watch::Sender<Option<SocketAddr>>,
     ledger: Mutex<Ledger>,
     news: Notify,
     journal: Arc<Journal>,
@@ -114,6 +115,7 @@ impl Mesh {
             workload_changes: watch::Sender::new(0),
             journal: Journal::new(),
             draining: watch::Sender::new(false),
+            reports_address: watch::Sender::new(None),
             ledger: Mutex::new(Ledger::default()),
             news: Notify::new(),
         };
@@ -214,6 +216,11 @@ impl Mesh {
         self.draining.subscribe()
     }
 
+    /// Where reports go; `None`: to where the stream is.
+    pub fn reports_address(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.reports_address.subscribe()
+    }
+
     /// Makes the next report go out soon, because something outside of the
     /// configuration changed: a breaker.
     pub fn report_soon(&self) {
@@ -281,6 +288,11 @@ impl Mesh {
     pub(crate) fn set_draining(&self, draining: bool) {
         self.draining
             .send_if_modified(|was| std::mem::replace(was, draining) != draining);
+    }
+
+    pub(crate) fn set_reports_address(&self, address: Option<SocketAddr>) {
+        self.reports_address
+            .send_if_modified(|was| std::mem::replace(was, address) != address);
     }
 
     pub(crate) fn set_held(&self, subscriptions: usize, unknown: usize) {

@@ -203,6 +203,8 @@ pub struct WorkloadConfig {
     pub rate_limits: Vec<RateLimit>,
     /// Every policy that took part.
     pub policies: Vec<PolicyReference>,
+    /// Where reports go; `None`: to where the stream is.
+    pub reports_address: Option<SocketAddr>,
 }
 
 /// One port of the sidecar's own pod.

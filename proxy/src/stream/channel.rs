@@ -104,6 +104,11 @@ impl ControlPlane {
         })
     }
 
+    /// Another one, reached in the same way.
+    pub fn at(&self, address: SocketAddr) -> Result<Self, ControlPlaneError> {
+        Self::parse(&format!("http://{address}"), self.socket_mark)
+    }
+
     /// The address as people write it.
     pub fn uri(&self) -> &Uri {
         &self.uri

@@ -3,10 +3,15 @@
 //!
 //! One report is under way at a time; what changes meanwhile goes into the
 //! next one. So nothing queues up, whatever the control plane does.
+//!
+//! # Layout
+//! - here: one stream, wherever it goes.
+//! - [`compose`]: what a report says.
+//! - [`way`]: where the streams go, and when to try again.
 
 mod compose;
+mod way;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use remora_proto::v1::reports_client::ReportsClient;
@@ -14,14 +19,12 @@ use remora_proto::v1::{BreakerChange, ReportAcknowledgement, ServiceUsage, Sidec
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tracing::{debug, info};
+use tonic::transport::Channel;
 
 use self::compose::{Composer, MustBeginAnew};
-use super::Options;
-use super::backoff::Backoff;
-use super::channel::ConnectError;
+pub(super) use self::way::keep_reporting;
+use super::channel::{ConnectError, ControlPlaneError};
 use crate::clock::{self, Timestamp};
-use crate::random;
 use crate::state::mesh::Mesh;
 
 /// Reports are at least so far apart.
@@ -61,6 +64,8 @@ pub trait ReportSource: Send + Sync + 'static {
 enum ReportError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Address(#[from] ControlPlaneError),
     #[error("no acknowledgement within {ACKNOWLEDGE_TIMEOUT:?}")]
     NotAcknowledged,
     #[error("the control plane ended the stream: {} {:?}", .0.code(), .0.message())]
@@ -83,36 +88,6 @@ impl From<MustBeginAnew> for ReportError {
     }
 }
 
-/// Never ends by itself.
-pub(super) async fn keep_reporting(
-    options: Options,
-    mesh: Arc<Mesh>,
-    source: Arc<dyn ReportSource>,
-) {
-    let mut backoff = Backoff::default();
-    let mut composer = Composer::new(options.identity.clone());
-    loop {
-        let mut reporter = Reporter {
-            composer: &mut composer,
-            mesh: &mesh,
-            source: source.as_ref(),
-            accepted_at: None,
-        };
-        let error = match reporter.session(&options).await {
-            Ok(never) => match never {},
-            Err(error) => error,
-        };
-        let lived = reporter.accepted_at.map(|since| clock::now().since(since));
-        let pause = backoff.pause(lived.unwrap_or_default(), random::next());
-        if lived.is_some() {
-            info!(%error, ?pause, "the report stream is lost");
-        } else {
-            debug!(%error, ?pause, "no report stream");
-        }
-        tokio::time::sleep(pause).await;
-    }
-}
-
 /// One stream.
 struct Reporter<'a> {
     composer: &'a mut Composer,
@@ -122,11 +97,7 @@ struct Reporter<'a> {
 }
 
 impl Reporter<'_> {
-    async fn session(
-        &mut self,
-        options: &Options,
-    ) -> Result<std::convert::Infallible, ReportError> {
-        let channel = options.control_plane.clone().connect().await?;
+    async fn session(&mut self, channel: Channel) -> Result<std::convert::Infallible, ReportError> {
         let mut client =
             ReportsClient::new(channel).max_decoding_message_size(MAX_ACKNOWLEDGEMENT_BYTES);
         self.composer.begin(&self.mesh.ledger());

@@ -66,6 +66,7 @@ mod http2_malformed;
 mod http2_storm;
 mod http2_upstreams;
 mod inbound;
+mod leader;
 mod limits;
 mod long_streams;
 mod message;

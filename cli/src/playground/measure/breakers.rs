@@ -20,6 +20,9 @@ pub struct Breakers {
 pub struct ServiceBreakers {
     /// `namespace/name`.
     pub service: String,
+    /// The state of the breaker of the whole service, where its policy has one.
+    #[serde(default)]
+    pub state: Option<String>,
     /// By endpoint.
     #[serde(default)]
     pub endpoints: Vec<EndpointBreaker>,

@@ -138,7 +138,7 @@ impl Controller {
 
     fn take_workload(&mut self, config: WorkloadConfig, now: Timestamp) -> Vec<PolicyReference> {
         let policies = config.policies.clone();
-        let draining = config.draining;
+        let (draining, reports_address) = (config.draining, config.reports_address);
         self.workload = Some(Workload {
             config: Arc::new(config),
         });
@@ -147,6 +147,7 @@ impl Controller {
         self.publish(now);
         self.mesh.workload_changed();
         self.mesh.set_draining(draining);
+        self.mesh.set_reports_address(reports_address);
         self.mesh.set_ready();
         policies
     }

@@ -124,6 +124,7 @@ pub fn workload(name: &str, value: &[u8]) -> Result<WorkloadConfig, DecodeError>
         ports,
         rate_limits: policy::rate_limits(&workload.rate_limits, &mut problems),
         policies: policy_references(&workload.policies, &mut problems),
+        reports_address: reports_address(&workload.reports_address, &mut problems),
     };
     let expected = well_known::resource_name(&config.namespace, &config.pod);
     expect_name(name, &expected, &mut problems);
@@ -333,6 +334,25 @@ fn optional_zone(field: &str, value: &str, problems: &mut Problems) -> String {
 fn optional_uid(value: &str, problems: &mut Problems) -> String {
     let valid = |value: &str| value.is_empty() || names::is_uid(value);
     problems.text("pod_uid", value, valid, "a pod's uid or empty")
+}
+
+/// Empty is none: then the sidecar's own way to the control plane is taken.
+fn reports_address(value: &str, problems: &mut Problems) -> Option<SocketAddr> {
+    if value.is_empty() {
+        return None;
+    }
+    let reachable = |address: &SocketAddr| {
+        address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
+    };
+    let address = value.parse().ok().filter(reachable);
+    if address.is_none() {
+        let quoted = problems::quote(value);
+        problems.add(
+            "reports_address",
+            format_args!("is {quoted}, must be ip:port or empty"),
+        );
+    }
+    address
 }
 
 /// A resource under another's name would shadow it.

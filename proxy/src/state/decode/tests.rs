@@ -218,6 +218,33 @@ fn workload_ports_are_unique() {
     );
 }
 
+#[test]
+fn reports_go_to_an_address_or_to_where_the_stream_is() {
+    let mut sent = testing::workload();
+    let mut decode = |address: &str| {
+        sent.reports_address = address.to_owned();
+        super::workload("shop/web-1", &sent.encode_to_vec())
+    };
+    assert_eq!(decode("").unwrap().reports_address, None);
+    for good in ["10.0.0.7:15110", "[fd00::7]:15110"] {
+        let config = decode(good).unwrap();
+        assert_eq!(config.reports_address.unwrap().to_string(), good);
+    }
+    for bad in [
+        "remora:15110",
+        "10.0.0.7",
+        "10.0.0.7:0",
+        "0.0.0.0:15110",
+        "[::]:15110",
+        "224.0.0.1:15110",
+        "http://10.0.0.7:15110",
+        " ",
+    ] {
+        let error = decode(bad).unwrap_err().to_string();
+        assert!(error.contains("reports_address: is"), "{bad}: {error}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(name in ".{0,40}", bytes in prop::collection::vec(any::<u8>(), 0..300)) {

@@ -1,4 +1,5 @@
 use std::pin::Pin;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use remora_proto::v1::reports_server::{Reports, ReportsServer};
@@ -10,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::*;
 use crate::state::controller::Identity;
 use crate::state::ledger::Ledger;
-use crate::stream::{ControlPlane, Kind};
+use crate::stream::{ControlPlane, Kind, Options};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

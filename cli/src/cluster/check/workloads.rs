@@ -1,0 +1,361 @@
+//! The workloads: pods that lack their sidecar, sidecars that are not as they
+//! should be, policies that are not in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::finding::Finding;
+use crate::cluster::api::{Api, List};
+use crate::cluster::error::Error;
+use crate::cluster::mesh::{self, Namespaces};
+use crate::cluster::resources::{PODS, TRAFFIC_POLICIES};
+use crate::cluster::status::{self, Row, State};
+use crate::cluster::text;
+use crate::cluster::version::{OURS, is_supported};
+use crate::playground::clock;
+
+/// Names that are shown of many.
+const SHOWN: usize = 5;
+/// Namespaces that get a finding of their own.
+const MAX_NAMESPACES: usize = 20;
+/// Policies that get a finding of their own.
+const MAX_POLICIES: usize = 50;
+
+/// Everything that runs in the mesh, of one namespace or of all.
+pub async fn findings(api: &Api, namespace: Option<&str>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let pods = api.list::<Pod>(&PODS, namespace, "").await;
+    let namespaces = Namespaces::read(api, namespace).await;
+    match (&pods, &namespaces) {
+        (Ok(pods), Ok(namespaces)) => found.extend(without_sidecar(&pods.items, namespaces)),
+        (Err(error), _) | (_, Err(error)) => found.push(Finding::unread("pods", error)),
+    }
+    match (&pods, mesh::sidecars(api).await) {
+        (Ok(pods), Ok(told)) => {
+            let rows = status::rows(&pods.items, &told, None, clock::unix_ms());
+            found.extend(sidecars(&rows));
+            if let Some(doubt) = told.doubt {
+                found.push(Finding::warning(
+                    "sidecars",
+                    format!("not all may be known: {doubt}"),
+                    "",
+                ));
+            }
+        }
+        (Ok(_), Err(error)) => found.push(Finding::unread("sidecars", &error)),
+        // Said above already.
+        (Err(_), _) => {}
+    }
+    let written = api.list(&TRAFFIC_POLICIES, namespace, "").await;
+    found.extend(policies(&written));
+    found
+}
+
+/// Pods of labelled namespaces that run without: by namespace, with what to
+/// restart.
+pub fn without_sidecar(pods: &[Pod], namespaces: &Namespaces) -> Vec<Finding> {
+    const SUBJECT: &str = "injection";
+    let mut lacking: BTreeMap<String, (Vec<String>, BTreeSet<String>)> = BTreeMap::new();
+    for pod in pods.iter().filter(|pod| namespaces.lacks_sidecar(pod)) {
+        let (namespace, name) = mesh::key(pod);
+        let (names, owners) = lacking.entry(namespace).or_default();
+        owners.extend(mesh::owner(pod));
+        names.push(name);
+    }
+    let asked = namespaces.facts().into_iter();
+    let asked = asked.filter(|(_, facts)| {
+        let label = facts.labels.get(remora_proto::well_known::INJECT);
+        label.is_some_and(|value| value == remora_proto::well_known::INJECT_ENABLED)
+    });
+    let asked = asked.count();
+    if lacking.is_empty() {
+        let message = match asked {
+            0 => "no namespace is labelled remora.io/inject=enabled".to_owned(),
+            count => format!(
+                "{} labelled, and every pod there that should have a sidecar has one",
+                text::counted(count, "namespace")
+            ),
+        };
+        let make = if asked == 0 {
+            Finding::info
+        } else {
+            Finding::ok
+        };
+        return vec![make(SUBJECT, message)];
+    }
+    let finding = |(namespace, (names, owners)): (String, (Vec<String>, BTreeSet<String>))| {
+        let message = format!(
+            "{} of namespace {namespace} without sidecar: {}",
+            text::counted(names.len(), "pod"),
+            text::some_of(&names, SHOWN)
+        );
+        let action = if owners.is_empty() {
+            "nothing makes these pods anew: delete them and create them again".to_owned()
+        } else {
+            let owners = owners.into_iter().collect::<Vec<_>>().join(" ");
+            format!("restart them: kubectl -n {namespace} rollout restart {owners}")
+        };
+        Finding::warning(SUBJECT, message, &action)
+    };
+    lacking
+        .into_iter()
+        .take(MAX_NAMESPACES)
+        .map(finding)
+        .collect()
+}
+
+/// The sidecars: connected, in sync, of a version that works with this one.
+pub fn sidecars(rows: &[Row]) -> Vec<Finding> {
+    const SUBJECT: &str = "sidecars";
+    let names = |wanted: &dyn Fn(&Row) -> bool| -> Vec<String> {
+        let rows = rows.iter().filter(|row| wanted(row));
+        rows.map(|row| format!("{}/{}", row.namespace, row.pod))
+            .collect()
+    };
+    let some = |names: &[String]| text::some_of(names, SHOWN);
+    let mut found = Vec::new();
+    let lost = names(&|row| matches!(row.state, State::Disconnected | State::Unknown));
+    if !lost.is_empty() {
+        found.push(Finding::error(
+            SUBJECT,
+            format!("{} not connected: {}", text::counted(lost.len(), "sidecar"), some(&lost)),
+            "see its log (kubectl logs POD -c remora-proxy): can it reach the control plane's Service, do NetworkPolicies let it?",
+        ));
+    }
+    let refused = names(&|row| row.state == State::Refused);
+    if !refused.is_empty() {
+        found.push(Finding::error(
+            SUBJECT,
+            format!(
+                "{} refused a part of their configuration: {}",
+                text::counted(refused.len(), "sidecar"),
+                some(&refused)
+            ),
+            "`remora status` shows what and why; they keep their last good version",
+        ));
+    }
+    let apart = names(&|row| !row.version.is_empty() && !is_supported(&row.version, OURS));
+    if !apart.is_empty() {
+        found.push(Finding::warning(
+            SUBJECT,
+            format!(
+                "{} more than one minor version from {OURS}: {}",
+                text::counted(apart.len(), "sidecar"),
+                some(&apart)
+            ),
+            "restart their workloads, so that they get today's sidecar",
+        ));
+    }
+    if found.is_empty() {
+        let count = rows.iter().filter(|row| row.state == State::InSync).count();
+        let message = format!(
+            "{}, all connected and in sync",
+            text::counted(count, "sidecar")
+        );
+        found.push(Finding::ok(SUBJECT, message));
+    }
+    found
+}
+
+/// What is read of a policy.
+#[derive(Debug, Deserialize)]
+pub struct Judged {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    status: Value,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    generation: i64,
+}
+
+/// The policies: judged, and accepted.
+pub fn policies(found: &Result<List<Judged>, Error>) -> Vec<Finding> {
+    const SUBJECT: &str = "policies";
+    let policies = match found {
+        Ok(policies) => &policies.items,
+        // Without its definition there is none: said elsewhere.
+        Err(error) if error.is_not_found() => return Vec::new(),
+        Err(error) => return vec![Finding::unread(SUBJECT, error)],
+    };
+    let findings: Vec<Finding> = policies
+        .iter()
+        .filter_map(policy)
+        .take(MAX_POLICIES)
+        .collect();
+    if findings.is_empty() {
+        let count = text::counted(policies.len(), "TrafficPolicy");
+        let count = count.replace("Policys", "Policies");
+        return vec![Finding::ok(SUBJECT, format!("{count}, all in force"))];
+    }
+    findings
+}
+
+fn policy(policy: &Judged) -> Option<Finding> {
+    const SUBJECT: &str = "policies";
+    let Metadata {
+        namespace,
+        name,
+        generation,
+    } = &policy.metadata;
+    let describe = format!("kubectl -n {namespace} describe trafficpolicy {name}");
+    let shown = format!("TrafficPolicy {namespace}/{name}");
+    let conditions = policy.status["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    let accepted = conditions.find(|condition| condition["type"] == "Accepted");
+    let Some(accepted) = accepted else {
+        let message = format!("{shown} has no status yet");
+        return Some(Finding::warning(
+            SUBJECT,
+            message,
+            "the leading control plane writes it: see `leader` above",
+        ));
+    };
+    let word = |field: &str| accepted[field].as_str().unwrap_or_default();
+    if word("status") != "True" {
+        let message = format!(
+            "{shown} is not in force: {}: {}",
+            word("reason"),
+            word("message")
+        );
+        return Some(Finding::warning(SUBJECT, message, &describe));
+    }
+    let judged = accepted["observedGeneration"]
+        .as_i64()
+        .or(policy.status["observedGeneration"].as_i64());
+    if judged.is_some_and(|judged| judged < *generation) {
+        let message = format!("the status of {shown} is of an older generation");
+        return Some(Finding::warning(
+            SUBJECT,
+            message,
+            "the leading control plane writes it: see `leader` above",
+        ));
+    }
+    let refused = policy.status["sidecars"]["refused"].as_u64().unwrap_or(0);
+    (refused > 0).then(|| {
+        let refused = usize::try_from(refused).unwrap_or(usize::MAX);
+        let message = format!(
+            "{shown} is refused by {}",
+            text::counted(refused, "sidecar")
+        );
+        Finding::error(
+            SUBJECT,
+            message,
+            "`remora status -A` shows by which, and why",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+    use serde_json::json;
+
+    fn labelled(labels: Value) -> Namespaces {
+        let shop = json!({"metadata": {"name": "shop", "labels": labels}});
+        Namespaces::new(&[serde_json::from_value(shop).unwrap()], "remora-system")
+    }
+
+    #[test]
+    fn pods_without_sidecar_are_told_with_what_to_restart() {
+        let pod = |name: &str, owner: Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"namespace": "shop", "name": name, "ownerReferences": [owner],
+                    "labels": {"pod-template-hash": "5d"}},
+                "spec": {"containers": [{"name": "app"}]}, "status": {"phase": "Running"},
+            }))
+            .unwrap()
+        };
+        let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d", "uid": "1", "controller": true});
+        let pods = [pod("web-5d-a", set.clone()), pod("web-5d-b", set)];
+        let enabled = labelled(json!({"remora.io/inject": "enabled"}));
+        let found = without_sidecar(&pods, &enabled);
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            found[0].message,
+            "2 pods of namespace shop without sidecar: web-5d-a, web-5d-b"
+        );
+        assert!(
+            found[0]
+                .action
+                .ends_with("kubectl -n shop rollout restart deployment/web"),
+            "{}",
+            found[0].action
+        );
+        assert_eq!(without_sidecar(&[], &enabled)[0].level, Level::Ok);
+        assert_eq!(
+            without_sidecar(&pods, &labelled(json!({})))[0].level,
+            Level::Info
+        );
+    }
+
+    #[test]
+    fn sidecars_are_told_by_what_is_wrong() {
+        let row = |pod: &str, state: State, version: &str| Row {
+            namespace: "shop".to_owned(),
+            pod: pod.to_owned(),
+            node: String::new(),
+            state,
+            connected: true,
+            applied: 1,
+            refused: Vec::new(),
+            version: version.to_owned(),
+            last_report_seconds: None,
+        };
+        let good = row("a", State::InSync, OURS);
+        assert_eq!(sidecars(std::slice::from_ref(&good))[0].level, Level::Ok);
+        let found = sidecars(&[
+            good,
+            row("b", State::Disconnected, OURS),
+            row("c", State::Refused, OURS),
+            row("d", State::InSync, "7.0.0"),
+        ]);
+        let levels: Vec<Level> = found.iter().map(|one| one.level).collect();
+        assert_eq!(levels, [Level::Error, Level::Error, Level::Warning]);
+        for (finding, pod) in found.iter().zip(["shop/b", "shop/c", "shop/d"]) {
+            assert!(finding.message.contains(pod), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn policies_that_are_not_in_force_are_told() {
+        let of = |status: Value| {
+            let item = json!({"metadata": {"namespace": "shop", "name": "p", "generation": 2}, "status": status});
+            let items = serde_json::from_value(json!([item])).unwrap();
+            policies(&Ok(List {
+                items,
+                is_cut: false,
+            }))
+        };
+        let condition = |status: &str, generation: i64| {
+            json!({"conditions": [{"type": "Accepted", "status": status, "reason": "Conflicted",
+                "message": "older", "observedGeneration": generation}]})
+        };
+        assert_eq!(of(condition("True", 2))[0].level, Level::Ok);
+        assert!(
+            of(condition("False", 2))[0]
+                .message
+                .contains("Conflicted: older")
+        );
+        assert!(
+            of(condition("True", 1))[0]
+                .message
+                .contains("older generation")
+        );
+        assert!(of(json!({}))[0].message.contains("no status yet"));
+        let mut refused = condition("True", 2);
+        refused["sidecars"] = json!({"refused": 3});
+        assert_eq!(of(refused)[0].level, Level::Error);
+    }
+}

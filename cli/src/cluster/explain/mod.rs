@@ -1,0 +1,220 @@
+//! `remora explain`: what is in force on a Service, and whose doing it is.
+//!
+//! - [`given`]: Services and policies, from a cluster or from files.
+//! - [`mod@show`]: the answer for people.
+//!
+//! What is in force is decided by the control plane's own core; nothing here
+//! merges policies.
+
+pub mod given;
+pub mod show;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use remora_control_plane::core::objects::{Id, Target, TrafficPolicy};
+use remora_control_plane::core::policies::Policies;
+use remora_control_plane::core::resolve::leaves::leaves;
+use remora_proto::v1::PolicyReference;
+use serde::Serialize;
+use serde_json::Value;
+
+use self::given::Given;
+use super::api::Api;
+use super::error::Error;
+use super::options::{Connection, Output, checked_name, parse_name};
+use super::output::{self, Paint};
+
+/// Options of `remora explain`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 told; 1 told, and some policy that names the Service or its \
+    namespace is not in force; 2 wrong usage, no such Service, or the cluster cannot be asked.\n\
+    Needs: get services and list trafficpolicies.remora.io in the namespace. With --source no cluster."
+)]
+pub struct Options {
+    /// The Service (`catalog`, `shop/catalog`).
+    pub service: String,
+    /// Its namespace (default: that of the kubeconfig's context; with --source: default).
+    #[arg(short, long, value_name = "NAMESPACE", value_parser = parse_name)]
+    pub namespace: Option<String>,
+    /// Read a folder of YAML instead of a cluster; several are one source.
+    #[arg(long = "source", value_name = "files:DIR", value_parser = given::parse_source)]
+    pub sources: Vec<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// What is in force on a Service.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// `namespace/name`.
+    pub service: String,
+    /// How it is reached: `ClusterIP`, `Headless`, `ExternalName`.
+    pub reach: &'static str,
+    /// The policies that take part, the most specific first.
+    pub policies: Vec<Taking>,
+    /// Every leaf that is in force.
+    pub fields: Vec<Field>,
+    /// What is not in force, and why.
+    pub not_in_force: Vec<Refused>,
+}
+
+/// A policy that takes part.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Taking {
+    /// Its name, in the Service's namespace.
+    pub name: String,
+    /// Which of its generations.
+    pub generation: i64,
+    /// By which of its targets: `Service`, `Namespace`.
+    pub by: Vec<&'static str>,
+}
+
+/// One leaf.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Field {
+    /// Its path below `spec`.
+    pub field: String,
+    /// What is in force.
+    pub value: Value,
+    /// The policy's name, or `default`.
+    pub from: String,
+    /// Whether it is a default, which no policy says.
+    pub is_default: bool,
+}
+
+/// A policy that is not in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// Its name, or where it stands.
+    pub policy: String,
+    /// `Conflicted`, `TargetNotFound`, `Invalid`.
+    pub reason: String,
+    /// In words.
+    pub message: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When there is no such Service, or nothing can be read.
+pub async fn run(options: Options) -> Result<ExitCode, Error> {
+    let (namespace, name) = match options.service.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (options.namespace.as_deref(), options.service.as_str()),
+    };
+    if let (Some(one), Some(other)) = (namespace, options.namespace.as_deref())
+        && one != other
+    {
+        let message = format!("{} is not in namespace {other}", options.service);
+        return Err(Error::Usage(message));
+    }
+    let name = checked_name(name)?;
+    let given = if options.sources.is_empty() {
+        let api = Api::connect(&options.connection).await?;
+        let namespace = checked_name(namespace.unwrap_or(&api.default_namespace))?;
+        given::from_cluster(&api, namespace, name).await?
+    } else {
+        let namespace = checked_name(namespace.unwrap_or("default"))?;
+        given::from_files(&options.sources, namespace, name)?
+    };
+    let explanation = explain(&given);
+    let text = output::structured(options.output.format, &explanation)?;
+    output::print(&text.unwrap_or_else(|| show::text(&explanation, Paint::of_stdout())))?;
+    Ok(if explanation.not_in_force.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        super::FOUND
+    })
+}
+
+/// What is in force, from what was given.
+pub fn explain(given: &Given) -> Explanation {
+    let id = &given.service;
+    let mut policies = Policies::default();
+    for policy in &given.policies {
+        policies.apply(policy.clone());
+    }
+    let fields = leaves(&policies, &id.namespace, Some(&id.name));
+    let fields = fields.into_iter().map(|leaf| Field {
+        field: leaf.field.to_owned(),
+        value: leaf.value,
+        is_default: leaf.from.is_none(),
+        from: leaf.from.map_or("default".to_owned(), |from| from.name),
+    });
+    Explanation {
+        service: id.to_string(),
+        reach: given.reach,
+        fields: fields.collect(),
+        policies: taking(given, &policies),
+        not_in_force: refused(given, &policies),
+    }
+}
+
+/// The target of a policy, where it is about the Service.
+fn about<'a>(id: &Id, target: &'a Target) -> Option<(&'a Target, &'static str)> {
+    match target {
+        Target::Service(name) if *name == id.name => Some((target, "Service")),
+        Target::Service(_) => None,
+        Target::Namespace => Some((target, "Namespace")),
+    }
+}
+
+fn taking(given: &Given, policies: &Policies) -> Vec<Taking> {
+    let id = &given.service;
+    let effective =
+        remora_control_plane::core::resolve::effective(policies, &id.namespace, Some(&id.name));
+    let take = |reference: PolicyReference| {
+        let policy = given.policies.iter();
+        let policy = policy.filter(|policy| *policy.id.name == *reference.name);
+        let by = policy.flat_map(|policy| in_force_by(id, policy, policies));
+        Taking {
+            by: by.collect(),
+            generation: reference.generation,
+            name: reference.name,
+        }
+    };
+    effective.policies.into_iter().map(take).collect()
+}
+
+fn in_force_by(id: &Id, policy: &TrafficPolicy, policies: &Policies) -> Vec<&'static str> {
+    let targets = policy.targets.iter().filter_map(|target| about(id, target));
+    let holds = |target: &Target| {
+        let holder = policies.in_force(&id.namespace, target.clone());
+        holder.is_some_and(|holder| holder.id == policy.id)
+    };
+    targets
+        .filter(|(target, _)| holds(target))
+        .map(|(_, by)| by)
+        .collect()
+}
+
+fn refused(given: &Given, policies: &Policies) -> Vec<Refused> {
+    let id = &given.service;
+    let conditions = policies.conditions(|service| service == id);
+    let mut refused = given.broken.clone();
+    for condition in conditions
+        .into_iter()
+        .filter(|condition| !condition.accepted)
+    {
+        let mut named = given.policies.iter();
+        let target = named
+            .find(|policy| policy.id == condition.policy)
+            .and_then(|policy| policy.targets.get(condition.target_index));
+        if target.is_some_and(|target| about(id, target).is_some()) {
+            refused.push(Refused {
+                policy: condition.policy.name.to_string(),
+                reason: condition.reason.as_str().to_owned(),
+                message: condition.message,
+            });
+        }
+    }
+    refused
+}
+
+#[cfg(test)]
+mod tests;

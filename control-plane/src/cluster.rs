@@ -1,0 +1,247 @@
+//! What a replica does in a cluster besides serving configuration: it takes
+//! part in the election and, while it leads, writes status and Events.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use remora_proto::well_known;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::core::Core;
+use crate::core::objects::{Event, Pod};
+use crate::core::policies::Condition;
+use crate::core::store::Store;
+use crate::events::decide::Uninjected;
+use crate::leader::{Leadership, Replica, View};
+use crate::reports::Sidecars;
+use crate::source::kubernetes::Cluster;
+use crate::{events, leader, status};
+
+/// The task that [`crate::Running::stop`] waits for, so that the Lease is
+/// given up.
+pub const LEADER_TASK: &str = "the election";
+
+impl Uninjected {
+    fn of(pod: &Pod) -> Self {
+        Self {
+            id: pod.id.clone(),
+            uid: pod.uid.clone(),
+            reason: pod.not_injected.clone(),
+        }
+    }
+}
+
+/// The environment does not say who this replica is.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// One of two is missing.
+    #[error(
+        "REMORA_POD and REMORA_POD_IP are set both (by the downward API) or neither: {0} is missing"
+    )]
+    Missing(&'static str),
+    /// It is not an address.
+    #[error("REMORA_POD_IP is {0:?}, which is no IP address")]
+    Address(String),
+}
+
+impl Replica {
+    /// As REMORA_NAMESPACE, REMORA_POD and REMORA_POD_IP say; reports are taken
+    /// on `port`. `None` where they say nothing: then this replica takes no
+    /// part in the election.
+    ///
+    /// # Errors
+    /// When they say half of it, or nonsense.
+    pub fn of_environment(port: u16) -> Result<Option<Self>, ReplicaError> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let namespace = variable("REMORA_NAMESPACE");
+        Self::of(
+            namespace,
+            variable("REMORA_POD"),
+            variable("REMORA_POD_IP"),
+            port,
+        )
+    }
+
+    fn of(
+        namespace: Option<String>,
+        pod: Option<String>,
+        address: Option<String>,
+        port: u16,
+    ) -> Result<Option<Self>, ReplicaError> {
+        let (pod, address) = match (pod, address) {
+            (Some(pod), Some(address)) => (pod, address),
+            (None, None) => return Ok(None),
+            (None, Some(_)) => return Err(ReplicaError::Missing("REMORA_POD")),
+            (Some(_), None) => return Err(ReplicaError::Missing("REMORA_POD_IP")),
+        };
+        let Ok(ip) = address.parse::<IpAddr>() else {
+            return Err(ReplicaError::Address(address));
+        };
+        Ok(Some(Self {
+            namespace: namespace.unwrap_or_else(|| well_known::SYSTEM_NAMESPACE.to_owned()),
+            pod,
+            reports_address: SocketAddr::new(ip, port),
+        }))
+    }
+}
+
+/// What the core decides, for those who write it down.
+pub struct Decided {
+    conditions: watch::Sender<Arc<Vec<Condition>>>,
+    uninjected: watch::Sender<Arc<Vec<Uninjected>>>,
+}
+
+impl Default for Decided {
+    fn default() -> Self {
+        Self {
+            conditions: watch::Sender::new(Arc::default()),
+            uninjected: watch::Sender::new(Arc::default()),
+        }
+    }
+}
+
+impl Decided {
+    /// Tells what the core holds now, where that is another than before.
+    pub fn tell(&self, core: &Core) {
+        if !core.is_synced() {
+            return;
+        }
+        let conditions = core.conditions();
+        self.conditions.send_if_modified(|told| {
+            let changed = !Arc::ptr_eq(told, &conditions) && **told != *conditions;
+            *told = conditions;
+            changed
+        });
+        let uninjected: Vec<Uninjected> = core.without_sidecar().map(Uninjected::of).collect();
+        self.uninjected.send_if_modified(|told| {
+            let changed = **told != uninjected;
+            if changed {
+                *told = Arc::new(uninjected);
+            }
+            changed
+        });
+    }
+}
+
+/// What of all this the admin endpoint shows.
+#[derive(Clone)]
+pub struct Shown {
+    /// Who leads.
+    pub leadership: Leadership,
+    /// Writes of statuses.
+    pub writes: Arc<status::Writes>,
+    /// Events.
+    pub events: Arc<events::Written>,
+}
+
+/// What the tasks here share with the rest.
+pub struct Shared {
+    /// The API server, and what was read of it.
+    pub cluster: Cluster,
+    /// The resources.
+    pub store: Arc<Store>,
+    /// The sidecars.
+    pub sidecars: Arc<Sidecars>,
+    /// What the core decides.
+    pub decided: Arc<Decided>,
+    /// Takes the reports' address to the core.
+    pub events: mpsc::Sender<Vec<Event>>,
+    /// Turns true when the process ends.
+    pub ending: watch::Receiver<bool>,
+}
+
+type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
+
+/// Starts the election, and what the leader does; nothing where this replica
+/// has no name.
+pub fn elect(tasks: &mut Tasks, shared: Shared, replica: Option<Replica>) -> Option<Shown> {
+    let Some(replica) = replica else {
+        tracing::warn!(
+            "REMORA_POD and REMORA_POD_IP are not set: this replica takes no part in the election \
+             and writes neither status nor Events"
+        );
+        return None;
+    };
+    let (view, viewed) = watch::channel(View::default());
+    let leadership = Leadership::new(viewed);
+    let writes = Arc::new(status::writes());
+    let written = Arc::new(events::written());
+    let (notices, noticed) = events::Notices::new(written.clone());
+    let client = shared.cluster.client.clone();
+    let status = status::Inputs {
+        statuses: status::present::Statuses::new(client.clone()),
+        policies: shared.cluster.policies.clone(),
+        conditions: shared.decided.conditions.subscribe(),
+        sidecars: shared.sidecars.clone(),
+        leadership: leadership.clone(),
+        writes: writes.clone(),
+        notices,
+    };
+    let events = events::Inputs {
+        client: client.clone(),
+        pod: replica.pod.clone(),
+        notices: noticed,
+        sidecars: shared.sidecars,
+        store: shared.store,
+        uninjected: shared.decided.uninjected.subscribe(),
+        leadership: leadership.clone(),
+        written: written.clone(),
+    };
+    tasks.spawn(async move { match status::keep(status).await {} });
+    tasks.spawn(async move { match events::keep(events).await {} });
+    tasks.spawn(tell_address(leadership.clone(), shared.events));
+    let ending = shared.ending;
+    tasks.spawn(async move {
+        leader::keep(client, replica, view, ending).await;
+        (LEADER_TASK, Ok(()))
+    });
+    Some(Shown {
+        leadership,
+        writes,
+        events: written,
+    })
+}
+
+/// Where reports go, into every Workload.
+async fn tell_address(
+    mut leadership: Leadership,
+    events: mpsc::Sender<Vec<Event>>,
+) -> (&'static str, anyhow::Result<()>) {
+    let mut told = None;
+    loop {
+        let address = leadership.view().reports_address;
+        if address != told {
+            let event = Event::ReportsAddress(address);
+            if events.send(vec![event]).await.is_err() {
+                return ("the leader's address", Ok(()));
+            }
+            told = address;
+        }
+        leadership.changed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pod: &str, address: &str) -> Result<Option<Replica>, ReplicaError> {
+        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        Replica::of(None, some(pod), some(address), 15110)
+    }
+
+    #[test]
+    fn a_replica_is_what_the_downward_api_says() {
+        let replica = of("plane-1", "10.0.0.7").unwrap().unwrap();
+        assert_eq!(replica.namespace, "remora-system");
+        assert_eq!(replica.reports_address.to_string(), "10.0.0.7:15110");
+        let six = of("plane-1", "fd00::7").unwrap().unwrap();
+        assert_eq!(six.reports_address.to_string(), "[fd00::7]:15110");
+        assert!(of("", "").unwrap().is_none());
+        for (pod, address) in [("", "10.0.0.7"), ("plane-1", ""), ("plane-1", "x")] {
+            let error = of(pod, address).unwrap_err().to_string();
+            assert!(error.contains("REMORA_POD"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What is to be known of objects that are right in themselves: what shows
+//! only between them, or only when one knows what Remora does with them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::Note;
+use super::index::Index;
+use super::objects::{Id, Key, Kind, Pod, Reach};
+
+impl Index {
+    /// What is to be known of objects that are right in themselves.
+    pub fn notes(&self) -> Vec<Note> {
+        let mut notes = Vec::new();
+        for service in self.services.values() {
+            if service.reach == Reach::ExternalName {
+                notes.push(Note {
+                    key: Key {
+                        kind: Kind::Service,
+                        id: service.id.clone(),
+                    },
+                    field: "spec.externalName".to_owned(),
+                    message: "an ExternalName Service has no address of its own; \
+                              calls to it are relayed untouched and no policy applies"
+                        .to_owned(),
+                    information: true,
+                });
+            }
+        }
+        notes.extend(self.shared_addresses());
+        let unowned = self.slices.values().filter(|slice| slice.service.is_none());
+        let mut unowned: Vec<&Id> = unowned.map(|slice| &slice.id).collect();
+        unowned.sort();
+        notes.extend(unowned.into_iter().map(|id| Note {
+            key: Key {
+                kind: Kind::EndpointSlice,
+                id: id.clone(),
+            },
+            field: "metadata.labels".to_owned(),
+            message:
+                "has no label kubernetes.io/service-name and so belongs to no Service".to_owned(),
+            information: false,
+        }));
+        notes
+    }
+
+    /// Cluster IPs that several Services claim, or that are a pod's: an API
+    /// server would not allow it.
+    fn shared_addresses(&self) -> Vec<Note> {
+        let mut claimed: HashMap<IpAddr, &Id> = HashMap::new();
+        let mut notes = Vec::new();
+        let services = self.services.values().collect();
+        for service in self.by_age(services) {
+            let Reach::ClusterIp(addresses) = &service.reach else {
+                continue;
+            };
+            for address in addresses {
+                let first = *claimed.entry(*address).or_insert(&service.id);
+                if *first != service.id {
+                    notes.push(Note {
+                        key: Key {
+                            kind: Kind::Service,
+                            id: service.id.clone(),
+                        },
+                        field: "spec.clusterIP".to_owned(),
+                        message: format!(
+                            "{address} is the address of Service {first} already, which keeps it"
+                        ),
+                        information: false,
+                    });
+                }
+            }
+        }
+        // Nor this: the Service captures what is meant for the pod.
+        for pod in self.pods.values() {
+            let shared = pod.addresses.iter().filter_map(|address| {
+                let service = claimed.get(address)?;
+                Some((address, *service))
+            });
+            notes.extend(shared.map(|(address, service)| Note {
+                key: Key {
+                    kind: Kind::Service,
+                    id: service.clone(),
+                },
+                field: "spec.clusterIP".to_owned(),
+                message: format!(
+                    "{address} is the address of Pod {} too: calls to that pod go to this Service",
+                    pod.id
+                ),
+                information: false,
+            }));
+        }
+        notes
+    }
+
+    /// Running pods without a sidecar, though their Namespace asks for one and
+    /// they do not decline it: made before the Namespace was labelled, or while
+    /// the injector was away.
+    pub fn without_sidecar(&self) -> impl Iterator<Item = &Pod> {
+        let asked = |pod: &&Pod| self.inject.get(&pod.id.namespace) == Some(&true);
+        let pods = self.pods.values().filter(asked);
+        pods.filter(|pod| pod.running && !pod.draining && !pod.sidecar && !pod.declines_sidecar)
+    }
+}

@@ -1,0 +1,136 @@
+//! The forms of words in a policy, as schemas: what the API server refuses by
+//! pattern is what [`super::parse`] refuses in a file.
+
+use std::borrow::Cow;
+
+use kube::core::Rule;
+use remora_proto::well_known;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::conditions;
+
+/// The form of a duration (GEP-2257): `250ms`, `10s`, `5m`, `1m30s`.
+pub const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+/// The longest text of that form.
+pub const DURATION_LENGTH: u32 = 4 * 7;
+/// The name of a header (RFC 9110, section 5.6.2).
+pub const HEADER: &str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
+/// The longest name of a header.
+pub const HEADER_LENGTH: u32 = 128;
+/// A number of bytes with its unit.
+pub const QUANTITY: &str = "^[0-9]{1,12}(B|k|kB|KB|M|MB|Ki|KiB|Mi|MiB|Gi|GiB)?$";
+
+/// An HTTP method as it is written, in capitals.
+pub fn http_method() -> Value {
+    let pattern = "^[!#$%&'*+.^_`|~0-9A-Z-]+$";
+    word(
+        32,
+        pattern,
+        "must be an HTTP method in capitals, such as GET",
+    )
+}
+
+/// An HTTP method, or a method of gRPC with its service.
+pub fn any_method() -> Value {
+    let pattern = "^([!#$%&'*+.^_`|~0-9A-Z-]+|/[A-Za-z0-9_.]+/[A-Za-z0-9_.]+)$";
+    let message = "must be an HTTP method such as POST, or /package.Service/Method";
+    word(256, pattern, message)
+}
+
+/// One part of a rate limit's key.
+pub fn key_part() -> Value {
+    let pattern = "^(remoteAddress|path|method|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)$";
+    let message = "must be one of: remoteAddress, path, method, header:NAME";
+    let mut schema = word("header:".len() as u32 + HEADER_LENGTH, pattern, message);
+    if let Some(Value::Array(rules)) = schema.get_mut("x-kubernetes-validations") {
+        rules.push(json!(not_ours("header:")));
+    }
+    schema
+}
+
+/// A string of a form, as an entry of a list.
+fn word(most: u32, pattern: &str, message: &'static str) -> Value {
+    json!({
+        "type": "string",
+        "maxLength": most,
+        "pattern": pattern,
+        "x-kubernetes-validations": [form(pattern, message)],
+    })
+}
+
+/// The name of a header.
+pub fn header_name() -> Rule {
+    form(HEADER, "must be the name of a header")
+}
+
+/// A pattern once more, for its message: the schema's own shows nothing but
+/// the pattern.
+fn form(pattern: &str, message: &'static str) -> Rule {
+    let pattern = pattern.replace('\'', "\\'");
+    Rule::new(format!("self.matches('{pattern}')")).message(message)
+}
+
+/// How an attempt can end: a word, or a status code as a number or a string.
+pub fn condition() -> Value {
+    let (least, most) = (
+        conditions::STATUS_CODES.start,
+        conditions::STATUS_CODES.end - 1,
+    );
+    json!({
+        "x-kubernetes-int-or-string": true,
+        "minimum": least,
+        "maximum": most,
+        "maxLength": 32,
+        "pattern": conditions::pattern(),
+    })
+}
+
+/// Headers that begin so are set by sidecars alone.
+pub fn not_ours(before: &str) -> Rule {
+    let prefix = well_known::header::PREFIX;
+    let rule = format!("!self.lowerAscii().startsWith('{before}{prefix}')");
+    let message = "must not begin with x-remora-: such headers are Remora's own";
+    Rule::new(rule).message(message)
+}
+
+/// A number of bytes: 65536, or a string with a unit.
+// The pattern bounds the digits; a double holds whatever they come to.
+pub fn buffer_bytes() -> Rule {
+    let rule = "type(self) == int ? self <= 16777216 : \
+        double(self.find('^[0-9]+')) * \
+        (self.contains('Gi') ? 1073741824.0 : self.contains('Mi') ? 1048576.0 : \
+        self.contains('Ki') ? 1024.0 : self.contains('M') ? 1000000.0 : \
+        self.contains('k') || self.contains('K') ? 1000.0 : 1.0) <= 16777216.0";
+    Rule::new(rule).message("must be bytes such as 65536 or 64KiB, at most 16MiB")
+}
+
+/// Takes a type's own description from its schema, so that the field's own stands.
+pub fn described_by_field(schema: &mut Schema) {
+    schema.remove("description");
+}
+
+/// A number or a string, as Kubernetes allows in quantities and codes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum IntOrString {
+    /// A number.
+    Int(i64),
+    /// A string.
+    String(String),
+}
+
+impl JsonSchema for IntOrString {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "IntOrString".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-kubernetes-int-or-string": true })
+    }
+}

@@ -1,0 +1,222 @@
+//! What the status of one policy should be. Pure: from what the core decided,
+//! what the source read, and what the sidecars tell.
+
+use remora_proto::well_known;
+
+use crate::core::objects::{Id, Target};
+use crate::core::policies::{Condition, Reason};
+use crate::policy::status::{
+    AncestorRef, BreakerCounts, PolicyAncestorStatus, SidecarCounts, StatusCondition,
+    TrafficPolicyStatus,
+};
+use crate::reports::tally::Tally;
+use crate::source::kubernetes::PolicySeen;
+
+/// Targets that a status names (GEP-713).
+const MAX_ANCESTORS: usize = 16;
+/// Bytes of a condition's message.
+const MAX_MESSAGE_BYTES: usize = 2_048;
+/// The one condition.
+const ACCEPTED: &str = "Accepted";
+
+/// What the sidecars tell of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts<'a> {
+    /// Not enough of them have reported to this replica yet: what stands in the
+    /// status is left there.
+    NotYet,
+    /// This.
+    Known(&'a Tally),
+}
+
+/// What became of one target.
+struct Verdict<'a> {
+    target: &'a Target,
+    reason: Reason,
+    message: String,
+}
+
+/// The status that a policy should have. `conditions` are the core's for this
+/// policy, `present` is the status that it has, `now` the present time in
+/// RFC 3339. `None` where the core has not judged this generation yet.
+pub fn desired(
+    seen: &PolicySeen,
+    conditions: &[Condition],
+    counts: Counts<'_>,
+    present: Option<&TrafficPolicyStatus>,
+    now: &str,
+) -> Option<TrafficPolicyStatus> {
+    let verdicts = match &seen.invalid {
+        Some(_) => seen.targets.iter().map(|t| invalid(seen, t)).collect(),
+        None => judged(seen, conditions)?,
+    };
+    let (reason, message) = match &seen.invalid {
+        Some(_) => (Reason::Invalid, invalid_message(seen)),
+        None => summary(&verdicts),
+    };
+    let condition = |reason, message, before: &[StatusCondition]| {
+        vec![accepted(seen.generation, reason, message, before, now)]
+    };
+    let ancestors = verdicts.iter().take(MAX_ANCESTORS).map(|verdict| {
+        let ancestor_ref = reference(&seen.id, verdict.target);
+        let before = present
+            .into_iter()
+            .flat_map(|status| &status.ancestors)
+            .find(|before| before.ancestor_ref == ancestor_ref);
+        let before = before.map_or(&[][..], |before| &before.conditions);
+        PolicyAncestorStatus {
+            ancestor_ref,
+            controller_name: well_known::CONTROLLER_NAME.to_owned(),
+            conditions: condition(verdict.reason, verdict.message.clone(), before),
+        }
+    });
+    let (sidecars, breakers) = match counts {
+        Counts::Known(tally) => (Some(sidecars(tally)), Some(breakers(tally))),
+        Counts::NotYet => (
+            present.and_then(|status| status.sidecars),
+            present.and_then(|status| status.breakers),
+        ),
+    };
+    Some(TrafficPolicyStatus {
+        observed_generation: Some(seen.generation),
+        ancestors: ancestors.collect(),
+        conditions: condition(
+            reason,
+            message,
+            present.map_or(&[][..], |status| &status.conditions),
+        ),
+        sidecars,
+        breakers,
+    })
+}
+
+/// The core's verdicts on this very generation.
+fn judged<'a>(seen: &PolicySeen, conditions: &'a [Condition]) -> Option<Vec<Verdict<'a>>> {
+    let current = |condition: &&Condition| condition.generation == seen.generation;
+    let verdicts: Vec<Verdict<'a>> = conditions
+        .iter()
+        .filter(current)
+        .map(|condition| Verdict {
+            target: &condition.target,
+            reason: condition.reason,
+            message: condition.message.clone(),
+        })
+        .collect();
+    (!verdicts.is_empty()).then_some(verdicts)
+}
+
+fn invalid<'a>(seen: &PolicySeen, target: &'a Target) -> Verdict<'a> {
+    Verdict {
+        target,
+        reason: Reason::Invalid,
+        message: invalid_message(seen),
+    }
+}
+
+fn invalid_message(seen: &PolicySeen) -> String {
+    let faults = seen.invalid.iter().flatten().map(ToString::to_string);
+    let faults: Vec<String> = faults.collect();
+    let kept = match seen.given {
+        Some(good) if good != seen.generation => {
+            format!(" (generation {good} stays in force)")
+        }
+        _ => String::new(),
+    };
+    format!("{}{kept}", faults.join("; "))
+}
+
+/// Over all targets: the worst of the reasons, with its message.
+fn summary(verdicts: &[Verdict<'_>]) -> (Reason, String) {
+    let rank = |reason: Reason| match reason {
+        Reason::Invalid => 0,
+        Reason::Conflicted => 1,
+        Reason::TargetNotFound => 2,
+        Reason::Accepted => 3,
+    };
+    let accepted = verdicts.iter().filter(|one| one.reason == Reason::Accepted);
+    let (accepted, all) = (accepted.count(), verdicts.len());
+    let worst = verdicts.iter().min_by_key(|one| rank(one.reason));
+    match worst {
+        Some(worst) if worst.reason != Reason::Accepted && all > 1 => {
+            let message = format!("in force on {accepted} of {all} targets: {}", worst.message);
+            (worst.reason, message)
+        }
+        Some(only) if all == 1 => (only.reason, only.message.clone()),
+        _ => (Reason::Accepted, format!("in force on all {all} targets")),
+    }
+}
+
+/// The time of the last change stays as long as the status word does.
+fn accepted(
+    generation: i64,
+    reason: Reason,
+    mut message: String,
+    before: &[StatusCondition],
+    now: &str,
+) -> StatusCondition {
+    let status = if reason == Reason::Accepted {
+        "True"
+    } else {
+        "False"
+    };
+    let since = before
+        .iter()
+        .find(|before| before.r#type == ACCEPTED && before.status == status)
+        .map(|before| before.last_transition_time.clone());
+    shorten(&mut message);
+    StatusCondition {
+        r#type: ACCEPTED.to_owned(),
+        status: status.to_owned(),
+        reason: reason.as_str().to_owned(),
+        message,
+        last_transition_time: since.unwrap_or_else(|| now.to_owned()),
+        observed_generation: Some(generation),
+    }
+}
+
+fn shorten(message: &mut String) {
+    if message.len() > MAX_MESSAGE_BYTES {
+        let end = message.floor_char_boundary(MAX_MESSAGE_BYTES);
+        message.truncate(end);
+        message.push('…');
+    }
+}
+
+fn reference(policy: &Id, target: &Target) -> AncestorRef {
+    let (kind, namespace, name) = match target {
+        Target::Service(name) => ("Service", Some(policy.namespace.to_string()), name),
+        Target::Namespace => ("Namespace", None, &policy.namespace),
+    };
+    AncestorRef {
+        group: String::new(),
+        kind: kind.to_owned(),
+        namespace,
+        name: name.to_string(),
+        // A Service and a Namespace have no parts.
+        section_name: None,
+    }
+}
+
+fn sidecars(tally: &Tally) -> SidecarCounts {
+    SidecarCounts {
+        total: tally.total,
+        applied: tally.applied,
+        refused: tally.refused,
+    }
+}
+
+fn breakers(tally: &Tally) -> BreakerCounts {
+    BreakerCounts {
+        open: tally.open,
+        half_open: tally.half_open,
+    }
+}
+
+/// The reason in a status's summary; none where it has none.
+pub fn reason(status: &TrafficPolicyStatus) -> Option<&StatusCondition> {
+    let mut conditions = status.conditions.iter();
+    conditions.find(|condition| condition.r#type == ACCEPTED)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! The statuses at the API server: read as they are, whatever the rest of the
+//! object says, and written by server-side apply.
+
+use std::collections::HashMap;
+
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use remora_proto::well_known;
+use serde_json::json;
+
+use crate::answer::{self, RequestError};
+use crate::core::objects::{Id, Name};
+use crate::policy::schema::TrafficPolicy;
+use crate::policy::status::TrafficPolicyStatus;
+use crate::source::kubernetes::PolicySeen;
+
+/// Objects in one answer to a list.
+const PAGE: u32 = 500;
+
+/// The status of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Present {
+    /// Of which object of this name.
+    pub uid: Name,
+    /// As it is there; none where there is none, or one that is not ours.
+    pub status: Option<TrafficPolicyStatus>,
+}
+
+/// All of them.
+#[derive(Clone)]
+pub struct Statuses {
+    client: kube::Client,
+    resource: ApiResource,
+}
+
+impl Statuses {
+    /// Those of a cluster.
+    pub fn new(client: kube::Client) -> Self {
+        let resource = ApiResource::erase::<TrafficPolicy>(&());
+        Self { client, resource }
+    }
+
+    /// All that there are now.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn all(&self) -> Result<HashMap<Id, Present>, RequestError> {
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &self.resource);
+        let mut all = HashMap::new();
+        let mut page = ListParams::default().limit(PAGE);
+        loop {
+            let listed = answer::of(api.list(&page)).await?;
+            for object in listed.items {
+                let metadata = &object.metadata;
+                let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+                let id = Id::new(namespace.unwrap_or_default(), name.unwrap_or_default());
+                all.insert(id, read(&object));
+            }
+            match listed.metadata.continue_.filter(|next| !next.is_empty()) {
+                Some(next) => page = page.continue_token(&next),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// Writes one; the status that is there then.
+    ///
+    /// # Errors
+    /// When it was not written. The uid goes along, so that another object of
+    /// the same name is a conflict.
+    pub async fn write(
+        &self,
+        seen: &PolicySeen,
+        status: &TrafficPolicyStatus,
+    ) -> Result<TrafficPolicyStatus, RequestError> {
+        let (namespace, name) = (&*seen.id.namespace, &*seen.id.name);
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), namespace, &self.resource);
+        let applied = json!({
+            "apiVersion": self.resource.api_version,
+            "kind": self.resource.kind,
+            "metadata": { "namespace": namespace, "name": name, "uid": &*seen.uid },
+            "status": status,
+        });
+        let parameters = PatchParams::apply(well_known::CONTROL_PLANE).force();
+        let patch = Patch::Apply(&applied);
+        let written = answer::of(api.patch_status(name, &parameters, &patch)).await?;
+        // What is there is what was sent, unless somebody changes it on the way.
+        Ok(read(&written).status.unwrap_or_else(|| status.clone()))
+    }
+}
+
+fn read(object: &DynamicObject) -> Present {
+    let status = object.data.get("status").cloned();
+    Present {
+        uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
+        status: status.and_then(|status| serde_json::from_value(status).ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(status: serde_json::Value) -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "remora.io/v1alpha1",
+            "kind": "TrafficPolicy",
+            "metadata": {"name": "a", "namespace": "shop", "uid": "u"},
+            "spec": {"whatever": 1},
+            "status": status,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_status_is_read_whatever_the_rest_says_and_one_that_is_not_ours_is_none() {
+        let ours = read(&object(
+            json!({"observedGeneration": 2, "conditions": [], "more": 1}),
+        ));
+        assert_eq!(&*ours.uid, "u");
+        let generation = ours.status.and_then(|status| status.observed_generation);
+        assert_eq!(generation, Some(2));
+        for other in [json!(null), json!("x"), json!({"conditions": 3})] {
+            let present = read(&object(other.clone()));
+            assert_eq!(present.status, None, "{other}");
+        }
+    }
+}

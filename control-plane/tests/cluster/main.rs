@@ -1,0 +1,18 @@
+//! The whole control plane in this process, over a real API server: the one
+//! that KUBECONFIG names. Without it nothing is tested, and that is said.
+//!
+//! No kubelet is needed: pods are what these tests say of them. Where
+//! `REMORA_KUBE_DIR` names the folder of a cluster of `tests/kube`, its API
+//! server is also stopped and started.
+
+#[cfg(test)]
+mod leading;
+#[cfg(test)]
+// Shared with `whole`, which uses all of it.
+#[allow(dead_code)]
+#[path = "../whole/sidecar.rs"]
+mod sidecar;
+#[cfg(test)]
+mod stories;
+#[cfg(test)]
+mod world;

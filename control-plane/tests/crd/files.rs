@@ -1,0 +1,81 @@
+//! The files that are made from the definition: `REMORA_REGENERATE=1` writes
+//! them, otherwise they must be as they would be written.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use remora_control_plane::policy::definition::definition;
+use serde_json::Value;
+
+use super::reference;
+
+const HEAD: &str = "\
+# Made from control-plane/src/policy/schema; do not edit. To make it again:
+#   REMORA_REGENERATE=1 cargo test -p remora-control-plane --test crd
+";
+
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn up_to_date(path: &str, wanted: &str) {
+    let path = file(path);
+    if env::var_os("REMORA_REGENERATE").is_some() {
+        fs::write(&path, wanted).unwrap();
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == wanted,
+        "{} is not what the schema gives; make it again with \
+         REMORA_REGENERATE=1 cargo test -p remora-control-plane --test crd",
+        path.display()
+    );
+}
+
+/// The definition as the file that users apply.
+pub fn crd() -> String {
+    format!("{HEAD}{}", serde_saphyr::to_string(&definition()).unwrap())
+}
+
+/// The policies of the demo.
+pub fn demo() -> Vec<Value> {
+    let text = fs::read_to_string(file("manifests/demo/policies.yaml")).unwrap();
+    let documents = text.split("\n---\n");
+    documents
+        .map(|text| serde_saphyr::from_str(text).unwrap())
+        .collect()
+}
+
+#[test]
+fn crd_is_up_to_date() {
+    up_to_date("manifests/crds/trafficpolicies.yaml", &crd());
+}
+
+/// What kubectl keeps of an object that it applied (`last-applied-configuration`)
+/// is an annotation, and all annotations together have 256 KiB.
+#[test]
+fn crd_is_small_enough_for_kubectl_apply() {
+    let bytes = serde_json::to_string(&definition()).unwrap().len();
+    assert!(bytes < 128 * 1024, "{bytes} bytes");
+}
+
+#[test]
+fn crd_file_reads_as_the_definition_by_the_rules_of_yaml_1_1() {
+    let text = crd();
+    let read: Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(read, definition());
+    // Go's readers take these words for booleans where they stand bare.
+    for line in text.lines() {
+        let word = line.trim().trim_start_matches("- ");
+        let word = word.split(':').next().unwrap();
+        let bare = ["on", "off", "yes", "no", "y", "n"];
+        assert!(!bare.contains(&word.to_lowercase().as_str()), "{line}");
+    }
+}
+
+#[test]
+fn reference_page_is_up_to_date() {
+    let path = "docs/trafficpolicy.md";
+    let page = fs::read_to_string(file(path)).unwrap();
+    up_to_date(path, &reference::page(&page));
+}

@@ -1,0 +1,31 @@
+//! Remora on a real cluster: installed, injected and called as a user does it,
+//! by `kubectl` alone.
+//!
+//! Takes the cluster of `KUBECONFIG`, and installs into it; it should hold nothing
+//! of value. The images must be there (`tests/kube/images`). Without `KUBECONFIG`
+//! each test says that it was skipped. Where `REMORA_KUBE_DIR` names the folder of
+//! `tests/kube/kube up`, components of the cluster are taken away and brought back
+//! too.
+//!
+//! # Layout
+//! - [`cluster`]: `kubectl`, and the API server's proxy to a pod's port.
+//! - [`shop`]: Remora installed and the demo shop called through it, once for all.
+//! - [`install`], [`chaos`], [`changes`], [`outage`], [`interception`], [`injection`],
+//!   [`least_privilege`]: what is asked of them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test ends where its ground is missing, and measures real time"
+)]
+
+mod changes;
+mod chaos;
+mod cluster;
+mod injection;
+mod install;
+mod interception;
+mod least_privilege;
+mod outage;
+mod shop;
