@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
+use remora_injector::clock;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -26,7 +27,7 @@ async fn five_hundred_pods_at_once_are_all_injected() {
     world.configure(running.listen.port(), "Ignore").await;
     ready(&running).await;
     let namespace = world.namespace("many", &[ENABLED]).await;
-    let begun = Instant::now();
+    let begun = clock::now();
     let pods = (0..500).map(|number| {
         let metadata = json!({"name": format!("app-{number}")});
         world.pod(&namespace, metadata, json!({}))
@@ -51,7 +52,7 @@ async fn five_hundred_pods_at_once_are_all_injected() {
 async fn quantiles(world: &World, namespace: &str) -> [Duration; 2] {
     let mut took = Vec::new();
     for _ in 0..200 {
-        let begun = Instant::now();
+        let begun = clock::now();
         let metadata = json!({"generateName": "app-"});
         world.pod(namespace, metadata, json!({})).await.unwrap();
         took.push(begun.elapsed());

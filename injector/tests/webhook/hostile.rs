@@ -1,9 +1,10 @@
 //! Whoever reaches the webhook may send anything.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use remora_injector::certificate::make::Authority;
+use remora_injector::clock;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -119,7 +120,7 @@ async fn who_is_slow_is_not_waited_for_by_others() {
                 held.push(stream);
             }
         }
-        let begun = Instant::now();
+        let begun = clock::now();
         let mut sender = sender(dial(&world, "http/1.1").await).await;
         let answer = sender.review("shop", pod(json!({"name": "x"}))).await;
         assert!(answer.is_injected());

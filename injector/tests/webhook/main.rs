@@ -6,8 +6,9 @@
 mod hostile;
 mod world;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use remora_injector::clock;
 use serde_json::json;
 use world::{
     admin, cluster, dial, dial_at, leaf, pod, put_certificate, ready_world, review, sender, until,
@@ -69,7 +70,7 @@ async fn a_namespace_that_is_not_known_yet_is_asked_for() {
         let answer = sender.review(namespace, pod(json!({"name": "x"}))).await;
         assert!(answer.is_injected(), "{namespace}: {answer:?}");
     }
-    let begun = Instant::now();
+    let begun = clock::now();
     let answer = sender.review("mute", pod(json!({"name": "x"}))).await;
     assert!(
         answer.patch().is_none() && answer.warnings().contains("mute"),
@@ -161,7 +162,7 @@ async fn a_new_certificate_is_served_and_no_connection_is_dropped() {
     let key = world.folder.path().join("tls.key");
     let other = world
         .authority
-        .issue(&["x.y".to_owned()], remora_injector::clock::since_epoch());
+        .issue(&["x.y".to_owned()], clock::since_epoch());
     std::fs::write(&key, other.unwrap().key).unwrap();
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_eq!(leaf(&dial(&world, "h2").await), first);
