@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn who_asks_often_does_not_fill_the_log() {
         let lines = Lines::default();
-        let written = |second| {
+        let written = |second: u64| {
             let now = Duration::from_millis(second * 1000 + 7);
             (0..1000).filter(|_| lines.may(now)).count()
         };
