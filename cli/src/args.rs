@@ -37,6 +37,8 @@ pub enum Command {
     Proxy(crate::commands::ProxyArguments),
     /// Run the control plane.
     ControlPlane(remora_control_plane::Options),
+    /// Run the injector: the webhook that gives pods their sidecars.
+    Injector(remora_injector::Options),
     /// Run one role of the demo shop.
     Demo(demo::DemoOptions),
     /// The playground's own inner steps.

@@ -40,6 +40,14 @@ pub fn control_plane(options: remora_control_plane::Options) -> anyhow::Result<(
     runtime()?.block_on(remora_control_plane::run(options))
 }
 
+/// Runs the injector's webhook.
+///
+/// # Errors
+/// What ended it.
+pub fn injector(options: remora_injector::Options) -> anyhow::Result<()> {
+    runtime()?.block_on(remora_injector::run(options))
+}
+
 /// Runs a role of the demo shop.
 ///
 /// # Errors

@@ -37,6 +37,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::ControlPlane(options) => {
             commands::control_plane(options).map(|()| ExitCode::SUCCESS)
         }
+        Command::Injector(options) => commands::injector(options).map(|()| ExitCode::SUCCESS),
         Command::Demo(options) => commands::demo(options).map(|()| ExitCode::SUCCESS),
         Command::Stage(stage) => playground::process::run(stage),
     };

@@ -20,6 +20,7 @@ use crate::readiness::Readiness;
 use crate::serve::Stage;
 use crate::serve::tls::Served;
 use crate::settings::KubernetesVersion;
+use crate::trouble::Lines;
 use crate::webhook::Webhook;
 use crate::{serve, version};
 
@@ -139,6 +140,7 @@ pub async fn start(options: Options, client: kube::Client) -> anyhow::Result<Run
         settings: settings.clone(),
         namespaces,
         metrics: metrics.clone(),
+        lines: Lines::default(),
     });
     let shutdown_delay = options.shutdown_delay;
     let version = version::run(client, options, settings);

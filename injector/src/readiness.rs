@@ -34,7 +34,9 @@ impl Readiness {
     pub fn conditions(&self) -> Vec<(&'static str, bool)> {
         let mut conditions = vec![("certificate", self.served.ends().is_some())];
         if let Some(in_place) = &self.in_place {
-            conditions.push(("ca_bundle", in_place.borrow().is_some()));
+            let bundle = in_place.borrow().clone();
+            let is_known = bundle.is_some_and(|bundle| self.served.is_trusted_by(&bundle));
+            conditions.push(("ca_bundle", is_known));
         }
         conditions.push(("namespaces", *self.namespaces.borrow()));
         conditions.push(("kubernetes_version", self.settings.load().is_some()));

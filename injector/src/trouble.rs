@@ -1,6 +1,8 @@
-//! Errors that may last: told when they begin, now and then while they last,
-//! and once when they are over.
+//! What would fill the log: errors that last, told when they begin, now and
+//! then while they last, and once when they are over; and what others do often.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// How often a trouble that lasts is told again.
@@ -42,6 +44,29 @@ impl Trouble {
     }
 }
 
+/// Lines of one kind in a second.
+const MAX_LINES: u64 = 20;
+
+/// Lines about what others do, who may do it often.
+#[derive(Debug, Default)]
+pub struct Lines(AtomicU64);
+
+impl Lines {
+    /// Whether one more may be written in this second, since the Unix epoch.
+    pub fn may(&self, now: Duration) -> bool {
+        let second = now.as_secs();
+        let one_more = |state: u64| {
+            let written = if state >> 8 == second {
+                state & 0xff
+            } else {
+                0
+            };
+            (written < MAX_LINES).then_some((second << 8) | (written + 1))
+        };
+        self.0.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +82,15 @@ mod tests {
         assert_eq!(told, [true, false, false, true, false, true]);
         trouble.is_over();
         assert!(trouble.is_due(begin + Duration::from_secs(21)));
+    }
+
+    #[test]
+    fn who_asks_often_does_not_fill_the_log() {
+        let lines = Lines::default();
+        let written = |second: u64| {
+            let now = Duration::from_millis(second * 1000 + 7);
+            (0..1000).filter(|_| lines.may(now)).count()
+        };
+        assert_eq!([written(5), written(5), written(6)], [20, 0, 20]);
     }
 }

@@ -13,7 +13,13 @@ use crate::metrics::{Metrics, Outcome};
 use crate::namespaces::Namespaces;
 use crate::review::{self, Review, ReviewError, Subject};
 use crate::settings::{NamespaceFacts, Settings};
+use crate::trouble::Lines;
 use crate::{Decision, clock, patch};
+
+/// Bytes of a name in the log.
+const MAX_NAME: usize = 253;
+/// Bytes of a doubt, in the log and in the warning.
+const MAX_DOUBT: usize = 400;
 
 /// What answers reviews.
 pub struct Webhook {
@@ -23,6 +29,8 @@ pub struct Webhook {
     pub namespaces: Namespaces,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// What is written of single pods: anyone may ask, and often.
+    pub lines: Lines,
 }
 
 impl Webhook {
@@ -35,14 +43,14 @@ impl Webhook {
         let review = review::read(body)?;
         let (outcome, answer) = match &review.subject {
             Subject::Pod(pod) => match self.decide(pod, &review).await {
-                Ok(decision) => answered(&review, &decision),
-                Err(doubt) => failed(&review, &doubt),
+                Ok(decision) => self.answered(&review, &decision),
+                Err(doubt) => self.failed(&review, &doubt),
             },
             Subject::Other(what) => {
                 tracing::debug!(?what, "asked about something that is no new pod");
                 (Outcome::Skipped, review::answer(&review.uid, None, &[]))
             }
-            Subject::Unreadable(why) => failed(&review, &format!("it cannot be read: {why}")),
+            Subject::Unreadable(why) => self.failed(&review, &format!("it cannot be read: {why}")),
         };
         self.metrics.answered(outcome, clock::now() - begun);
         Ok(answer)
@@ -65,6 +73,56 @@ impl Webhook {
         }
         unpanicked(pod, &facts, &settings)
     }
+
+    fn answered(&self, review: &Review, decision: &Decision) -> (Outcome, Vec<u8>) {
+        let (namespace, pod) = named(review);
+        let dry_run = review.dry_run;
+        // By `?`: what its author wrote may hold line breaks.
+        let outcome = match decision {
+            Decision::Inject { warnings, .. } => {
+                tracing::debug!(?namespace, ?pod, dry_run, ?warnings, "injected");
+                Outcome::Injected
+            }
+            Decision::Decline { reason, .. } => {
+                if self.lines.may(clock::since_epoch()) {
+                    tracing::info!(?namespace, ?pod, dry_run, ?reason, "no sidecar");
+                }
+                Outcome::Declined
+            }
+            Decision::Skip { reason } => {
+                tracing::debug!(?namespace, ?pod, dry_run, ?reason, "left as it is");
+                Outcome::Skipped
+            }
+        };
+        let answer = review::answer(&review.uid, decision.patch(), decision.warnings());
+        (outcome, answer)
+    }
+
+    fn failed(&self, review: &Review, doubt: &str) -> (Outcome, Vec<u8>) {
+        let (namespace, pod) = named(review);
+        // It may quote what was sent, at any length.
+        let doubt = review::cut(doubt, MAX_DOUBT);
+        if self.lines.may(clock::since_epoch()) {
+            tracing::warn!(
+                ?namespace,
+                ?pod,
+                ?doubt,
+                "the pod is let through without a sidecar"
+            );
+        }
+        let warning = format!("remora: no sidecar for this pod: {doubt}");
+        (
+            Outcome::Failed,
+            review::answer(&review.uid, None, &[warning]),
+        )
+    }
+}
+
+/// Namespace and name, for the log.
+fn named(review: &Review) -> (&str, &str) {
+    let namespace = review.namespace.as_deref().unwrap_or_default();
+    let cut = |text| review::cut(text, MAX_NAME);
+    (cut(namespace), cut(&review.name))
 }
 
 /// A panic would close the connection, and with it every review on it.
@@ -76,42 +134,4 @@ fn unpanicked(
     // Nothing is shared that a panic could leave half done.
     std::panic::catch_unwind(AssertUnwindSafe(|| patch(pod, namespace, settings)))
         .map_err(|_| "the injector met a fault of its own (its log has it)".to_owned())
-}
-
-fn answered(review: &Review, decision: &Decision) -> (Outcome, Vec<u8>) {
-    let namespace = review.namespace.as_deref().unwrap_or_default();
-    let (pod, dry_run) = (&review.name, review.dry_run);
-    // By `?`: what its author wrote may hold line breaks.
-    let outcome = match decision {
-        Decision::Inject { warnings, .. } => {
-            tracing::debug!(?namespace, ?pod, dry_run, ?warnings, "injected");
-            Outcome::Injected
-        }
-        Decision::Decline { reason, .. } => {
-            tracing::info!(?namespace, ?pod, dry_run, ?reason, "no sidecar");
-            Outcome::Declined
-        }
-        Decision::Skip { reason } => {
-            tracing::debug!(?namespace, ?pod, dry_run, ?reason, "left as it is");
-            Outcome::Skipped
-        }
-    };
-    let answer = review::answer(&review.uid, decision.patch(), decision.warnings());
-    (outcome, answer)
-}
-
-fn failed(review: &Review, doubt: &str) -> (Outcome, Vec<u8>) {
-    let namespace = review.namespace.as_deref().unwrap_or_default();
-    let pod = &review.name;
-    tracing::warn!(
-        ?namespace,
-        ?pod,
-        ?doubt,
-        "the pod is let through without a sidecar"
-    );
-    let warning = format!("remora: no sidecar for this pod: {doubt}");
-    (
-        Outcome::Failed,
-        review::answer(&review.uid, None, &[warning]),
-    )
 }

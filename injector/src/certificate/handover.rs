@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::Offered;
 use super::configuration::InPlace;
-use super::pem::{self, Certificate};
+use super::pem::Certificate;
 use crate::clock;
 use crate::serve::tls::Served;
 
@@ -75,7 +75,7 @@ pub async fn run(
             let must = served
                 .ends()
                 .is_none_or(|ends| ends <= clock::since_epoch());
-            let is_trusted = bundle.is_some_and(|bundle| trusts(&bundle, &next.certificate));
+            let is_trusted = bundle.is_some_and(|bundle| next.certificate.is_trusted_by(&bundle));
             match handover.turn(clock::now(), must, is_trusted) {
                 Turn::Now => {
                     let names = next.certificate.names();
@@ -92,12 +92,6 @@ pub async fn run(
             () = tokio::time::sleep(pause) => {}
         }
     }
-}
-
-fn trusts(bundle: &[u8], certificate: &Certificate) -> bool {
-    let roots = pem::certificates(bundle).unwrap_or_default();
-    let checked = certificate.check(&roots, &[], clock::since_epoch());
-    checked.is_ok()
 }
 
 fn days_left(certificate: &Certificate) -> u64 {

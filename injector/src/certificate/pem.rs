@@ -14,6 +14,8 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 
+use crate::clock;
+
 /// Certificates in one file or bundle that are looked at.
 const MAX_CERTIFICATES: usize = 16;
 
@@ -121,6 +123,12 @@ impl Certificate {
             verify_server_name(&parsed, &server).map_err(CertificateError::Untrusted)?;
         }
         Ok(())
+    }
+
+    /// Whether who trusts this bundle (PEM) takes it now, names aside.
+    pub fn is_trusted_by(&self, bundle: &[u8]) -> bool {
+        let roots = certificates(bundle).unwrap_or_default();
+        self.check(&roots, &[], clock::since_epoch()).is_ok()
     }
 
     /// The names that it is for.

@@ -28,6 +28,12 @@ impl Served {
         now.is_some_and(|now| now.key.cert == certificate.key.cert)
     }
 
+    /// Whether who trusts this bundle (PEM) takes it now.
+    pub fn is_trusted_by(&self, bundle: &[u8]) -> bool {
+        let now = self.0.load();
+        now.as_ref().is_some_and(|now| now.is_trusted_by(bundle))
+    }
+
     /// When it ends, since the Unix epoch; `None` where there is none.
     pub fn ends(&self) -> Option<Duration> {
         self.0.load().as_ref().map(|now| now.life.ends)

@@ -1,14 +1,14 @@
 //! The certificate and `caBundle`, against a real API server.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use remora_injector::Running;
+use remora_injector::{Running, clock};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::json;
@@ -71,9 +71,9 @@ async fn replicas_agree_on_one_certificate_and_a_lost_one_is_made_anew_unnoticed
         .unwrap();
     // By then both have handed over. All the while every pod gets its sidecar:
     // without one it would be refused (Fail).
-    let until_then = Instant::now() + Duration::from_secs(8);
+    let until_then = clock::now() + Duration::from_secs(8);
     let mut made = 0;
-    while Instant::now() < until_then {
+    while clock::now() < until_then {
         let metadata = json!({"generateName": "app-"});
         let (pod, _) = world.pod(&namespace, metadata, json!({})).await.unwrap();
         assert!(crate::is_injected(&pod), "{pod:?}");
@@ -113,7 +113,7 @@ async fn a_bundle_that_is_taken_away_is_put_back() {
             .patch(NAME, &PatchParams::default(), &empty)
             .await;
         emptied.unwrap();
-        let begun = Instant::now();
+        let begun = clock::now();
         until("the bundle", async || bundles(&world).await == good).await;
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(3), "{took:?}");
@@ -127,6 +127,34 @@ async fn a_bundle_that_is_taken_away_is_put_back() {
     until("the bundle", async || bundles(&world).await == good).await;
     assert_eq!(admin(&running, "/ready").await.0, 200);
     running.stop().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn after_a_start_it_is_not_ready_before_it_is_trusted() {
+    let Some(mut world) = world().await else {
+        return;
+    };
+    let namespace = world
+        .namespace("start", &[("remora.io/inject", "enabled")])
+        .await;
+    for _ in 0..3 {
+        // Of the one before, caBundle is still there.
+        let secrets: Api<Secret> = Api::namespaced(world.admin.clone(), SYSTEM);
+        let _ = secrets.delete(CERTIFICATE, &DeleteParams::default()).await;
+        let running = world.injector(&[]).await;
+        world.configure(running.listen.port(), "Fail").await;
+        ready(&running).await;
+        let bundle = bytes(&secret(&world).await.unwrap(), "ca.crt");
+        assert_eq!(bundles(&world).await, vec![Some(bundle.clone()); 2]);
+        assert!(served(&world, &running, &bundle).await.is_some());
+        // The API server itself may hear of it a moment later.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let metadata = json!({"generateName": "app-"});
+        let (pod, _) = world.pod(&namespace, metadata, json!({})).await.unwrap();
+        assert!(crate::is_injected(&pod), "{pod:?}");
+        running.stop().await;
+    }
     world.end().await;
 }
 
@@ -155,7 +183,7 @@ async fn the_manifest_applied_again_leaves_the_bundle() {
             .arg(file.path())
             .output()
             .await;
-        let applied = applied.expect("kubectl, which every operator has");
+        let applied = applied.unwrap();
         assert!(applied.status.success(), "{applied:?}");
         assert_eq!(bundles(&world).await, good, "client-side apply");
     }

@@ -78,9 +78,7 @@ async fn pods_are_injected_as_namespace_and_pod_say() {
             "{namespace}: {pod:?}"
         );
     }
-    // The API server asks again about a pod that other plugins change after us
-    // (a service account's token is mounted into our containers too).
-    assert!(count(&running, "injected").await >= 2);
+    assert_eq!(count(&running, "injected").await, 2);
     assert_eq!(count(&running, "declined").await, 2);
     assert_eq!(count(&running, "failed").await, 0);
     running.stop().await;
