@@ -47,8 +47,11 @@ fn element(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
     (tag == wanted).then_some((content, rest))
 }
 
-/// Tag and content of the next element, and what follows (X.690, 8.1).
-fn any(der: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
+/// Tag and content.
+type Element<'a> = (u8, &'a [u8]);
+
+/// The next element, and what follows (X.690, 8.1).
+fn any(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = if first < 0x80 {

@@ -57,7 +57,8 @@ pub struct Options {
 /// When the cluster cannot be asked, or there is no terminal to draw on.
 pub async fn run(options: Options) -> Result<ExitCode, Error> {
     let is_once = options.once || options.output.format != Format::Table;
-    if !is_once && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+    let has_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    if !is_once && !has_terminal {
         return Err(Error::Usage(
             "the live view needs a terminal: use --once or -o json".to_owned(),
         ));
