@@ -49,7 +49,12 @@ const NOT_DONE: u8 = 2;
 pub fn run(command: impl Future<Output = Result<ExitCode, Error>>) -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let done = match builder.enable_all().build() {
-        Ok(runtime) => runtime.block_on(command),
+        Ok(runtime) => {
+            let done = runtime.block_on(command);
+            // A name that is still being looked up keeps nobody waiting.
+            runtime.shutdown_background();
+            done
+        }
         Err(error) => Err(Error::Output(error)),
     };
     ended(done)

@@ -52,6 +52,8 @@ pub const TRAFFIC_POLICIES: Resource = resource("remora.io", "v1alpha1", "traffi
 pub const DISRUPTION_BUDGETS: Resource = resource("policy", "v1", "poddisruptionbudgets");
 /// NetworkPolicies.
 pub const NETWORK_POLICIES: Resource = resource("networking.k8s.io", "v1", "networkpolicies");
+/// PriorityClasses.
+pub const PRIORITY_CLASSES: Resource = resource("scheduling.k8s.io", "v1", "priorityclasses");
 /// ClusterRoles.
 pub const CLUSTER_ROLES: Resource = resource("rbac.authorization.k8s.io", "v1", "clusterroles");
 /// ClusterRoleBindings.

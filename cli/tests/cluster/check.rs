@@ -1,7 +1,6 @@
 //! `remora check`.
 
-use kube::CustomResourceExt;
-use remora_control_plane::policy::schema::TrafficPolicy;
+use remora_control_plane::policy::definition;
 use serde_json::{Value, json};
 
 use crate::api::Api;
@@ -41,7 +40,7 @@ fn sidecar(name: &str) -> Value {
 /// A cluster in which all is well.
 fn installed() -> Api {
     let api = Api::start();
-    let mut crd = serde_json::to_value(TrafficPolicy::crd()).unwrap();
+    let mut crd = definition::definition();
     crd["status"] = json!({"conditions": [{"type": "Established", "status": "True"}]});
     api.get(CRDS, crd);
     for name in ["remora-control-plane", "remora-injector"] {
@@ -89,8 +88,23 @@ fn an_installation_that_is_well_is_told_so() {
 }
 
 #[test]
-fn nothing_installed_is_an_error_for_each_part_with_what_to_do() {
-    let ran = Api::start().run(&["check", "-o", "json"]);
+fn nothing_installed_is_one_error() {
+    let ran = Api::start().run(&["check"]);
+    assert_eq!(ran.status, 1, "{}", ran.error);
+    assert!(
+        ran.out
+            .contains("✗ installation  nothing of Remora is in this cluster"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("1 error, 0 warnings"), "{}", ran.out);
+}
+
+#[test]
+fn half_an_installation_is_an_error_for_each_missing_part_with_what_to_do() {
+    let api = Api::start();
+    api.get("/api/v1/namespaces/remora-system", json!({"metadata": {}}));
+    let ran = api.run(&["check", "-o", "json"]);
     assert_eq!(ran.status, 1, "{}", ran.error);
     let findings = ran.json();
     let errors: Vec<&Value> = findings
@@ -171,7 +185,7 @@ fn before_an_installation_the_cluster_is_looked_at() {
         .iter()
         .filter(|asked| asked.starts_with("POST"))
         .count();
-    assert_eq!(questions, 36, "each verb on each kind of an installation");
+    assert_eq!(questions, 39, "each verb on each kind of an installation");
 }
 
 #[test]

@@ -16,8 +16,8 @@ use crate::cluster::api::{Access, Api, List, Server};
 use crate::cluster::error::Error;
 use crate::cluster::resources::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, DEFINITIONS, DEPLOYMENTS, DISRUPTION_BUDGETS,
-    MUTATING_WEBHOOKS, NAMESPACES, NETWORK_POLICIES, ROLE_BINDINGS, ROLES, Resource,
-    SERVICE_ACCOUNTS, SERVICES,
+    MUTATING_WEBHOOKS, NAMESPACES, NETWORK_POLICIES, PRIORITY_CLASSES, ROLE_BINDINGS, ROLES,
+    Resource, SERVICE_ACCOUNTS, SERVICES,
 };
 use crate::cluster::text;
 
@@ -28,12 +28,13 @@ const SHOWN: usize = 5;
 /// What `kubectl apply` does.
 const VERBS: [&str; 3] = ["get", "create", "patch"];
 /// What manifests/install holds: for the cluster, and in Remora's namespace.
-const OF_CLUSTER: [&Resource; 5] = [
+const OF_CLUSTER: [&Resource; 6] = [
     &NAMESPACES,
     &DEFINITIONS,
     &CLUSTER_ROLES,
     &CLUSTER_ROLE_BINDINGS,
     &MUTATING_WEBHOOKS,
+    &PRIORITY_CLASSES,
 ];
 const OF_NAMESPACE: [&Resource; 7] = [
     &SERVICE_ACCOUNTS,
@@ -213,6 +214,12 @@ pub async fn present(api: &Api) -> Result<Vec<(&'static str, bool)>, Error> {
     ])
 }
 
+/// Whether nothing is there, as far as it may be known.
+pub fn is_absent(present: &Result<Vec<(&'static str, bool)>, Error>) -> bool {
+    let parts = present.as_ref();
+    parts.is_ok_and(|parts| parts.iter().all(|(_, there)| !there))
+}
+
 /// Whether an installation has stopped half way.
 pub fn half_installed(present: &Result<Vec<(&'static str, bool)>, Error>) -> Finding {
     const SUBJECT: &str = "installation";
@@ -322,6 +329,30 @@ mod tests {
         let both = shop(json!({"istio-injection": "enabled", "remora.io/inject": "enabled"}));
         let found = others(&hooks("istio-sidecar-injector"), &both);
         assert!(found.message.contains("in: shop"), "{}", found.message);
+    }
+
+    #[test]
+    fn every_kind_of_an_installation_is_asked_about() {
+        let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests");
+        let mut kinds = BTreeSet::new();
+        for folder in ["install", "crds"] {
+            let files = std::fs::read_dir(format!("{manifests}/{folder}")).unwrap();
+            for file in files {
+                let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+                let kind = |line: &str| Some(line.strip_prefix("kind: ")?.to_lowercase());
+                kinds.extend(text.lines().filter_map(kind));
+            }
+        }
+        kinds.remove("kustomization");
+        let plural = |kind: &String| match kind.strip_suffix('y') {
+            Some(stem) => format!("{stem}ies"),
+            None if kind.ends_with('s') => format!("{kind}es"),
+            None => format!("{kind}s"),
+        };
+        let wanted: BTreeSet<String> = kinds.iter().map(plural).collect();
+        let asked = OF_CLUSTER.iter().chain(&OF_NAMESPACE);
+        let asked: BTreeSet<String> = asked.map(|one| one.plural.to_owned()).collect();
+        assert_eq!(asked, wanted);
     }
 
     #[test]

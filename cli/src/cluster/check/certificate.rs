@@ -11,10 +11,11 @@ pub fn not_after(pem: &[u8]) -> Option<i64> {
     of_der(&certificate)
 }
 
-/// The same of every certificate of a bundle.
-pub fn all_not_after(pem: &[u8]) -> Vec<i64> {
-    let certificates = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
-    certificates.filter_map(|one| of_der(&one)).collect()
+/// Every certificate of a bundle.
+pub fn all(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem)
+        .filter_map(Result::ok)
+        .collect()
 }
 
 /// RFC 5280, 4.1: Certificate { TBSCertificate { [0] version, serialNumber,
@@ -46,8 +47,11 @@ fn element(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
     (tag == wanted).then_some((content, rest))
 }
 
-/// Tag and content of the next element, and what follows (X.690, 8.1).
-fn any(der: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
+/// Tag and content.
+type Element<'a> = (u8, &'a [u8]);
+
+/// The next element, and what follows (X.690, 8.1).
+fn any(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = if first < 0x80 {
@@ -109,7 +113,7 @@ mod tests {
     fn the_end_of_a_certificate_is_read() {
         assert_eq!(not_after(PEM.as_bytes()), Some(2_054_483_342));
         let twice = format!("{PEM}{PEM}");
-        assert_eq!(all_not_after(twice.as_bytes()).len(), 2);
+        assert_eq!(all(twice.as_bytes()).len(), 2);
         assert_eq!(not_after(b"no certificate"), None);
     }
 

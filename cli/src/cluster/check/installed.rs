@@ -1,12 +1,13 @@
 //! After an installation: whether Remora's own parts are well.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::CustomResourceExt;
-use remora_control_plane::policy::schema::TrafficPolicy;
+use remora_control_plane::policy::definition;
 use remora_proto::well_known::{CONTROL_PLANE, INJECTOR};
 use serde_json::Value;
 
@@ -28,8 +29,9 @@ pub const CERTIFICATE_SECRET: &str = "remora-injector-certificate";
 const LEASE_GRACE_SECONDS: i64 = 15;
 /// Where the Lease does not say how long it lasts.
 const LEASE_SECONDS: i32 = 15;
-/// A certificate that ends so soon should have been renewed.
-const SOON_SECONDS: i64 = 2 * 86_400;
+/// A certificate that ends so soon should have been renewed: the injector
+/// does it 30 days before the end.
+const SOON_SECONDS: i64 = 20 * 86_400;
 /// Fields that are named of many.
 const SHOWN: usize = 4;
 
@@ -78,7 +80,7 @@ pub fn definition(found: &Result<Option<Value>, Error>) -> Finding {
             &format!("kubectl describe crd {DEFINITION}"),
         );
     }
-    let ours = serde_json::to_value(TrafficPolicy::crd()).unwrap_or_default();
+    let ours = definition::definition();
     let schemas = schema::of_version(&ours, VERSION).zip(schema::of_version(served, VERSION));
     let Some((ours, served)) = schemas else {
         return Finding::error(
@@ -242,8 +244,11 @@ pub fn webhook(
             return Finding::warning(SUBJECT, message, "is --system-namespace right?");
         }
     }
-    let policies = hooks.iter().filter_map(|hook| hook.failure_policy.clone());
-    let policies = policies.collect::<Vec<_>>().join(", ");
+    let policies = hooks
+        .iter()
+        .filter_map(|hook| hook.failure_policy.as_deref());
+    let policies: BTreeSet<&str> = policies.collect();
+    let policies = policies.into_iter().collect::<Vec<_>>().join(", ");
     Finding::ok(SUBJECT, format!("configured, failurePolicy {policies}"))
 }
 
@@ -303,15 +308,16 @@ pub fn certificate(
     }
     let hooks = webhook.as_ref().ok().and_then(|found| found.as_ref());
     let hooks = hooks.and_then(|configuration| configuration.webhooks.as_deref());
-    let ca = data("ca.crt").map(|pem| String::from_utf8_lossy(&pem.0).trim().to_owned());
+    let ca = data("ca.crt").map(|pem| certificate::all(&pem.0));
     for hook in hooks.unwrap_or_default() {
         let bundle = hook.client_config.ca_bundle.as_ref();
-        let bundle = bundle.map(|bundle| String::from_utf8_lossy(&bundle.0).into_owned());
+        let bundle = bundle.map(|bundle| certificate::all(&bundle.0));
+        // While one authority takes over from another they differ in part.
         if let (Some(bundle), Some(ca)) = (bundle, &ca)
-            && !bundle.contains(ca.as_str())
+            && !ca.iter().any(|one| bundle.contains(one))
         {
             let message = format!(
-                "the caBundle of {} does not hold the CA of the certificate",
+                "the caBundle of {} holds no authority of the certificate's",
                 hook.name
             );
             return Finding::error(SUBJECT, message, "the injector fills it in: see its log");
@@ -339,7 +345,7 @@ mod tests {
     }
 
     fn served(change: impl Fn(&mut Value)) -> Finding {
-        let mut crd = serde_json::to_value(TrafficPolicy::crd()).unwrap();
+        let mut crd = definition::definition();
         crd["status"] = json!({"conditions": [{"type": "Established", "status": "True"}]});
         change(&mut crd);
         definition(&Ok(Some(crd)))
@@ -433,10 +439,10 @@ mod tests {
         };
         let secret = Ok(Some(secret));
         let level = |now, bundle: &[u8]| certificate(&secret, &hook(bundle), now).level;
-        assert_eq!(level(ends - 10 * 86_400, &pem), Level::Ok);
+        assert_eq!(level(ends - 30 * 86_400, &pem), Level::Ok);
         assert_eq!(level(ends - 3_600, &pem), Level::Warning);
         assert_eq!(level(ends + 1, &pem), Level::Error);
-        assert_eq!(level(ends - 10 * 86_400, b"another"), Level::Error);
+        assert_eq!(level(ends - 30 * 86_400, b"another"), Level::Error);
         assert_eq!(certificate(&Ok(None), &Ok(None), NOW).level, Level::Error);
     }
 }

@@ -29,6 +29,10 @@ const VERSION: &str = "v1alpha1";
 /// What to do where a part is missing.
 const INSTALL: &str = "kubectl apply -k manifests/install";
 
+/// What to do where everything is.
+const INSTALL_FIRST: &str = "remora check --pre, then kubectl apply -k manifests/install \
+    (is it installed in another namespace? --system-namespace)";
+
 /// Options of `remora check`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
@@ -62,6 +66,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
     let mut findings = vec![before::server(&server)];
     if options.pre {
         findings.extend(before::findings(&api).await);
+    } else if before::is_absent(&before::present(&api).await) {
+        let message = "nothing of Remora is in this cluster";
+        findings.push(Finding::error("installation", message, INSTALL_FIRST));
     } else {
         // The Lease's time is a control plane's: of the clocks at hand the API server's is nearer.
         let now = server.now.unwrap_or_else(own_seconds);

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
+use remora_injector::decide::Verdict;
+use remora_proto::well_known::{INJECT, INJECT_ENABLED};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -54,57 +56,90 @@ pub async fn findings(api: &Api, namespace: Option<&str>) -> Vec<Finding> {
     found
 }
 
-/// Pods of labelled namespaces that run without: by namespace, with what to
-/// restart.
+/// Pods that are asked for and run without: those that only have to be made
+/// anew, with what to restart, and those that cannot have a sidecar.
 pub fn without_sidecar(pods: &[Pod], namespaces: &Namespaces) -> Vec<Finding> {
-    const SUBJECT: &str = "injection";
-    let mut lacking: BTreeMap<String, (Vec<String>, BTreeSet<String>)> = BTreeMap::new();
-    for pod in pods.iter().filter(|pod| namespaces.lacks_sidecar(pod)) {
+    let mut lacking: BTreeMap<String, Lacking> = BTreeMap::new();
+    let mut declined = Vec::new();
+    let bare = |pod: &&Pod| mesh::lasts(pod) && !mesh::has_sidecar(pod);
+    for pod in pods.iter().filter(bare) {
         let (namespace, name) = mesh::key(pod);
-        let (names, owners) = lacking.entry(namespace).or_default();
-        owners.extend(mesh::owner(pod));
-        names.push(name);
+        match namespaces.verdict(pod) {
+            Verdict::Inject => {
+                let lacking = lacking.entry(namespace).or_default();
+                lacking.owners.extend(mesh::owner(pod));
+                lacking.names.push(name);
+            }
+            Verdict::Decline(reason) => declined.push(format!("{namespace}/{name} ({reason})")),
+            Verdict::Skip(_) => {}
+        }
     }
-    let asked = namespaces.facts().into_iter();
-    let asked = asked.filter(|(_, facts)| {
-        let label = facts.labels.get(remora_proto::well_known::INJECT);
-        label.is_some_and(|value| value == remora_proto::well_known::INJECT_ENABLED)
-    });
-    let asked = asked.count();
-    if lacking.is_empty() {
-        let message = match asked {
-            0 => "no namespace is labelled remora.io/inject=enabled".to_owned(),
-            count => format!(
-                "{} labelled, and every pod there that should have a sidecar has one",
-                text::counted(count, "namespace")
+    let mut found: Vec<Finding> = lacking
+        .iter()
+        .take(MAX_NAMESPACES)
+        .map(|(namespace, lacking)| lacking.finding(namespace))
+        .collect();
+    if found.is_empty() {
+        found.push(nobody_lacks(namespaces));
+    }
+    if !declined.is_empty() {
+        found.push(Finding::info(
+            INJECTION,
+            format!(
+                "{} asked for and cannot have a sidecar: {}",
+                text::counted(declined.len(), "pod"),
+                text::some_of(&declined, SHOWN)
             ),
-        };
-        let make = if asked == 0 {
-            Finding::info
-        } else {
-            Finding::ok
-        };
-        return vec![make(SUBJECT, message)];
+        ));
     }
-    let finding = |(namespace, (names, owners)): (String, (Vec<String>, BTreeSet<String>))| {
+    found
+}
+
+const INJECTION: &str = "injection";
+
+/// Pods of one namespace that only have to be made anew.
+#[derive(Default)]
+struct Lacking {
+    names: Vec<String>,
+    owners: BTreeSet<String>,
+}
+
+impl Lacking {
+    fn finding(&self, namespace: &str) -> Finding {
         let message = format!(
             "{} of namespace {namespace} without sidecar: {}",
-            text::counted(names.len(), "pod"),
-            text::some_of(&names, SHOWN)
+            text::counted(self.names.len(), "pod"),
+            text::some_of(&self.names, SHOWN)
         );
-        let action = if owners.is_empty() {
+        let action = if self.owners.is_empty() {
             "nothing makes these pods anew: delete them and create them again".to_owned()
         } else {
-            let owners = owners.into_iter().collect::<Vec<_>>().join(" ");
+            let owners: Vec<&str> = self.owners.iter().map(String::as_str).collect();
+            let owners = owners.join(" ");
             format!("restart them: kubectl -n {namespace} rollout restart {owners}")
         };
-        Finding::warning(SUBJECT, message, &action)
-    };
-    lacking
-        .into_iter()
-        .take(MAX_NAMESPACES)
-        .map(finding)
-        .collect()
+        Finding::warning(INJECTION, message, &action)
+    }
+}
+
+fn nobody_lacks(namespaces: &Namespaces) -> Finding {
+    let asked = namespaces.facts().into_values().filter(|facts| {
+        let label = facts.labels.get(INJECT);
+        label.is_some_and(|value| value == INJECT_ENABLED)
+    });
+    match asked.count() {
+        0 => Finding::info(
+            INJECTION,
+            format!("no namespace is labelled {INJECT}={INJECT_ENABLED}"),
+        ),
+        count => Finding::ok(
+            INJECTION,
+            format!(
+                "{} labelled, and every pod there that can have a sidecar has one",
+                text::counted(count, "namespace")
+            ),
+        ),
+    }
 }
 
 /// The sidecars: connected, in sync, of a version that works with this one.
@@ -298,6 +333,11 @@ mod tests {
             without_sidecar(&pods, &labelled(json!({})))[0].level,
             Level::Info
         );
+        let mut host = pods[0].clone();
+        host.spec.as_mut().unwrap().host_network = Some(true);
+        let found = without_sidecar(&[host], &enabled);
+        assert_eq!((found[0].level, found[1].level), (Level::Ok, Level::Info));
+        assert!(found[1].message.contains("shop/web-5d-a (hostNetwork"));
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn taking(policy: &Taking) -> String {
 }
 
 fn table(fields: &[Field]) -> Table {
-    let mut table = Table::new(&["FIELD", "VALUE", "FROM"]);
+    let mut table = Table::new(&["FIELD", "FROM", "VALUE"]);
     for field in fields {
         let tone = if field.is_default {
             Tone::Quiet
@@ -72,23 +72,24 @@ fn table(fields: &[Field]) -> Table {
             .filter(|_| field.field == "rateLimits");
         match limits {
             Some(limits) if limits.is_empty() => {
-                table.row([Cell::plain("rateLimits"), from("none"), from(&field.from)]);
+                table.row([Cell::plain("rateLimits"), from(&field.from), from("none")]);
             }
             Some(limits) => {
                 for limit in limits {
-                    let name =
-                        format!("rateLimits[{}]", limit["name"].as_str().unwrap_or_default());
+                    let name = limit["name"].as_str().unwrap_or_default();
+                    let name = format!("rateLimits[{name}]");
                     table.row([
                         Cell::plain(name),
-                        from(&rate_limit(limit)),
                         from(&field.from),
+                        from(&rate_limit(limit)),
                     ]);
                 }
             }
+            // Last, since it may be long.
             None => table.row([
                 Cell::plain(field.field.as_str()),
-                from(&value(&field.value)),
                 from(&field.from),
+                from(&value(&field.value)),
             ]),
         }
     }

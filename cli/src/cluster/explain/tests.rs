@@ -110,7 +110,7 @@ fn people_read_a_table() {
         "Service shop/catalog (ClusterIP)\n",
         "Policies: catalog (by Service, generation 1), defaults (by Namespace, generation 1)\n",
         "retries.attempts ",
-        "gateway-error, 429 ",
+        "catalog    gateway-error, 429\n",
         "rateLimits[per-caller] ",
         "100 per second, burst 10, for each remoteAddress (at most 10000), only methods GET path prefix /a/, shadow",
         "Not set by any policy, so without effect: circuitBreaker\n",

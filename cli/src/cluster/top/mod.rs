@@ -57,7 +57,8 @@ pub struct Options {
 /// When the cluster cannot be asked, or there is no terminal to draw on.
 pub async fn run(options: Options) -> Result<ExitCode, Error> {
     let is_once = options.once || options.output.format != Format::Table;
-    if !is_once && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+    let has_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    if !is_once && !has_terminal {
         return Err(Error::Usage(
             "the live view needs a terminal: use --once or -o json".to_owned(),
         ));
@@ -126,14 +127,14 @@ fn table(rows: &[rows::Row], paint: Paint) -> String {
     table.text(paint)
 }
 
-async fn live(poller: Poller, title: String) -> Result<(), Error> {
+async fn live(mut poller: Poller, title: String) -> Result<(), Error> {
     // The first look tells whether there is anything to show, before the
     // terminal is taken over.
-    let (looks, mut looked) = mpsc::channel::<Result<Look, Error>>(1);
-    let mut poller = poller;
     let first = poller.look().await?;
+    let (looks, mut looked) = mpsc::channel::<Result<Look, Error>>(1);
     let asking = tokio::spawn(ask(poller, looks));
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut meters = Meters::default();
     let mut scene = Scene::new(title);
@@ -143,6 +144,7 @@ async fn live(poller: Poller, title: String) -> Result<(), Error> {
         screen.draw(&mut scene);
         tokio::select! {
             _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
             _ = hangup.recv() => break,
             seen = screen.next() => match seen {
                 Seen::Key(key) => if scene.key(key) == Wish::Quit { break },
