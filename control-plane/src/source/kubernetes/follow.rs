@@ -340,5 +340,4 @@ impl Follower {
 }
 
 #[cfg(test)]
-#[path = "follow_tests.rs"]
 mod tests;
