@@ -134,7 +134,10 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         "Sidecars with a stream.",
         &connected,
     );
-    let problems = [(String::new(), admin.problems.all().len())];
+    // What is only to be known is nothing to be alarmed about.
+    let problems = admin.problems.all().into_iter();
+    let problems = problems.filter(|problem| !problem.information).count();
+    let problems = [(String::new(), problems)];
     gauge(
         "remora_control_plane_problems",
         "Problems in the source now.",

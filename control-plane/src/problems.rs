@@ -5,23 +5,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::core::Note;
 use crate::core::objects::{Key, Kind};
 use crate::policy::check::FieldError;
 
 /// One problem, as `/problems` shows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// The file; left out where the object is not from a file.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// The file; empty where the object is not from one.
     pub file: String,
-    /// The line, from 1; left out where it is not known.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// The line, from 1; 0 where it is not known.
     pub line: u64,
-    /// The column, from 1; left out where it is not known.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// The column, from 1; 0 where it is not known.
     pub column: u64,
     /// `TrafficPolicy shop/catalog`, or a whole kind of a cluster, `Pod`; empty
     /// where the object cannot be told.
@@ -34,8 +31,21 @@ pub struct Problem {
     pub information: bool,
 }
 
-fn is_zero(number: &u64) -> bool {
-    *number == 0
+/// As JSON; file, line and column are left out where there is no file.
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Problem", 7)?;
+        if !self.file.is_empty() {
+            fields.serialize_field("file", &self.file)?;
+            fields.serialize_field("line", &self.line)?;
+            fields.serialize_field("column", &self.column)?;
+        }
+        fields.serialize_field("object", &self.object)?;
+        fields.serialize_field("field", &self.field)?;
+        fields.serialize_field("message", &self.message)?;
+        fields.serialize_field("information", &self.information)?;
+        fields.end()
+    }
 }
 
 /// Where an object stands.

@@ -35,6 +35,13 @@ pub enum Reason {
     Other,
 }
 
+impl Reason {
+    /// Whether it says more of the server than of the request.
+    pub fn is_away(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Busy)
+    }
+}
+
 /// Which request it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {

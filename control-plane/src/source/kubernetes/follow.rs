@@ -106,8 +106,8 @@ enum Standing {
     New,
     /// What is known is whole, and followed.
     Following,
-    /// It is not followed now.
-    Failing(Reason, Verb),
+    /// It is not followed now; what the server refuses, it refuses by verb.
+    Failing(Reason, Option<Verb>),
     /// The server does not have the kind.
     Absent,
 }
@@ -250,10 +250,7 @@ impl Follower {
     }
 
     fn watch_is_refused(&self) -> bool {
-        let Standing::Failing(reason, Verb::Watch) = self.standing else {
-            return false;
-        };
-        !matches!(reason, Reason::Unreachable | Reason::Busy)
+        matches!(self.standing, Standing::Failing(_, Some(Verb::Watch)))
     }
 
     /// It works, and has for long enough that the next failure is the first.
@@ -297,16 +294,21 @@ impl Follower {
         }
         let wait = self.backoff.next(crate::random::next());
         tokio::time::sleep(wait.max(failure.retry_after)).await;
-        let was_away = matches!(reason, Reason::Unreachable | Reason::Busy)
-            && self.backoff.failures() >= FAILURES_BEFORE_LIST;
+        let was_away = reason.is_away() && self.backoff.failures() >= FAILURES_BEFORE_LIST;
         Ok(self.listing || reason == Reason::Expired || was_away)
     }
 
     /// Says what is wrong, once for as long as it is the same.
     fn fails(&mut self, failure: &Failure) {
-        let standing = Standing::Failing(failure.reason, failure.verb);
-        if std::mem::replace(&mut self.standing, standing) == standing {
+        let verb = (!failure.reason.is_away()).then_some(failure.verb);
+        let standing = Standing::Failing(failure.reason, verb);
+        let before = std::mem::replace(&mut self.standing, standing);
+        if before == standing {
             return;
+        }
+        // Something answers again: it will soon say more.
+        if before == Standing::Failing(Reason::Unreachable, None) {
+            self.backoff.reset();
         }
         tracing::warn!(
             resource = self.resource,
@@ -340,5 +342,4 @@ impl Follower {
 }
 
 #[cfg(test)]
-#[path = "follow_tests.rs"]
 mod tests;

@@ -212,6 +212,25 @@ async fn a_server_that_was_away_is_asked_anew_and_what_went_meanwhile_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_answers_again_is_asked_again_soon() {
+    let away = || {
+        let refused = std::io::Error::other("connection refused");
+        let refused = kube::Error::Service(refused.into());
+        Err(watcher::Error::InitialListFailed(refused))
+    };
+    let mut script: Vec<Vec<Item>> = (0..20).map(|_| vec![away()]).collect();
+    script.extend([vec![no_list(503)], list(&["a"])]);
+    let mut world = World::new(Kind::Pod, script);
+    let mut waited = Duration::ZERO;
+    while world.figures(Kind::Pod).1 < 21 {
+        assert!(world.told(MOMENT).await.is_empty());
+        waited += MOMENT;
+    }
+    assert!(waited > Duration::from_secs(40), "{waited:?}");
+    assert_eq!(world.told(Duration::from_millis(300)).await, ["+a"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_forgotten_version_is_listed_anew_without_complaint() {
     let mut before = list(&["a"]);
     before.push(no_watch(410));
