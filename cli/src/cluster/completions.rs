@@ -11,9 +11,11 @@ use crate::args::Cli;
 
 /// Options of `remora completions`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "bash: remora completions bash > /etc/bash_completion.d/remora\n\
+#[command(
+    after_help = "bash: remora completions bash > /etc/bash_completion.d/remora\n\
     zsh:  remora completions zsh > \"${fpath[1]}/_remora\"\n\
-    fish: remora completions fish > ~/.config/fish/completions/remora.fish")]
+    fish: remora completions fish > ~/.config/fish/completions/remora.fish"
+)]
 pub struct Options {
     /// The shell.
     #[arg(value_enum)]

@@ -21,12 +21,14 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// Options of `remora inject`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Every pod template of the stream (Pod, Deployment, StatefulSet, DaemonSet, \
+#[command(
+    after_help = "Every pod template of the stream (Pod, Deployment, StatefulSet, DaemonSet, \
     ReplicaSet, ReplicationController, Job, CronJob, List) is taken to be asked for, unless it opts out \
     (remora.io/inject: disabled) or lies in a namespace in which nothing is ever injected. \
     All else is written as it was read. Warnings go to standard error.\n\n\
     Exit status: 0 written; 1 some pod could not be had, and is written without a sidecar; \
-    2 wrong usage, or what was read is no YAML of Kubernetes. Needs no cluster.")]
+    2 wrong usage, or what was read is no YAML of Kubernetes. Needs no cluster."
+)]
 pub struct Options {
     /// The YAML file; `-` is standard input.
     #[arg(short, long = "filename", value_name = "FILE")]
@@ -91,7 +93,9 @@ fn read(file: &str) -> Result<String, Error> {
         let read = std::io::stdin().lock().take(MAX_BYTES + 1);
         read_all(read, &mut bytes).map_err(failed)?;
     } else {
-        let read = std::fs::File::open(file).map_err(failed)?.take(MAX_BYTES + 1);
+        let read = std::fs::File::open(file)
+            .map_err(failed)?
+            .take(MAX_BYTES + 1);
         read_all(read, &mut bytes).map_err(failed)?;
     }
     if bytes.len() as u64 > MAX_BYTES {
@@ -112,7 +116,12 @@ fn read_all(mut from: impl Read, into: &mut Vec<u8>) -> std::io::Result<()> {
 pub fn inject(text: &str, settings: &Settings) -> Result<Injected, String> {
     let mut done = Injected::default();
     for document in yaml::documents(text) {
-        let at = |message: String| format!("the document at line {}: {message}", document.line_offset + 1);
+        let at = |message: String| {
+            format!(
+                "the document at line {}: {message}",
+                document.line_offset + 1
+            )
+        };
         let mut value = parse(document.text).map_err(at)?;
         let before = value.clone();
         walk(&mut value, settings, &mut done).map_err(at)?;
@@ -155,14 +164,23 @@ fn walk(value: &mut Value, settings: &Settings, done: &mut Injected) -> Result<(
             return Ok(());
         }
         "Pod" => "",
-        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController"
+        "Deployment"
+        | "StatefulSet"
+        | "DaemonSet"
+        | "ReplicaSet"
+        | "ReplicationController"
         | "Job" => "/spec/template",
         "CronJob" => "/spec/jobTemplate/spec/template",
         _ => return Ok(()),
     };
     let metadata = &value["metadata"];
-    let namespace = metadata["namespace"].as_str().unwrap_or("default").to_owned();
-    let name = metadata["name"].as_str().or(metadata["generateName"].as_str());
+    let namespace = metadata["namespace"]
+        .as_str()
+        .unwrap_or("default")
+        .to_owned();
+    let name = metadata["name"]
+        .as_str()
+        .or(metadata["generateName"].as_str());
     let shown = format!("{kind} {namespace}/{}", name.unwrap_or_default());
     let Some(template) = value.pointer_mut(template) else {
         done.warnings.push(format!("{shown} has no pod template"));
@@ -216,7 +234,10 @@ mod tests {
 
     fn documents(text: &str) -> Vec<Value> {
         let documents = yaml::documents(text);
-        documents.iter().map(|one| parse(one.text).unwrap()).collect()
+        documents
+            .iter()
+            .map(|one| parse(one.text).unwrap())
+            .collect()
     }
 
     const OTHERS: &str = "# a head\napiVersion: v1\nkind: Service   # kept\nmetadata: {name: web}\nspec:\n  ports: [{port: 0x50}]\n---\nkind: Deployment\napiVersion: apps/v1\nmetadata: {name: web, namespace: shop}\nspec:\n  template:\n    spec:\n      containers: [{name: app, image: web, env: [{name: A, value: \"no\"}, {name: B, value: \"0644\"}]}]\n      volumes: [{name: v, secret: {secretName: s, defaultMode: 0644}}]\n      unknownField: {x: [1.50, 1e3, ~, 'on']}\n---\n# nothing\n---\nkind: ConfigMap\napiVersion: v1\nmetadata: {name: c}\ndata:\n  a: |\n    x\n      y\n";
@@ -224,7 +245,10 @@ mod tests {
     #[test]
     fn what_has_no_pod_template_stands_as_it_was() {
         let text = injected(OTHERS).text;
-        assert!(text.starts_with("# a head\napiVersion: v1\nkind: Service   # kept\n"), "{text}");
+        assert!(
+            text.starts_with("# a head\napiVersion: v1\nkind: Service   # kept\n"),
+            "{text}"
+        );
         assert!(text.contains("ports: [{port: 0x50}]\n"), "{text}");
         assert!(text.ends_with("data:\n  a: |\n    x\n      y\n"), "{text}");
         assert_eq!(documents(&text).len(), 3);
@@ -236,16 +260,28 @@ mod tests {
         let mut after = documents(&injected(OTHERS).text).remove(1);
         let template = after.pointer_mut("/spec/template").unwrap();
         let init = template["spec"]["initContainers"].take();
-        let names: Vec<_> = init.as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
+        let names: Vec<_> = init
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c["name"].clone())
+            .collect();
         assert_eq!(names, ["remora-intercept", "remora-proxy"]);
-        assert_eq!(template["metadata"]["annotations"]["remora.io/injected"], "true");
+        assert_eq!(
+            template["metadata"]["annotations"]["remora.io/injected"],
+            "true"
+        );
         let volumes = template["spec"]["volumes"].as_array().unwrap();
         assert_eq!(volumes[0]["secret"]["defaultMode"], 0o644);
         assert_eq!(template["spec"]["containers"][0]["env"][1]["value"], "0644");
         for added in ["metadata", "spec/initContainers"] {
             let (parent, field) = added.rsplit_once('/').unwrap_or(("", added));
             let parent = if parent.is_empty() { "" } else { "/spec" };
-            let object = template.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+            let object = template
+                .pointer_mut(parent)
+                .unwrap()
+                .as_object_mut()
+                .unwrap();
             object.remove(field);
         }
         assert_eq!(after, before);
@@ -254,22 +290,39 @@ mod tests {
     #[test]
     fn every_kind_with_a_template_is_known_and_a_second_run_changes_nothing() {
         let pod = "{spec: {containers: [{name: app}]}}";
-        let mut text = String::from("kind: Pod\napiVersion: v1\nmetadata: {name: p}\nspec: {containers: [{name: app}]}\n");
-        for kind in ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"] {
-            text.push_str(&format!("---\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{template: {pod}}}\n"));
+        let mut text = String::from(
+            "kind: Pod\napiVersion: v1\nmetadata: {name: p}\nspec: {containers: [{name: app}]}\n",
+        );
+        for kind in [
+            "Deployment",
+            "StatefulSet",
+            "DaemonSet",
+            "ReplicaSet",
+            "Job",
+        ] {
+            text.push_str(&format!(
+                "---\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{template: {pod}}}\n"
+            ));
         }
         text.push_str(&format!("---\nkind: CronJob\nmetadata: {{name: x}}\nspec: {{jobTemplate: {{spec: {{template: {pod}}}}}}}\n"));
         text.push_str(&format!("---\nkind: List\nitems: [{{kind: Job, metadata: {{name: z}}, spec: {{template: {pod}}}}}, {{kind: Secret}}]\n"));
         let once = injected(&text);
         assert!(once.warnings.is_empty(), "{:?}", once.warnings);
-        assert_eq!(once.text.matches("name: remora-intercept\n").count(), 8, "{}", once.text);
+        assert_eq!(
+            once.text.matches("name: remora-intercept\n").count(),
+            8,
+            "{}",
+            once.text
+        );
         assert_eq!(documents(&injected(&once.text).text), documents(&once.text));
     }
 
     #[test]
     fn who_opts_out_stays_and_who_cannot_be_had_is_told() {
         let pod = |metadata: &str, spec: &str| {
-            format!("kind: Pod\nmetadata: {{name: p, {metadata}}}\nspec: {{{spec} containers: [{{name: a}}]}}\n")
+            format!(
+                "kind: Pod\nmetadata: {{name: p, {metadata}}}\nspec: {{{spec} containers: [{{name: a}}]}}\n"
+            )
         };
         let text = pod("labels: {remora.io/inject: disabled}", "");
         let out = injected(&text);
@@ -279,7 +332,11 @@ mod tests {
         assert_eq!(out.declined, 1);
         assert!(out.warnings[0].contains("Pod shop/p") && out.warnings[0].contains("hostNetwork"));
         let out = injected(&pod("namespace: kube-system", ""));
-        assert!(out.warnings[0].contains("never injected"), "{:?}", out.warnings);
+        assert!(
+            out.warnings[0].contains("never injected"),
+            "{:?}",
+            out.warnings
+        );
     }
 
     #[test]

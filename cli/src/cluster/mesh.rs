@@ -7,9 +7,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use remora_injector::decide::{self, Verdict};
 use remora_injector::{NamespaceFacts, Settings};
-use remora_proto::well_known::{
-    CONTROL_PLANE, CONTROL_PLANE_ADMIN_PORT, SIDECAR_CONTAINER,
-};
+use remora_proto::well_known::{CONTROL_PLANE, CONTROL_PLANE_ADMIN_PORT, SIDECAR_CONTAINER};
 use serde::{Deserialize, Serialize};
 
 use super::api::Api;
@@ -160,7 +158,10 @@ pub async fn replicas(api: &Api) -> Result<Vec<String>, Error> {
 
 /// `Pending`, `Running`, `Succeeded`, `Failed`, or empty.
 pub fn phase(pod: &Pod) -> &str {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     phase.unwrap_or_default()
 }
 
@@ -177,8 +178,7 @@ pub fn has_sidecar(pod: &Pod) -> bool {
 
 /// Whether it is to last: neither ended nor being deleted.
 pub fn lasts(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_none()
-        && !matches!(phase(pod), "Succeeded" | "Failed")
+    pod.metadata.deletion_timestamp.is_none() && !matches!(phase(pod), "Succeeded" | "Failed")
 }
 
 /// Its namespace and name.
@@ -286,7 +286,8 @@ mod tests {
             *changed.pointer_mut(path).unwrap() = value;
             pod(changed)
         };
-        let with = json!({"containers": [{"name": "app"}], "initContainers": [{"name": "remora-proxy"}]});
+        let with =
+            json!({"containers": [{"name": "app"}], "initContainers": [{"name": "remora-proxy"}]});
         assert!(!enabled.lacks_sidecar(&changed("/spec", with)));
         let host = json!({"containers": [{"name": "app"}], "hostNetwork": true});
         assert!(!enabled.lacks_sidecar(&changed("/spec", host)));
@@ -306,8 +307,14 @@ mod tests {
             owner(&pod(json!({"metadata": {"ownerReferences": owners,
                 "labels": {"pod-template-hash": "5d4f"}}})))
         }
-        assert_eq!(owned("ReplicaSet", "web-5d4f").as_deref(), Some("deployment/web"));
-        assert_eq!(owned("StatefulSet", "db").as_deref(), Some("statefulset/db"));
+        assert_eq!(
+            owned("ReplicaSet", "web-5d4f").as_deref(),
+            Some("deployment/web")
+        );
+        assert_eq!(
+            owned("StatefulSet", "db").as_deref(),
+            Some("statefulset/db")
+        );
         assert_eq!(owned("Job", "once"), None);
         assert_eq!(owned("ReplicaSet", "bare"), None);
         assert_eq!(owner_of(json!([])), None);

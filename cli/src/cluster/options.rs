@@ -92,9 +92,7 @@ pub fn parse_name(text: &str) -> Result<String, String> {
     if text::is_name(text) {
         Ok(text.to_owned())
     } else {
-        Err(
-            "not a name of Kubernetes: lower case letters, digits, - and ., at most 253".to_owned(),
-        )
+        Err("not a name of Kubernetes: lower case letters, digits, - and ., at most 253".to_owned())
     }
 }
 

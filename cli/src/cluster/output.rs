@@ -188,8 +188,16 @@ mod tests {
     #[test]
     fn columns_stand_under_each_other_and_nothing_steers_the_terminal() {
         let mut table = Table::new(&["NAMESPACE", "POD", "NODE"]);
-        table.row([Cell::plain("shop"), Cell::plain("web\u{1b}[2J-1"), Cell::plain("n1")]);
-        table.row([Cell::plain("a"), Cell::toned(Tone::Bad, "b"), Cell::plain("")]);
+        table.row([
+            Cell::plain("shop"),
+            Cell::plain("web\u{1b}[2J-1"),
+            Cell::plain("n1"),
+        ]);
+        table.row([
+            Cell::plain("a"),
+            Cell::toned(Tone::Bad, "b"),
+            Cell::plain(""),
+        ]);
         assert_eq!(
             table.text(Paint::plain()),
             "NAMESPACE   POD         NODE\n\

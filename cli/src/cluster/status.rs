@@ -23,10 +23,12 @@ const MAX_SHOWN_REFUSALS: usize = 20;
 
 /// Options of `remora status`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Exit status: 0 every sidecar shown is connected and in sync; \
+#[command(
+    after_help = "Exit status: 0 every sidecar shown is connected and in sync; \
     1 some are not, or pods lack theirs; 2 wrong usage, or the cluster cannot be asked.\n\
     Needs: list pods in the namespace (all: in the whole cluster), get leases.coordination.k8s.io \
-    and get pods/proxy in Remora's namespace; get or list namespaces to find pods without a sidecar.")]
+    and get pods/proxy in Remora's namespace; get or list namespaces to find pods without a sidecar."
+)]
 pub struct Options {
     /// Only this pod (`web-1`, `shop/web-1`), or this namespace.
     #[arg(value_name = "POD|NAMESPACE")]
@@ -140,7 +142,9 @@ async fn look(api: &Api, options: &Options) -> Result<Status, Error> {
     }
     let within = read(api, Some(name)).await?;
     if within.rows.is_empty() {
-        let place = scope.map_or("any namespace".to_owned(), |scope| format!("namespace {scope}"));
+        let place = scope.map_or("any namespace".to_owned(), |scope| {
+            format!("namespace {scope}")
+        });
         return Err(Error::NotFound(format!(
             "{name} is neither a pod with a sidecar in {place} nor a namespace with any \
              (check the name, -n and -A)"
@@ -150,7 +154,11 @@ async fn look(api: &Api, options: &Options) -> Result<Status, Error> {
 }
 
 fn only(status: Status, pod: &str, place: &str) -> Result<Status, Error> {
-    let rows: Vec<Row> = status.rows.into_iter().filter(|row| row.pod == pod).collect();
+    let rows: Vec<Row> = status
+        .rows
+        .into_iter()
+        .filter(|row| row.pod == pod)
+        .collect();
     if rows.is_empty() {
         return Err(Error::NotFound(format!(
             "no pod {pod} in {place} has or should have a sidecar"
@@ -168,7 +176,10 @@ pub async fn read(api: &Api, namespace: Option<&str>) -> Result<Status, Error> {
     let told = mesh::sidecars(api).await?;
     let mut doubts = Vec::new();
     if pods.is_cut {
-        doubts.push(format!("only the first {} pods were read", pods.items.len()));
+        doubts.push(format!(
+            "only the first {} pods were read",
+            pods.items.len()
+        ));
     }
     if let Some(doubt) = &told.doubt {
         doubts.push(format!(
@@ -179,7 +190,9 @@ pub async fn read(api: &Api, namespace: Option<&str>) -> Result<Status, Error> {
     let namespaces = match Namespaces::read(api, namespace).await {
         Ok(namespaces) => Some(namespaces),
         Err(error) => {
-            doubts.push(format!("pods without a sidecar are not looked for: {error}"));
+            doubts.push(format!(
+                "pods without a sidecar are not looked for: {error}"
+            ));
             None
         }
     };
@@ -190,12 +203,7 @@ pub async fn read(api: &Api, namespace: Option<&str>) -> Result<Status, Error> {
 }
 
 /// Joins the pods with the sidecars that the control plane knows.
-pub fn rows(
-    pods: &[Pod],
-    told: &Told,
-    namespaces: Option<&Namespaces>,
-    now_ms: u64,
-) -> Vec<Row> {
+pub fn rows(pods: &[Pod], told: &Told, namespaces: Option<&Namespaces>, now_ms: u64) -> Vec<Row> {
     let mut known: HashMap<(&str, &str), Vec<&Sidecar>> = HashMap::new();
     for sidecar in &told.sidecars {
         let key = (sidecar.namespace.as_str(), sidecar.pod.as_str());
@@ -330,7 +338,10 @@ fn refusals(rows: &[Row], paint: Paint) -> String {
             reason,
             ..
         } = refusal;
-        let line = format!("{}/{} refused {type} {name}: {reason}", row.namespace, row.pod);
+        let line = format!(
+            "{}/{} refused {type} {name}: {reason}",
+            row.namespace, row.pod
+        );
         text.push_str(&paint.text(Tone::Bad, &line));
         text.push('\n');
     }
@@ -368,8 +379,7 @@ mod tests {
     }
 
     fn shop() -> Namespaces {
-        let shop =
-            json!({"metadata": {"name": "shop", "labels": {"remora.io/inject": "enabled"}}});
+        let shop = json!({"metadata": {"name": "shop", "labels": {"remora.io/inject": "enabled"}}});
         Namespaces::new(&[serde_json::from_value(shop).unwrap()], "remora-system")
     }
 
@@ -396,8 +406,10 @@ mod tests {
 
     #[test]
     fn pods_are_joined_with_what_the_control_plane_knows() {
-        let states: Vec<(String, State)> =
-            sample().into_iter().map(|row| (row.pod, row.state)).collect();
+        let states: Vec<(String, State)> = sample()
+            .into_iter()
+            .map(|row| (row.pod, row.state))
+            .collect();
         let wanted = [
             ("again", State::Unknown),
             ("cart", State::Refused),
@@ -432,7 +444,9 @@ shop/cart refused Service shop/x\u{fffd}: bad
 
     #[test]
     fn a_program_reads_the_same() {
-        let text = output::structured(Format::Json, &sample()).unwrap().unwrap();
+        let text = output::structured(Format::Json, &sample())
+            .unwrap()
+            .unwrap();
         let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(rows[5]["state"], "inSync");
         assert_eq!(rows[5]["lastReportSeconds"], 5);

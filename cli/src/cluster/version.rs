@@ -19,8 +19,10 @@ pub const OURS: &str = env!("CARGO_PKG_VERSION");
 
 /// Options of `remora version`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Exit status: 0, also where the cluster does not answer; 2 wrong usage.\n\
-    Needs: list pods, get leases.coordination.k8s.io, get pods/proxy in Remora's namespace.")]
+#[command(
+    after_help = "Exit status: 0, also where the cluster does not answer; 2 wrong usage.\n\
+    Needs: list pods, get leases.coordination.k8s.io, get pods/proxy in Remora's namespace."
+)]
 pub struct Options {
     /// Only of this program: no cluster is asked.
     #[arg(long)]
@@ -143,7 +145,11 @@ fn shown(versions: &Versions) -> String {
             format!("{} ({})", text::clean(version), text::counted(*count, what))
         });
         let each = each.collect::<Vec<_>>().join(", ");
-        if each.is_empty() { "none".to_owned() } else { each }
+        if each.is_empty() {
+            "none".to_owned()
+        } else {
+            each
+        }
     };
     let mut shown = format!("client:         {}\n", versions.client);
     if let Some(kubernetes) = &versions.kubernetes {
@@ -164,7 +170,10 @@ mod tests {
     #[test]
     fn a_version_is_the_tag_of_the_image() {
         assert_eq!(tag("remora/control-plane:0.1.0"), "0.1.0");
-        assert_eq!(tag("localhost:5000/remora/control-plane:0.2.0@sha256:00"), "0.2.0");
+        assert_eq!(
+            tag("localhost:5000/remora/control-plane:0.2.0@sha256:00"),
+            "0.2.0"
+        );
         assert_eq!(tag("localhost:5000/remora/control-plane"), "unknown");
     }
 

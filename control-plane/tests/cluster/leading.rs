@@ -228,6 +228,15 @@ async fn one_replica_leads_and_when_it_dies_the_other_does_and_the_status_stays_
     two.running.stop().await;
     let handed = tokio::time::timeout(Duration::from_secs(3), three.until_leading());
     handed.await.expect("at once");
+    // One that starts and leads has read nothing yet, and writes nothing over
+    // what is right.
+    three.running.stop().await;
+    let settled = version().await;
+    let four = Plane::start(&world, "plane-4").await;
+    four.until_leading().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(version().await, settled);
+    four.running.stop().await;
     world.end().await;
 }
 
@@ -407,5 +416,100 @@ async fn every_workload_names_the_leader_and_follows_it() {
     named(two.running.listen).await;
     world.let_go("web-1").await;
     two.running.stop().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_is_taken_by_force_or_deleted_is_noticed_at_once() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let plane = Plane::start(&world, "plane-1").await;
+    plane.until_leading().await;
+    let taken = json!({"spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 4}});
+    world.merge("Lease", "remora-control-plane", taken).await;
+    let within = Duration::from_secs(1);
+    let noticed = eventually("it to lead no more", async || {
+        let leader = plane.leader().await;
+        (leader["leading"] == false && leader["leader"] == "somebody").then_some(())
+    });
+    tokio::time::timeout(within, noticed)
+        .await
+        .expect("at once");
+    // Nobody writes it on: it is taken again after its four seconds.
+    plane.until_leading().await;
+    world.delete("Lease", "remora-control-plane").await;
+    let made_again = eventually("the Lease to be there again", async || {
+        let lease = world.api("Lease").get_opt("remora-control-plane").await;
+        let lease = lease.unwrap()?;
+        (lease.data["spec"]["holderIdentity"] == "plane-1").then_some(())
+    });
+    tokio::time::timeout(within * 3, made_again)
+        .await
+        .expect("soon");
+    plane.running.stop().await;
+    let lease = world
+        .api("Lease")
+        .get("remora-control-plane")
+        .await
+        .unwrap();
+    assert_eq!(lease.data["spec"]["holderIdentity"], "", "given up");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_status_is_written_at_most_once_a_second_and_for_counts_once_in_five() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let plane = Plane::start(&world, "plane-1").await;
+    plane.until_leading().await;
+    world.apply("Service", "catalog", service()).await;
+    world
+        .apply("TrafficPolicy", "catalog", policy("catalog", 1))
+        .await;
+    until(&world, "catalog", "the counts", |status| {
+        status.sidecars.is_some()
+    })
+    .await;
+    let written = "remora_status_writes_total{result=\"written\"} ";
+    let before = plane.metric(written).await;
+    for failures in 2..40 {
+        world
+            .apply("TrafficPolicy", "catalog", policy("catalog", failures))
+            .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    until(&world, "catalog", "the last generation", |status| {
+        status.observed_generation == Some(39)
+    })
+    .await;
+    let writes = plane.metric(written).await - before;
+    assert!((1..=6).contains(&writes), "{writes}");
+
+    // Breakers that flap.
+    let name = format!("{}/catalog", world.namespace);
+    let reports = Reports::to(plane.running.listen, &world.namespace, "web-1").await;
+    let before = plane.metric(written).await;
+    for number in 0..60 {
+        use v1::breaker_change::State::{Closed, Open};
+        let to = if number % 2 == 0 { Open } else { Closed };
+        let change = v1::BreakerChange {
+            service: name.clone(),
+            endpoint: format!("catalog-{}", number / 2),
+            to: to.into(),
+            ..v1::BreakerChange::default()
+        };
+        let report = SidecarReport {
+            sequence: number + 2,
+            breaker_changes: vec![change],
+            ..SidecarReport::default()
+        };
+        reports.tell(report).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let writes = plane.metric(written).await - before;
+    assert!(writes <= 2, "{writes} in six seconds");
+    plane.running.stop().await;
     world.end().await;
 }

@@ -66,7 +66,9 @@ pub fn server(server: &Server) -> Finding {
         Ok(_) => Finding::error(
             SUBJECT,
             format!("{shown} has no native sidecars"),
-            &format!("upgrade to Kubernetes {oldest} or later: on older ones no pod gets a sidecar"),
+            &format!(
+                "upgrade to Kubernetes {oldest} or later: on older ones no pod gets a sidecar"
+            ),
         ),
         Err(error) => Finding::warning(SUBJECT, error.to_string(), ""),
     }
@@ -104,7 +106,10 @@ pub async fn rights(api: &Api) -> Finding {
     }
     Finding::error(
         SUBJECT,
-        format!("to install, you lack: {}", text::some_of(&missing, 2 * SHOWN)),
+        format!(
+            "to install, you lack: {}",
+            text::some_of(&missing, 2 * SHOWN)
+        ),
         "let somebody install who is a cluster administrator",
     )
 }
@@ -138,12 +143,17 @@ pub fn others(
         return Finding::warning(
             SUBJECT,
             format!("{meshes} puts sidecars into pods too"),
-            &format!("label no namespace for both: a pod with two sidecars loses its connections ({INJECT} belongs where the other is off)"),
+            &format!(
+                "label no namespace for both: a pod with two sidecars loses its connections ({INJECT} belongs where the other is off)"
+            ),
         );
     }
     Finding::warning(
         SUBJECT,
-        format!("{meshes} and Remora are both asked for in: {}", text::some_of(&both, SHOWN)),
+        format!(
+            "{meshes} and Remora are both asked for in: {}",
+            text::some_of(&both, SHOWN)
+        ),
         "take one of the two labels away, and restart the pods there",
     )
 }
@@ -152,8 +162,7 @@ pub fn others(
 fn has_word(name: &str, word: &str) -> bool {
     let parts = name.split(['.', '-']).collect::<Vec<_>>().join(" ");
     let word = word.replace('-', " ");
-    format!(" {parts} ").contains(&format!(" {word} "))
-        || (word.len() > 4 && parts.contains(&word))
+    format!(" {parts} ").contains(&format!(" {word} ")) || (word.len() > 4 && parts.contains(&word))
 }
 
 fn asked_by_two(namespaces: &Result<List<Namespace>, Error>) -> Vec<String> {
@@ -161,17 +170,22 @@ fn asked_by_two(namespaces: &Result<List<Namespace>, Error>) -> Vec<String> {
     let both = all.iter().filter(|namespace| {
         let labels = namespace.metadata.labels.iter().flatten();
         let annotations = namespace.metadata.annotations.iter().flatten();
-        let ours = labels.clone().any(|(name, value)| name == INJECT && value == INJECT_ENABLED);
+        let ours = labels
+            .clone()
+            .any(|(name, value)| name == INJECT && value == INJECT_ENABLED);
         let theirs = labels.chain(annotations).any(|(name, value)| {
             matches!(
                 (name.as_str(), value.as_str()),
-                ("istio-injection" | "linkerd.io/inject" | "kuma.io/sidecar-injection", "enabled")
-                    | ("istio.io/rev", _)
+                (
+                    "istio-injection" | "linkerd.io/inject" | "kuma.io/sidecar-injection",
+                    "enabled"
+                ) | ("istio.io/rev", _)
             )
         });
         ours && theirs
     });
-    both.filter_map(|namespace| namespace.metadata.name.clone()).collect()
+    both.filter_map(|namespace| namespace.metadata.name.clone())
+        .collect()
 }
 
 /// What of ours is there already: name, and whether it is.
@@ -182,13 +196,18 @@ pub async fn present(api: &Api) -> Result<Vec<(&'static str, bool)>, Error> {
     let definition = there(api.find(&DEFINITIONS, None, DEFINITION).await?);
     let webhook = there(api.find(&MUTATING_WEBHOOKS, None, INJECTOR).await?);
     let deployment = async |name| {
-        let found = api.find::<Deployment>(&DEPLOYMENTS, Some(system), name).await;
+        let found = api
+            .find::<Deployment>(&DEPLOYMENTS, Some(system), name)
+            .await;
         found.map(|found| found.is_some())
     };
     Ok(vec![
         ("the namespace", namespace),
         ("the CustomResourceDefinition", definition),
-        ("the control plane's Deployment", deployment(CONTROL_PLANE).await?),
+        (
+            "the control plane's Deployment",
+            deployment(CONTROL_PLANE).await?,
+        ),
         ("the injector's Deployment", deployment(INJECTOR).await?),
         ("the webhook configuration", webhook),
     ])
@@ -207,9 +226,10 @@ pub fn half_installed(present: &Result<Vec<(&'static str, bool)>, Error>) -> Fin
     };
     match (parts(true), parts(false)) {
         (there, _) if there.is_empty() => Finding::ok(SUBJECT, "nothing of Remora is there yet"),
-        (_, gone) if gone.is_empty() => {
-            Finding::info(SUBJECT, "Remora is installed already: `remora check` looks at it")
-        }
+        (_, gone) if gone.is_empty() => Finding::info(
+            SUBJECT,
+            "Remora is installed already: `remora check` looks at it",
+        ),
         (there, gone) => Finding::warning(
             SUBJECT,
             format!("half there: {there}; missing: {gone}"),
@@ -222,8 +242,14 @@ pub fn half_installed(present: &Result<Vec<(&'static str, bool)>, Error>) -> Fin
 pub fn gateway_api(definition: &Result<Option<Value>, Error>) -> Finding {
     const SUBJECT: &str = "gateway api";
     match definition {
-        Ok(Some(_)) => Finding::info(SUBJECT, "its definitions are there (not needed by this version)"),
-        Ok(None) => Finding::info(SUBJECT, "its definitions are not there (not needed by this version)"),
+        Ok(Some(_)) => Finding::info(
+            SUBJECT,
+            "its definitions are there (not needed by this version)",
+        ),
+        Ok(None) => Finding::info(
+            SUBJECT,
+            "its definitions are not there (not needed by this version)",
+        ),
         Err(error) => Finding::unread(SUBJECT, error),
     }
 }
@@ -272,9 +298,13 @@ mod tests {
     #[test]
     fn other_meshes_are_known_by_their_webhooks() {
         let hooks = |name: &str| {
-            list::<MutatingWebhookConfiguration>(json!([{"metadata": {"name": name}, "webhooks": []}]))
+            list::<MutatingWebhookConfiguration>(
+                json!([{"metadata": {"name": name}, "webhooks": []}]),
+            )
         };
-        let shop = |labels: Value| list::<Namespace>(json!([{"metadata": {"name": "shop", "labels": labels}}]));
+        let shop = |labels: Value| {
+            list::<Namespace>(json!([{"metadata": {"name": "shop", "labels": labels}}]))
+        };
         let none = shop(json!({}));
         for (name, mesh) in [
             ("istio-sidecar-injector-1-24", "Istio"),

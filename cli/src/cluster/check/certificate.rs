@@ -58,7 +58,9 @@ fn any(der: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
             return None;
         }
         let (bytes, rest) = rest.split_at_checked(count)?;
-        let length = bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        let length = bytes
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
         (length, rest)
     };
     let (content, rest) = rest.split_at_checked(length)?;
@@ -74,7 +76,10 @@ fn seconds(tag: u8, time: &[u8]) -> Option<i64> {
     let (year, rest) = match (tag, text.len()) {
         (UTC_TIME, 12) => {
             let year: i16 = text[..2].parse().ok()?;
-            (if year < 50 { 2000 + year } else { 1900 + year }, &text[2..])
+            (
+                if year < 50 { 2000 + year } else { 1900 + year },
+                &text[2..],
+            )
         }
         (GENERALIZED_TIME, 14) => (text[..4].parse().ok()?, &text[4..]),
         _ => return None,
@@ -111,7 +116,10 @@ mod tests {
     #[test]
     fn both_forms_of_time_are_read() {
         assert_eq!(seconds(UTC_TIME, b"700101000000Z"), Some(0));
-        assert_eq!(seconds(GENERALIZED_TIME, b"20500101000000Z"), Some(2_524_608_000));
+        assert_eq!(
+            seconds(GENERALIZED_TIME, b"20500101000000Z"),
+            Some(2_524_608_000)
+        );
         assert_eq!(seconds(UTC_TIME, b"701301000000Z"), None);
         assert_eq!(seconds(GENERALIZED_TIME, b"700101000000Z"), None);
     }

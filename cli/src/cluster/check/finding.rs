@@ -114,7 +114,10 @@ fn summary(findings: &[Finding]) -> String {
     let count = |level: Level| findings.iter().filter(|one| one.level == level).count();
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
     let fine = count(Level::Ok);
-    let rest = format!("{} checked, {fine} fine", text::counted(findings.len(), "thing"));
+    let rest = format!(
+        "{} checked, {fine} fine",
+        text::counted(findings.len(), "thing")
+    );
     match (errors, warnings) {
         (0, 0) => format!("No problems: {rest}."),
         (errors, warnings) => format!(

@@ -71,35 +71,51 @@ pub fn definition(found: &Result<Option<Value>, Error>) -> Finding {
         let why = established.and_then(|one| one["message"].as_str());
         return Finding::error(
             SUBJECT,
-            format!("{DEFINITION} is not established: {}", why.unwrap_or("not judged yet")),
+            format!(
+                "{DEFINITION} is not established: {}",
+                why.unwrap_or("not judged yet")
+            ),
             &format!("kubectl describe crd {DEFINITION}"),
         );
     }
     let ours = serde_json::to_value(TrafficPolicy::crd()).unwrap_or_default();
     let schemas = schema::of_version(&ours, VERSION).zip(schema::of_version(served, VERSION));
     let Some((ours, served)) = schemas else {
-        return Finding::error(SUBJECT, format!("{DEFINITION} does not serve {VERSION}"), INSTALL);
+        return Finding::error(
+            SUBJECT,
+            format!("{DEFINITION} does not serve {VERSION}"),
+            INSTALL,
+        );
     };
     let difference = schema::difference(ours, served);
     let few = |fields: &[String]| text::some_of(fields, SHOWN);
     if !difference.missing.is_empty() {
         return Finding::warning(
             SUBJECT,
-            format!("{DEFINITION} is older than this program, it lacks: {}", few(&difference.missing)),
+            format!(
+                "{DEFINITION} is older than this program, it lacks: {}",
+                few(&difference.missing)
+            ),
             "kubectl apply -k manifests/crds",
         );
     }
     if !difference.unknown.is_empty() {
         return Finding::warning(
             SUBJECT,
-            format!("{DEFINITION} is newer than this program ({OURS}): {}", few(&difference.unknown)),
+            format!(
+                "{DEFINITION} is newer than this program ({OURS}): {}",
+                few(&difference.unknown)
+            ),
             "use the `remora` of the cluster's version",
         );
     }
     if !difference.changed.is_empty() {
         return Finding::warning(
             SUBJECT,
-            format!("{DEFINITION} has other bounds than this program's: {}", few(&difference.changed)),
+            format!(
+                "{DEFINITION} has other bounds than this program's: {}",
+                few(&difference.changed)
+            ),
             "kubectl apply -k manifests/crds, with the manifests of this version",
         );
     }
@@ -129,7 +145,9 @@ pub fn deployment(
     let image = containers.and_then(|containers| containers.first()?.image.as_deref());
     let version = tag(image.unwrap_or_default());
     let shown = format!("{ready} of {wanted} ready, version {version}");
-    let logs = format!("kubectl -n {namespace} describe deployment/{name}; kubectl -n {namespace} logs deployment/{name}");
+    let logs = format!(
+        "kubectl -n {namespace} describe deployment/{name}; kubectl -n {namespace} logs deployment/{name}"
+    );
     if ready == 0 {
         return Finding::error(subject, shown, &logs);
     }
@@ -138,7 +156,11 @@ pub fn deployment(
     }
     if !is_supported(&version, OURS) {
         let message = format!("{shown}; this program is {OURS}");
-        return Finding::warning(subject, message, "use the `remora` of the cluster's version");
+        return Finding::warning(
+            subject,
+            message,
+            "use the `remora` of the cluster's version",
+        );
     }
     Finding::ok(subject, shown)
 }
@@ -184,7 +206,9 @@ pub fn webhook(
     let configuration = match found {
         Ok(Some(configuration)) => configuration,
         Ok(None) => {
-            let message = format!("MutatingWebhookConfiguration {INJECTOR} is not there: no pod gets a sidecar");
+            let message = format!(
+                "MutatingWebhookConfiguration {INJECTOR} is not there: no pod gets a sidecar"
+            );
             return Finding::error(SUBJECT, message, INSTALL);
         }
         Err(error) => return Finding::unread(SUBJECT, error),
@@ -195,16 +219,26 @@ pub fn webhook(
     }
     for hook in hooks {
         let config = &hook.client_config;
-        if config.ca_bundle.as_ref().is_none_or(|bundle| bundle.0.is_empty()) {
+        if config
+            .ca_bundle
+            .as_ref()
+            .is_none_or(|bundle| bundle.0.is_empty())
+        {
             return Finding::error(
                 SUBJECT,
-                format!("{} has no caBundle: the API server cannot trust the injector", hook.name),
+                format!(
+                    "{} has no caBundle: the API server cannot trust the injector",
+                    hook.name
+                ),
                 "the injector fills it in: see its log, and whether it may patch the configuration",
             );
         }
         let elsewhere = config.service.as_ref();
         if let Some(service) = elsewhere.filter(|one| one.namespace != system_namespace) {
-            let message = format!("{} calls a Service of namespace {}", hook.name, service.namespace);
+            let message = format!(
+                "{} calls a Service of namespace {}",
+                hook.name, service.namespace
+            );
             return Finding::warning(SUBJECT, message, "is --system-namespace right?");
         }
     }
@@ -223,7 +257,9 @@ pub fn reachable(found: &Result<List<EndpointSlice>, Error>) -> Finding {
     let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
     let ready = endpoints.filter(|endpoint| {
         let conditions = endpoint.conditions.as_ref();
-        conditions.and_then(|conditions| conditions.ready).unwrap_or(true)
+        conditions
+            .and_then(|conditions| conditions.ready)
+            .unwrap_or(true)
     });
     match ready.count() {
         0 => Finding::error(
@@ -259,7 +295,11 @@ pub fn certificate(
     };
     let left = ends.saturating_sub(now);
     if left <= 0 {
-        return Finding::error(SUBJECT, "the webhook's certificate is not valid any more", RENEW);
+        return Finding::error(
+            SUBJECT,
+            "the webhook's certificate is not valid any more",
+            RENEW,
+        );
     }
     let hooks = webhook.as_ref().ok().and_then(|found| found.as_ref());
     let hooks = hooks.and_then(|configuration| configuration.webhooks.as_deref());
@@ -270,7 +310,10 @@ pub fn certificate(
         if let (Some(bundle), Some(ca)) = (bundle, &ca)
             && !bundle.contains(ca.as_str())
         {
-            let message = format!("the caBundle of {} does not hold the CA of the certificate", hook.name);
+            let message = format!(
+                "the caBundle of {} does not hold the CA of the certificate",
+                hook.name
+            );
             return Finding::error(SUBJECT, message, "the injector fills it in: see its log");
         }
     }
@@ -314,8 +357,12 @@ mod tests {
             let fields = crd.pointer_mut(SPEC).unwrap().as_object_mut().unwrap();
             fields.remove("timeouts");
         });
-        assert!(older.message.contains("older") && older.message.contains("spec.timeouts"), "{older:?}");
-        let newer = served(|crd| crd.pointer_mut(SPEC).unwrap()["hedge"] = json!({"type": "object"}));
+        assert!(
+            older.message.contains("older") && older.message.contains("spec.timeouts"),
+            "{older:?}"
+        );
+        let newer =
+            served(|crd| crd.pointer_mut(SPEC).unwrap()["hedge"] = json!({"type": "object"}));
         assert!(newer.message.contains("newer"), "{newer:?}");
         let none = served(|crd| crd["spec"]["versions"][0]["name"] = json!("v9"));
         assert_eq!(none.level, Level::Error);
@@ -340,12 +387,17 @@ mod tests {
     #[test]
     fn a_lease_is_held_by_who_renews_it() {
         let of = |holder: &str, renewed: &str| {
-            let spec = json!({"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": renewed});
+            let spec =
+                json!({"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": renewed});
             lease(&found(json!({"spec": spec})), NOW)
         };
         assert_eq!(of("cp-1", "2026-11-21T17:32:15.000000Z").level, Level::Ok);
         let late = of("cp-1", "2026-11-21T17:30:00.000000Z");
-        assert!(late.level == Level::Error && late.message.contains("140s") || late.message.contains("2m"), "{late:?}");
+        assert!(
+            late.level == Level::Error && late.message.contains("140s")
+                || late.message.contains("2m"),
+            "{late:?}"
+        );
         assert_eq!(of("", "2026-11-21T17:32:15.000000Z").level, Level::Error);
         assert_eq!(lease(&Ok(None), NOW).level, Level::Error);
     }
@@ -355,7 +407,10 @@ mod tests {
         let of = |ready: bool| {
             let slice = json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready}}]});
             let items = serde_json::from_value(json!([slice])).unwrap();
-            reachable(&Ok(List { items, is_cut: false }))
+            reachable(&Ok(List {
+                items,
+                is_cut: false,
+            }))
         };
         assert_eq!(of(true).level, Level::Ok);
         assert_eq!(of(false).level, Level::Error);
@@ -372,7 +427,8 @@ mod tests {
         let hook = |bundle: &[u8]| {
             let mut found: MutatingWebhookConfiguration = serde_json::from_value(json!({"webhooks": [
                 {"name": "inject.remora.io", "admissionReviewVersions": [], "sideEffects": "None", "clientConfig": {}}]})).unwrap();
-            found.webhooks.as_mut().unwrap()[0].client_config.ca_bundle = Some(ByteString(bundle.to_vec()));
+            found.webhooks.as_mut().unwrap()[0].client_config.ca_bundle =
+                Some(ByteString(bundle.to_vec()));
             Ok(Some(found))
         };
         let secret = Ok(Some(secret));

@@ -116,9 +116,12 @@ mod tests {
 
     #[test]
     fn the_same_schema_written_otherwise_is_the_same() {
-        let ours = schema(json!({"a": {"type": "integer", "minimum": 0.0, "format": "uint32",
-            "description": "x", "nullable": true}, "b": {"enum": ["x", "y"]}}));
-        let served = schema(json!({"b": {"enum": ["y", "x"]}, "a": {"type": "integer", "minimum": 0}}));
+        let ours = schema(
+            json!({"a": {"type": "integer", "minimum": 0.0, "format": "uint32",
+            "description": "x", "nullable": true}, "b": {"enum": ["x", "y"]}}),
+        );
+        let served =
+            schema(json!({"b": {"enum": ["y", "x"]}, "a": {"type": "integer", "minimum": 0}}));
         assert!(difference(&ours, &served).is_empty());
     }
 

@@ -38,7 +38,11 @@ pub async fn findings(api: &Api, namespace: Option<&str>) -> Vec<Finding> {
             let rows = status::rows(&pods.items, &told, None, clock::unix_ms());
             found.extend(sidecars(&rows));
             if let Some(doubt) = told.doubt {
-                found.push(Finding::warning("sidecars", format!("not all may be known: {doubt}"), ""));
+                found.push(Finding::warning(
+                    "sidecars",
+                    format!("not all may be known: {doubt}"),
+                    "",
+                ));
             }
         }
         (Ok(_), Err(error)) => found.push(Finding::unread("sidecars", &error)),
@@ -75,7 +79,11 @@ pub fn without_sidecar(pods: &[Pod], namespaces: &Namespaces) -> Vec<Finding> {
                 text::counted(count, "namespace")
             ),
         };
-        let make = if asked == 0 { Finding::info } else { Finding::ok };
+        let make = if asked == 0 {
+            Finding::info
+        } else {
+            Finding::ok
+        };
         return vec![make(SUBJECT, message)];
     }
     let finding = |(namespace, (names, owners)): (String, (Vec<String>, BTreeSet<String>))| {
@@ -92,7 +100,11 @@ pub fn without_sidecar(pods: &[Pod], namespaces: &Namespaces) -> Vec<Finding> {
         };
         Finding::warning(SUBJECT, message, &action)
     };
-    lacking.into_iter().take(MAX_NAMESPACES).map(finding).collect()
+    lacking
+        .into_iter()
+        .take(MAX_NAMESPACES)
+        .map(finding)
+        .collect()
 }
 
 /// The sidecars: connected, in sync, of a version that works with this one.
@@ -100,7 +112,8 @@ pub fn sidecars(rows: &[Row]) -> Vec<Finding> {
     const SUBJECT: &str = "sidecars";
     let names = |wanted: &dyn Fn(&Row) -> bool| -> Vec<String> {
         let rows = rows.iter().filter(|row| wanted(row));
-        rows.map(|row| format!("{}/{}", row.namespace, row.pod)).collect()
+        rows.map(|row| format!("{}/{}", row.namespace, row.pod))
+            .collect()
     };
     let some = |names: &[String]| text::some_of(names, SHOWN);
     let mut found = Vec::new();
@@ -116,7 +129,11 @@ pub fn sidecars(rows: &[Row]) -> Vec<Finding> {
     if !refused.is_empty() {
         found.push(Finding::error(
             SUBJECT,
-            format!("{} refused a part of their configuration: {}", text::counted(refused.len(), "sidecar"), some(&refused)),
+            format!(
+                "{} refused a part of their configuration: {}",
+                text::counted(refused.len(), "sidecar"),
+                some(&refused)
+            ),
             "`remora status` shows what and why; they keep their last good version",
         ));
     }
@@ -124,13 +141,20 @@ pub fn sidecars(rows: &[Row]) -> Vec<Finding> {
     if !apart.is_empty() {
         found.push(Finding::warning(
             SUBJECT,
-            format!("{} more than one minor version from {OURS}: {}", text::counted(apart.len(), "sidecar"), some(&apart)),
+            format!(
+                "{} more than one minor version from {OURS}: {}",
+                text::counted(apart.len(), "sidecar"),
+                some(&apart)
+            ),
             "restart their workloads, so that they get today's sidecar",
         ));
     }
     if found.is_empty() {
         let count = rows.iter().filter(|row| row.state == State::InSync).count();
-        let message = format!("{}, all connected and in sync", text::counted(count, "sidecar"));
+        let message = format!(
+            "{}, all connected and in sync",
+            text::counted(count, "sidecar")
+        );
         found.push(Finding::ok(SUBJECT, message));
     }
     found
@@ -164,7 +188,11 @@ pub fn policies(found: &Result<List<Judged>, Error>) -> Vec<Finding> {
         Err(error) if error.is_not_found() => return Vec::new(),
         Err(error) => return vec![Finding::unread(SUBJECT, error)],
     };
-    let findings: Vec<Finding> = policies.iter().filter_map(policy).take(MAX_POLICIES).collect();
+    let findings: Vec<Finding> = policies
+        .iter()
+        .filter_map(policy)
+        .take(MAX_POLICIES)
+        .collect();
     if findings.is_empty() {
         let count = text::counted(policies.len(), "TrafficPolicy");
         let count = count.replace("Policys", "Policies");
@@ -187,11 +215,19 @@ fn policy(policy: &Judged) -> Option<Finding> {
     let accepted = conditions.find(|condition| condition["type"] == "Accepted");
     let Some(accepted) = accepted else {
         let message = format!("{shown} has no status yet");
-        return Some(Finding::warning(SUBJECT, message, "the leading control plane writes it: see `leader` above"));
+        return Some(Finding::warning(
+            SUBJECT,
+            message,
+            "the leading control plane writes it: see `leader` above",
+        ));
     };
     let word = |field: &str| accepted[field].as_str().unwrap_or_default();
     if word("status") != "True" {
-        let message = format!("{shown} is not in force: {}: {}", word("reason"), word("message"));
+        let message = format!(
+            "{shown} is not in force: {}: {}",
+            word("reason"),
+            word("message")
+        );
         return Some(Finding::warning(SUBJECT, message, &describe));
     }
     let judged = accepted["observedGeneration"]
@@ -199,13 +235,24 @@ fn policy(policy: &Judged) -> Option<Finding> {
         .or(policy.status["observedGeneration"].as_i64());
     if judged.is_some_and(|judged| judged < *generation) {
         let message = format!("the status of {shown} is of an older generation");
-        return Some(Finding::warning(SUBJECT, message, "the leading control plane writes it: see `leader` above"));
+        return Some(Finding::warning(
+            SUBJECT,
+            message,
+            "the leading control plane writes it: see `leader` above",
+        ));
     }
     let refused = policy.status["sidecars"]["refused"].as_u64().unwrap_or(0);
     (refused > 0).then(|| {
         let refused = usize::try_from(refused).unwrap_or(usize::MAX);
-        let message = format!("{shown} is refused by {}", text::counted(refused, "sidecar"));
-        Finding::error(SUBJECT, message, "`remora status -A` shows by which, and why")
+        let message = format!(
+            "{shown} is refused by {}",
+            text::counted(refused, "sidecar")
+        );
+        Finding::error(
+            SUBJECT,
+            message,
+            "`remora status -A` shows by which, and why",
+        )
     })
 }
 
@@ -235,10 +282,22 @@ mod tests {
         let enabled = labelled(json!({"remora.io/inject": "enabled"}));
         let found = without_sidecar(&pods, &enabled);
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].message, "2 pods of namespace shop without sidecar: web-5d-a, web-5d-b");
-        assert!(found[0].action.ends_with("kubectl -n shop rollout restart deployment/web"), "{}", found[0].action);
+        assert_eq!(
+            found[0].message,
+            "2 pods of namespace shop without sidecar: web-5d-a, web-5d-b"
+        );
+        assert!(
+            found[0]
+                .action
+                .ends_with("kubectl -n shop rollout restart deployment/web"),
+            "{}",
+            found[0].action
+        );
         assert_eq!(without_sidecar(&[], &enabled)[0].level, Level::Ok);
-        assert_eq!(without_sidecar(&pods, &labelled(json!({})))[0].level, Level::Info);
+        assert_eq!(
+            without_sidecar(&pods, &labelled(json!({})))[0].level,
+            Level::Info
+        );
     }
 
     #[test]
@@ -274,15 +333,26 @@ mod tests {
         let of = |status: Value| {
             let item = json!({"metadata": {"namespace": "shop", "name": "p", "generation": 2}, "status": status});
             let items = serde_json::from_value(json!([item])).unwrap();
-            policies(&Ok(List { items, is_cut: false }))
+            policies(&Ok(List {
+                items,
+                is_cut: false,
+            }))
         };
         let condition = |status: &str, generation: i64| {
             json!({"conditions": [{"type": "Accepted", "status": status, "reason": "Conflicted",
                 "message": "older", "observedGeneration": generation}]})
         };
         assert_eq!(of(condition("True", 2))[0].level, Level::Ok);
-        assert!(of(condition("False", 2))[0].message.contains("Conflicted: older"));
-        assert!(of(condition("True", 1))[0].message.contains("older generation"));
+        assert!(
+            of(condition("False", 2))[0]
+                .message
+                .contains("Conflicted: older")
+        );
+        assert!(
+            of(condition("True", 1))[0]
+                .message
+                .contains("older generation")
+        );
         assert!(of(json!({}))[0].message.contains("no status yet"));
         let mut refused = condition("True", 2);
         refused["sidecars"] = json!({"refused": 3});

@@ -144,7 +144,10 @@ pub fn from_files(folders: &[PathBuf], namespace: &str, name: &str) -> Result<Gi
         }
     }
     let prefix = format!("TrafficPolicy {namespace}/");
-    let problems = read.problems().into_iter().filter(|problem| !problem.information);
+    let problems = read
+        .problems()
+        .into_iter()
+        .filter(|problem| !problem.information);
     // What is not even an object may have been a policy of this namespace.
     let broken = problems.filter_map(|problem| {
         let name = match problem.object.strip_prefix(&prefix) {

@@ -27,9 +27,11 @@ use super::output::{self, Paint};
 
 /// Options of `remora explain`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Exit status: 0 told; 1 told, and some policy that names the Service or its \
+#[command(
+    after_help = "Exit status: 0 told; 1 told, and some policy that names the Service or its \
     namespace is not in force; 2 wrong usage, no such Service, or the cluster cannot be asked.\n\
-    Needs: get services and list trafficpolicies.remora.io in the namespace. With --source no cluster.")]
+    Needs: get services and list trafficpolicies.remora.io in the namespace. With --source no cluster."
+)]
 pub struct Options {
     /// The Service (`catalog`, `shop/catalog`).
     pub service: String,
@@ -164,11 +166,8 @@ fn about<'a>(id: &Id, target: &'a Target) -> Option<(&'a Target, &'static str)> 
 
 fn taking(given: &Given, policies: &Policies) -> Vec<Taking> {
     let id = &given.service;
-    let effective = remora_control_plane::core::resolve::effective(
-        policies,
-        &id.namespace,
-        Some(&id.name),
-    );
+    let effective =
+        remora_control_plane::core::resolve::effective(policies, &id.namespace, Some(&id.name));
     let take = |reference: PolicyReference| {
         let policy = given.policies.iter();
         let policy = policy.filter(|policy| *policy.id.name == *reference.name);
@@ -198,7 +197,10 @@ fn refused(given: &Given, policies: &Policies) -> Vec<Refused> {
     let id = &given.service;
     let conditions = policies.conditions(|service| service == id);
     let mut refused = given.broken.clone();
-    for condition in conditions.into_iter().filter(|condition| !condition.accepted) {
+    for condition in conditions
+        .into_iter()
+        .filter(|condition| !condition.accepted)
+    {
         let mut named = given.policies.iter();
         let target = named
             .find(|policy| policy.id == condition.policy)

@@ -66,15 +66,23 @@ fn table(fields: &[Field]) -> Table {
             Tone::Plain
         };
         let from = |text: &str| Cell::toned(tone, text);
-        let limits = field.value.as_array().filter(|_| field.field == "rateLimits");
+        let limits = field
+            .value
+            .as_array()
+            .filter(|_| field.field == "rateLimits");
         match limits {
             Some(limits) if limits.is_empty() => {
                 table.row([Cell::plain("rateLimits"), from("none"), from(&field.from)]);
             }
             Some(limits) => {
                 for limit in limits {
-                    let name = format!("rateLimits[{}]", limit["name"].as_str().unwrap_or_default());
-                    table.row([Cell::plain(name), from(&rate_limit(limit)), from(&field.from)]);
+                    let name =
+                        format!("rateLimits[{}]", limit["name"].as_str().unwrap_or_default());
+                    table.row([
+                        Cell::plain(name),
+                        from(&rate_limit(limit)),
+                        from(&field.from),
+                    ]);
                 }
             }
             None => table.row([
@@ -93,11 +101,17 @@ fn absent(fields: &[Field]) -> String {
         let named = |field: &Field| field.field.split('.').next() == Some(*block);
         fields.iter().any(named)
     };
-    let absent: Vec<&str> = BLOCKS.into_iter().filter(|block| !is_there(block)).collect();
+    let absent: Vec<&str> = BLOCKS
+        .into_iter()
+        .filter(|block| !is_there(block))
+        .collect();
     if absent.is_empty() {
         String::new()
     } else {
-        format!("Not set by any policy, so without effect: {}\n", absent.join(", "))
+        format!(
+            "Not set by any policy, so without effect: {}\n",
+            absent.join(", ")
+        )
     }
 }
 
@@ -123,7 +137,11 @@ fn rate_limit(limit: &Value) -> String {
     let mut text = format!("{} per {per}, burst {}", rate["requests"], rate["burst"]);
     let key = &limit["key"];
     if key.as_array().is_some_and(|key| !key.is_empty()) {
-        text.push_str(&format!(", for each {} (at most {})", value(key), limit["maxKeys"]));
+        text.push_str(&format!(
+            ", for each {} (at most {})",
+            value(key),
+            limit["maxKeys"]
+        ));
     }
     if let Some(matches) = limit.get("match") {
         text.push_str(&format!(", only {}", value(matches)));

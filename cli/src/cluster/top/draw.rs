@@ -41,7 +41,9 @@ pub fn draw(frame: &mut Frame<'_>, scene: &mut Scene, theme: Theme) {
     ])
     .areas(area);
     scene.visible = usize::from(pods.height.saturating_sub(1)).max(1);
-    scene.first = scene.first.min(scene.rows.len().saturating_sub(scene.visible));
+    scene.first = scene
+        .first
+        .min(scene.rows.len().saturating_sub(scene.visible));
     draw_top(frame, top, scene, theme);
     draw_pods(frame, pods, scene, theme);
     draw_breakers(frame, breakers, scene, theme);
@@ -57,13 +59,26 @@ fn draw_top(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
         Layout::vertical([Constraint::Length(1), Constraint::Length(1)]).areas(area);
     let title = Line::from(vec![
         Span::styled(" remora ", theme.title()),
-        Span::styled(format!("top · {}", text::clean(&scene.title)), theme.quiet()),
+        Span::styled(
+            format!("top · {}", text::clean(&scene.title)),
+            theme.quiet(),
+        ),
     ]);
     frame.render_widget(title, first);
     let silent = scene.rows.iter().filter(|row| row.error.is_some()).count();
-    let inbound: f64 = scene.rows.iter().map(|row| row.inbound.requests_per_second).sum();
+    let inbound: f64 = scene
+        .rows
+        .iter()
+        .map(|row| row.inbound.requests_per_second)
+        .sum();
     let open: usize = scene.rows.iter().map(|row| row.breakers_open).sum();
-    let mark = |count: usize, tone: Tone| if count > 0 { theme.tone(tone) } else { theme.plain() };
+    let mark = |count: usize, tone: Tone| {
+        if count > 0 {
+            theme.tone(tone)
+        } else {
+            theme.plain()
+        }
+    };
     let words = [
         (" pods ", scene.rows.len().to_string(), theme.plain()),
         ("   silent ", silent.to_string(), mark(silent, Tone::Bad)),
@@ -71,7 +86,10 @@ fn draw_top(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
         ("   breakers open ", open.to_string(), mark(open, Tone::Bad)),
     ];
     let spans = words.into_iter().flat_map(|(name, value, style)| {
-        [Span::styled(name, theme.quiet()), Span::styled(value, style)]
+        [
+            Span::styled(name, theme.quiet()),
+            Span::styled(value, style),
+        ]
     });
     frame.render_widget(Line::from(spans.collect::<Vec<_>>()), second);
 }
@@ -83,14 +101,27 @@ fn draw_pods(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
         return;
     }
     let width = usize::from(area.width.saturating_sub(NUMBERS_WIDTH));
-    let many = scene.rows.iter().any(|row| row.namespace != scene.rows[0].namespace);
+    let many = scene
+        .rows
+        .iter()
+        .any(|row| row.namespace != scene.rows[0].namespace);
     let shown = scene.rows.iter().skip(scene.first).take(scene.visible);
     let rows = shown.map(|row| pod_row(row, many, width, theme));
-    let heading = ["pod", "req/s", "ok %", "p50 ms", "p99 ms", "retry/s", "limit/s", "open"];
+    let heading = [
+        "pod", "req/s", "ok %", "p50 ms", "p99 ms", "retry/s", "limit/s", "open",
+    ];
     let heading = heading.iter().enumerate().map(|(index, word)| {
-        let word = if index == 0 { format!(" {word}") } else { (*word).to_owned() };
+        let word = if index == 0 {
+            format!(" {word}")
+        } else {
+            (*word).to_owned()
+        };
         let line = Line::from(word);
-        Cell::from(if index > 0 { line.right_aligned() } else { line })
+        Cell::from(if index > 0 {
+            line.right_aligned()
+        } else {
+            line
+        })
     });
     let columns = [Constraint::Fill(1)]
         .into_iter()
@@ -119,9 +150,13 @@ fn pod_row(row: &Row, with_namespace: bool, width: usize, theme: Theme) -> Line1
     let main = row.main();
     let marks = [
         None,
-        main.success_percent.filter(|ok| *ok < 99.95).map(|_| Tone::Bad),
+        main.success_percent
+            .filter(|ok| *ok < 99.95)
+            .map(|_| Tone::Bad),
         None,
-        main.p99_ms.filter(|ms| *ms >= SLOW_MS).map(|_| Tone::Notice),
+        main.p99_ms
+            .filter(|ms| *ms >= SLOW_MS)
+            .map(|_| Tone::Notice),
         (row.retries_per_second > 0.0).then_some(Tone::Notice),
         (row.limited_per_second > 0.0).then_some(Tone::Notice),
         (row.breakers_open > 0).then_some(Tone::Bad),
@@ -204,7 +239,10 @@ fn draw_breakers(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme)
         .borders(Borders::TOP)
         .border_style(theme.quiet())
         .padding(Padding::horizontal(1))
-        .title(Span::styled(" breakers that are not closed ", theme.heading()));
+        .title(Span::styled(
+            " breakers that are not closed ",
+            theme.heading(),
+        ));
     let all = scene
         .rows
         .iter()
@@ -249,7 +287,11 @@ fn breaker_line(row: &Row, breaker: &OpenBreaker, theme: Theme) -> Line<'static>
 fn draw_keys(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
     let last = (scene.first + scene.visible).min(scene.rows.len());
     let place = format!("   {}-{last} of {}", scene.first + 1, scene.rows.len());
-    let place = if scene.rows.is_empty() { String::new() } else { place };
+    let place = if scene.rows.is_empty() {
+        String::new()
+    } else {
+        place
+    };
     let sorted = format!("sort (by {})", scene.order.word());
     let mut words = vec![Span::styled(" ", Style::new())];
     for (key, what) in [("↑↓", "scroll"), ("s", sorted.as_str()), ("q", "quit")] {

@@ -32,11 +32,13 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Options of `remora top`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Rates are of the last 2 s. req/s, ok, p50 and p99 are of the requests to a pod, \
+#[command(
+    after_help = "Rates are of the last 2 s. req/s, ok, p50 and p99 are of the requests to a pod, \
     or, for a pod that is rarely called, of those from it. At most 500 pods are asked.\n\
     Keys: arrows, PgUp, PgDn, Home, End scroll; s sorts by another column; q or Ctrl-C ends.\n\n\
     Exit status: 0; 1 (with --once or -o) not one sidecar answered; 2 wrong usage, or the cluster cannot be asked.\n\
-    Needs: list pods and get pods/proxy in the namespace (all: in the whole cluster).")]
+    Needs: list pods and get pods/proxy in the namespace (all: in the whole cluster)."
+)]
 pub struct Options {
     #[command(flatten)]
     scope: Scope,
@@ -100,7 +102,15 @@ fn table(rows: &[rows::Row], paint: Paint) -> String {
         return "No pods with a sidecar here (-A shows all namespaces).\n".to_owned();
     }
     let columns = [
-        "NAMESPACE", "POD", "REQ/S", "OK", "P50 MS", "P99 MS", "RETRY/S", "LIMIT/S", "OPEN",
+        "NAMESPACE",
+        "POD",
+        "REQ/S",
+        "OK",
+        "P50 MS",
+        "P99 MS",
+        "RETRY/S",
+        "LIMIT/S",
+        "OPEN",
     ];
     let mut table = Table::new(&columns);
     for row in rows {

@@ -203,7 +203,10 @@ mod tests {
     fn two_looks_make_rates() {
         let mut meters = Meters::default();
         let first = meters.take(&look(10_000, 1_000, 5)).remove(0);
-        assert!(first.is_new && first.inbound.requests_per_second == 0.0, "{first:?}");
+        assert!(
+            first.is_new && first.inbound.requests_per_second == 0.0,
+            "{first:?}"
+        );
         let second = meters.take(&look(12_000, 1_200, 15)).remove(0);
         assert_eq!(second.inbound.requests_per_second, 100.0);
         assert_eq!(second.inbound.success_percent, Some(95.0));

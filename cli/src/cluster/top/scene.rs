@@ -123,10 +123,7 @@ impl Scene {
         self.rows.sort_by(|a, b| {
             let by = match order {
                 Order::Name => std::cmp::Ordering::Equal,
-                Order::Requests => most(
-                    a.main().requests_per_second,
-                    b.main().requests_per_second,
-                ),
+                Order::Requests => most(a.main().requests_per_second, b.main().requests_per_second),
                 Order::Success => {
                     let success = |row: &Row| row.main().success_percent.unwrap_or(101.0);
                     success(a).total_cmp(&success(b))

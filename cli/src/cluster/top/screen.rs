@@ -64,9 +64,7 @@ impl Screen {
     /// Draws; that the terminal is gone is noticed by [`Self::next`].
     pub fn draw(&mut self, scene: &mut Scene) {
         let theme = self.theme;
-        let _ = self
-            .terminal
-            .draw(|frame| draw::draw(frame, scene, theme));
+        let _ = self.terminal.draw(|frame| draw::draw(frame, scene, theme));
     }
 
     /// What happens next.
