@@ -1,6 +1,6 @@
 //! The redirect step and the sidecar, as the first two init containers.
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use remora_proto::well_known::{
     ADMIN_PORT, INTERCEPT_CONTAINER, PROBE_PORT, SIDECAR_CONTAINER, SIDECAR_UID,
 };
@@ -32,6 +32,52 @@ fn has(pod: &Pod, name: &str) -> bool {
     init.is_some_and(|init| init.iter().any(|container| container.name == name))
 }
 
+/// Where the API server mounts a service account's token.
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// How the name of its volume begins.
+const TOKEN_VOLUME: &str = "kube-api-access-";
+
+/// What both containers have of the pod that they are in.
+struct Surroundings<'a> {
+    wishes: &'a Wishes,
+    settings: &'a Settings,
+    /// The mount of the service account's token, if the pod has it by now.
+    /// The API server gives it to every container without one: where it has to
+    /// do so for ours it has changed the pod, and asks all webhooks again, so
+    /// that every pod would wait for two calls instead of one.
+    token: Option<VolumeMount>,
+    /// The pod as a whole has its resources: what containers request must fit
+    /// into them, or the pod is refused. Ours take part without asking.
+    shares_resources: bool,
+}
+
+impl Surroundings<'_> {
+    fn resources(&self, defaults: &Resources) -> Value {
+        let none = Resources::NONE;
+        let is_default = self.wishes.resources == *defaults;
+        if self.shares_resources && is_default {
+            return resources(&none);
+        }
+        resources(&self.wishes.resources)
+    }
+}
+
+fn token(pod: &Pod) -> Option<VolumeMount> {
+    let spec = pod.spec.as_ref()?;
+    let init = spec.init_containers.iter().flatten();
+    let mut mounts = init
+        .chain(&spec.containers)
+        .flat_map(|container| container.volume_mounts.iter().flatten());
+    let is_token =
+        |mount: &&VolumeMount| mount.mount_path == TOKEN && mount.name.starts_with(TOKEN_VOLUME);
+    mounts.find(is_token).map(|mount| VolumeMount {
+        name: mount.name.clone(),
+        mount_path: TOKEN.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    })
+}
+
 /// Puts both containers in front, or back in front.
 pub fn place(
     pod: &Pod,
@@ -40,6 +86,15 @@ pub fn place(
     settings: &Settings,
     operations: &mut Operations,
 ) {
+    let around = Surroundings {
+        wishes,
+        settings,
+        token: token(pod),
+        shares_resources: pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.resources.is_some()),
+    };
     let init = pod
         .spec
         .as_ref()
@@ -51,10 +106,7 @@ pub fn place(
     match present {
         Some(index) => update_probes(&init[index], index, new_probes, operations),
         None if init.is_empty() => {
-            let both = json!([
-                intercept(wishes, settings),
-                sidecar(new_probes, wishes, settings),
-            ]);
+            let both = json!([intercept(&around), sidecar(new_probes, &around),]);
             operations.add(at(["spec", "initContainers"]), both);
             return;
         }
@@ -77,9 +129,9 @@ pub fn place(
                 operations.shift(at(["spec", "initContainers", &now.to_string()]), path);
             }
             None if name == INTERCEPT_CONTAINER => {
-                operations.add(path, intercept(wishes, settings));
+                operations.add(path, intercept(&around));
             }
-            None => operations.add(path, sidecar(new_probes, wishes, settings)),
+            None => operations.add(path, sidecar(new_probes, &around)),
         }
         order.insert(target.min(order.len()), name);
     }
@@ -131,7 +183,8 @@ fn variable(name: &str, value: impl Into<String>) -> Value {
 }
 
 /// The container that sets the redirect rules and ends.
-fn intercept(wishes: &Wishes, settings: &Settings) -> Value {
+fn intercept(around: &Surroundings<'_>) -> Value {
+    let (wishes, settings) = (around.wishes, around.settings);
     let mut command = vec!["remora-proxy".to_owned(), "intercept".to_owned()];
     command.extend(wishes.flags.iter().cloned());
     command.extend(
@@ -148,7 +201,7 @@ fn intercept(wishes: &Wishes, settings: &Settings) -> Value {
             field("REMORA_POD_IPS", "status.podIPs"),
             field("REMORA_HOST_IP", "status.hostIP"),
         ],
-        "resources": resources(&wishes.resources),
+        "resources": around.resources(&settings.resources),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
@@ -162,12 +215,13 @@ fn intercept(wishes: &Wishes, settings: &Settings) -> Value {
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
     });
-    pull_policy(&mut container, settings);
+    given(&mut container, around);
     container
 }
 
 /// The native sidecar.
-fn sidecar(new_probes: &[Probe], wishes: &Wishes, settings: &Settings) -> Value {
+fn sidecar(new_probes: &[Probe], around: &Surroundings<'_>) -> Value {
+    let (wishes, settings) = (around.wishes, around.settings);
     let mut container = json!({
         "name": SIDECAR_CONTAINER,
         "image": settings.image,
@@ -184,7 +238,7 @@ fn sidecar(new_probes: &[Probe], wishes: &Wishes, settings: &Settings) -> Value 
             "periodSeconds": 1,
             "failureThreshold": STARTUP_SECONDS,
         },
-        "resources": resources(&wishes.resources),
+        "resources": around.resources(&settings.resources),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": {"drop": ["ALL"]},
@@ -197,7 +251,7 @@ fn sidecar(new_probes: &[Probe], wishes: &Wishes, settings: &Settings) -> Value 
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
     });
-    pull_policy(&mut container, settings);
+    given(&mut container, around);
     container
 }
 
@@ -222,9 +276,13 @@ fn environment(new_probes: &[Probe], wishes: &Wishes, settings: &Settings) -> Ve
     env
 }
 
-fn pull_policy(container: &mut Value, settings: &Settings) {
-    if let Some(policy) = &settings.image_pull_policy {
+/// What is only there where there is a reason.
+fn given(container: &mut Value, around: &Surroundings<'_>) {
+    if let Some(policy) = &around.settings.image_pull_policy {
         container["imagePullPolicy"] = policy.clone().into();
+    }
+    if let Some(token) = &around.token {
+        container["volumeMounts"] = json!([token]);
     }
 }
 

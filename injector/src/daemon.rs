@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::options::Options;
 use crate::readiness::Readiness;
+use crate::serve::Stage;
 use crate::serve::tls::Served;
 use crate::settings::KubernetesVersion;
 use crate::webhook::Webhook;
@@ -65,8 +66,7 @@ pub struct Running {
     /// Where its admin endpoint is.
     pub admin: SocketAddr,
     shutdown_delay: Duration,
-    unready: watch::Sender<bool>,
-    ending: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
     tasks: Tasks,
 }
 
@@ -91,9 +91,9 @@ impl Running {
     /// answered.
     pub async fn stop(mut self) {
         tracing::info!(delay = ?self.shutdown_delay, "ending");
-        self.unready.send_replace(true);
+        self.stage.send_replace(Stage::Leaving);
         tokio::time::sleep(self.shutdown_delay).await;
-        self.ending.send_replace(true);
+        self.stage.send_replace(Stage::Ending);
         let ended = async {
             while let Some(ended) = self.tasks.join_next().await {
                 if matches!(ended, Ok((WEBHOOK, _))) {
@@ -123,8 +123,7 @@ pub async fn start(options: Options, client: kube::Client) -> anyhow::Result<Run
     let served = Arc::new(Served::default());
     let settings = Arc::new(ArcSwapOption::empty());
     let metrics = Arc::new(Metrics::default());
-    let (unready, is_unready) = watch::channel(false);
-    let (ending, is_ending) = watch::channel(false);
+    let (stage, ending) = watch::channel(Stage::Serving);
     let (namespaces, watch, known) = Namespaces::new(client.clone());
     tasks.spawn(async move { ("the watch of namespaces", watch.run().await) });
     let in_place = certificate(&mut tasks, &options, &client, &served);
@@ -133,7 +132,7 @@ pub async fn start(options: Options, client: kube::Client) -> anyhow::Result<Run
         in_place,
         namespaces: known,
         settings: settings.clone(),
-        ending: is_unready,
+        stage: ending.clone(),
         was_ready: Arc::default(),
     };
     let webhook = Arc::new(Webhook {
@@ -144,7 +143,7 @@ pub async fn start(options: Options, client: kube::Client) -> anyhow::Result<Run
     let shutdown_delay = options.shutdown_delay;
     let version = version::run(client, options, settings);
     tasks.spawn(async move { ("the watch of the version", version.await) });
-    let webhook = serve::run(listener, webhook, served, is_ending);
+    let webhook = serve::run(listener, webhook, served, ending);
     tasks.spawn(async move { (WEBHOOK, webhook.await) });
     let router = admin::router(Admin { readiness, metrics });
     tasks.spawn(async move {
@@ -156,8 +155,7 @@ pub async fn start(options: Options, client: kube::Client) -> anyhow::Result<Run
         listen,
         admin,
         shutdown_delay,
-        unready,
-        ending,
+        stage,
         tasks,
     })
 }

@@ -136,6 +136,7 @@ impl Decision {
 pub fn patch(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Decision {
     match decide::verdict(pod, namespace, settings) {
         Verdict::Skip(reason) => return Decision::Skip { reason },
+        _ if is_full(pod) => return decline_unwritten(),
         Verdict::Decline(reason) => return decline(pod, reason),
         Verdict::Inject => {}
     }
@@ -168,7 +169,33 @@ pub fn patch(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Deci
     }
 }
 
+/// Bytes of all annotations of an object (apimachinery,
+/// `TotalAnnotationSizeLimitB`): with more it is refused.
+const MAX_ANNOTATIONS: usize = 256 * 1024;
+/// Bytes that ours may take.
+const ROOM: usize = 2 * 1024;
+/// Bytes of a reason, which may quote what the pod's author wrote.
+const MAX_REASON: usize = 1024;
+
+/// Whether an annotation more could make the API server refuse the pod.
+fn is_full(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.iter().flatten();
+    let bytes = annotations.map(|(name, value)| name.len() + value.len());
+    bytes.sum::<usize>() + ROOM > MAX_ANNOTATIONS && !containers::are_present(pod)
+}
+
+/// Where not even the annotation can be had.
+fn decline_unwritten() -> Decision {
+    let reason = "its annotations leave no room for ours".to_owned();
+    Decision::Decline {
+        patch: Patch::default(),
+        warnings: vec![format!("remora: no sidecar for this pod: {reason}")],
+        reason,
+    }
+}
+
 fn decline(pod: &Pod, reason: String) -> Decision {
+    let reason = review::cut(&reason, MAX_REASON).to_owned();
     let mut operations = Operations::new();
     operations.annotate(pod, &[(INJECTED, &format!("false: {reason}"))]);
     Decision::Decline {
@@ -197,4 +224,98 @@ pub fn apply(pod: &Pod, patch: &Patch) -> Result<Pod, ApplyError> {
     let mut value = serde_json::to_value(pod)?;
     json_patch::patch(&mut value, patch)?;
     Ok(serde_json::from_value(value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn injected(annotations: Value, spec: Value) -> (Pod, Decision) {
+        let mut spec = spec;
+        if spec.get("containers").is_none() {
+            spec["containers"] = json!([{"name": "app"}]);
+        }
+        let pod = json!({"metadata": {"annotations": annotations}, "spec": spec});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let labels = [("remora.io/inject".to_owned(), "enabled".to_owned())];
+        let shop = NamespaceFacts {
+            name: "shop".to_owned(),
+            labels: labels.into(),
+        };
+        let decision = patch(&pod, &shop, &Settings::default());
+        let after = match decision.patch() {
+            Some(patch) => apply(&pod, patch).unwrap(),
+            None => pod,
+        };
+        (after, decision)
+    }
+
+    fn ours(pod: &Pod) -> &[k8s_openapi::api::core::v1::Container] {
+        &pod.spec.as_ref().unwrap().init_containers.as_ref().unwrap()[..2]
+    }
+
+    /// The API server refuses a pod whose annotations are too large, even by
+    /// what a webhook wrote.
+    #[test]
+    fn no_pod_is_refused_for_what_we_write_into_its_annotations() {
+        let bytes = |pod: &Pod| -> usize {
+            let all = pod.metadata.annotations.iter().flatten();
+            all.map(|(name, value)| name.len() + value.len()).sum()
+        };
+        for (name, size) in [
+            ("remora.io/concurrency", 200_000),
+            ("remora.io/concurrency", 262_000),
+            ("other.io/x", 262_000),
+            ("other.io/x", 259_000),
+        ] {
+            let (pod, decision) = injected(json!({name: "ü".repeat(size / 2)}), json!({}));
+            assert!(bytes(&pod) <= MAX_ANNOTATIONS, "{name} {size}");
+            let is_injected = matches!(decision, Decision::Inject { .. });
+            assert_eq!(is_injected, size == 259_000, "{name} {size}");
+            let warned = decision
+                .warnings()
+                .iter()
+                .all(|warning| warning.len() < 2_000);
+            assert!(warned && (is_injected || !decision.warnings().is_empty()));
+        }
+    }
+
+    #[test]
+    fn what_the_pod_has_as_a_whole_our_containers_share() {
+        let whole = json!({"resources": {"limits": {"cpu": "1", "memory": "64Mi"}}});
+        let (pod, _) = injected(json!({}), whole.clone());
+        for container in ours(&pod) {
+            let resources = container.resources.clone().unwrap_or_default();
+            assert_eq!((resources.requests, resources.limits), (None, None));
+        }
+        // Its author may wish otherwise.
+        let (pod, _) = injected(json!({"remora.io/memory-limit": "32Mi"}), whole);
+        for container in ours(&pod) {
+            let limits = container.resources.clone().unwrap().limits.unwrap();
+            assert_eq!(limits["memory"].0, "32Mi");
+        }
+    }
+
+    #[test]
+    fn the_token_that_the_api_server_would_mount_is_mounted_at_once() {
+        let app = json!([{"name": "app", "volumeMounts": [
+            {"name": "data", "mountPath": "/data"},
+            {"name": "kube-api-access-x7", "readOnly": true,
+             "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"},
+        ]}]);
+        let (pod, _) = injected(json!({}), json!({"containers": app}));
+        for container in ours(&pod) {
+            let mounts = container.volume_mounts.as_ref().unwrap();
+            assert_eq!(mounts.len(), 1);
+            assert_eq!(mounts[0].name, "kube-api-access-x7");
+            assert_eq!(mounts[0].read_only, Some(true));
+        }
+        let (pod, _) = injected(json!({}), json!({}));
+        assert!(
+            ours(&pod)
+                .iter()
+                .all(|container| container.volume_mounts.is_none())
+        );
+    }
 }

@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
 use crate::certificate::configuration::InPlace;
+use crate::serve::Stage;
 use crate::serve::tls::Served;
 use crate::settings::Settings;
 
@@ -23,7 +24,7 @@ pub struct Readiness {
     /// Known together with the version.
     pub settings: Arc<ArcSwapOption<Settings>>,
     /// Whether the process is ending.
-    pub ending: watch::Receiver<bool>,
+    pub stage: watch::Receiver<Stage>,
     /// Whether all of it was there once.
     pub was_ready: Arc<AtomicBool>,
 }
@@ -47,7 +48,7 @@ impl Readiness {
     /// # Errors
     /// What is missing.
     pub fn check(&self) -> Result<(), String> {
-        if *self.ending.borrow() {
+        if *self.stage.borrow() > Stage::Serving {
             return Err("ending".to_owned());
         }
         if self.was_ready.load(Relaxed) {

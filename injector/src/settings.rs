@@ -57,6 +57,16 @@ pub struct Resources {
     pub memory_limit: Option<String>,
 }
 
+impl Resources {
+    /// Nothing requested, nothing limited.
+    pub const NONE: Resources = Resources {
+        cpu_request: None,
+        cpu_limit: None,
+        memory_request: None,
+        memory_limit: None,
+    };
+}
+
 impl Default for Resources {
     /// Little is asked for; memory is bounded, so that a fault of ours hits the
     /// sidecar and not the node; CPU is not, because throttling is latency.

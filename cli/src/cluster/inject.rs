@@ -333,7 +333,7 @@ mod tests {
         assert!(out.warnings[0].contains("Pod shop/p") && out.warnings[0].contains("hostNetwork"));
         let out = injected(&pod("namespace: kube-system", ""));
         assert!(
-            out.warnings[0].contains("never injected"),
+            out.warnings[0].contains("nothing is ever injected"),
             "{:?}",
             out.warnings
         );

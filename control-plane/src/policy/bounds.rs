@@ -6,6 +6,7 @@ use std::fmt;
 
 use kube::core::{Message, Rule};
 
+use super::forms;
 use super::units::display_ms;
 
 const SECOND_MS: u64 = 1_000;
@@ -61,16 +62,22 @@ impl fmt::Display for Span {
     }
 }
 
-/// For a field that holds a duration.
+/// For a field that holds a duration. The form stands in the rule as well as in
+/// the schema's pattern, whose message shows nothing but the pattern.
 impl From<Span> for Rule {
     fn from(span: Span) -> Self {
         let (least, most) = (display_ms(span.least_ms), display_ms(span.most_ms));
+        let form = forms::DURATION;
         let rule = format!(
-            "duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
+            "self.matches('{form}') && \
+             duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
         );
-        Self::new(rule).message(Message::Message(format!("must be {span}")))
+        Self::new(rule).message(Message::Message(format!("{DURATION_MESSAGE}{span}")))
     }
 }
+
+/// What is said of a wrong duration, before its [`Span`].
+pub const DURATION_MESSAGE: &str = "must be a duration such as 250ms, 10s or 5m, ";
 
 /// Two durations of one block, of which the first must not be longer than the
 /// second; one that is not given counts with its default. (Over several levels
@@ -87,30 +94,52 @@ impl Pair {
     /// The fault at the first field, where that one is given.
     pub fn at_first(self) -> Rule {
         let ((first, _), (second, default_ms)) = (self.first, self.second);
-        let default = display_ms(default_ms);
+        let (form, default) = (forms::DURATION, display_ms(default_ms));
+        // What is no duration at all is refused by the field's own rule.
         let rule = format!(
-            "!has(self.{first}) || duration(self.{first}) <= \
-             duration(has(self.{second}) ? self.{second} : '{default}')"
+            "!has(self.{first}) || !self.{first}.matches('{form}') || \
+             (has(self.{second}) && !self.{second}.matches('{form}')) || \
+             duration(self.{first}) <= duration(has(self.{second}) ? self.{second} : '{default}')"
         );
-        let message =
-            format!("must not be longer than {second} (which is {default} where it is not given)");
+        let message = format!(
+            "'is ' + self.{first} + ', must not be longer than {second}, which is ' + \
+             (has(self.{second}) ? self.{second} : '{default} where it is not given')"
+        );
         Rule::new(rule)
-            .message(Message::Message(message))
+            .message(Message::Expression(message))
             .field_path(format!(".{first}"))
     }
 
     /// The fault at the second field, where it alone is given.
     pub fn at_second(self) -> Rule {
         let ((first, default_ms), (second, _)) = (self.first, self.second);
-        let default = display_ms(default_ms);
+        let (form, default) = (forms::DURATION, display_ms(default_ms));
         let rule = format!(
-            "has(self.{first}) || !has(self.{second}) || \
+            "has(self.{first}) || !has(self.{second}) || !self.{second}.matches('{form}') || \
              duration(self.{second}) >= duration('{default}')"
         );
-        let message =
-            format!("must not be shorter than {first} (which is {default} where it is not given)");
+        let message = format!(
+            "'is ' + self.{second} + ', must not be shorter than {first}, \
+             which is {default} where it is not given'"
+        );
         Rule::new(rule)
-            .message(Message::Message(message))
+            .message(Message::Expression(message))
             .field_path(format!(".{second}"))
+    }
+
+    /// The fault at the first field, where both are given; neither has a default.
+    pub fn where_both(first: &str, second: &str) -> Rule {
+        let form = forms::DURATION;
+        let rule = format!(
+            "!has(self.{first}) || !self.{first}.matches('{form}') || \
+             !has(self.{second}) || !self.{second}.matches('{form}') || \
+             duration(self.{first}) <= duration(self.{second})"
+        );
+        let message = format!(
+            "'is ' + self.{first} + ', must not be longer than {second}, which is ' + self.{second}"
+        );
+        Rule::new(rule)
+            .message(Message::Expression(message))
+            .field_path(format!(".{first}"))
     }
 }

@@ -4,6 +4,8 @@
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
+use super::bounds::DURATION_MESSAGE;
+use super::forms;
 use super::schema::TrafficPolicy;
 
 /// Where the schema stands in the definition.
@@ -98,11 +100,11 @@ pub fn bounds(schema: &Value) -> Option<String> {
                 None => format!("At most {most} entries"),
             })
         }
-        "string" if schema["pattern"] == super::forms::DURATION => {
+        "string" if schema["pattern"] == forms::DURATION => {
             let rules = schema["x-kubernetes-validations"].as_array()?;
             let mut messages = rules.iter().filter_map(|rule| rule["message"].as_str());
-            let span = messages.find_map(|message| message.strip_prefix("must be from "))?;
-            Some(format!("From {span}"))
+            let span = messages.find_map(|message| message.strip_prefix(DURATION_MESSAGE))?;
+            Some(span.replacen("from", "From", 1))
         }
         "string" if schema["enum"].is_null() => {
             let most = number("maxLength")?;

@@ -24,24 +24,52 @@ pub const QUANTITY: &str = "^[0-9]{1,12}(B|k|kB|KB|M|MB|Ki|KiB|Mi|MiB|Gi|GiB)?$"
 
 /// An HTTP method as it is written, in capitals.
 pub fn http_method() -> Value {
-    json!({"type": "string", "maxLength": 32, "pattern": "^[!#$%&'*+.^_`|~0-9A-Z-]+$"})
+    let pattern = "^[!#$%&'*+.^_`|~0-9A-Z-]+$";
+    word(
+        32,
+        pattern,
+        "must be an HTTP method in capitals, such as GET",
+    )
 }
 
 /// An HTTP method, or a method of gRPC with its service.
 pub fn any_method() -> Value {
     let pattern = "^([!#$%&'*+.^_`|~0-9A-Z-]+|/[A-Za-z0-9_.]+/[A-Za-z0-9_.]+)$";
-    json!({"type": "string", "maxLength": 256, "pattern": pattern})
+    let message = "must be an HTTP method such as POST, or /package.Service/Method";
+    word(256, pattern, message)
 }
 
 /// One part of a rate limit's key.
 pub fn key_part() -> Value {
     let pattern = "^(remoteAddress|path|method|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)$";
+    let message = "must be one of: remoteAddress, path, method, header:NAME";
+    let mut schema = word("header:".len() as u32 + HEADER_LENGTH, pattern, message);
+    if let Some(Value::Array(rules)) = schema.get_mut("x-kubernetes-validations") {
+        rules.push(json!(not_ours("header:")));
+    }
+    schema
+}
+
+/// A string of a form, as an entry of a list.
+fn word(most: u32, pattern: &str, message: &'static str) -> Value {
     json!({
         "type": "string",
-        "maxLength": "header:".len() as u32 + HEADER_LENGTH,
+        "maxLength": most,
         "pattern": pattern,
-        "x-kubernetes-validations": [not_ours("header:")],
+        "x-kubernetes-validations": [form(pattern, message)],
     })
+}
+
+/// The name of a header.
+pub fn header_name() -> Rule {
+    form(HEADER, "must be the name of a header")
+}
+
+/// A pattern once more, for its message: the schema's own shows nothing but
+/// the pattern.
+fn form(pattern: &str, message: &'static str) -> Rule {
+    let pattern = pattern.replace('\'', "\\'");
+    Rule::new(format!("self.matches('{pattern}')")).message(message)
 }
 
 /// How an attempt can end: a word, or a status code as a number or a string.

@@ -2,7 +2,9 @@
 //! its type, its bounds, its presence. Made from the schema itself, so that a
 //! new field cannot be forgotten.
 
-use remora_control_plane::policy::definition::schema_of;
+use remora_control_plane::policy::definition::{bounds, schema_of};
+use remora_control_plane::policy::forms;
+use remora_control_plane::policy::units::duration_ms;
 use serde_json::{Value, json};
 
 use super::table::{Bad, FULL, Server, spec};
@@ -204,12 +206,11 @@ fn text(schema: &Value, is_item: bool) -> Vec<Value> {
     values
 }
 
-/// The bounds of a duration, as its rule states them.
+/// The bounds of a duration.
 pub fn span(schema: &Value) -> Option<(u64, u64)> {
-    let message = schema["x-kubernetes-validations"][0]["message"].as_str()?;
-    let (least, most) = message.strip_prefix("must be from ")?.split_once(" to ")?;
-    let read = |text| remora_control_plane::policy::units::duration_ms(text);
-    Some((read(least)?, read(most)?))
+    let bounds = bounds(schema).filter(|_| schema["pattern"] == forms::DURATION)?;
+    let (least, most) = bounds.strip_prefix("From ")?.split_once(" to ")?;
+    Some((duration_ms(least)?, duration_ms(most)?))
 }
 
 /// Every field at each of its bounds, and as its own description shows it.

@@ -1,6 +1,7 @@
 //! A real API server and the definition: what it refuses, what it takes, what
 //! it shows. It runs where KUBECONFIG names a cluster, in namespaces of its own.
 
+use std::io::Write;
 use std::time::Duration;
 use std::{env, process};
 
@@ -9,6 +10,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Client, Error};
+use remora_control_plane::policy::check::FieldError;
+use remora_control_plane::policy::parse;
 use remora_control_plane::policy::schema::TrafficPolicy;
 use remora_control_plane::policy::status::{
     AncestorRef, BreakerCounts, PolicyAncestorStatus, SidecarCounts, StatusCondition,
@@ -17,7 +20,7 @@ use remora_control_plane::policy::status::{
 use serde_json::{Value, json};
 
 use super::table::{self, Bad, Server, object, spec};
-use super::{fields, files};
+use super::{chance, fields, files};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const CRD: &str = "trafficpolicies.remora.io";
@@ -32,7 +35,9 @@ impl Ground {
     /// `None`, loudly, without a cluster.
     async fn new(story: &str) -> Option<Self> {
         if env::var_os("KUBECONFIG").is_none() {
-            println!("SKIPPED (nothing was tested): no KUBECONFIG");
+            // Not by `println!`, whose words libtest keeps to itself.
+            let words = b"\nSKIPPED (nothing was tested): no KUBECONFIG\n";
+            std::io::stderr().write_all(words).unwrap();
             return None;
         }
         let client = Client::try_default().await.unwrap();
@@ -180,7 +185,8 @@ async fn every_good_policy_is_taken() {
         .into_iter()
         .map(|spec| (spec.to_string(), spec));
     let mut wrong = Vec::new();
-    for (what, spec) in named.chain(fields::good()) {
+    let largest = ("the largest policy".to_owned(), table::largest());
+    for (what, spec) in named.chain(fields::good()).chain([largest]) {
         if let Err(message) = ground.try_create("good", &spec).await {
             wrong.push(format!("{what}: {message}"));
         }
@@ -193,6 +199,37 @@ async fn every_good_policy_is_taken() {
     }
     ground.end().await;
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What the control plane alone can see: the namespace, and a block without a
+/// value.
+fn out_of_sight(fault: &FieldError) -> bool {
+    fault.message.contains("its own namespace") || fault.message.starts_with("is empty: write {}")
+}
+
+#[tokio::test]
+async fn control_plane_and_api_server_agree_about_policies_by_chance() {
+    let Some(ground) = Ground::new("chance").await else {
+        return;
+    };
+    let (mut taken, mut refused, mut wrong) = (0, 0, Vec::new());
+    for spec in chance::policies(1500) {
+        let parsed = parse::spec(&ground.namespace, "chance", &spec);
+        let faults = parsed.err().unwrap_or_default();
+        let answer = ground.try_create("chance", &spec).await;
+        match (faults.iter().all(out_of_sight), answer) {
+            (true, Ok(_)) => taken += 1,
+            (false, Err(_)) => refused += 1,
+            (true, Err(message)) => wrong.push(format!("only the server: {message}")),
+            (false, Ok(_)) => wrong.push(format!("only the control plane: {faults:?}")),
+        }
+    }
+    ground.end().await;
+    assert!(wrong.is_empty(), "{} differ: {wrong:#?}", wrong.len());
+    assert!(
+        taken > 100 && refused > 500,
+        "{taken} taken, {refused} refused"
+    );
 }
 
 /// What is stored is what was written: no default stands in it that would
@@ -257,89 +294,95 @@ fn status(generation: i64) -> TrafficPolicyStatus {
     }
 }
 
+impl Ground {
+    /// Makes a policy, with a status in it that has no business there.
+    async fn make(&self, name: &str) {
+        let mut written = object(name, &self.namespace, &spec("timeouts: {request: 5s}"));
+        written["status"] = serde_json::to_value(status(1)).unwrap();
+        self.post(&written, "fieldValidation=Strict").await.unwrap();
+    }
+
+    /// Writes a status as the control plane does.
+    async fn write_status(&self, name: &str, status: &Value) -> Result<TrafficPolicy, Error> {
+        let patch = Patch::Apply(json!({
+            "apiVersion": "remora.io/v1alpha1",
+            "kind": "TrafficPolicy",
+            "metadata": {"name": name},
+            "status": status,
+        }));
+        let apply = PatchParams::apply("remora-control-plane");
+        let policies = self.policies();
+        policies.patch_status(name, &apply, &patch).await
+    }
+}
+
 #[tokio::test]
-async fn status_is_a_resource_of_its_own_and_stands_in_the_columns() {
+async fn status_is_a_resource_of_its_own() {
     let Some(ground) = Ground::new("status").await else {
         return;
     };
-    let policies = ground.policies();
-    let written = object(
-        "catalog",
-        &ground.namespace,
-        &spec("timeouts: {request: 5s}"),
-    );
-    let mut with_status = written.clone();
-    with_status["status"] = serde_json::to_value(status(1)).unwrap();
-    ground
-        .post(&with_status, "fieldValidation=Strict")
-        .await
-        .unwrap();
-    let made = policies.get("catalog").await.unwrap();
-    assert_eq!(made.status, None, "a status may be written with the spec");
-
-    let apply = PatchParams {
-        field_manager: Some("remora-control-plane".into()),
-        ..PatchParams::default()
-    };
-    let mut patch = json!({
-        "apiVersion": "remora.io/v1alpha1", "kind": "TrafficPolicy",
-        "metadata": {"name": "catalog"}, "status": status(1),
-    });
-    policies
-        .patch_status("catalog", &apply, &Patch::Apply(&patch))
-        .await
-        .unwrap();
-    let made = policies.get("catalog").await.unwrap();
+    ground.make("catalog").await;
+    let made = ground.policies().get("catalog").await.unwrap();
+    assert_eq!(made.status, None, "a status was written with the spec");
+    let wanted = serde_json::to_value(status(1)).unwrap();
+    ground.write_status("catalog", &wanted).await.unwrap();
+    let made = ground.policies().get("catalog").await.unwrap();
     assert_eq!(made.status, Some(status(1)));
     assert_eq!(made.metadata.generation, Some(1));
     assert_eq!(made.spec.timeouts.unwrap().request.as_deref(), Some("5s"));
 
-    for (path, value) in [
-        ("/status/sidecars/total", json!(-1)),
-        ("/status/conditions/0/status", json!("Maybe")),
-        ("/status/conditions/0/lastTransitionTime", json!("today")),
-        ("/status/conditions/0/reason", json!("two words")),
+    for (field, value) in [
+        ("/sidecars/total", json!(-1)),
+        ("/conditions/0/status", json!("Maybe")),
+        ("/conditions/0/lastTransitionTime", json!("today")),
+        ("/conditions/0/reason", json!("two words")),
+        (
+            "/ancestors",
+            json!(vec![wanted["ancestors"][0].clone(); 17]),
+        ),
     ] {
-        let right = patch.pointer(path).unwrap().clone();
-        *patch.pointer_mut(path).unwrap() = value;
-        let refused = policies
-            .patch_status("catalog", &apply, &Patch::Apply(&patch))
-            .await;
-        assert!(refused.is_err(), "{path}");
-        *patch.pointer_mut(path).unwrap() = right;
+        let mut wrong = wanted.clone();
+        *wrong.pointer_mut(field).unwrap() = value;
+        let refused = ground.write_status("catalog", &wrong).await;
+        assert!(
+            matches!(refused, Err(Error::Api(_))),
+            "{field}: {refused:?}"
+        );
     }
+    ground.end().await;
+}
 
+#[tokio::test]
+async fn the_columns_of_kubectl_get_come_from_the_status() {
+    let Some(ground) = Ground::new("columns").await else {
+        return;
+    };
+    ground.make("catalog").await;
+    let cells = |table: &Value| table["rows"][0]["cells"].as_array().unwrap().clone();
     let shown = ground.table().await;
-    let columns: Vec<(&str, i64)> = shown["columnDefinitions"]
-        .as_array()
-        .unwrap()
+    let columns = shown["columnDefinitions"].as_array().unwrap();
+    let wide = |column: &&Value| column["priority"] != 0;
+    let names: Vec<&str> = columns
         .iter()
-        .map(|column| {
-            (
-                column["name"].as_str().unwrap(),
-                column["priority"].as_i64().unwrap(),
-            )
-        })
+        .filter_map(|column| column["name"].as_str())
         .collect();
     let expected = [
-        ("Name", 0),
-        ("Accepted", 0),
-        ("Reason", 0),
-        ("Sidecars", 0),
-        ("Applied", 0),
-        ("Refused", 0),
-        ("Open", 0),
-        ("HalfOpen", 1),
-        ("Age", 0),
+        "Name", "Accepted", "Reason", "Sidecars", "Applied", "Refused", "Open", "HalfOpen", "Age",
     ];
-    assert_eq!(columns, expected);
-    let cells = shown["rows"][0]["cells"].as_array().unwrap();
-    assert_eq!(
-        cells[..8],
-        json!(["catalog", "True", "Accepted", 7, 5, 2, 3, 1])
-            .as_array()
-            .unwrap()[..]
-    );
+    assert_eq!(names, expected);
+    let wide: Vec<&Value> = columns
+        .iter()
+        .filter(wide)
+        .map(|column| &column["name"])
+        .collect();
+    assert_eq!(wide, ["HalfOpen"]);
+    assert_eq!(cells(&shown)[1..8], vec![Value::Null; 7]);
+
+    let status = serde_json::to_value(status(1)).unwrap();
+    ground.write_status("catalog", &status).await.unwrap();
+    let cells = cells(&ground.table().await);
+    let expected = json!(["catalog", "True", "Accepted", 7, 5, 2, 3, 1]);
+    assert_eq!(cells[..8], expected.as_array().unwrap()[..]);
     assert!(cells[8].is_string());
     ground.end().await;
 }

@@ -188,6 +188,39 @@ pub fn bad() -> Vec<Bad> {
     bad
 }
 
+/// Every list full, every text as long as it may be (but for the values of
+/// headers: an object has 1.5 MiB). No rule may be too dear for it.
+pub fn largest() -> Value {
+    let mut largest = spec(FULL);
+    let name = |index: usize, length: usize| format!("{index:0>2}{}", "a".repeat(length - 2));
+    let many =
+        |count: usize, make: &dyn Fn(usize) -> Value| -> Value { (0..count).map(make).collect() };
+    largest["targetRefs"] = many(
+        16,
+        &|index| json!({"group": "", "kind": "Service", "name": name(index, 253)}),
+    );
+    let words = many(64, &|_| json!("FAILED_PRECONDITION"));
+    largest["circuitBreaker"]["failures"] = words.clone();
+    largest["retries"]["on"] = words;
+    largest["retries"]["methods"] = many(64, &|index| json!(format!("/{}/m", name(index, 253))));
+    largest["retries"]["idempotencyHeader"] = json!(name(0, 128));
+    largest["timeouts"]["request"] = json!("00000h00000m00000s00009s");
+    let limit = |index: usize| {
+        json!({
+            "name": name(index, 63),
+            "limit": {"requests": 1, "per": "second"},
+            "key": many(8, &|index| json!(format!("header:{}", name(index, 128)))),
+            "match": {
+                "methods": many(16, &|_| json!("A".repeat(32))),
+                "path": {"prefix": format!("/{}", "a".repeat(1023))},
+                "headers": many(16, &|index| json!({"name": name(index, 128), "value": "v".repeat(512)})),
+            },
+        })
+    };
+    largest["rateLimits"] = many(32, &limit);
+    largest
+}
+
 const FAULTS: &[(&str, &str)] = &[
     ("spec.targetRefs", "targetRefs: []"),
     (

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::Stage;
 use super::body::Room;
 use crate::clock;
 use crate::webhook::Webhook;
@@ -24,8 +25,9 @@ use crate::webhook::Webhook;
 pub const PATH: &str = "/inject";
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request's head may take (HTTP/1), the wait for it included.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a request's head may take (HTTP/1), the wait for it included:
+/// longer than an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(150);
 /// Bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Fields of a request's head (HTTP/1).
@@ -35,12 +37,14 @@ const MAX_STREAMS: u32 = 256;
 /// Bytes that may be on their way (HTTP/2), for each request and for all.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
-/// A connection in which nothing happened for so long is ended.
-const IDLE: Duration = Duration::from_secs(90);
+/// A connection in which nothing happened for so long is ended. API servers
+/// end theirs after 90 s: they are to be first, so that none is closed in the
+/// moment in which a review is sent on it.
+const IDLE: Duration = Duration::from_secs(120);
 /// One on which nothing was ever asked, sooner.
 const NEVER_USED: Duration = Duration::from_secs(20);
 /// The longest life: an API server that holds one connection for ever would
-/// never come to another replica. Its client opens the next without a loss.
+/// never come to another replica.
 const MAX_AGE: Duration = Duration::from_secs(300);
 /// How long an end may take.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,11 +82,12 @@ struct Use {
 }
 
 impl Use {
-    fn should_end(&self, now: Instant) -> bool {
+    fn is_old(&self, now: Instant) -> bool {
+        now - self.begun >= MAX_AGE
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
         let age = now - self.begun;
-        if age >= MAX_AGE {
-            return true;
-        }
         if self.in_flight.load(Relaxed) > 0 {
             return false;
         }
@@ -100,7 +105,7 @@ impl Use {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(stream: TcpStream, shared: Arc<Shared>, ending: watch::Receiver<bool>) {
+pub async fn serve(stream: TcpStream, shared: Arc<Shared>, stage: watch::Receiver<Stage>) {
     let metrics = shared.webhook.metrics.clone();
     metrics.connected();
     // Answers are small, and somebody waits for each.
@@ -125,20 +130,26 @@ pub async fn serve(stream: TcpStream, shared: Arc<Shared>, ending: watch::Receiv
         begun: clock::now(),
     });
     let service = service_fn({
-        let usage = usage.clone();
+        let (usage, stage) = (usage.clone(), stage.clone());
         move |request| {
-            let (shared, usage) = (shared.clone(), usage.clone());
+            let (shared, usage, stage) = (shared.clone(), usage.clone(), stage.clone());
             async move {
                 usage.in_flight.fetch_add(1, Relaxed);
                 // A request that is cancelled ends too.
-                let _ends = Ends(usage);
-                Ok::<_, Infallible>(respond(&shared, request).await)
+                let ends = Ends(usage);
+                let mut response = respond(&shared, request).await;
+                let is_last = *stage.borrow() > Stage::Serving || ends.0.is_old(clock::now());
+                if is_last && !is_http2 {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
+                Ok::<_, Infallible>(response)
             }
         }
     });
     let builder = builder(is_http2);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    drive(connection, &usage, ending).await;
+    drive(connection, &usage, is_http2, stage).await;
 }
 
 struct Ends(Arc<Use>);
@@ -183,7 +194,8 @@ async fn drive<S>(
         TokioExecutor,
     >,
     usage: &Use,
-    mut ending: watch::Receiver<bool>,
+    is_http2: bool,
+    mut stage: watch::Receiver<Stage>,
 ) where
     S: hyper::service::Service<
             Request<Incoming>,
@@ -202,8 +214,15 @@ async fn drive<S>(
                 }
                 return;
             }
-            _ = tick.tick() => if usage.should_end(clock::now()) { break },
-            _ = ending.wait_for(|ending| *ending) => break,
+            _ = tick.tick() => {
+                let now = clock::now();
+                // HTTP/2 can say that it takes no more; HTTP/1 says so in an answer.
+                if usage.is_idle(now) || is_http2 && usage.is_old(now) {
+                    break;
+                }
+            }
+            // The sender lives as long as the process does.
+            _ = stage.wait_for(|stage| *stage == Stage::Ending) => break,
         }
     }
     connection.as_mut().graceful_shutdown();
@@ -257,15 +276,14 @@ mod tests {
             begun,
         };
         let at = |seconds| begun + Duration::from_secs(seconds);
-        assert!(!usage.should_end(at(19)));
-        assert!(usage.should_end(at(20)));
+        assert!(!usage.is_idle(at(19)));
+        assert!(usage.is_idle(at(20)));
         usage.in_flight.fetch_add(1, Relaxed);
-        assert!(!usage.should_end(at(100)));
+        assert!(!usage.is_idle(at(100)));
         usage.ended(at(100));
-        assert!(!usage.should_end(at(189)));
-        assert!(usage.should_end(at(190)));
-        usage.in_flight.fetch_add(1, Relaxed);
-        assert!(!usage.should_end(at(299)));
-        assert!(usage.should_end(at(300)));
+        assert!(!usage.is_idle(at(219)));
+        assert!(usage.is_idle(at(220)));
+        assert!(!usage.is_old(at(299)));
+        assert!(usage.is_old(at(300)));
     }
 }

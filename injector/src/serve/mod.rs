@@ -24,14 +24,29 @@ use tokio::task::JoinSet;
 use crate::webhook::Webhook;
 use connection::Shared;
 
-/// Connections at once. An API server has one or two.
-const MAX_CONNECTIONS: usize = 512;
+/// Connections at once. An API server speaks HTTP/1.1 here, one connection for
+/// each pod that is just being made: of these it takes 200 at once by default.
+const MAX_CONNECTIONS: usize = 1024;
 /// How long open connections may take to end.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after a failed accept: nothing but time brings descriptors back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until told to end; then takes no new connection, and gives open ones
+/// How far the end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Not begun.
+    Serving,
+    /// Reviews still come, and are answered; each answer asks its sender to
+    /// close the connection. An idle HTTP/1.1 connection cannot be closed from
+    /// here without a risk: a review that is just being sent would be lost,
+    /// and API servers do not send it again.
+    Leaving,
+    /// No more reviews.
+    Ending,
+}
+
+/// Serves until the end; then takes no new connection, and gives open ones
 /// ten seconds for what is in flight.
 ///
 /// # Errors
@@ -40,7 +55,7 @@ pub async fn run(
     listener: TcpListener,
     webhook: Arc<Webhook>,
     served: Arc<tls::Served>,
-    mut ending: watch::Receiver<bool>,
+    mut stage: watch::Receiver<Stage>,
 ) -> anyhow::Result<()> {
     let shared = Arc::new(Shared::new(webhook, tls::acceptor(served)?));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -51,7 +66,7 @@ pub async fn run(
             // Else the ended would be kept until the end.
             Some(_) = connections.join_next() => continue,
             // The sender lives as long as the process does.
-            _ = ending.wait_for(|ending| *ending) => break,
+            _ = stage.wait_for(|stage| *stage == Stage::Ending) => break,
         };
         let (stream, place) = match accepted {
             Ok(accepted) => accepted,
@@ -61,9 +76,9 @@ pub async fn run(
                 continue;
             }
         };
-        let (shared, ending) = (shared.clone(), ending.clone());
+        let (shared, stage) = (shared.clone(), stage.clone());
         connections.spawn(async move {
-            connection::serve(stream, shared, ending).await;
+            connection::serve(stream, shared, stage).await;
             drop(place);
         });
     }

@@ -7,8 +7,8 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use clap::Parser;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
@@ -164,8 +164,19 @@ impl World {
     /// An injector in this process, without waiting for it.
     pub async fn injector(&self, more: &[&str]) -> Running {
         let name = format!("--certificate-name={}", self.address);
-        let fixed = ["x", "--listen=[::]:0", "--admin=127.0.0.1:0", &name];
-        let line = Line::parse_from(fixed.iter().chain(more));
+        let fixed = [
+            "x",
+            "--listen=[::]:0",
+            "--admin=127.0.0.1:0",
+            "--shutdown-delay=0s",
+            &name,
+        ];
+        // Of two values of one flag the last counts.
+        let mut command = Line::command().args_override_self(true);
+        let matches = command
+            .try_get_matches_from_mut(fixed.iter().chain(more))
+            .unwrap();
+        let line = Line::from_arg_matches(&matches).unwrap();
         remora_injector::start(line.options, self.injector.clone())
             .await
             .unwrap()
@@ -258,6 +269,18 @@ impl World {
             let _ = namespaces.delete(name, &DeleteParams::default()).await;
         }
     }
+}
+
+/// `caBundle` of each webhook.
+pub async fn bundles(world: &World) -> Vec<Option<Vec<u8>>> {
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(world.admin.clone());
+    let configuration = configurations.get(NAME).await.unwrap();
+    let webhooks = configuration.webhooks.unwrap();
+    let bundle = |webhook: &MutatingWebhook| {
+        let bundle = webhook.client_config.ca_bundle.as_ref();
+        bundle.map(|bundle| bundle.0.clone())
+    };
+    webhooks.iter().map(bundle).collect()
 }
 
 /// Whether a pod has both containers in front.

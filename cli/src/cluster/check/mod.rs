@@ -34,7 +34,7 @@ const INSTALL: &str = "kubectl apply -k manifests/install";
 #[command(
     after_help = "Exit status: 0 no errors; 1 at least one error; 2 wrong usage, or the cluster \
     cannot be asked. Warnings do not change it.\n\
-    What you may not read is said and passed over. To look at everything: get \
+    What you may not read is said and passed over. Needs, to look at everything: get \
     customresourcedefinitions, get and list mutatingwebhookconfigurations, list pods, namespaces and \
     trafficpolicies.remora.io in the whole cluster; get deployments, leases, secrets and pods/proxy, \
     list endpointslices in Remora's namespace."

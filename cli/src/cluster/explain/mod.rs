@@ -215,3 +215,6 @@ fn refused(given: &Given, policies: &Policies) -> Vec<Refused> {
     }
     refused
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Borders, Cell, Padding, Paragraph, Row as Line1, Table};
+use ratatui::widgets::{Block, Borders, Cell, Padding, Paragraph, Row as TableRow, Table};
 
 use super::rows::{OpenBreaker, Row};
 use super::scene::Scene;
@@ -13,8 +13,16 @@ use crate::playground::view::scene::Tone;
 use crate::playground::view::theme::Theme;
 use crate::playground::view::{LEAST_COLUMNS, LEAST_ROWS};
 
-/// The columns of numbers, together.
-const NUMBERS_WIDTH: u16 = 7 * 8 + 2;
+/// The columns of numbers, each as wide as its heading needs.
+const NUMBERS: [(&str, u16); 7] = [
+    ("req/s", 7),
+    ("ok %", 5),
+    ("p50 ms", 6),
+    ("p99 ms", 6),
+    ("retry/s", 7),
+    ("limit/s", 7),
+    ("open", 4),
+];
 /// Rows of the panel of breakers, its frame included.
 const BREAKER_ROWS: u16 = 6;
 /// From here on latency is marked.
@@ -100,52 +108,46 @@ fn draw_pods(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
         frame.render_widget(Line::styled(text, theme.quiet()), area);
         return;
     }
-    let width = usize::from(area.width.saturating_sub(NUMBERS_WIDTH));
+    // Each column of numbers has one space before it.
+    let numbers: u16 = NUMBERS.iter().map(|(_, width)| width + 1).sum();
+    let width = area.width.saturating_sub(numbers);
     let many = scene
         .rows
         .iter()
         .any(|row| row.namespace != scene.rows[0].namespace);
     let shown = scene.rows.iter().skip(scene.first).take(scene.visible);
-    let rows = shown.map(|row| pod_row(row, many, width, theme));
-    let heading = [
-        "pod", "req/s", "ok %", "p50 ms", "p99 ms", "retry/s", "limit/s", "open",
-    ];
-    let heading = heading.iter().enumerate().map(|(index, word)| {
-        let word = if index == 0 {
-            format!(" {word}")
-        } else {
-            (*word).to_owned()
-        };
-        let line = Line::from(word);
-        Cell::from(if index > 0 {
-            line.right_aligned()
-        } else {
-            line
-        })
-    });
-    let columns = [Constraint::Fill(1)]
-        .into_iter()
-        .chain([Constraint::Length(7); 7]);
+    let rows = shown
+        .clone()
+        .map(|row| pod_row(row, many, usize::from(width), theme));
+    let heading = NUMBERS
+        .iter()
+        .map(|(word, _)| Cell::from(Line::from(*word).right_aligned()));
+    let heading = [Cell::from(" pod")].into_iter().chain(heading);
+    let columns = NUMBERS.map(|(_, width)| Constraint::Length(width));
+    let columns = [Constraint::Length(width)].into_iter().chain(columns);
     let table = Table::new(rows, columns)
         .column_spacing(1)
-        .header(Line1::new(heading).style(theme.heading()));
+        .header(TableRow::new(heading).style(theme.heading()));
     frame.render_widget(table, area);
+    // Why nothing is known of a pod stands where its numbers would.
+    for (y, row) in (area.y + 1..).zip(shown) {
+        if let Some(error) = &row.error {
+            let place = Rect::new(area.x + width + 1, y, numbers - 1, 1);
+            let error = Line::styled(text::clean(error), theme.tone(Tone::Bad));
+            frame.render_widget(error, place);
+        }
+    }
 }
 
-fn pod_row(row: &Row, with_namespace: bool, width: usize, theme: Theme) -> Line1<'static> {
+fn pod_row(row: &Row, with_namespace: bool, width: usize, theme: Theme) -> TableRow<'static> {
     let name = if with_namespace {
         format!("{}/{}", row.namespace, row.pod)
     } else {
         row.pod.clone()
     };
-    let name = format!(" {}", fitted(&text::clean(&name), width.saturating_sub(2)));
-    if let Some(error) = &row.error {
-        let error = text::clean(error);
-        let line = Line::from(vec![
-            Span::styled(name, theme.plain()),
-            Span::styled(format!("  {error}"), theme.tone(Tone::Bad)),
-        ]);
-        return Line1::new([Cell::from(line)]);
+    let name = format!(" {}", fitted(&text::clean(&name), width.saturating_sub(1)));
+    if row.error.is_some() {
+        return TableRow::new([Cell::from(Span::styled(name, theme.plain()))]);
     }
     let main = row.main();
     let marks = [
@@ -170,7 +172,7 @@ fn pod_row(row: &Row, with_namespace: bool, width: usize, theme: Theme) -> Line1
         Cell::from(Line::styled(text, style).right_aligned())
     });
     let name = Cell::from(Span::styled(name, theme.plain()));
-    Line1::new([name].into_iter().chain(numbers))
+    TableRow::new([name].into_iter().chain(numbers))
 }
 
 /// Where there is nothing to tell.
@@ -272,7 +274,7 @@ fn breaker_line(row: &Row, breaker: &OpenBreaker, theme: Theme) -> Line<'static>
     let to = if breaker.endpoint.is_empty() {
         format!("{} (whole service)", breaker.service)
     } else {
-        format!("{} of {}", breaker.endpoint, breaker.service)
+        breaker.endpoint.clone()
     };
     let path = text::clean(&format!("{} → {to}  ", row.pod));
     let state = text::clean(&breaker.state.replace('_', " "));

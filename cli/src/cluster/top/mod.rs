@@ -167,3 +167,6 @@ async fn ask(mut poller: Poller, looks: mpsc::Sender<Result<Look, Error>>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

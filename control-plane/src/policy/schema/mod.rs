@@ -96,6 +96,10 @@ use super::status::TrafficPolicyStatus;
         json_path = ".metadata.creationTimestamp"
     )
 )]
+#[allow(
+    clippy::duplicated_attributes,
+    reason = "columns of one type, each with its own attribute"
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrafficPolicySpec {
     /// What the policy is for: Services of its own namespace, or that namespace itself as the

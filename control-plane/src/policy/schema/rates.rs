@@ -134,6 +134,7 @@ pub struct HeaderMatch {
     ///
     /// Example: x-visitor.
     #[schemars(length(min = 1, max = forms::HEADER_LENGTH), extend("pattern" = forms::HEADER))]
+    #[x_kube(validation = forms::header_name())]
     #[x_kube(validation = forms::not_ours(""))]
     pub name: String,
     /// The whole value of the header, exactly.

@@ -1,7 +1,6 @@
 //! `retries` and `timeouts`: what is sent again, and when it is over.
 
 use kube::KubeSchema;
-use kube::core::Rule;
 use serde::{Deserialize, Serialize};
 
 use crate::core::settings::defaults;
@@ -50,6 +49,7 @@ pub struct Retries {
     /// Default: none. Example: idempotency-key.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = forms::HEADER_LENGTH), extend("pattern" = forms::HEADER))]
+    #[x_kube(validation = forms::header_name())]
     #[x_kube(validation = forms::not_ours(""))]
     pub idempotency_header: Option<String>,
     /// Further methods that may be repeated, beside GET, HEAD, OPTIONS, TRACE, PUT and DELETE: HTTP
@@ -131,7 +131,7 @@ pub struct Budget {
 /// Limits of time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = tries_within_request())]
+#[x_kube(validation = Pair::where_both("perTry", "request"))]
 pub struct Timeouts {
     /// The whole call, from the request's headers to the end of the response, with all retries and
     /// the waits between them. For gRPC streams and upgraded connections it ends with the
@@ -163,12 +163,4 @@ pub struct Timeouts {
     #[schemars(length(max = forms::DURATION_LENGTH), extend("pattern" = forms::DURATION))]
     #[x_kube(validation = bounds::TIMEOUT)]
     pub response_headers: Option<String>,
-}
-
-fn tries_within_request() -> Rule {
-    let rule = "!has(self.perTry) || !has(self.request) || \
-        duration(self.perTry) <= duration(self.request)";
-    Rule::new(rule)
-        .message("must not be longer than request")
-        .field_path(".perTry")
 }
