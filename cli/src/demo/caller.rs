@@ -50,36 +50,24 @@ pub async fn call(dialer: &Dialer, url: &str) -> anyhow::Result<Answer> {
         None => format!("{host}:80"),
     };
     let to = dial::authority(&with_port)?;
-    let stream = dialer
-        .http(&to)
-        .await
-        .with_context(|| format!("no connection to {to}"))?;
+    let stream = dialer.http(&to).await.with_context(|| format!("no connection to {to}"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let target = if dialer.is_proxied() {
         url.to_string()
     } else {
-        url.path_and_query()
-            .map_or("/", |path| path.as_str())
-            .to_owned()
+        url.path_and_query().map_or("/", |path| path.as_str()).to_owned()
     };
-    let request = Request::get(target)
-        .header(header::HOST, host)
-        .body(Empty::<Bytes>::new())?;
+    let request = Request::get(target).header(header::HOST, host).body(Empty::<Bytes>::new())?;
     let answered = tokio::time::timeout(PATIENCE, async {
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
         let body = body.map_err(|error| anyhow::anyhow!("the answer's body: {error}"))?;
         anyhow::Ok((head, body.to_bytes()))
     });
-    let (head, body) = answered
-        .await
-        .with_context(|| format!("no answer within {PATIENCE:?}"))??;
+    let (head, body) = answered.await.with_context(|| format!("no answer within {PATIENCE:?}"))??;
     let headers = head.headers.iter().map(|(name, value)| {
-        (
-            name.to_string(),
-            String::from_utf8_lossy(value.as_bytes()).into_owned(),
-        )
+        (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     });
     Ok(Answer {
         status: head.status.as_u16(),

@@ -22,10 +22,7 @@ fn moment<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> (i64, T) {
         if let Some(found) = look() {
             return (unix_ms(), found);
         }
-        assert!(
-            begin.elapsed() < PATIENCE,
-            "not within {PATIENCE:?}: {what}"
-        );
+        assert!(begin.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(LOOK);
     }
 }
@@ -37,8 +34,7 @@ fn applied_at(shop: &Shop, pod: &str, service: &str, generation: i64) -> Option<
         let policies = resource["policies"].as_array();
         resource["type"] == "Service"
             && resource["name"] == service
-            && policies
-                .is_some_and(|all| all.iter().any(|policy| policy["generation"] == generation))
+            && policies.is_some_and(|all| all.iter().any(|policy| policy["generation"] == generation))
     })?;
     applied["applied_at_ms"].as_i64()
 }
@@ -49,40 +45,17 @@ fn a_policy_is_in_force_within_half_a_second_of_kubectl() {
     let web = shop.cluster.pod(SHOP, "app=web");
     let mut took = Vec::new();
     for round in 0..11 {
-        let patch = format!(
-            r#"{{"spec":{{"circuitBreaker":{{"maxRequests":{}}}}}}}"#,
-            400 + round
-        );
+        let patch = format!(r#"{{"spec":{{"circuitBreaker":{{"maxRequests":{}}}}}}}"#, 400 + round);
         // From the start of kubectl, whose own start counts too.
         let begin = unix_ms();
         let generation = shop.cluster.kubectl(&[
-            "patch",
-            "tp",
-            "-n",
-            SHOP,
-            "catalog",
-            "--type=merge",
-            "-p",
-            &patch,
-            "-o",
-            "jsonpath={.metadata.generation}",
+            "patch", "tp", "-n", SHOP, "catalog", "--type=merge", "-p", &patch, "-o", "jsonpath={.metadata.generation}",
         ]);
         let generation: i64 = generation.parse().unwrap();
-        let (_, at) = moment("the policy is in force", || {
-            applied_at(&shop, &web, "shop/catalog", generation)
-        });
+        let (_, at) = moment("the policy is in force", || applied_at(&shop, &web, "shop/catalog", generation));
         took.push(at - begin);
     }
-    shop.cluster.kubectl(&[
-        "patch",
-        "tp",
-        "-n",
-        SHOP,
-        "catalog",
-        "--type=merge",
-        "-p",
-        r#"{"spec":{"circuitBreaker":{"maxRequests":500}}}"#,
-    ]);
+    shop.cluster.kubectl(&["patch", "tp", "-n", SHOP, "catalog", "--type=merge", "-p", r#"{"spec":{"circuitBreaker":{"maxRequests":500}}}"#]);
     eprintln!("policy applied to in force, ms, from the start of kubectl: {took:?}");
     assert!(median(took.clone()) < SOON_MS, "{took:?}");
 }
@@ -91,20 +64,12 @@ fn a_policy_is_in_force_within_half_a_second_of_kubectl() {
 fn endpoint(shop: &Shop, web: &str, pod: &str) -> Option<Value> {
     let shown = shop.sidecar(web, "/breakers").ok()?;
     let services = shown["services"].as_array()?.iter();
-    let catalog = services
-        .clone()
-        .find(|service| service["service"] == "shop/catalog")?;
-    catalog["endpoints"]
-        .as_array()?
-        .iter()
-        .find(|endpoint| endpoint["endpoint"] == pod)
-        .cloned()
+    let catalog = services.clone().find(|service| service["service"] == "shop/catalog")?;
+    catalog["endpoints"].as_array()?.iter().find(|endpoint| endpoint["endpoint"] == pod).cloned()
 }
 
 fn pod_object(cluster: &Cluster, pod: &str) -> Option<Value> {
-    cluster
-        .object(&format!("/api/v1/namespaces/{SHOP}/pods/{pod}"))
-        .ok()
+    cluster.object(&format!("/api/v1/namespaces/{SHOP}/pods/{pod}")).ok()
 }
 
 #[test]
@@ -113,48 +78,34 @@ fn a_ready_pod_gets_requests_and_an_ending_one_none_within_half_a_second() {
     let web = shop.cluster.pod(SHOP, "app=web");
     let (mut begins, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..5 {
-        let before: Vec<_> = shop
-            .cluster
-            .pods(SHOP, "app=catalog")
-            .iter()
-            .map(name_of)
-            .collect();
-        shop.cluster
-            .kubectl(&["scale", "-n", SHOP, "deployment/catalog", "--replicas=4"]);
+        let before: Vec<_> = shop.cluster.pods(SHOP, "app=catalog").iter().map(name_of).collect();
+        shop.cluster.kubectl(&["scale", "-n", SHOP, "deployment/catalog", "--replicas=4"]);
         let new = eventually(30, "a fourth pod", || {
             let pods = shop.cluster.pods(SHOP, "app=catalog");
             let new = pods.iter().map(name_of).find(|name| !before.contains(name));
             new.ok_or("none".to_owned())
         });
-        let (ready, _) = moment("the pod is ready", || {
-            pod_object(&shop.cluster, &new).filter(is_ready)
-        });
+        let (ready, _) = moment("the pod is ready", || pod_object(&shop.cluster, &new).filter(is_ready));
         let (called, _) = moment("the pod is called", || {
             endpoint(&shop, &web, &new).filter(|endpoint| endpoint["requests"].as_u64() > Some(0))
         });
         begins.push(called - ready);
         // Any of the four may be chosen to go; this one is.
         let delete = std::thread::scope(|scope| {
-            let deleting = scope.spawn(|| {
-                shop.cluster
-                    .kubectl(&["delete", "pod", "-n", SHOP, &new, "--wait=false"])
-            });
+            let deleting = scope.spawn(|| shop.cluster.kubectl(&["delete", "pod", "-n", SHOP, &new, "--wait=false"]));
             let (ending, _) = moment("the pod ends", || match pod_object(&shop.cluster, &new) {
                 Some(pod) if pod["metadata"]["deletionTimestamp"].is_null() => None,
                 _ => Some(()),
             });
-            let (drained, _) = moment("the pod is not chosen any more", || {
-                match endpoint(&shop, &web, &new) {
-                    Some(endpoint) if endpoint["draining"] == false => None,
-                    _ => Some(()),
-                }
+            let (drained, _) = moment("the pod is not chosen any more", || match endpoint(&shop, &web, &new) {
+                Some(endpoint) if endpoint["draining"] == false => None,
+                _ => Some(()),
             });
             deleting.join().unwrap();
             drained - ending
         });
         ends.push(delete);
-        shop.cluster
-            .kubectl(&["scale", "-n", SHOP, "deployment/catalog", "--replicas=3"]);
+        shop.cluster.kubectl(&["scale", "-n", SHOP, "deployment/catalog", "--replicas=3"]);
         shop.cluster.rolled_out(SHOP, "deployment/catalog");
     }
     eprintln!("ready to called, ms: {begins:?}; ending to not chosen, ms: {ends:?}");

@@ -31,21 +31,13 @@ impl Proxy {
         // Its end is this process's: the shell ends when its input does.
         let script = "kubectl proxy --port=0 & proxy=$!; read -r _; kill $proxy";
         let mut command = Command::new("sh");
-        command
-            .args(["-c", script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().rsplit(' ').next().unwrap().to_owned();
         assert!(address.contains(':'), "kubectl proxy said {line:?}");
-        Self {
-            address,
-            _child: child,
-        }
+        Self { address, _child: child }
     }
 }
 
@@ -59,8 +51,7 @@ impl Cluster {
     pub fn take() -> Option<Self> {
         if std::env::var_os("KUBECONFIG").is_none() {
             // Not by `eprintln!`, whose words libtest keeps to itself.
-            let words =
-                b"\nSKIPPED (nothing was tested): no KUBECONFIG; see tests/kube/README.md\n";
+            let words = b"\nSKIPPED (nothing was tested): no KUBECONFIG; see tests/kube/README.md\n";
             std::io::stderr().write_all(words).unwrap();
             return None;
         }
@@ -82,18 +73,12 @@ impl Cluster {
         let mut command = Command::new("kubectl");
         command.args(arguments).stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .map_err(|error| format!("kubectl: {error}"))?;
+        let mut child = command.spawn().map_err(|error| format!("kubectl: {error}"))?;
         let mut pipe = child.stdin.take().unwrap();
         // An early end of kubectl closes the pipe; its words say why.
         let _ = pipe.write_all(input.unwrap_or_default().as_bytes());
         drop(pipe);
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = child.wait_with_output().unwrap();
+        let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&stdout).into_owned();
         if status.success() {
             Ok(said)
@@ -133,10 +118,7 @@ impl Cluster {
         let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
         match head.split(' ').nth(1) {
             Some("200") => Ok(body.to_owned()),
-            _ => Err(format!(
-                "{path}: {} {body}",
-                head.lines().next().unwrap_or_default()
-            )),
+            _ => Err(format!("{path}: {} {body}", head.lines().next().unwrap_or_default())),
         }
     }
 
@@ -147,16 +129,8 @@ impl Cluster {
     }
 
     /// What a pod serves at a port, by the API server's proxy.
-    pub fn served(
-        &self,
-        namespace: &str,
-        pod: &str,
-        port: u16,
-        path: &str,
-    ) -> Result<Value, String> {
-        self.object(&format!(
-            "/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}"
-        ))
+    pub fn served(&self, namespace: &str, pod: &str, port: u16, path: &str) -> Result<Value, String> {
+        self.object(&format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}"))
     }
 
     /// The pods that a selector finds, those that are ending not counted.
@@ -164,9 +138,7 @@ impl Cluster {
     pub fn pods(&self, namespace: &str, selector: &str) -> Vec<Value> {
         let listed = self.json(&["get", "pods", "-n", namespace, "-l", selector]);
         let pods = listed["items"].as_array().unwrap().iter();
-        pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
-            .cloned()
-            .collect()
+        pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).cloned().collect()
     }
 
     /// The name of the only pod that a selector finds.
@@ -210,8 +182,7 @@ pub fn unix_ms() -> i64 {
 pub fn is_ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array();
     conditions.is_some_and(|all| {
-        all.iter()
-            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        all.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
     })
 }
 

@@ -29,12 +29,8 @@ fn create(cluster: &Cluster, name: &str, metadata: &str, spec: &str) -> Value {
 }
 
 fn init_names(pod: &Value) -> Vec<String> {
-    let init = pod["spec"]["initContainers"]
-        .as_array()
-        .into_iter()
-        .flatten();
-    init.map(|container| container["name"].as_str().unwrap_or_default().to_owned())
-        .collect()
+    let init = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+    init.map(|container| container["name"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 #[test]
@@ -46,9 +42,7 @@ fn a_pod_may_opt_out_and_one_on_its_hosts_network_is_declined_with_a_reason() {
     assert!(init_names(&out).is_empty(), "{out}");
     let host = create(cluster, "host", "labels: {}", "  hostNetwork: true\n");
     assert!(init_names(&host).is_empty(), "{host}");
-    let said = host["metadata"]["annotations"]["remora.io/injected"]
-        .as_str()
-        .unwrap_or_default();
+    let said = host["metadata"]["annotations"]["remora.io/injected"].as_str().unwrap_or_default();
     assert!(said.starts_with("false: hostNetwork"), "{said}");
     let own = create(cluster, "in", "labels: {}", "");
     assert_eq!(init_names(&own), ["remora-intercept", "remora-proxy"]);
@@ -57,11 +51,9 @@ fn a_pod_may_opt_out_and_one_on_its_hosts_network_is_declined_with_a_reason() {
 }
 
 fn gone(cluster: &Cluster) {
-    eventually(90, "the namespace is gone", || {
-        match cluster.try_kubectl(&["get", "namespace", NAMESPACE], None) {
-            Err(_) => Ok(()),
-            Ok(said) => Err(said),
-        }
+    eventually(90, "the namespace is gone", || match cluster.try_kubectl(&["get", "namespace", NAMESPACE], None) {
+        Err(_) => Ok(()),
+        Ok(said) => Err(said),
     });
 }
 
@@ -75,14 +67,7 @@ fn a_job_with_a_sidecar_finishes() {
          template:\n    spec:\n      restartPolicy: Never\n      containers:\n        - name: once\n          \
          image: remora/demo:0.1.0\n          command: [remora, demo, caller, --url, \"http://web.shop:8080/healthz\"]\n"
     ));
-    cluster.kubectl(&[
-        "wait",
-        "-n",
-        NAMESPACE,
-        "--for=condition=complete",
-        "job/once",
-        "--timeout=90s",
-    ]);
+    cluster.kubectl(&["wait", "-n", NAMESPACE, "--for=condition=complete", "job/once", "--timeout=90s"]);
     cluster.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"]);
     gone(cluster);
 }
@@ -92,45 +77,18 @@ fn without_an_injector_pods_are_made_and_an_event_tells_of_them() {
     let Some(shop) = shop() else { return };
     let cluster = &shop.cluster;
     namespace(cluster);
-    cluster.kubectl(&[
-        "scale",
-        "-n",
-        SYSTEM,
-        "deployment/remora-injector",
-        "--replicas=0",
-    ]);
+    cluster.kubectl(&["scale", "-n", SYSTEM, "deployment/remora-injector", "--replicas=0"]);
     eventually(60, "the injector is gone", || {
         let pods = cluster.pods(SYSTEM, "app.kubernetes.io/name=remora-injector");
-        if pods.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{} pods", pods.len()))
-        }
+        if pods.is_empty() { Ok(()) } else { Err(format!("{} pods", pods.len())) }
     });
     let pod = create(cluster, "bare", "labels: {}", "");
     let injected = init_names(&pod);
-    cluster.kubectl(&[
-        "scale",
-        "-n",
-        SYSTEM,
-        "deployment/remora-injector",
-        "--replicas=2",
-    ]);
+    cluster.kubectl(&["scale", "-n", SYSTEM, "deployment/remora-injector", "--replicas=2"]);
     assert!(injected.is_empty(), "{injected:?}");
     eventually(60, "an Event tells of the pod without a sidecar", || {
-        let events = cluster.kubectl(&[
-            "get",
-            "events",
-            "-n",
-            NAMESPACE,
-            "-o",
-            "jsonpath={range .items[*]}{.reason} {.involvedObject.name}{\"\\n\"}{end}",
-        ]);
-        if events.lines().any(|line| line == "NotInjected bare") {
-            Ok(())
-        } else {
-            Err(events)
-        }
+        let events = cluster.kubectl(&["get", "events", "-n", NAMESPACE, "-o", "jsonpath={range .items[*]}{.reason} {.involvedObject.name}{\"\\n\"}{end}"]);
+        if events.lines().any(|line| line == "NotInjected bare") { Ok(()) } else { Err(events) }
     });
     cluster.rolled_out(SYSTEM, "deployment/remora-injector");
     cluster.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"]);
@@ -148,11 +106,7 @@ fn webhook_p99(metrics: &str) -> Option<(f64, f64)> {
     let mut buckets: Vec<(f64, f64)> = Vec::new();
     for line in ours {
         let bound = line.split("le=\"").nth(1)?.split('"').next()?;
-        let bound = if bound == "+Inf" {
-            f64::INFINITY
-        } else {
-            bound.parse().ok()?
-        };
+        let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
         buckets.push((bound, line.rsplit(' ').next()?.parse().ok()?));
     }
     let all = buckets.last()?.1;
@@ -172,9 +126,7 @@ fn the_webhook_adds_little_to_the_making_of_a_pod() {
              containers: [{{name: app, image: \"remora/demo:0.1.0\"}}]\n"
         ));
     }
-    let made = cluster
-        .try_kubectl(&["create", "--dry-run=server", "-f", "-"], Some(&pods))
-        .unwrap();
+    let made = cluster.try_kubectl(&["create", "--dry-run=server", "-f", "-"], Some(&pods)).unwrap();
     assert_eq!(made.lines().count(), 200, "{made}");
     std::thread::sleep(Duration::from_secs(1));
     let metrics = cluster.get("/metrics").unwrap();

@@ -7,9 +7,7 @@ use crate::shop::{SHOP, SYSTEM, name_of, shop};
 fn ready_of(pod: &serde_json::Value) -> (usize, usize) {
     let spec = &pod["spec"];
     let sidecars = spec["initContainers"].as_array().into_iter().flatten();
-    let sidecars = sidecars
-        .filter(|container| container["restartPolicy"] == "Always")
-        .count();
+    let sidecars = sidecars.filter(|container| container["restartPolicy"] == "Always").count();
     let wanted = spec["containers"].as_array().unwrap().len() + sidecars;
     let status = &pod["status"];
     let of = |field: &str| status[field].as_array().cloned().unwrap_or_default();
@@ -25,10 +23,7 @@ fn ready_of(pod: &serde_json::Value) -> (usize, usize) {
             .into_iter()
             .filter(|status| native.iter().any(|name| status["name"] == **name)),
     );
-    (
-        running.filter(|status| status["ready"] == true).count(),
-        wanted,
-    )
+    (running.filter(|status| status["ready"] == true).count(), wanted)
 }
 
 #[test]
@@ -38,16 +33,8 @@ fn every_pod_of_the_shop_is_two_of_two_ready_and_called_through_its_sidecar() {
         let name = name_of(&pod);
         assert_eq!(ready_of(&pod), (2, 2), "{name}");
         assert!(is_ready(&pod), "{name}");
-        assert_eq!(
-            pod["metadata"]["annotations"]["remora.io/injected"], "true",
-            "{name}"
-        );
-        let init: Vec<_> = pod["spec"]["initContainers"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|c| c["name"].clone())
-            .collect();
+        assert_eq!(pod["metadata"]["annotations"]["remora.io/injected"], "true", "{name}");
+        let init: Vec<_> = pod["spec"]["initContainers"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
         assert_eq!(init, ["remora-intercept", "remora-proxy"], "{name}");
     }
     // Whoever is called sees it inbound; whoever calls, outbound.
@@ -62,17 +49,10 @@ fn every_pod_of_the_shop_is_two_of_two_ready_and_called_through_its_sidecar() {
             let stats = shop.sidecar(&pod, "/stats")?;
             let rows = stats[side].as_array().cloned().unwrap_or_default();
             let counted = rows.iter().any(|row| {
-                let name = row["service"]
-                    .as_str()
-                    .or(row["port"].as_str())
-                    .unwrap_or_default();
+                let name = row["service"].as_str().or(row["port"].as_str()).unwrap_or_default();
                 name.contains(what) && row["requests"].as_u64() > Some(0)
             });
-            if counted {
-                Ok(())
-            } else {
-                Err(stats.to_string())
-            }
+            if counted { Ok(()) } else { Err(stats.to_string()) }
         });
     }
 }
@@ -81,24 +61,15 @@ fn every_pod_of_the_shop_is_two_of_two_ready_and_called_through_its_sidecar() {
 fn remoras_own_daemons_run_twice_under_the_restricted_profile() {
     let Some(shop) = shop() else { return };
     for daemon in ["remora-control-plane", "remora-injector"] {
-        let pods = shop
-            .cluster
-            .pods(SYSTEM, &format!("app.kubernetes.io/name={daemon}"));
+        let pods = shop.cluster.pods(SYSTEM, &format!("app.kubernetes.io/name={daemon}"));
         assert_eq!(pods.len(), 2, "{daemon}");
         for pod in &pods {
             assert!(is_ready(pod), "{}", name_of(pod));
-            assert!(
-                pod["spec"]["initContainers"].is_null(),
-                "nothing is injected into {}",
-                name_of(pod)
-            );
+            assert!(pod["spec"]["initContainers"].is_null(), "nothing is injected into {}", name_of(pod));
         }
     }
     let namespace = shop.cluster.json(&["get", "namespace", SYSTEM]);
-    assert_eq!(
-        namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"],
-        "restricted"
-    );
+    assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
 }
 
 #[test]
@@ -111,8 +82,7 @@ fn every_policy_of_the_shop_is_accepted_and_in_force_in_its_callers() {
         for policy in policies {
             let status = &policy["status"];
             let accepted = status["conditions"].as_array().is_some_and(|all| {
-                all.iter()
-                    .any(|one| one["type"] == "Accepted" && one["status"] == "True")
+                all.iter().any(|one| one["type"] == "Accepted" && one["status"] == "True")
             });
             let counts = &status["sidecars"];
             let whole = counts["total"].as_u64() > Some(0) && counts["total"] == counts["applied"];

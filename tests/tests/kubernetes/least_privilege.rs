@@ -21,10 +21,7 @@ fn granted(cluster: &Cluster) -> BTreeSet<Use> {
             let account = role["metadata"]["name"].as_str().unwrap();
             for rule in role["rules"].as_array().unwrap() {
                 for (group, resource, verb) in combinations(rule) {
-                    assert!(
-                        ![&group, &resource, &verb].contains(&&"*".to_owned()),
-                        "{kind} {account}: {rule}"
-                    );
+                    assert!(![&group, &resource, &verb].contains(&&"*".to_owned()), "{kind} {account}: {rule}");
                     granted.insert((account.to_owned(), verb, format!("{group}/{resource}")));
                 }
             }
@@ -55,13 +52,9 @@ fn used() -> Option<(BTreeSet<Use>, Vec<String>)> {
     let log = std::io::BufReader::new(std::fs::File::open(log).unwrap());
     let (mut used, mut refused) = (BTreeSet::new(), Vec::new());
     for line in log.lines() {
-        let Ok(event) = serde_json::from_str::<Value>(&line.unwrap()) else {
-            continue;
-        };
+        let Ok(event) = serde_json::from_str::<Value>(&line.unwrap()) else { continue };
         let user = event["user"]["username"].as_str().unwrap_or_default();
-        let Some(account) = user.strip_prefix(&format!("system:serviceaccount:{SYSTEM}:")) else {
-            continue;
-        };
+        let Some(account) = user.strip_prefix(&format!("system:serviceaccount:{SYSTEM}:")) else { continue };
         let about = &event["objectRef"];
         let text = |field: &str| about[field].as_str().unwrap_or_default().to_owned();
         let resource = match text("subresource") {
@@ -72,11 +65,7 @@ fn used() -> Option<(BTreeSet<Use>, Vec<String>)> {
         if event["annotations"]["authorization.k8s.io/decision"] == "forbid" {
             refused.push(format!("{account}: {verb} {resource}"));
         }
-        used.insert((
-            account.to_owned(),
-            verb,
-            format!("{}/{resource}", text("apiGroup")),
-        ));
+        used.insert((account.to_owned(), verb, format!("{}/{resource}", text("apiGroup"))));
     }
     Some((used, refused))
 }
@@ -88,9 +77,7 @@ fn zz_every_verb_that_is_granted_is_used_and_none_is_refused() {
     let granted = granted(&shop.cluster);
     assert!(granted.len() > 8, "{granted:?}");
     let Some((used, refused)) = used() else {
-        eprintln!(
-            "SKIPPED (nothing was tested): no REMORA_KUBE_DIR, so that there is no audit log"
-        );
+        eprintln!("SKIPPED (nothing was tested): no REMORA_KUBE_DIR, so that there is no audit log");
         return;
     };
     assert!(refused.is_empty(), "{refused:?}");

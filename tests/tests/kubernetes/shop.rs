@@ -13,15 +13,8 @@ pub const SHOP: &str = "shop";
 /// Remora's own namespace.
 pub const SYSTEM: &str = "remora-system";
 /// The workloads of the demo.
-pub const DEPLOYMENTS: [&str; 7] = [
-    "catalog",
-    "cart",
-    "inventory",
-    "payment-v1",
-    "payment-v2",
-    "web",
-    "visitor",
-];
+pub const DEPLOYMENTS: [&str; 7] =
+    ["catalog", "cart", "inventory", "payment-v1", "payment-v2", "web", "visitor"];
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
@@ -44,11 +37,7 @@ pub struct Served {
 
 /// The manifests of this repository.
 pub fn manifests(folder: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .join("manifests")
-        .join(folder)
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("manifests").join(folder)
 }
 
 /// The shop, installed by the first who asks; none where there is no cluster.
@@ -66,25 +55,13 @@ pub fn shop() -> Option<Shop> {
 /// The three commands of the README, and nothing else.
 fn install(cluster: &Cluster) {
     cluster.kubectl(&["apply", "-k", &manifests("install").display().to_string()]);
-    for daemon in [
-        "deployment/remora-control-plane",
-        "deployment/remora-injector",
-    ] {
+    for daemon in ["deployment/remora-control-plane", "deployment/remora-injector"] {
         cluster.rolled_out(SYSTEM, daemon);
     }
-    if cluster
-        .try_kubectl(&["get", "namespace", SHOP], None)
-        .is_err()
-    {
+    if cluster.try_kubectl(&["get", "namespace", SHOP], None).is_err() {
         cluster.kubectl(&["create", "namespace", SHOP]);
     }
-    cluster.kubectl(&[
-        "label",
-        "--overwrite",
-        "namespace",
-        SHOP,
-        "remora.io/inject=enabled",
-    ]);
+    cluster.kubectl(&["label", "--overwrite", "namespace", SHOP, "remora.io/inject=enabled"]);
     cluster.kubectl(&["apply", "-k", &manifests("demo").display().to_string()]);
     for name in DEPLOYMENTS {
         cluster.rolled_out(SHOP, &format!("deployment/{name}"));
@@ -99,26 +76,14 @@ impl Shop {
     fn settle(&self) {
         eventually(120, "every pod of the shop is ready", || {
             let pods = self.cluster.pods(SHOP, "app");
-            let unready: Vec<_> = pods
-                .iter()
-                .filter(|pod| !is_ready(pod))
-                .map(name_of)
-                .collect();
-            if pods.len() >= 9 && unready.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("{unready:?}"))
-            }
+            let unready: Vec<_> = pods.iter().filter(|pod| !is_ready(pod)).map(name_of).collect();
+            if pods.len() >= 9 && unready.is_empty() { Ok(()) } else { Err(format!("{unready:?}")) }
         });
         eventually(60, "requests succeed", || {
             let before = self.served()?;
             std::thread::sleep(Duration::from_secs(1));
             let after = self.served()?.since(before);
-            if after.requests > 100 && after.failed() == 0 {
-                Ok(())
-            } else {
-                Err(format!("{after:?}"))
-            }
+            if after.requests > 100 && after.failed() == 0 { Ok(()) } else { Err(format!("{after:?}")) }
         });
     }
 
@@ -141,11 +106,7 @@ impl Shop {
     }
 
     /// What became of the requests while something happened and for a while after.
-    pub fn served_during(
-        &self,
-        seconds_after: u64,
-        happens: impl FnOnce(&Cluster),
-    ) -> (Served, Value) {
+    pub fn served_during(&self, seconds_after: u64, happens: impl FnOnce(&Cluster)) -> (Served, Value) {
         let before = self.served().unwrap();
         happens(&self.cluster);
         std::thread::sleep(Duration::from_secs(seconds_after));
@@ -177,8 +138,5 @@ impl Served {
 
 /// An object's name.
 pub fn name_of(object: &Value) -> String {
-    object["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
+    object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
