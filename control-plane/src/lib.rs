@@ -15,6 +15,7 @@
 //! - [`admin`]: health, metrics, sidecars, problems over HTTP.
 //! - [`answer`]: what an API server's refusals mean.
 //! - [`bucket`], [`counters`]: how often something may be, and how often it was.
+//! - [`text`]: text within its bounds.
 //! - [`clock`]: the only reader of time; [`random`]: of chance.
 //!
 //! [`run`] starts them all and watches over them: a task that ends, ends the
@@ -36,6 +37,7 @@ pub mod reports;
 pub mod source;
 pub mod status;
 pub mod stream;
+pub mod text;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

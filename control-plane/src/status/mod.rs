@@ -179,7 +179,7 @@ impl<'a> Writer<'a> {
         }
         let mut next = self.count(begun);
         let mut due = self.due(begun);
-        due.sort_by(|a, b| (a.change, a.at).cmp(&(b.change, b.at)));
+        due.sort_by_key(|one| (one.change, one.at));
         for one in due {
             let now = clock::now();
             if one.at > now {
