@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use remora_control_plane::policy::definition::definition;
+use remora_control_plane::source::document::{Read, read_all};
 use serde_json::Value;
 
 use super::reference;
@@ -49,6 +50,17 @@ pub fn demo() -> Vec<Value> {
 #[test]
 fn crd_is_up_to_date() {
     up_to_date("manifests/crds/trafficpolicies.yaml", &crd());
+}
+
+/// A folder of manifests may hold these files too.
+#[test]
+fn a_source_of_files_passes_over_the_definition() {
+    for name in ["trafficpolicies.yaml", "kustomization.yaml"] {
+        let text = fs::read_to_string(file("manifests/crds").join(name)).unwrap();
+        let read = read_all(&text);
+        assert_eq!(read.len(), 1, "{name}");
+        assert!(matches!(read[0].read, Read::Skipped(_)), "{name}");
+    }
 }
 
 /// What kubectl keeps of an object that it applied (`last-applied-configuration`)

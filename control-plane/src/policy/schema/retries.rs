@@ -81,7 +81,7 @@ pub struct Retries {
     pub buffer_bytes: Option<IntOrString>,
 }
 
-/// Waits between tries.
+/// Waits between attempts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = BACKOFFS.at_first())]
@@ -142,7 +142,7 @@ pub struct Timeouts {
     #[schemars(length(max = forms::DURATION_LENGTH), extend("pattern" = forms::DURATION))]
     #[x_kube(validation = bounds::TIMEOUT)]
     pub request: Option<String>,
-    /// One try of a call. It must not be longer than request.
+    /// One attempt at a call. It must not be longer than request.
     ///
     /// Default: not limited. Example: 1s.
     #[serde(skip_serializing_if = "Option::is_none")]
