@@ -214,3 +214,16 @@ pub fn opened(service: &str, endpoint: &str) -> v1::BreakerChange {
         ..v1::BreakerChange::default()
     }
 }
+
+/// How often each Event about an object was repeated, where it was.
+pub async fn repetitions(world: &World, about: &str) -> Vec<i64> {
+    let listed = world.api("Event").list(&ListParams::default()).await;
+    let about = listed
+        .unwrap()
+        .items
+        .into_iter()
+        .filter(|event| event.data["regarding"]["name"] == about);
+    about
+        .filter_map(|event| event.data["series"]["count"].as_i64())
+        .collect()
+}

@@ -7,10 +7,11 @@ use remora_proto::well_known::SERVICE_TYPE;
 use serde_json::{Value, json};
 
 use crate::replica::{
-    Plane, Reports, counts, event, opened, policy, reason, refuse_policy, service, settled, until,
+    Plane, Reports, counts, event, opened, policy, reason, refuse_policy, repetitions, service,
+    settled, until,
 };
 use crate::sidecar::{Sidecar, fetch};
-use crate::world::World;
+use crate::world::{World, eventually};
 
 #[tokio::test]
 async fn what_sidecars_refuse_and_break_off_is_in_the_status_and_in_events() {
@@ -54,6 +55,17 @@ async fn what_sidecars_refuse_and_break_off_is_in_the_status_and_in_events() {
     assert_eq!(status.breakers.unwrap_or_default().open, 1);
     let told = event(&world, "catalog-1", "BreakerOpened").await;
     assert!(told.ends_with("3 consecutive failures"), "{told}");
+    // The same again is counted in the Event that is there.
+    let again = SidecarReport {
+        sequence: 3,
+        breaker_changes: vec![opened(&name, "catalog-1")],
+        ..SidecarReport::default()
+    };
+    reports.tell(again).await;
+    eventually("it to be counted", async || {
+        (repetitions(&world, "catalog-1").await == [2]).then_some(())
+    })
+    .await;
     let breakers = fetch(plane.running.admin, "/breakers").await.1;
     let breakers: Value = serde_json::from_str(&breakers).unwrap();
     let shown = (&breakers[0]["pod"], &breakers[0]["state"]);
