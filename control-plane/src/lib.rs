@@ -15,6 +15,7 @@
 //! - [`admin`]: health, metrics, sidecars, problems over HTTP.
 //! - [`answer`]: what an API server's refusals mean.
 //! - [`bucket`], [`counters`]: how often something may be, and how often it was.
+//! - [`text`]: text within its bounds.
 //! - [`clock`]: the only reader of time; [`random`]: of chance.
 //!
 //! [`run`] starts them all and watches over them: a task that ends, ends the
@@ -36,6 +37,7 @@ pub mod reports;
 pub mod source;
 pub mod status;
 pub mod stream;
+pub mod text;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -241,18 +243,15 @@ pub async fn start_as(
     );
     let reports = reports::server::service(sidecars.clone(), ended.clone(), peers);
     tasks.spawn(async move { (STREAMS_TASK, serve(streams, ads, reports, ended).await) });
-    let router = admin::router(admin::Admin {
+    let shown = admin::Admin {
         store,
         sidecars,
         problems,
         watches,
         synced,
         election,
-    });
-    tasks.spawn(async move {
-        let served = axum::serve(admin_listener, router).await;
-        ("the admin endpoint", served.map_err(Into::into))
-    });
+    };
+    tasks.spawn(show(admin_listener, shown));
     tracing::info!(%listen, %admin, "the control plane runs");
     Ok(Running {
         listen,
@@ -315,6 +314,11 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address} (is another process there?)"))
+}
+
+async fn show(listener: TcpListener, admin: admin::Admin) -> (&'static str, anyhow::Result<()>) {
+    let served = axum::serve(listener, admin::router(admin)).await;
+    ("the admin endpoint", served.map_err(Into::into))
 }
 
 /// Who is told what the core knows.

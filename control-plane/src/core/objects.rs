@@ -85,6 +85,9 @@ impl std::fmt::Display for Key {
 
 /// What a source tells the core.
 #[derive(Clone, Debug)]
+// Nearly all are objects, and few are under way at once: a box for each would
+// cost more than it saves.
+#[allow(clippy::large_enum_variant)]
 pub enum Event {
     /// The object is there, new or changed.
     Apply(Object),

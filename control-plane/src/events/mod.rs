@@ -10,7 +10,7 @@
 //! - [`record`]: the Event object; the same again is counted in it.
 //!
 //! The API server must allow `create` and `patch` of `events` (events.k8s.io)
-//! and `get` of `services` (for the uid of one whose breaker opened).
+//! and `list` of `services` (for the uid of one whose breaker opened).
 
 pub mod decide;
 pub mod limit;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
-use kube::api::Api;
+use kube::api::{Api, ListParams};
 use tokio::sync::{mpsc, watch};
 
 use self::decide::{Kind, Notice, Uninjected};
@@ -200,8 +200,10 @@ impl Writer<'_> {
             Kind::Service => {
                 let client = self.inputs.client.clone();
                 let api: Api<Service> = Api::namespaced(client, &notice.id.namespace);
-                let found = answer::of(api.get_metadata_opt(&notice.id.name)).await;
-                let uid = found.ok()??.metadata.uid?;
+                let named = format!("metadata.name={}", notice.id.name);
+                let named = ListParams::default().fields(&named).limit(1);
+                let found = answer::of(api.list_metadata(&named)).await.ok()?;
+                let uid = found.items.into_iter().next()?.metadata.uid?;
                 Some(uid.as_str().into())
             }
         }

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::decide::{Kind, Notice};
 use crate::answer::{self, RequestError};
+use crate::text::cut;
 
 /// Bytes of an Event's note, as the API server has it.
 const MAX_NOTE_BYTES: usize = 1_000;
@@ -146,12 +147,6 @@ fn name(notice: &Notice) -> String {
     // A name's parts begin and end with a letter or a digit.
     let name = name.trim_end_matches(['.', '-']);
     format!("{name}.{:016x}", hasher.finish())
-}
-
-fn cut(text: &mut String, bytes: usize) {
-    if text.len() > bytes {
-        text.truncate(text.floor_char_boundary(bytes));
-    }
 }
 
 #[cfg(test)]

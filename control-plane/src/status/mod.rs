@@ -51,6 +51,8 @@ pub const SETTLE: Duration = Duration::from_secs(10);
 const RESYNC_INTERVAL: Duration = Duration::from_secs(600);
 /// Writes go on for so long before it is looked again what is to be written.
 const ROUND: Duration = Duration::from_secs(1);
+/// Statuses that are kept of policies which the source does not have.
+const MAX_GONE: usize = 1_000;
 /// After the statuses could not be read.
 const READ_PAUSE: Duration = Duration::from_secs(2);
 
@@ -109,7 +111,8 @@ struct Writer<'a> {
     inputs: &'a Inputs,
     begun: Instant,
     present: HashMap<Id, Present>,
-    read_at: Option<Instant>,
+    was_read: bool,
+    read_due: Instant,
     pace: Pace,
     tallies: HashMap<Id, Tally>,
     tallied_at: Option<Instant>,
@@ -131,7 +134,8 @@ impl<'a> Writer<'a> {
             inputs,
             begun: now,
             present: HashMap::new(),
-            read_at: None,
+            was_read: false,
+            read_due: now,
             pace: Pace::new(now),
             tallies: HashMap::new(),
             tallied_at: None,
@@ -163,16 +167,19 @@ impl<'a> Writer<'a> {
     /// Writes what is due; when to look again at the latest.
     async fn round(&mut self) -> Instant {
         let begun = clock::now();
-        let stale = |at: Instant| begun >= at + RESYNC_INTERVAL;
-        if self.read_at.is_none_or(stale) {
-            if let Err(error) = self.read().await {
-                self.complain("list trafficpolicies", &error);
-                return clock::now() + READ_PAUSE;
+        if begun < self.read_due {
+            // Nothing is written over what was never read.
+            if !self.was_read {
+                return self.read_due;
             }
+        } else if let Err(error) = self.read().await {
+            self.read_due = clock::now() + READ_PAUSE;
+            self.complain("list trafficpolicies", &error);
+            return self.read_due;
         }
         let mut next = self.count(begun);
         let mut due = self.due(begun);
-        due.sort_by(|a, b| (a.change, a.at).cmp(&(b.change, b.at)));
+        due.sort_by_key(|one| (one.change, one.at));
         for one in due {
             let now = clock::now();
             if one.at > now {
@@ -192,7 +199,8 @@ impl<'a> Writer<'a> {
 
     async fn read(&mut self) -> Result<(), RequestError> {
         self.present = self.inputs.statuses.all().await?;
-        self.read_at = Some(clock::now());
+        self.was_read = true;
+        self.read_due = clock::now() + RESYNC_INTERVAL;
         self.complained = None;
         Ok(())
     }
@@ -256,7 +264,11 @@ impl<'a> Writer<'a> {
 
     fn forget_gone(&mut self, all: &[PolicySeen]) {
         let is_there = |id: &Id| all.binary_search_by(|seen| seen.id.cmp(id)).is_ok();
-        self.present.retain(|id, _| is_there(id));
+        // The source may still be at its first list: what was read is kept
+        // until it is too much.
+        if self.present.len() > all.len() + MAX_GONE {
+            self.present.retain(|id, _| is_there(id));
+        }
         self.pace.retain(is_there);
     }
 

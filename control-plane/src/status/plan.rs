@@ -11,6 +11,7 @@ use crate::policy::status::{
 };
 use crate::reports::tally::Tally;
 use crate::source::kubernetes::PolicySeen;
+use crate::text::cut;
 
 /// Targets that a status names (GEP-713).
 const MAX_ANCESTORS: usize = 16;
@@ -176,8 +177,7 @@ fn accepted(
 
 fn shorten(message: &mut String) {
     if message.len() > MAX_MESSAGE_BYTES {
-        let end = message.floor_char_boundary(MAX_MESSAGE_BYTES);
-        message.truncate(end);
+        cut(message, MAX_MESSAGE_BYTES);
         message.push('…');
     }
 }

@@ -8,10 +8,14 @@
 #[cfg(test)]
 mod leading;
 #[cfg(test)]
+mod replica;
+#[cfg(test)]
 // Shared with `whole`, which uses all of it.
 #[allow(dead_code)]
 #[path = "../whole/sidecar.rs"]
 mod sidecar;
+#[cfg(test)]
+mod statuses;
 #[cfg(test)]
 mod stories;
 #[cfg(test)]

@@ -72,6 +72,7 @@ impl World {
             "TrafficPolicy" => ("remora.io", "v1alpha1"),
             "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1"),
             "Event" => ("events.k8s.io", "v1"),
+            "Lease" => ("coordination.k8s.io", "v1"),
             _ => ("", "v1"),
         };
         let kind_of = GroupVersionKind::gvk(group, version, kind);
