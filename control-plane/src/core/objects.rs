@@ -254,6 +254,9 @@ pub struct Pod {
     pub draining: bool,
     /// The condition Ready; unknown is ready.
     pub ready: bool,
+    /// The condition Ready is there and true: with a slice that lags behind it,
+    /// the pod itself is believed.
+    pub says_ready: bool,
     /// TCP ports of its containers: name and number.
     pub ports: Vec<(Name, u16)>,
     /// The annotation remora.io/opaque-ports.

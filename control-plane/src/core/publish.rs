@@ -234,6 +234,10 @@ fn one_endpoint(
             .is_none_or(|uid| pod.uid.is_empty() || pod.uid == *uid)
     });
     let draining = endpoint.terminating || pod.is_some_and(|pod| pod.draining);
+    // Slices are written by a controller that sees the pod when we do, and takes
+    // its time. In a roll-out the old pod is gone the sooner, and the last of a
+    // service would leave none.
+    let ready = endpoint.ready || pod.is_some_and(|pod| pod.says_ready);
     let member = uid.as_deref().unwrap_or(&address);
     let id = &service.id;
     let name = well_known::endpoint_name(&id.namespace, &id.name, port, member);
@@ -252,7 +256,7 @@ fn one_endpoint(
         node: node.as_deref().unwrap_or_default().to_owned(),
         zone: endpoint.zone.as_deref().unwrap_or_default().to_owned(),
         weight: 1,
-        ready: endpoint.ready && !draining,
+        ready: ready && !draining,
         draining,
         serving: endpoint.serving,
         hint_zones: endpoint.hint_zones.clone(),

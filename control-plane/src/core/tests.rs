@@ -111,6 +111,7 @@ fn pod(name: &str, app: &str, address: &str) -> Pod {
         addresses: vec![ip(address)],
         draining: false,
         ready: true,
+        says_ready: false,
         ports: Vec::new(),
         opaque_ports: Vec::new(),
         excluded_ports: Vec::new(),
@@ -448,6 +449,37 @@ fn a_pod_of_two_families_is_one_endpoint_of_the_first_family() {
     // It moves to another slice without ever being gone.
     world.apply([slice("v6", "catalog", Vec::new())]);
     assert_eq!(world.endpoint(&members[0]).unwrap().address.len(), 4);
+}
+
+#[test]
+fn a_pod_that_says_it_is_ready_is_believed_before_its_slice_says_so() {
+    let mut world = world();
+    let name = "shop/web/80/web-1-uid";
+    let unready = SliceEndpoint {
+        ready: false,
+        serving: false,
+        ..seat("web-1", "10.1.0.1")
+    };
+    let ready = |world: &World| world.endpoint(name).map(|endpoint| endpoint.ready);
+    world.apply([
+        cluster_ip("web", &["10.0.0.1"]),
+        Object::Pod(pod("web-1", "web", "10.1.0.1")),
+        slice("web-a", "web", vec![unready.clone()]),
+    ]);
+    assert_eq!(ready(&world), Some(false), "a file's pod without conditions says nothing");
+    let says = |says_ready, draining| {
+        Object::Pod(Pod {
+            says_ready,
+            draining,
+            ..pod("web-1", "web", "10.1.0.1")
+        })
+    };
+    world.apply([says(true, false)]);
+    assert_eq!(ready(&world), Some(true));
+    world.apply([says(true, true)]);
+    assert_eq!(ready(&world), Some(false), "it is being deleted");
+    world.apply([says(false, false)]);
+    assert_eq!(ready(&world), Some(false));
 }
 
 #[test]

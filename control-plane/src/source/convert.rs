@@ -328,6 +328,7 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         addresses,
         draining: pod.metadata.deletion_timestamp.is_some(),
         ready: ready.is_none_or(|ready| ready.status == "True"),
+        says_ready: ready.is_some_and(|ready| ready.status == "True"),
         ports: container_ports(spec, errors),
         opaque_ports: opaque_ports(&pod.metadata, errors),
         excluded_ports: port_ranges("exclude-inbound-ports", &pod.metadata, errors),

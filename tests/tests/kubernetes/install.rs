@@ -54,7 +54,7 @@ fn every_pod_of_the_shop_is_two_of_two_ready_and_called_through_its_sidecar() {
     for (selector, side, what) in [
         ("app=web", "inbound", "8080"),
         ("app=web", "outbound", "shop/catalog"),
-        ("app=cart", "outbound", "shop/inventory"),
+        ("app=web", "outbound", "shop/cart"),
         ("app=visitor", "outbound", "shop/web"),
     ] {
         let pod = shop.cluster.pod(SHOP, selector);
