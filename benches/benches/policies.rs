@@ -249,7 +249,7 @@ impl Candidates for Endpoints {
         Standing {
             availability: Availability::Yes,
             tried: false,
-            terminating: false,
+            doubtful: false,
         }
     }
 

@@ -83,7 +83,7 @@ impl Candidates for View<'_> {
         Standing {
             availability,
             tried: self.tried.contains(endpoint),
-            terminating: endpoint.config.draining,
+            doubtful: !endpoint.config.ready,
         }
     }
 
@@ -92,10 +92,10 @@ impl Candidates for View<'_> {
     }
 }
 
-/// Ready, or terminating and still serving (KEP-1669): the balancer takes the
-/// latter only while no other serves.
+/// Ready, or still serving although it is terminating (KEP-1669) or on a node
+/// that is not heard of: the balancer takes the latter two only while no other serves.
 fn serves(endpoint: &Endpoint) -> bool {
-    endpoint.config.ready || (endpoint.config.draining && endpoint.config.serving)
+    endpoint.config.ready || endpoint.config.serving
 }
 
 /// The endpoint for the next attempt at `port` of `service`.
@@ -174,7 +174,7 @@ fn pick_by_wish<'a>(
         } else {
             view.load(index)
         };
-        let rank = (standing.terminating, standing.tried, cost, endpoint);
+        let rank = (standing.doubtful, standing.tried, cost, endpoint);
         if best
             .as_ref()
             .is_none_or(|held| (rank.0, rank.1, rank.2) < (held.0, held.1, held.2))

@@ -257,6 +257,8 @@ pub struct Pod {
     /// The condition Ready is there and true: with a slice that lags behind it,
     /// the pod itself is believed.
     pub says_ready: bool,
+    /// Its node is not heard of, so that it counts as not ready whatever it is.
+    pub lost: bool,
     /// TCP ports of its containers: name and number.
     pub ports: Vec<(Name, u16)>,
     /// The annotation remora.io/opaque-ports.

@@ -258,7 +258,7 @@ fn one_endpoint(
         weight: 1,
         ready: ready && !draining,
         draining,
-        serving: endpoint.serving,
+        serving: endpoint.serving || (!draining && pod.is_some_and(|pod| pod.lost)),
         hint_zones: endpoint.hint_zones.clone(),
         sidecar: pod.is_some_and(|pod| pod.sidecar),
         mesh_protocols: pod
@@ -310,7 +310,7 @@ fn pod_service(index: &Index, pod: &Pod) -> v1::Service {
             weight: 1,
             ready: pod.ready && !pod.draining,
             draining: pod.draining,
-            serving: pod.ready,
+            serving: pod.ready || (pod.lost && !pod.draining),
             sidecar: pod.sidecar,
             mesh_protocols: mesh_protocols_of_every(pod),
             ..v1::Endpoint::default()

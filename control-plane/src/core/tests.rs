@@ -112,6 +112,7 @@ fn pod(name: &str, app: &str, address: &str) -> Pod {
         draining: false,
         ready: true,
         says_ready: false,
+        lost: false,
         ports: Vec::new(),
         opaque_ports: Vec::new(),
         excluded_ports: Vec::new(),

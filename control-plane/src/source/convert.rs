@@ -329,6 +329,11 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         draining: pod.metadata.deletion_timestamp.is_some(),
         ready: ready.is_none_or(|ready| ready.status == "True"),
         says_ready: ready.is_some_and(|ready| ready.status == "True"),
+        // The node controller's word, not the kubelet's: an API server that was
+        // away for a minute makes every node look so.
+        lost: ready.is_some_and(|ready| {
+            ready.status == "False" && ready.reason.as_deref() == Some("NodeNotReady")
+        }),
         ports: container_ports(spec, errors),
         opaque_ports: opaque_ports(&pod.metadata, errors),
         excluded_ports: port_ranges("exclude-inbound-ports", &pod.metadata, errors),

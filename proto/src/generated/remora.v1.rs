@@ -437,7 +437,8 @@ pub struct Endpoint {
     /// Terminating: no new requests while others serve.
     #[prost(bool, tag = "12")]
     pub draining: bool,
-    /// Still serves although it is terminating.
+    /// Still serves although it is terminating, or although its node is not heard
+    /// of: taken while no ready one is there.
     #[prost(bool, tag = "13")]
     pub serving: bool,
     /// Zones for which topology hints reserve it; empty: any.

@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | 0 | serving, not tried yet by this request |
 //! | 1 | serving, already tried |
-//! | 2 | terminating, not tried yet |
-//! | 3 | terminating, already tried |
+//! | 2 | doubtful (terminating, or on a node that is not heard of), not tried yet |
+//! | 3 | doubtful, already tried |
 //! | none | not available: its breaker refuses |
 //!
 //! Of two endpoints of a tier the one with the lower load for its weight is
@@ -34,8 +34,8 @@ pub struct Standing {
     pub availability: Availability,
     /// This request has tried it already.
     pub tried: bool,
-    /// Its pod is being deleted.
-    pub terminating: bool,
+    /// Its pod is being deleted, or its node is not heard of.
+    pub doubtful: bool,
 }
 
 impl Standing {
@@ -44,11 +44,11 @@ impl Standing {
         if matches!(self.availability, Availability::No) {
             return None;
         }
-        Some(self.terminating as u8 * 2 + self.tried as u8)
+        Some(self.doubtful as u8 * 2 + self.tried as u8)
     }
 
     const fn waits_for_answer(self) -> bool {
-        matches!(self.availability, Availability::Probe) && !self.tried && !self.terminating
+        matches!(self.availability, Availability::Probe) && !self.tried && !self.doubtful
     }
 }
 
@@ -136,7 +136,7 @@ fn survey(candidates: &impl Candidates, chance: &mut Chance) -> Option<(usize, O
         };
         let weight = candidates.weight(index);
         // A weight of zero comes after every other, but before a lower tier
-        // only within its own: terminating endpoints still wait for it.
+        // only within its own: doubtful endpoints still wait for it.
         let rank = (tier, weight == 0);
         let ticket = Ticket {
             index,
@@ -246,7 +246,7 @@ mod tests {
     const READY: Standing = Standing {
         availability: Availability::Yes,
         tried: false,
-        terminating: false,
+        doubtful: false,
     };
 
     const fn endpoint(load: f64) -> Endpoint {
@@ -351,12 +351,12 @@ mod tests {
             0..100_u32,
         )
             .prop_map(
-                |(availability, tried, terminating, weight, load)| Endpoint {
+                |(availability, tried, doubtful, weight, load)| Endpoint {
                     weight,
                     standing: Standing {
                         availability,
                         tried,
-                        terminating,
+                        doubtful,
                     },
                     load: f64::from(load),
                 },
@@ -374,18 +374,18 @@ mod tests {
             if even {
                 list.0.iter_mut().for_each(|endpoint| endpoint.weight = 1);
             }
-            // In words, not by tier(): serving before terminating, untried before tried.
+            // In words, not by tier(): serving before doubtful, untried before tried.
             let usable = |endpoint: &&Endpoint| endpoint.standing.availability != Availability::No;
             let best = list.0.iter().filter(usable)
-                .map(|it| (it.standing.terminating, it.standing.tried)).min();
+                .map(|it| (it.standing.doubtful, it.standing.tried)).min();
             let picked = pick(&list, random);
             prop_assert_eq!(picked.is_some(), best.is_some());
             if let Some(picked) = picked {
                 let chosen = &list.0[picked];
                 prop_assert!(chosen.standing.availability != Availability::No);
-                prop_assert_eq!(Some((chosen.standing.terminating, chosen.standing.tried)), best);
+                prop_assert_eq!(Some((chosen.standing.doubtful, chosen.standing.tried)), best);
                 let peers = list.0.iter().filter(usable)
-                    .filter(|it| Some((it.standing.terminating, it.standing.tried)) == best);
+                    .filter(|it| Some((it.standing.doubtful, it.standing.tried)) == best);
                 if chosen.weight == 0 {
                     prop_assert!(peers.into_iter().all(|peer| peer.weight == 0));
                 }

@@ -100,11 +100,12 @@ fn without_an_injector_pods_are_made_and_an_event_tells_of_them() {
         "--replicas=0",
     ]);
     eventually(60, "the injector is gone", || {
-        let pods = cluster.pods(SYSTEM, "app.kubernetes.io/name=remora-injector");
-        if pods.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{} pods", pods.len()))
+        // One that is ending still answers.
+        let selector = "app.kubernetes.io/name=remora-injector";
+        let pods = cluster.json(&["get", "pods", "-n", SYSTEM, "-l", selector]);
+        match pods["items"].as_array().map_or(0, Vec::len) {
+            0 => Ok(()),
+            pods => Err(format!("{pods} pods")),
         }
     });
     let pod = create(cluster, "bare", "labels: {}", "");
@@ -185,4 +186,76 @@ fn the_webhook_adds_little_to_the_making_of_a_pod() {
     assert!(p99 <= 0.5, "{p99} s");
     cluster.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"]);
     gone(cluster);
+}
+
+#[test]
+fn a_certificate_that_was_spoilt_is_mended_and_pods_are_injected_again() {
+    let Some(shop) = shop() else { return };
+    let cluster = &shop.cluster;
+    namespace(cluster);
+    let certificate = || {
+        let path = ["get", "secret", "-n", SYSTEM, "remora-injector-certificate"];
+        cluster.json(&path)["data"]["tls.crt"].to_string()
+    };
+    let before = certificate();
+    // "spoilt", in base64.
+    let spoilt = r#"{"data":{"tls.crt":"c3BvaWx0"}}"#;
+    cluster.kubectl(&[
+        "patch",
+        "secret",
+        "-n",
+        SYSTEM,
+        "remora-injector-certificate",
+        "--type=merge",
+        "-p",
+        spoilt,
+    ]);
+    eventually(
+        60,
+        "the Secret holds a certificate again",
+        || match certificate() {
+            now if now.contains("c3BvaWx0") && now.len() < 20 => Err(now),
+            now => Ok(assert_ne!(now, "", "and before it was {before}")),
+        },
+    );
+    eventually(60, "a pod is injected", || {
+        let _ = cluster.try_kubectl(
+            &[
+                "delete",
+                "pod",
+                "-n",
+                NAMESPACE,
+                "mended",
+                "--wait=true",
+                "--grace-period=1",
+            ],
+            None,
+        );
+        let pod = create(cluster, "mended", "labels: {}", "");
+        match init_names(&pod) {
+            names if names.len() == 2 => Ok(()),
+            names => Err(format!("{names:?}")),
+        }
+    });
+    cluster.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"]);
+    gone(cluster);
+}
+
+#[test]
+fn a_pod_that_comes_with_its_namespace_is_injected() {
+    let Some(shop) = shop() else { return };
+    let cluster = &shop.cluster;
+    // In one breath: the injector has not heard of the namespace when it is asked.
+    for round in 0..5 {
+        let name = format!("at-once-{round}");
+        cluster.apply(&format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{remora.io/inject: enabled}}}}\n---\n\
+             apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: own, namespace: {name}}}\n---\n\
+             apiVersion: v1\nkind: Pod\nmetadata: {{name: first, namespace: {name}}}\nspec:\n  serviceAccountName: own\n  \
+             containers: [{{name: app, image: \"remora/demo:0.1.0\", command: [remora, demo, catalog]}}]\n"
+        ));
+        let pod = cluster.json(&["get", "pod", "-n", &name, "first"]);
+        assert_eq!(init_names(&pod).len(), 2, "{pod}");
+        cluster.kubectl(&["delete", "namespace", &name, "--wait=false"]);
+    }
 }
