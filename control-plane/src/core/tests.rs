@@ -467,7 +467,11 @@ fn a_pod_that_says_it_is_ready_is_believed_before_its_slice_says_so() {
         Object::Pod(pod("web-1", "web", "10.1.0.1")),
         slice("web-a", "web", vec![unready.clone()]),
     ]);
-    assert_eq!(ready(&world), Some(false), "a file's pod without conditions says nothing");
+    assert_eq!(
+        ready(&world),
+        Some(false),
+        "a file's pod without conditions says nothing"
+    );
     let says = |says_ready, draining| {
         Object::Pod(Pod {
             says_ready,
@@ -481,6 +485,42 @@ fn a_pod_that_says_it_is_ready_is_believed_before_its_slice_says_so() {
     assert_eq!(ready(&world), Some(false), "it is being deleted");
     world.apply([says(false, false)]);
     assert_eq!(ready(&world), Some(false));
+}
+
+#[test]
+fn an_endpoint_whose_node_is_not_heard_of_serves_but_is_not_ready() {
+    let mut world = world();
+    let unready = SliceEndpoint {
+        ready: false,
+        serving: false,
+        ..seat("web-1", "10.1.0.1")
+    };
+    let lost = |lost, draining| {
+        Object::Pod(Pod {
+            ready: false,
+            lost,
+            draining,
+            ..pod("web-1", "web", "10.1.0.1")
+        })
+    };
+    world.apply([
+        cluster_ip("web", &["10.0.0.1"]),
+        lost(true, false),
+        slice("web-a", "web", vec![unready]),
+    ]);
+    let stands = |world: &World| {
+        let endpoint = world.endpoint("shop/web/80/web-1-uid").unwrap();
+        (endpoint.ready, endpoint.serving)
+    };
+    assert_eq!(stands(&world), (false, true));
+    world.apply([lost(false, false)]);
+    assert_eq!(stands(&world), (false, false));
+    world.apply([lost(true, true)]);
+    assert_eq!(
+        stands(&world),
+        (false, false),
+        "it is being deleted, and its slice knows nothing of it"
+    );
 }
 
 #[test]

@@ -329,11 +329,7 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         draining: pod.metadata.deletion_timestamp.is_some(),
         ready: ready.is_none_or(|ready| ready.status == "True"),
         says_ready: ready.is_some_and(|ready| ready.status == "True"),
-        // The node controller's word, not the kubelet's: an API server that was
-        // away for a minute makes every node look so.
-        lost: ready.is_some_and(|ready| {
-            ready.status == "False" && ready.reason.as_deref() == Some("NodeNotReady")
-        }),
+        lost: is_lost(status),
         ports: container_ports(spec, errors),
         opaque_ports: opaque_ports(&pod.metadata, errors),
         excluded_ports: port_ranges("exclude-inbound-ports", &pod.metadata, errors),
@@ -359,6 +355,21 @@ fn pod_addresses(status: &core_v1::PodStatus, errors: &mut Errors) -> Vec<IpAddr
         .into_iter()
         .filter_map(|text| errors.address("status.podIPs".to_owned(), text));
     addresses.collect()
+}
+
+/// Whether it was the node controller that took the condition Ready away, and not
+/// the kubelet: that one says why, and takes ContainersReady away too (or leaves
+/// it where a readiness gate is not open, and says that). An API server that was
+/// away for a minute makes every node look lost.
+fn is_lost(status: &core_v1::PodStatus) -> bool {
+    let condition = |kind: &str| {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.find(|condition| condition.type_ == kind)
+    };
+    let unready = condition("Ready").is_some_and(|ready| {
+        ready.status == "False" && ready.reason.as_deref().unwrap_or_default().is_empty()
+    });
+    unready && condition("ContainersReady").is_some_and(|ready| ready.status == "True")
 }
 
 /// What the injected sidecar takes from others: of what its annotation lists
@@ -532,6 +543,25 @@ mod tests {
         assert!(!second.ready && second.serving && second.terminating);
         assert_eq!(second.hint_zones, ["z"]);
         assert_eq!(errors.0[0].field, "endpoints[2].addresses[0]");
+    }
+
+    #[test]
+    fn a_pod_is_lost_where_its_node_is_not_heard_of_and_only_there() {
+        let lost = |ready: serde_json::Value, containers: &str| {
+            let conditions = json!([ready, {"type": "ContainersReady", "status": containers}]);
+            let pod = json!({"metadata": {}, "spec": {"containers": []}, "status": {"conditions": conditions}});
+            let pod: core_v1::Pod = serde_json::from_value(pod).unwrap();
+            super::pod(Id::new("shop", "a"), &pod, &mut Errors::default()).lost
+        };
+        // The node controller changes the word and says nothing.
+        assert!(lost(json!({"type": "Ready", "status": "False"}), "True"));
+        assert!(!lost(json!({"type": "Ready", "status": "True"}), "True"));
+        let by_kubelet =
+            json!({"type": "Ready", "status": "False", "reason": "ContainersNotReady"});
+        assert!(!lost(by_kubelet, "False"));
+        let by_gate =
+            json!({"type": "Ready", "status": "False", "reason": "ReadinessGatesNotReady"});
+        assert!(!lost(by_gate, "True"));
     }
 
     #[test]

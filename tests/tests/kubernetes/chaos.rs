@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, eventually};
 use crate::shop::{SHOP, SYSTEM, name_of, shop};
 
 fn restart(cluster: &Cluster, namespace: &str, names: &[&str]) {
@@ -57,6 +57,60 @@ fn a_rolling_restart_of_backends_costs_no_request_of_any_method() {
     });
     assert_eq!(served.failed(), 0, "{served:?} {errors}");
     eprintln!("backends restarted: {served:?}");
+}
+
+/// Sets or mends what a pod of the demo answers.
+fn breaks(cluster: &Cluster, pod: &str, status: u16) {
+    let path = format!("/api/v1/namespaces/{SHOP}/pods/{pod}:8080/proxy/break?status={status}");
+    cluster.kubectl(&["create", "--raw", &path, "-f", "/dev/null"]);
+}
+
+#[test]
+fn a_breaker_that_opens_is_seen_in_the_status_and_told_by_an_event() {
+    let Some(shop) = shop() else { return };
+    let cluster = &shop.cluster;
+    let sick = name_of(&cluster.pods(SHOP, "app=catalog")[0]);
+    breaks(cluster, &sick, 500);
+    eventually(30, "the status counts a breaker that is not closed", || {
+        let policy = cluster.json(&["get", "tp", "-n", SHOP, "catalog"]);
+        let breakers = &policy["status"]["breakers"];
+        let count =
+            breakers["open"].as_u64().unwrap_or(0) + breakers["halfOpen"].as_u64().unwrap_or(0);
+        if count > 0 {
+            Ok(())
+        } else {
+            Err(breakers.to_string())
+        }
+    });
+    let events = |wanted: i64| {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{SHOP}/events");
+        let all = cluster.object(&path)?;
+        let all = all["items"].as_array().cloned().unwrap_or_default();
+        let of_it = all.iter().filter(|event| {
+            event["reason"] == "BreakerOpened" && event["regarding"]["name"] == *sick
+        });
+        let most = of_it
+            .map(|event| event["series"]["count"].as_i64().unwrap_or(1))
+            .max();
+        if most >= Some(wanted) {
+            Ok(())
+        } else {
+            Err(format!("{most:?}"))
+        }
+    };
+    eventually(30, "an Event tells of it", || events(1));
+    // It opens again after each probe; the same is counted, not told anew.
+    eventually(90, "the Event counts", || events(2));
+    breaks(cluster, &sick, 0);
+    eventually(30, "no breaker is open", || {
+        let policy = cluster.json(&["get", "tp", "-n", SHOP, "catalog"]);
+        let breakers = &policy["status"]["breakers"];
+        if breakers["open"] == 0 && breakers["halfOpen"] == 0 {
+            Ok(())
+        } else {
+            Err(breakers.to_string())
+        }
+    });
 }
 
 #[test]

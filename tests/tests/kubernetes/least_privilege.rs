@@ -81,6 +81,11 @@ fn used() -> Option<(BTreeSet<Use>, Vec<String>)> {
     Some((used, refused))
 }
 
+/// Used where an API server can be slow on purpose, in another test: the injector
+/// asks for a namespace of which its watch has not told yet
+/// (injector/tests/cluster).
+const USED_ELSEWHERE: [(&str, &str, &str); 1] = [("remora-injector", "get", "/namespaces")];
+
 /// Comes last by its name: every other test has used what it uses.
 #[test]
 fn zz_every_verb_that_is_granted_is_used_and_none_is_refused() {
@@ -94,6 +99,10 @@ fn zz_every_verb_that_is_granted_is_used_and_none_is_refused() {
         return;
     };
     assert!(refused.is_empty(), "{refused:?}");
-    let unused: Vec<_> = granted.difference(&used).collect();
+    let elsewhere = |one: &&Use| USED_ELSEWHERE.contains(&(&one.0, &one.1, &one.2));
+    let unused: Vec<_> = granted
+        .difference(&used)
+        .filter(|one| !elsewhere(one))
+        .collect();
     assert!(unused.is_empty(), "granted and never used: {unused:?}");
 }
