@@ -5,9 +5,13 @@
 //!     ▲                     │      while there is any, so many at most)
 //!     └── comes back ───────┘
 //! ```
+//!
+//! One that leaves while somebody holds its breaker (a pod that is not ready is
+//! still an endpoint) comes back to that very breaker: a second one beside it
+//! would be listed, and the first, which the requests go by, could never open.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -35,6 +39,8 @@ struct Members {
     breakers: HashMap<Arc<str>, Arc<SharedBreaker>>,
     /// Those of `breakers` that are not listed, in the order in which they left.
     departed: VecDeque<Arc<str>>,
+    /// Those that left without anything to keep, for as long as somebody holds them.
+    held: HashMap<Arc<str>, Weak<SharedBreaker>>,
 }
 
 impl BreakerSet {
@@ -144,6 +150,7 @@ impl BreakerSet {
         for name in arriving {
             members.list(name, &self.common, now);
         }
+        members.held.retain(|_, held| held.strong_count() > 0);
         self.members_changed(&members, now);
     }
 
@@ -198,23 +205,34 @@ impl Members {
             known.list(now);
             return known;
         }
+        let held = self.held.remove(name).and_then(|held| held.upgrade());
         let name: Arc<str> = Arc::from(name);
-        let new = SharedBreaker::new(common, Arc::clone(&name), Scope::Endpoint, now);
-        new.list(now);
-        self.breakers.insert(name, Arc::clone(&new));
-        new
+        let breaker = held
+            .unwrap_or_else(|| SharedBreaker::new(common, Arc::clone(&name), Scope::Endpoint, now));
+        // The policy may have changed meanwhile.
+        breaker.policy_changed(now);
+        breaker.list(now);
+        self.breakers.insert(name, Arc::clone(&breaker));
+        breaker
+    }
+
+    /// Takes one that is not listed out of the books; who holds it finds it again.
+    fn forget(&mut self, name: &Arc<str>) {
+        if let Some(breaker) = self.breakers.remove(name) {
+            self.held.insert(Arc::clone(name), Arc::downgrade(&breaker));
+        }
     }
 
     fn depart(&mut self, name: Arc<str>, is_kept: bool) {
         if !is_kept {
-            self.breakers.remove(&name);
+            self.forget(&name);
             return;
         }
         self.departed.push_back(name);
         if self.departed.len() > DEPARTED_CAPACITY
             && let Some(oldest) = self.departed.pop_front()
         {
-            self.breakers.remove(&oldest);
+            self.forget(&oldest);
         }
         debug_assert!(self.departed.len() <= DEPARTED_CAPACITY);
     }
