@@ -99,6 +99,9 @@ impl BreakerSet {
         for breaker in members.breakers.values() {
             breaker.policy_changed(now);
         }
+        for breaker in members.held.values().filter_map(Weak::upgrade) {
+            breaker.policy_changed(now);
+        }
         self.let_surplus_in(&members, now);
     }
 
@@ -209,8 +212,6 @@ impl Members {
         let name: Arc<str> = Arc::from(name);
         let breaker = held
             .unwrap_or_else(|| SharedBreaker::new(common, Arc::clone(&name), Scope::Endpoint, now));
-        // The policy may have changed meanwhile.
-        breaker.policy_changed(now);
         breaker.list(now);
         self.breakers.insert(name, Arc::clone(&breaker));
         breaker
