@@ -9,6 +9,7 @@
 #![allow(clippy::expect_used)] // a benchmark that cannot be set up must say so and end
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use divan::{AllocProfiler, Bencher};
 use remora_benches::process::{free_port, loopback};
+use remora_benches::systems::fill;
 use remora_proto::v1::ServiceUsage;
 use remora_proxy::access_log::AccessLogger;
 use remora_proxy::config::Config;
@@ -35,6 +37,8 @@ static ALLOCATOR: AllocProfiler = AllocProfiler::system();
 
 const OBJECTS: &str = include_str!("../peers/remora.yaml");
 const BODY_BYTES: usize = 1024;
+/// The address of the caller's pod.
+const POD: &str = "127.88.1.1";
 
 fn main() {
     divan::main();
@@ -128,7 +132,8 @@ impl Stage {
         self.runtime.block_on(async {
             client.write_all(request).await.expect("a worker");
             loop {
-                client.read_buf(&mut answer).await.expect("an answer");
+                let read = client.read_buf(&mut answer).await.expect("an answer");
+                assert!(read > 0, "cut short: {}", String::from_utf8_lossy(&answer));
                 let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
                 if let Some(head) = head
                     && answer.len() >= head + 4 + BODY_BYTES
@@ -146,7 +151,7 @@ fn config(outbound: SocketAddr, control_plane: &str) -> Config {
         ("REMORA_NAMESPACE", "bench"),
         ("REMORA_POD", "caller"),
         ("REMORA_POD_UID", "caller-uid"),
-        ("REMORA_POD_IPS", "127.88.1.1"),
+        ("REMORA_POD_IPS", POD),
         ("REMORA_CONTROL_PLANE", control_plane),
         ("REMORA_MODE", "explicit"),
         ("REMORA_APP_ADDRESS", "127.0.0.1"),
@@ -206,7 +211,15 @@ fn start_streams(config: &Config) -> Arc<Shared> {
 
 /// Serves the bench's objects until the process ends; gives its address.
 fn start_control_plane(folder: &Path, upstream: u16) -> String {
-    let objects = OBJECTS.replace("@UPSTREAM@", &upstream.to_string());
+    // Services of other scenarios, which nobody calls here.
+    let (http2, bulk) = (9, 10);
+    let values: [(&str, &dyn Display); 4] = [
+        ("POD", &POD),
+        ("UPSTREAM", &upstream),
+        ("UPSTREAM_HTTP2", &http2),
+        ("UPSTREAM_BULK", &bulk),
+    ];
+    let objects = fill(OBJECTS, &values).expect("a value for each word");
     std::fs::write(folder.join("bench.yaml"), objects).expect("a file");
     let address = loopback(free_port().expect("a free port"));
     let options = remora_control_plane::Options {

@@ -2,6 +2,7 @@
 //!
 //! A new one is a file here with a `start` function, and a line in the table.
 
+use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,20 +63,39 @@ impl Stage {
         template: &str,
         values: &[(&str, u16)],
     ) -> anyhow::Result<PathBuf> {
-        let upstream = [
-            ("UPSTREAM", self.upstream.http1),
-            ("UPSTREAM_HTTP2", self.upstream.http2),
-            ("UPSTREAM_BULK", self.upstream.bulk),
+        let dir = self.dir.to_string_lossy();
+        let mut all: Vec<(&str, &dyn Display)> = vec![
+            ("DIR", &dir),
+            ("POD", &self.pod),
+            ("UPSTREAM", &self.upstream.http1),
+            ("UPSTREAM_HTTP2", &self.upstream.http2),
+            ("UPSTREAM_BULK", &self.upstream.bulk),
         ];
-        let mut text = template
-            .replace("@DIR@", &self.dir.to_string_lossy())
-            .replace("@POD@", &self.pod.to_string());
-        for (word, value) in upstream.iter().chain(values) {
-            text = text.replace(&format!("@{word}@"), &value.to_string());
-        }
+        all.extend(values.iter().map(|(word, value)| (*word, value as _)));
         let path = self.dir.join(name);
-        std::fs::write(&path, text)?;
+        std::fs::write(&path, fill(template, &all)?)?;
         Ok(path)
+    }
+}
+
+/// A template with each `@WORD@` replaced by its value.
+///
+/// # Errors
+/// When a word has none: the reader of the result might pass over what holds it.
+pub fn fill(template: &str, values: &[(&str, &dyn Display)]) -> anyhow::Result<String> {
+    let mut text = template.to_owned();
+    for (word, value) in values {
+        text = text.replace(&format!("@{word}@"), &value.to_string());
+    }
+    let is_word = |part: &&str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
+    };
+    match text.split('@').skip(1).find(is_word) {
+        Some(word) => bail!("the template has @{word}@, for which there is no value"),
+        None => Ok(text),
     }
 }
 

@@ -1,12 +1,13 @@
 //! The upstreams of every system: nginx with a body of 1 KiB over HTTP/1.1 and
 //! HTTP/2, and bytes in bulk ([`crate::bulk`]).
 
+use std::fmt::Display;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context;
 
-use super::PATIENCE;
+use super::{PATIENCE, fill};
 use crate::bulk;
 use crate::process::{Cores, Process, find_program, free_port, loopback};
 
@@ -36,11 +37,13 @@ pub fn start(cores: Cores, dir: &Path) -> anyhow::Result<(Process, Ports)> {
         bulk: bulk::upstream(dir)?,
     };
     let file = dir.join("upstream.conf");
-    let text = CONFIGURATION
-        .replace("@DIR@", &dir.to_string_lossy())
-        .replace("@UPSTREAM@", &ports.http1.to_string())
-        .replace("@UPSTREAM_HTTP2@", &ports.http2.to_string());
-    std::fs::write(&file, text)?;
+    let shown = dir.to_string_lossy();
+    let values: [(&str, &dyn Display); 3] = [
+        ("DIR", &shown),
+        ("UPSTREAM", &ports.http1),
+        ("UPSTREAM_HTTP2", &ports.http2),
+    ];
+    std::fs::write(&file, fill(CONFIGURATION, &values)?)?;
     let mut command = Command::new(program);
     command.arg("-c").arg(file);
     let mut process = Process::start("upstream", &command, cores.load, cores, dir)?;
