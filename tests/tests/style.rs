@@ -206,7 +206,9 @@ fn unchecked_code_stands_in_one_place() {
 fn metrics_that_alerts_and_dashboards_ask_for_exist() {
     let served: String = sources()
         .iter()
-        .filter(|source| source.path.starts_with("proxy/src") || source.path.starts_with("control-plane/src"))
+        .filter(|source| {
+            source.path.starts_with("proxy/src") || source.path.starts_with("control-plane/src")
+        })
         .map(|source| source.text.as_str())
         .collect();
     let mut asked = 0;
@@ -215,7 +217,10 @@ fn metrics_that_alerts_and_dashboards_ask_for_exist() {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
         for name in words.filter(|word| word.starts_with("remora_")) {
             let bare = name.trim_end_matches("_total").trim_end_matches("_bucket");
-            assert!(served.contains(&format!("\"{bare}\"")), "{file} asks for {name}, which nothing serves");
+            assert!(
+                served.contains(&format!("\"{bare}\"")),
+                "{file} asks for {name}, which nothing serves"
+            );
             asked += 1;
         }
     }

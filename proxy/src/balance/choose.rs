@@ -350,17 +350,15 @@ mod tests {
             0..4_u32,
             0..100_u32,
         )
-            .prop_map(
-                |(availability, tried, doubtful, weight, load)| Endpoint {
-                    weight,
-                    standing: Standing {
-                        availability,
-                        tried,
-                        doubtful,
-                    },
-                    load: f64::from(load),
+            .prop_map(|(availability, tried, doubtful, weight, load)| Endpoint {
+                weight,
+                standing: Standing {
+                    availability,
+                    tried,
+                    doubtful,
                 },
-            )
+                load: f64::from(load),
+            })
     }
 
     proptest! {

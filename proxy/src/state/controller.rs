@@ -298,7 +298,7 @@ impl Controller {
             }
         }
         if let Some(state) = self.services.remove(name) {
-            self.retired.insert(name.to_owned(), state.retire());
+            self.retired.insert(name.to_owned(), state.retire(now));
         }
         self.stale.insert(name.to_owned());
     }

@@ -62,6 +62,7 @@ impl ServiceState {
         let runtime = match held {
             Some(runtime) => {
                 runtime.reconfigure(&config.policy, now);
+                runtime.service_breaker().come_back(now);
                 runtime
             }
             None => {
@@ -100,8 +101,14 @@ impl ServiceState {
                 runtime.reconfigure(&config.policy);
             }
         }
+        self.runtime.service_breaker().come_back(now);
         self.config = Arc::new(config);
         self.renew_pod(now);
+    }
+
+    /// It is not there any more, but kept for a while.
+    pub fn leave(&self, now: Timestamp) {
+        self.runtime.service_breaker().leave(now);
     }
 
     /// Its last use.
@@ -191,9 +198,11 @@ impl ServiceState {
     }
 
     /// No longer subscribed to: only what others still hold can be found again.
-    pub fn retire(self) -> Retired {
+    pub fn retire(self, now: Timestamp) -> Retired {
+        self.runtime.service_breaker().leave(now);
         let mut endpoints = self.retired;
         for (key, (runtime, _)) in &self.runtimes {
+            runtime.breaker.leave(now);
             endpoints.insert(key.clone(), Arc::downgrade(runtime));
         }
         Retired {
@@ -238,6 +247,7 @@ impl ServiceState {
                 now,
             )),
         };
+        runtime.breaker.come_back(now);
         self.runtimes.insert(key, (runtime.clone(), 1));
         runtime
     }
@@ -251,6 +261,7 @@ impl ServiceState {
         if *uses == 0
             && let Some((runtime, _)) = self.runtimes.remove(key)
         {
+            runtime.breaker.leave(now);
             self.departed.keep(key.clone(), runtime, now);
         }
     }

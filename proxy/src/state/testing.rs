@@ -23,6 +23,32 @@ pub fn service(name: &str, last: u8) -> v1::Service {
     }
 }
 
+/// A policy whose breakers trip at the first connect failure.
+pub fn breaks_at_once() -> v1::ServicePolicy {
+    let trip = v1::Trip {
+        scope: v1::trip::Scope::Endpoint.into(),
+        consecutive_failures: 1,
+        failures: Some(v1::Conditions {
+            connect_failure: true,
+            ..Default::default()
+        }),
+        base_ejection_ms: 1000,
+        max_ejection_ms: 2000,
+        honor_retry_after: true,
+        probes: 1,
+        successes: 1,
+        max_ejected_percent: 50,
+        min_endpoints: 1,
+    };
+    v1::ServicePolicy {
+        circuit_breaker: Some(v1::CircuitBreaker {
+            trip: Some(trip),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
 /// The pod `shop/<pod>` at 10.1.0.`last`.
 pub fn pod_service(pod: &str, last: u8) -> v1::Service {
     v1::Service {

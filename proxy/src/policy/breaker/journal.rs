@@ -83,8 +83,11 @@ impl Journal {
         self.counts.read()
     }
 
+    pub(super) fn count(&self, to: State) {
+        self.counts.count(to);
+    }
+
     pub(super) fn write(&self, entry: Entry<'_>) {
-        self.counts.count(entry.to);
         let mut ring = self.ring.lock();
         ring.last_sequence += 1;
         if ring.changes.len() == JOURNAL_CAPACITY {

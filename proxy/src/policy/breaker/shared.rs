@@ -63,6 +63,8 @@ struct Inner {
     ejections: u64,
     listed: bool,
     holds_place: bool,
+    /// The endpoint, or the whole service, is not known any more.
+    gone: bool,
 }
 
 /// What `/breakers` tells of a breaker.
@@ -101,6 +103,7 @@ impl SharedBreaker {
                 ejections: 0,
                 listed: false,
                 holds_place: false,
+                gone: false,
             }),
         })
     }
@@ -265,14 +268,40 @@ impl SharedBreaker {
         inner.since = now;
         inner.cause = cause.to_string();
         self.common.counts.count(after);
+        self.common.journal.count(after);
+        if !inner.gone {
+            self.tell(before, after, inner.cause.clone(), now);
+        }
+    }
+
+    fn tell(&self, from: State, to: State, cause: String, now: Timestamp) {
         self.common.journal.write(Entry {
             at: now,
             service: &self.common.service,
             endpoint: &self.name,
-            from: before,
-            to: after,
-            cause: inner.cause.clone(),
+            from,
+            to,
+            cause,
         });
+    }
+
+    /// The endpoint, or the whole service, is not known any more. Its state is
+    /// kept, but who follows the journal must not take it for open for ever.
+    pub fn leave(&self, now: Timestamp) {
+        let mut inner = self.inner.lock();
+        let state = inner.breaker.state();
+        if !std::mem::replace(&mut inner.gone, true) && state != State::Closed {
+            self.tell(state, State::Closed, Cause::Gone.to_string(), now);
+        }
+    }
+
+    /// It is known again; nothing where it never left.
+    pub fn come_back(&self, now: Timestamp) {
+        let mut inner = self.inner.lock();
+        let state = inner.breaker.state();
+        if std::mem::take(&mut inner.gone) && state != State::Closed {
+            self.tell(State::Closed, state, inner.cause.clone(), now);
+        }
     }
 
     fn publish(&self, breaker: &Breaker, trip: &Trip) {

@@ -357,6 +357,35 @@ fn an_endpoint_that_was_not_ready_for_a_while_still_opens() {
     assert_eq!(state(&held), State::Open);
 }
 
+/// Who follows the journal must not take what is gone for open for ever.
+#[test]
+fn one_that_is_gone_is_told_as_closed_and_as_it_was_when_it_is_back() {
+    let (set, breakers, journal) = set_of(3, &trip());
+    let told = |since| -> Vec<_> {
+        let changes = journal.since(since).into_iter();
+        changes.map(|change| (change.from, change.to)).collect()
+    };
+    breakers[1].leave(START);
+    breakers[1].come_back(START);
+    assert_eq!(told(0), [], "it was closed");
+
+    fail(&breakers[0], 3, START);
+    breakers[0].leave(START);
+    breakers[0].leave(START);
+    let open = (State::Closed, State::Open);
+    assert_eq!(told(0), [open, (State::Open, State::Closed)]);
+    assert_eq!(set.transitions().closed, 0, "it did not close");
+    breakers[0].come_back(START);
+    breakers[0].come_back(START);
+    assert_eq!(told(2), [open]);
+
+    // What ends later, of a request that was under way, is not told either.
+    breakers[2].leave(START);
+    fail(&breakers[2], 3, START);
+    assert_eq!(told(3), []);
+    assert_ne!(state(&breakers[2]), State::Closed);
+}
+
 #[test]
 fn those_who_left_are_remembered_up_to_a_bound() {
     let (set, _, _) = set_of(0, &trip());

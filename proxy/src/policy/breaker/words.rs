@@ -59,6 +59,7 @@ pub(super) enum Cause {
     Recovered { successes: u32 },
     NoPlace,
     PolicyGone,
+    Gone,
 }
 
 impl fmt::Display for Cause {
@@ -76,6 +77,7 @@ impl fmt::Display for Cause {
                 "let back in: maxEjectedPercent or minEndpoints allows fewer endpoints to be out"
             ),
             Self::PolicyGone => write!(f, "the policy no longer asks for this breaker"),
+            Self::Gone => write!(f, "it is not there any more"),
         }
     }
 }

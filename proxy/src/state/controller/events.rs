@@ -181,7 +181,8 @@ impl Controller {
         for target in self.subscriptions.of_service(name) {
             self.subscriptions.answer(&target, Answer::Unknown);
         }
-        if self.services.contains_key(name) {
+        if let Some(state) = self.services.get(name) {
+            state.leave(now);
             self.absent.insert(name.to_owned(), now);
         }
         self.stale.insert(name.to_owned());

@@ -5,6 +5,8 @@ use remora_proto::discovery::Resource;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
+use crate::policy::breaker::{Outcome, State};
+use crate::policy::config::AttemptEnd;
 use crate::state::departed::KEEP_DEPARTED;
 use crate::state::subscriptions::{IDLE, MAX_SUBSCRIPTIONS, MAX_UNKNOWN};
 use crate::state::testing::{self, endpoint_resource, service_resource, workload_resource};
@@ -256,6 +258,40 @@ fn an_endpoint_that_comes_back_under_the_same_uid_finds_its_state() {
     bench.catalog();
     bench.pass(KEEP_DEPARTED);
     assert!(weak.upgrade().is_none(), "kept for a named time only");
+}
+
+/// What the control plane is told must not stay open for an endpoint that is gone.
+#[test]
+fn a_breaker_of_what_is_gone_is_told_as_closed() {
+    let mut bench = Bench::with_catalog();
+    let mut catalog = testing::service("catalog", 1);
+    catalog.policy = Some(testing::breaks_at_once());
+    let catalog = service_resource(&catalog, "2");
+    bench.send(Kind::Service, vec![catalog.clone()], &[]);
+    let runtime = bench.catalog().unwrap().endpoints(8080).unwrap()[0]
+        .runtime
+        .clone();
+    let permit = runtime.breaker.try_admit(bench.now).unwrap();
+    let failure = Outcome::Failure(AttemptEnd::ConnectFailure);
+    permit.record(failure, None, bench.now, 0);
+    let told = |bench: &Bench| {
+        let changes = bench.mesh.journal().since(0);
+        changes.last().map(|change| change.to)
+    };
+    assert_eq!(told(&bench), Some(State::WouldOpen), "the last one is kept");
+
+    let pod = "shop/catalog/8080/uid-catalog-1";
+    bench.send(Kind::Endpoint, Vec::new(), &[pod]);
+    assert_eq!(told(&bench), Some(State::Closed));
+    bench.send_pod("catalog-1", 1);
+    assert_eq!(told(&bench), Some(State::WouldOpen), "as it was");
+    let service = ["shop/catalog", "address/10.0.0.1"];
+    bench.send(Kind::Service, Vec::new(), &service);
+    bench.send(Kind::Endpoint, Vec::new(), &[pod]);
+    assert_eq!(told(&bench), Some(State::Closed));
+    bench.send(Kind::Service, vec![catalog], &[]);
+    bench.send_pod("catalog-1", 1);
+    assert_eq!(told(&bench), Some(State::WouldOpen));
 }
 
 #[test]
