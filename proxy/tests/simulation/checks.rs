@@ -71,7 +71,7 @@ impl World {
     pub fn check_recovery(&mut self) {
         for endpoint in &mut self.endpoints {
             endpoint.mood = Mood::Well;
-            endpoint.is_terminating = false;
+            endpoint.is_doubtful = false;
             endpoint.is_listed = true;
         }
         self.members_changed();

@@ -89,7 +89,7 @@ pub fn check_pick(candidates: &impl Candidates, picked: Option<usize>) {
     let rank = |index: usize| {
         let standing = candidates.standing(index);
         (standing.availability != Availability::No)
-            .then_some((standing.terminating, standing.tried))
+            .then_some((standing.doubtful, standing.tried))
     };
     let best = (0..candidates.count()).filter_map(rank).min();
     assert_eq!(

@@ -51,7 +51,7 @@ pub struct Endpoint {
     pub load: Arc<LoadMeter>,
     pub limits: Arc<Limits>,
     pub is_listed: bool,
-    pub is_terminating: bool,
+    pub is_doubtful: bool,
     pub mood: Mood,
 }
 
@@ -63,7 +63,7 @@ impl Endpoint {
             load: LoadMeter::new(),
             limits: Limits::new(limits),
             is_listed: true,
-            is_terminating: false,
+            is_doubtful: false,
             mood: Mood::Well,
         }
     }
@@ -113,7 +113,7 @@ impl Candidates for View<'_> {
         Standing {
             availability: endpoint.breaker.availability(self.now),
             tried: self.tried.contains(&self.listed[index]),
-            terminating: endpoint.is_terminating,
+            doubtful: endpoint.is_doubtful,
         }
     }
     fn load(&self, index: usize) -> f64 {

@@ -168,7 +168,7 @@ impl World {
                 self.summary.vanished += 1;
                 self.members_changed();
             }
-            6 => self.endpoints[at].is_terminating ^= true,
+            6 => self.endpoints[at].is_doubtful ^= true,
             7 => {
                 self.now = self
                     .now
