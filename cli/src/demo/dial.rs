@@ -8,6 +8,8 @@ use http::uri::Authority;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use super::names::Names;
+
 /// How long connecting may take, and the proxy's answer to CONNECT.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest head that an answer to CONNECT may have.
@@ -17,6 +19,7 @@ const MAX_HEAD_BYTES: u64 = 8 * 1024;
 #[derive(Debug, Clone)]
 pub struct Dialer {
     proxy: Option<Authority>,
+    names: Names,
 }
 
 /// Reads `host:port`.
@@ -46,7 +49,10 @@ impl Dialer {
             "" => None,
             address => Some(authority(address).map_err(|e| e.context("HTTP_PROXY"))?),
         };
-        Ok(Dialer { proxy })
+        Ok(Dialer {
+            proxy,
+            names: Names::default(),
+        })
     }
 
     /// Whether requests must name their host in absolute form.
@@ -60,7 +66,8 @@ impl Dialer {
     /// When it cannot be had in time.
     pub async fn http(&self, to: &Authority) -> io::Result<TcpStream> {
         let to = self.proxy.as_ref().unwrap_or(to);
-        let stream = in_time(TcpStream::connect(to.as_str())).await?;
+        let addresses = self.names.look_up(to.as_str()).await?;
+        let stream = in_time(TcpStream::connect(&*addresses)).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }

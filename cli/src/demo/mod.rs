@@ -7,7 +7,7 @@
 //! - [`server`]: an HTTP/1.1 server that ends as the kubelet expects, with the
 //!   switches by which the playground makes a pod slow or broken.
 //! - [`client`]: a small connection pool for one upstream; [`dial`]: how a
-//!   connection is made, directly or through `HTTP_PROXY`.
+//!   connection is made, directly or through `HTTP_PROXY`; [`names`]: to which address.
 //! - [`shop`]: the roles web, catalog, cart and payment.
 //! - [`inventory`]: the plain TCP role, whose server speaks first.
 //! - [`visitor`]: the load; [`record`]: what became of it, `GET /stats`.
@@ -35,22 +35,27 @@ pub mod client;
 pub mod clock;
 pub mod dial;
 pub mod inventory;
+pub mod names;
 pub mod record;
 pub mod server;
 pub mod shop;
 pub mod visitor;
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use client::Client;
 use dial::Dialer;
 use server::Switches;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// What one demo process is.
 #[derive(Debug, Clone, clap::Args)]
@@ -174,7 +179,7 @@ pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyho
         Role::Inventory => inventory::DEFAULT_PORT,
         _ => 8080,
     };
-    let listener = listen(options.bind, options.port.unwrap_or(default_port)).await?;
+    let listener = listen(options.bind, options.port.unwrap_or(default_port))?;
     let switches = Arc::new(Switches::default());
     let role = options.role.name();
     match options.role {
@@ -202,7 +207,7 @@ pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyho
             server::serve(listener, role, payment, Some(switches), stopped).await;
         }
         Role::Inventory => {
-            let control = listen(options.bind, options.control_port).await?;
+            let control = listen(options.bind, options.control_port)?;
             let lines = inventory::serve(listener, Arc::clone(&switches), stopped.clone());
             let http = server::serve(control, role, shop::Nothing, Some(switches), stopped);
             tokio::join!(lines, http);
@@ -220,16 +225,27 @@ pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyho
     Ok(())
 }
 
-async fn listen(address: Option<IpAddr>, port: u16) -> anyhow::Result<TcpListener> {
+/// The library's own way waits with 128 connections only, which a burst of 500
+/// requests a second fills while the process is not scheduled for a moment.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn listen(address: Option<IpAddr>, port: u16) -> anyhow::Result<TcpListener> {
     let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
     if address.is_none()
-        && let Ok(listener) = TcpListener::bind(any).await
+        && let Ok(listener) = bind(any)
     {
         return Ok(listener);
     }
     // A machine may have no IPv6.
     let address = SocketAddr::new(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port);
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listening at {address} (BIND, PORT)"))
+    bind(address).with_context(|| format!("listening at {address} (BIND, PORT)"))
 }
