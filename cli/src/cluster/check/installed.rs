@@ -266,13 +266,21 @@ pub fn reachable(found: &Result<List<EndpointSlice>, Error>) -> Finding {
             .and_then(|conditions| conditions.ready)
             .unwrap_or(true)
     });
-    match ready.count() {
+    // A pod with addresses of both families is in a slice of each.
+    let members = ready.map(|endpoint| {
+        let pod = endpoint
+            .target_ref
+            .as_ref()
+            .and_then(|pod| pod.name.clone());
+        (pod.is_none().then(|| endpoint.addresses.clone()), pod)
+    });
+    match members.collect::<BTreeSet<_>>().len() {
         0 => Finding::error(
             SUBJECT,
             format!("Service {INJECTOR} has no ready endpoint: new pods get no sidecar"),
             "see the injector above",
         ),
-        count => Finding::ok(SUBJECT, text::counted(count, "ready endpoint")),
+        count => Finding::ok(SUBJECT, text::counted(count, "ready pod")),
     }
 }
 
