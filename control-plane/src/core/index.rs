@@ -55,6 +55,9 @@ pub struct Index {
     slices_of: HashMap<Id, BTreeSet<Id>>,
     /// Pod to the slices that list it.
     listed_in: HashMap<Id, BTreeSet<Id>>,
+    /// Pods that are gone though a slice still lists them, by the uid they had:
+    /// no more than `listed_in` holds.
+    gone: HashMap<Id, Name>,
     ages: HashMap<Id, Age>,
     seen: u64,
     dirty: Dirty,
@@ -90,7 +93,8 @@ impl Index {
                 }
             }
             Kind::Pod => {
-                if self.pods.remove(&key.id).is_some() {
+                if let Some(old) = self.pods.remove(&key.id) {
+                    self.note_gone(&old);
                     self.touch_pod(&key.id);
                 }
             }
@@ -212,6 +216,7 @@ impl Index {
             };
             if slices.is_empty() {
                 self.listed_in.remove(&pod);
+                self.gone.remove(&pod);
             }
             if changed {
                 self.dirty.pods.insert(pod);
@@ -242,9 +247,36 @@ impl Index {
     fn apply_pod(&mut self, pod: Pod) {
         if self.pods.get(&pod.id) != Some(&pod) {
             let id = pod.id.clone();
-            self.pods.insert(id.clone(), pod);
+            if self.gone.get(&id) == Some(&pod.uid) {
+                self.gone.remove(&id);
+            }
+            let uid = pod.uid.clone();
+            if let Some(old) = self.pods.insert(id.clone(), pod)
+                && old.uid != uid
+            {
+                self.note_gone(&old);
+            }
             self.touch_pod(&id);
         }
+    }
+
+    /// A slice is written by a controller that takes its time, or is away: who
+    /// is gone is called no more, whatever a slice still says of it.
+    fn note_gone(&mut self, pod: &Pod) {
+        if self.listed_in.contains_key(&pod.id) && !pod.uid.is_empty() {
+            self.gone.insert(pod.id.clone(), pod.uid.clone());
+        }
+    }
+
+    fn is_gone(&self, slice: &EndpointSlice, endpoint: &SliceEndpoint) -> bool {
+        let (Some(name), Some(uid)) = (&endpoint.pod, &endpoint.pod_uid) else {
+            return false;
+        };
+        let id = Id {
+            namespace: slice.id.namespace.clone(),
+            name: name.clone(),
+        };
+        self.gone.get(&id) == Some(uid)
     }
 
     fn apply_policy(&mut self, policy: TrafficPolicy) {
@@ -318,7 +350,8 @@ impl Index {
         slices.filter_map(|slice| self.slices.get(slice))
     }
 
-    /// The entries of one endpoint of a Service, each with its slice.
+    /// The entries of one endpoint of a Service, each with its slice; none of
+    /// a pod that is gone.
     pub fn entries(&self, service: &Id, seat: &Seat) -> Vec<(&EndpointSlice, &SliceEndpoint)> {
         let slices: Vec<&EndpointSlice> = match seat {
             Seat::Pod(pod) => {
@@ -338,7 +371,9 @@ impl Index {
             .into_iter()
             .flat_map(|slice| slice.endpoints.iter().map(move |one| (slice, one)));
         entries
-            .filter(|(_, endpoint)| Seat::of(endpoint) == *seat)
+            .filter(|(slice, endpoint)| {
+                Seat::of(endpoint) == *seat && !self.is_gone(slice, endpoint)
+            })
             .collect()
     }
 
