@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::objects::{
-    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Service, SliceEndpoint, Target, TrafficPolicy,
+    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Reach, Service, SliceEndpoint, Target,
+    TrafficPolicy,
 };
-use super::policies::{Age, Policies};
+use super::policies::{Age, Named, Policies};
 
 /// One endpoint of a Service over all its slices: the pod where there is one,
 /// so that a pod of two address families is one endpoint.
@@ -106,6 +107,15 @@ impl Index {
                 self.inject.remove(&key.id.name);
             }
             Kind::Deployment => {}
+        }
+    }
+
+    /// What stands under the name of a Service.
+    pub fn named(&self, id: &Id) -> Named {
+        match self.services.get(id).map(|service| &service.reach) {
+            None => Named::Nothing,
+            Some(Reach::ExternalName) => Named::External,
+            Some(Reach::ClusterIp(_) | Reach::Headless) => Named::Service,
         }
     }
 
