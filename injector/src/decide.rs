@@ -2,15 +2,12 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use remora_proto::well_known::{
-    INJECT, INJECT_DISABLED, INJECT_ENABLED, INTERCEPT_CONTAINER, SIDECAR_CONTAINER, SIDECAR_UID,
+    INJECT, INJECT_DISABLED, INJECT_ENABLED, INTERCEPT_CONTAINER, NEVER_INJECTED,
+    SIDECAR_CONTAINER, SIDECAR_UID,
 };
 
 use crate::containers::are_present;
 use crate::settings::{KubernetesVersion, NamespaceFacts, Settings};
-
-/// Namespaces in which the cluster itself lives: a fault here would take away
-/// the means to mend it.
-const NEVER: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
 /// The namespace label by which Pod Security Admission enforces a standard.
 const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
@@ -68,7 +65,8 @@ pub fn hangs_on_namespace(pod: &Pod, namespace: &NamespaceFacts, settings: &Sett
 
 fn never<'a>(namespace: &'a NamespaceFacts, settings: &Settings) -> Option<&'a str> {
     let name = namespace.name.as_str();
-    (NEVER.contains(&name) || name == settings.system_namespace).then_some(name)
+    // A fault here would take away the means to mend it.
+    (NEVER_INJECTED.contains(&name) || name == settings.system_namespace).then_some(name)
 }
 
 fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {

@@ -215,7 +215,11 @@ mod tests {
             value: value.to_owned(),
         };
         let address = SocketAddr::from(([10, 0, 0, 1], 80));
-        let said = [header("x-a", "1"), header("X-A", "2"), header("Host", "web")];
+        let said = [
+            header("x-a", "1"),
+            header("X-A", "2"),
+            header("Host", "web"),
+        ];
         let sent = fields(address, &said).unwrap();
         assert_eq!(sent.get_all("x-a").iter().count(), 2);
         assert_eq!((&sent["host"], sent.len()), (&"web".parse().unwrap(), 4));

@@ -363,7 +363,11 @@ fn a_pod_that_is_gone_is_called_no_more_though_its_slice_still_says_ready() {
         })
     };
     let members = |world: &World| world.store.members(ResourceType::Endpoint, "shop/db");
-    world.apply([cluster_ip("db", &["10.0.0.1"]), listed("1"), made("1", true)]);
+    world.apply([
+        cluster_ip("db", &["10.0.0.1"]),
+        listed("1"),
+        made("1", true),
+    ]);
     assert_eq!(members(&world), ["shop/db/80/1".into()]);
     // The slice's controller is away: nothing tells it.
     world.delete(Kind::Pod, "db-0");
@@ -731,6 +735,15 @@ fn an_external_name_has_no_resource_and_is_said() {
     world.apply([Object::Service(service("outside", Reach::ExternalName))]);
     assert_eq!(world.service("shop/outside"), None);
     assert_eq!(world.core.notes()[0].field, "spec.externalName");
+    // Nothing can be in force there, and the policy does not say that it is.
+    world.apply([as_object(policy(
+        "p",
+        Some("outside"),
+        breaker(Some(3), None),
+    ))]);
+    assert_eq!(world.reasons()["p"], Reason::Invalid);
+    world.apply([cluster_ip("outside", &["10.0.0.1"])]);
+    assert_eq!(world.reasons()["p"], Reason::Accepted);
 }
 
 #[test]
@@ -875,6 +888,26 @@ mod order {
             }
         }
     }
+}
+
+#[test]
+fn where_nothing_is_ever_injected_no_pod_lacks_a_sidecar() {
+    let mut world = world();
+    for name in ["kube-system", "remora-system", "shop"] {
+        let bare = Pod {
+            id: Id::new(name, "bare"),
+            sidecar: false,
+            ..pod("bare", "a", "10.0.0.1")
+        };
+        let labelled = Namespace {
+            id: Id::new(name, name),
+            inject: true,
+        };
+        world.apply([Object::Namespace(labelled), Object::Pod(bare)]);
+    }
+    let lacking: Vec<_> = world.core.without_sidecar().collect();
+    assert_eq!(lacking.len(), 1);
+    assert_eq!(&*lacking[0].id.namespace, "shop");
 }
 
 #[test]
