@@ -129,3 +129,42 @@ fn every_priority_class_is_our_own() {
         assert!(classes.contains(&class), "{class} of {classes:?}");
     }
 }
+
+/// All text below a folder.
+fn sources(folder: &Path, into: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else {
+            into.push_str(&std::fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_metric_that_is_looked_at_is_told_by_somebody() {
+    let mut told = String::new();
+    for daemon in ["proxy", "control-plane", "injector"] {
+        sources(&folder("..").join(daemon).join("src"), &mut told);
+    }
+    let mut looked_at = String::new();
+    for component in ["alerts", "dashboard"] {
+        sources(&folder("components").join(component), &mut looked_at);
+    }
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = looked_at.split(|c| !is_part(c));
+    let names: BTreeSet<&str> = words.filter(|word| word.starts_with("remora_")).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        // The suffixes that the text format adds by a metric's type.
+        let base = ["_total", "_bucket"]
+            .iter()
+            .find_map(|end| name.strip_suffix(end));
+        let known = [Some(name), base].into_iter().flatten();
+        let is_told = known
+            .map(|name| format!("\"{name}\""))
+            .any(|name| told.contains(&name));
+        assert!(is_told, "nobody tells {name}");
+    }
+}
