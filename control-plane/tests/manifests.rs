@@ -1,6 +1,8 @@
 //! The manifests agree with each other: what one names, another has. (What an
 //! API server would take without a word, and what then would just not work.)
 
+#![allow(clippy::unwrap_used)] // a test may fail by it
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

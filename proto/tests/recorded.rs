@@ -3,6 +3,8 @@
 //! control plane of neighbouring versions understand each other. The recording
 //! is never made anew; a later version adds one of its own.
 
+#![allow(clippy::unwrap_used)] // a test may fail by it
+
 use prost::Message;
 use remora_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 use remora_proto::{v1, well_known};
