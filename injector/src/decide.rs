@@ -1,16 +1,15 @@
 //! Whether a pod is asked for, and whether it can be had.
 
+use std::net::SocketAddr;
+
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use remora_proto::well_known::{
-    INJECT, INJECT_DISABLED, INJECT_ENABLED, INTERCEPT_CONTAINER, SIDECAR_CONTAINER, SIDECAR_UID,
+    INJECT, INJECT_DISABLED, INJECT_ENABLED, INTERCEPT_CONTAINER, NEVER_INJECTED,
+    SIDECAR_CONTAINER, SIDECAR_UID,
 };
 
 use crate::containers::are_present;
 use crate::settings::{KubernetesVersion, NamespaceFacts, Settings};
-
-/// Namespaces in which the cluster itself lives: a fault here would take away
-/// the means to mend it.
-const NEVER: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
 /// The namespace label by which Pod Security Admission enforces a standard.
 const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
@@ -68,7 +67,8 @@ pub fn hangs_on_namespace(pod: &Pod, namespace: &NamespaceFacts, settings: &Sett
 
 fn never<'a>(namespace: &'a NamespaceFacts, settings: &Settings) -> Option<&'a str> {
     let name = namespace.name.as_str();
-    (NEVER.contains(&name) || name == settings.system_namespace).then_some(name)
+    // A fault here would take away the means to mend it.
+    (NEVER_INJECTED.contains(&name) || name == settings.system_namespace).then_some(name)
 }
 
 fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
@@ -131,6 +131,13 @@ fn impossible(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Opt
     if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
         return Some("the sidecar runs on Linux only".to_owned());
     }
+    // Its sidecar would look for the control plane for ever, and hold the pod back.
+    if spec.dns_policy.as_deref() == Some("Default") && is_by_name(&settings.control_plane) {
+        return Some(format!(
+            "dnsPolicy Default: the node's resolver does not know {}",
+            settings.control_plane
+        ));
+    }
     if let Some(taken) = spec.containers.iter().find(|c| is_ours(&c.name)) {
         return Some(format!("a container of its own is named {}", taken.name));
     }
@@ -148,6 +155,12 @@ fn impossible(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Opt
             container.name
         )
     })
+}
+
+/// Whether an address such as `http://host:port` has to be looked up.
+fn is_by_name(url: &str) -> bool {
+    let authority = url.rsplit('/').next().unwrap_or_default();
+    authority.parse::<SocketAddr>().is_err()
 }
 
 /// Why Pod Security would refuse the pod with our redirect step in it, so that
@@ -201,6 +214,31 @@ mod tests {
                 .map(|v| (INJECT.to_owned(), v.to_owned()))
                 .into_iter()
                 .collect(),
+        }
+    }
+
+    #[test]
+    fn a_pod_that_cannot_look_up_the_control_plane_is_declined() {
+        let decided = |policy: &str, control_plane: &str| {
+            let settings = Settings {
+                control_plane: control_plane.to_owned(),
+                ..Settings::default()
+            };
+            let pod = pod(json!({}), json!({"dnsPolicy": policy}));
+            verdict(&pod, &namespace("shop", Some("enabled")), &settings)
+        };
+        let named = "http://remora-control-plane.remora-system.svc:15110";
+        let declined = decided("Default", named);
+        let Verdict::Decline(reason) = &declined else {
+            panic!("{declined:?}");
+        };
+        assert!(reason.contains("dnsPolicy") && reason.contains(named));
+        for (policy, control_plane) in [
+            ("ClusterFirst", named),
+            ("Default", "http://10.96.0.9:15110"),
+            ("Default", "http://[fd00::9]:15110"),
+        ] {
+            assert_eq!(decided(policy, control_plane), Verdict::Inject);
         }
     }
 

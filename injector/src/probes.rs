@@ -41,8 +41,9 @@ use crate::operations::{Operations, at};
 const PATH: &str = "/remora/probe/";
 /// What the kubelet waits where a probe does not say.
 const DEFAULT_TIMEOUT_SECONDS: i32 = 1;
-/// A hook has no timeout of its own; the pod's grace ends it.
-const HOOK_TIMEOUT_MS: u64 = 30_000;
+/// A hook has no timeout of its own: the pod's grace ends it. This is the grace
+/// of a pod that says nothing, and the least that a hook is given.
+const HOOK_SECONDS: i64 = 30;
 
 /// One probe or hook of the application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +113,7 @@ pub fn rewrite(pod: &Pod, operations: &mut Operations, warnings: &mut Vec<String
         operations,
         warnings,
         probes: Vec::new(),
+        hook_timeout_ms: hook_timeout_ms(spec.termination_grace_period_seconds),
     };
     for (list, containers) in lists {
         for (index, container) in containers.iter().enumerate() {
@@ -127,6 +129,12 @@ struct Rewriter<'a> {
     operations: &'a mut Operations,
     warnings: &'a mut Vec<String>,
     probes: Vec<Probe>,
+    hook_timeout_ms: u64,
+}
+
+fn hook_timeout_ms(grace_seconds: Option<i64>) -> u64 {
+    let seconds = grace_seconds.map_or(HOOK_SECONDS, |grace| grace.max(HOOK_SECONDS));
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)
 }
 
 /// An action that goes to the pod, and under which name it stands.
@@ -159,7 +167,7 @@ impl Rewriter<'_> {
         ] {
             if let Some(found) = hook.as_ref().and_then(in_hook) {
                 let place = ["spec", list, index, "lifecycle", field];
-                self.take(container, kind, &place, found, HOOK_TIMEOUT_MS);
+                self.take(container, kind, &place, found, self.hook_timeout_ms);
             }
         }
     }
@@ -248,11 +256,28 @@ fn in_http_get(get: &HTTPGetAction) -> Option<Found<'_>> {
         port: get.port.clone(),
         action: Box::new(move |port| Action::Http {
             port,
-            path: get.path.clone().unwrap_or_else(|| "/".to_owned()),
+            path: requested(get.path.as_deref().unwrap_or_default()),
             scheme: get.scheme.clone().unwrap_or_else(|| "HTTP".to_owned()),
             headers: get.http_headers.iter().flatten().map(header).collect(),
         }),
     })
+}
+
+/// A path as the kubelet requests it: it begins with a slash, and what may not
+/// stand in a request is percent-encoded.
+fn requested(path: &str) -> String {
+    let mut requested = String::with_capacity(path.len() + 1);
+    if !path.starts_with('/') {
+        requested.push('/');
+    }
+    for byte in path.bytes() {
+        if byte.is_ascii_graphic() && !br#""<>\^`{|}"#.contains(&byte) {
+            requested.push(char::from(byte));
+        } else {
+            requested.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    requested
 }
 
 fn names_no_host(host: Option<&String>) -> bool {
@@ -327,6 +352,26 @@ mod tests {
         let value: Value = serde_json::from_str(text).unwrap();
         let probes: Vec<Probe> = serde_json::from_value(value.clone()).unwrap();
         assert_eq!(serde_json::to_value(&probes).unwrap(), value);
+    }
+
+    #[test]
+    fn a_path_is_requested_as_the_kubelet_does() {
+        for (path, wanted) in [
+            ("", "/"),
+            ("healthz", "/healthz"),
+            ("/ready?full=1&of=%20a", "/ready?full=1&of=%20a"),
+            ("/a b?{x}", "/a%20b?%7Bx%7D"),
+            ("/gr\u{fc}n", "/gr%C3%BCn"),
+        ] {
+            assert_eq!(requested(path), wanted);
+        }
+    }
+
+    #[test]
+    fn a_hook_has_the_time_that_the_pod_has_to_end() {
+        let grace = [None, Some(120), Some(0), Some(-1)];
+        let timeouts = grace.map(hook_timeout_ms);
+        assert_eq!(timeouts, [30_000, 120_000, 30_000, 30_000]);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub const SIDECAR_MARK: u32 = 0x524d_5241;
 
 /// Namespace label and pod label or annotation that decides on injection.
 pub const INJECT: &str = "remora.io/inject";
+/// Namespaces in which the cluster itself lives: nothing is ever injected there.
+pub const NEVER_INJECTED: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 /// The value of [`INJECT`] that asks for a sidecar.
 pub const INJECT_ENABLED: &str = "enabled";
 /// The value of [`INJECT`] that declines one.

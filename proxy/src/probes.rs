@@ -11,7 +11,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -180,28 +180,52 @@ async fn ask_http(
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driving = tokio::spawn(connection);
     let mut request = Request::get(probe.path.parse::<Uri>()?).body(Empty::<Bytes>::new())?;
-    request.headers_mut().insert(
-        http::header::HOST,
-        HeaderValue::from_str(&address.to_string())?,
-    );
-    request.headers_mut().insert(
-        http::header::USER_AGENT,
-        HeaderValue::from_static("kube-probe/remora"),
-    );
-    for header in &probe.headers {
-        request.headers_mut().insert(
-            HeaderName::try_from(&header.name)?,
-            HeaderValue::try_from(&header.value)?,
-        );
-    }
+    *request.headers_mut() = fields(address, &probe.headers)?;
     let status = sender.send_request(request).await?.status();
     driving.abort();
     Ok(status)
 }
 
+/// What the probe says, a field as often as it stands there; ours where it says
+/// nothing.
+fn fields(
+    address: SocketAddr,
+    said: &[Header],
+) -> Result<HeaderMap, Box<dyn std::error::Error + Send + Sync>> {
+    let mut fields = HeaderMap::new();
+    for header in said {
+        let name = HeaderName::try_from(&header.name)?;
+        fields.append(name, HeaderValue::try_from(&header.value)?);
+    }
+    let host = HeaderValue::from_str(&address.to_string())?;
+    fields.entry(http::header::HOST).or_insert(host);
+    let agent = HeaderValue::from_static("kube-probe/remora");
+    fields.entry(http::header::USER_AGENT).or_insert(agent);
+    Ok(fields)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_field_that_a_probe_names_twice_is_sent_twice_and_its_host_wins() {
+        let header = |name: &str, value: &str| Header {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let said = [
+            header("x-a", "1"),
+            header("X-A", "2"),
+            header("Host", "web"),
+        ];
+        let sent = fields(address, &said).unwrap();
+        assert_eq!(sent.get_all("x-a").iter().count(), 2);
+        assert_eq!((&sent["host"], sent.len()), (&"web".parse().unwrap(), 4));
+        assert_eq!(fields(address, &[]).unwrap()["host"], "10.0.0.1:80");
+        assert!(fields(address, &[header("a b", "")]).is_err());
+    }
 
     #[test]
     fn the_injectors_form_is_read() {

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::objects::{
-    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Service, SliceEndpoint, Target, TrafficPolicy,
+    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Reach, Service, SliceEndpoint, Target,
+    TrafficPolicy,
 };
-use super::policies::{Age, Policies};
+use super::policies::{Age, Named, Policies};
 
 /// One endpoint of a Service over all its slices: the pod where there is one,
 /// so that a pod of two address families is one endpoint.
@@ -55,6 +56,9 @@ pub struct Index {
     slices_of: HashMap<Id, BTreeSet<Id>>,
     /// Pod to the slices that list it.
     listed_in: HashMap<Id, BTreeSet<Id>>,
+    /// Pods that are gone though a slice still lists them, by the uid they had:
+    /// no more than `listed_in` holds.
+    gone: HashMap<Id, Name>,
     ages: HashMap<Id, Age>,
     seen: u64,
     dirty: Dirty,
@@ -90,7 +94,8 @@ impl Index {
                 }
             }
             Kind::Pod => {
-                if self.pods.remove(&key.id).is_some() {
+                if let Some(old) = self.pods.remove(&key.id) {
+                    self.note_gone(&old);
                     self.touch_pod(&key.id);
                 }
             }
@@ -102,6 +107,15 @@ impl Index {
                 self.inject.remove(&key.id.name);
             }
             Kind::Deployment => {}
+        }
+    }
+
+    /// What stands under the name of a Service.
+    pub fn named(&self, id: &Id) -> Named {
+        match self.services.get(id).map(|service| &service.reach) {
+            None => Named::Nothing,
+            Some(Reach::ExternalName) => Named::External,
+            Some(Reach::ClusterIp(_) | Reach::Headless) => Named::Service,
         }
     }
 
@@ -212,6 +226,7 @@ impl Index {
             };
             if slices.is_empty() {
                 self.listed_in.remove(&pod);
+                self.gone.remove(&pod);
             }
             if changed {
                 self.dirty.pods.insert(pod);
@@ -242,9 +257,36 @@ impl Index {
     fn apply_pod(&mut self, pod: Pod) {
         if self.pods.get(&pod.id) != Some(&pod) {
             let id = pod.id.clone();
-            self.pods.insert(id.clone(), pod);
+            if self.gone.get(&id) == Some(&pod.uid) {
+                self.gone.remove(&id);
+            }
+            let uid = pod.uid.clone();
+            if let Some(old) = self.pods.insert(id.clone(), pod)
+                && old.uid != uid
+            {
+                self.note_gone(&old);
+            }
             self.touch_pod(&id);
         }
+    }
+
+    /// A slice is written by a controller that takes its time, or is away: who
+    /// is gone is called no more, whatever a slice still says of it.
+    fn note_gone(&mut self, pod: &Pod) {
+        if self.listed_in.contains_key(&pod.id) && !pod.uid.is_empty() {
+            self.gone.insert(pod.id.clone(), pod.uid.clone());
+        }
+    }
+
+    fn is_gone(&self, slice: &EndpointSlice, endpoint: &SliceEndpoint) -> bool {
+        let (Some(name), Some(uid)) = (&endpoint.pod, &endpoint.pod_uid) else {
+            return false;
+        };
+        let id = Id {
+            namespace: slice.id.namespace.clone(),
+            name: name.clone(),
+        };
+        self.gone.get(&id) == Some(uid)
     }
 
     fn apply_policy(&mut self, policy: TrafficPolicy) {
@@ -318,7 +360,8 @@ impl Index {
         slices.filter_map(|slice| self.slices.get(slice))
     }
 
-    /// The entries of one endpoint of a Service, each with its slice.
+    /// The entries of one endpoint of a Service, each with its slice; none of
+    /// a pod that is gone.
     pub fn entries(&self, service: &Id, seat: &Seat) -> Vec<(&EndpointSlice, &SliceEndpoint)> {
         let slices: Vec<&EndpointSlice> = match seat {
             Seat::Pod(pod) => {
@@ -338,7 +381,9 @@ impl Index {
             .into_iter()
             .flat_map(|slice| slice.endpoints.iter().map(move |one| (slice, one)));
         entries
-            .filter(|(_, endpoint)| Seat::of(endpoint) == *seat)
+            .filter(|(slice, endpoint)| {
+                Seat::of(endpoint) == *seat && !self.is_gone(slice, endpoint)
+            })
             .collect()
     }
 

@@ -104,9 +104,7 @@ impl Core {
     }
 
     fn judge(&self) -> Vec<Condition> {
-        self.index
-            .policies
-            .conditions(|id| self.index.services.contains_key(id))
+        self.index.policies.conditions(|id| self.index.named(id))
     }
 
     /// Running pods that should have a sidecar and have none.

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use remora_proto::well_known;
+
 use super::Note;
 use super::index::Index;
 use super::objects::{Id, Key, Kind, Pod, Reach};
@@ -97,7 +99,13 @@ impl Index {
     /// they do not decline it: made before the Namespace was labelled, or while
     /// the injector was away.
     pub fn without_sidecar(&self) -> impl Iterator<Item = &Pod> {
-        let asked = |pod: &&Pod| self.inject.get(&pod.id.namespace) == Some(&true);
+        let never = |name: &str| {
+            well_known::NEVER_INJECTED.contains(&name) || name == well_known::SYSTEM_NAMESPACE
+        };
+        let asked = move |pod: &&Pod| {
+            let namespace = &pod.id.namespace;
+            self.inject.get(namespace) == Some(&true) && !never(namespace)
+        };
         let pods = self.pods.values().filter(asked);
         pods.filter(|pod| pod.running && !pod.draining && !pod.sidecar && !pod.declines_sidecar)
     }

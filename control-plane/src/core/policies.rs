@@ -55,6 +55,18 @@ impl Reason {
     }
 }
 
+/// What stands under the name of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Nothing.
+    Nothing,
+    /// A Service that has no address of its own (ExternalName): calls to it
+    /// cannot be told from others, so no policy can be in force there.
+    External,
+    /// A Service.
+    Service,
+}
+
 /// The condition `Accepted` of one policy on one of its targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
@@ -129,13 +141,13 @@ impl Policies {
     }
 
     /// Of each policy and target, in the order of names.
-    pub fn conditions(&self, service_exists: impl Fn(&Id) -> bool) -> Vec<Condition> {
+    pub fn conditions(&self, named: impl Fn(&Id) -> Named) -> Vec<Condition> {
         let mut conditions = Vec::new();
         let mut policies: Vec<_> = self.by_id.values().map(|(policy, _)| policy).collect();
         policies.sort_by(|a, b| a.id.cmp(&b.id));
         for policy in policies {
             for (target_index, target) in policy.targets.iter().enumerate() {
-                let (reason, message) = self.verdict(policy, target, &service_exists);
+                let (reason, message) = self.verdict(policy, target, &named);
                 conditions.push(Condition {
                     policy: policy.id.clone(),
                     generation: policy.generation,
@@ -154,7 +166,7 @@ impl Policies {
         &self,
         policy: &TrafficPolicy,
         target: &Target,
-        service_exists: impl Fn(&Id) -> bool,
+        named: impl Fn(&Id) -> Named,
     ) -> (Reason, String) {
         let namespace = &policy.id.namespace;
         let shown = match target {
@@ -166,10 +178,20 @@ impl Policies {
                 namespace: namespace.clone(),
                 name: name.clone(),
             };
-            if !service_exists(&id) {
-                let message =
-                    format!("{shown} does not exist; the policy is in force as soon as it does");
-                return (Reason::TargetNotFound, message);
+            let wrong = match named(&id) {
+                Named::Service => None,
+                Named::Nothing => Some((
+                    Reason::TargetNotFound,
+                    "does not exist; the policy is in force as soon as it does",
+                )),
+                Named::External => Some((
+                    Reason::Invalid,
+                    "is an ExternalName Service, which has no address of its own: calls to it \
+                     are relayed untouched",
+                )),
+            };
+            if let Some((reason, why)) = wrong {
+                return (reason, format!("{shown} {why}"));
             }
         }
         match self.in_force(namespace, target.clone()) {

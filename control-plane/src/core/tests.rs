@@ -345,6 +345,46 @@ fn endpoints_carry_readiness_drain_and_place() {
     );
 }
 
+#[test]
+fn a_pod_that_is_gone_is_called_no_more_though_its_slice_still_says_ready() {
+    let mut world = world();
+    let listed = |uid: &str| {
+        let seat = SliceEndpoint {
+            pod_uid: Some(uid.into()),
+            ..seat("db-0", "10.1.0.1")
+        };
+        slice("db-a", "db", vec![seat])
+    };
+    let made = |uid: &str, draining| {
+        Object::Pod(Pod {
+            uid: uid.into(),
+            draining,
+            ..pod("db-0", "db", "10.1.0.1")
+        })
+    };
+    let members = |world: &World| world.store.members(ResourceType::Endpoint, "shop/db");
+    world.apply([
+        cluster_ip("db", &["10.0.0.1"]),
+        listed("1"),
+        made("1", true),
+    ]);
+    assert_eq!(members(&world), ["shop/db/80/1".into()]);
+    // The slice's controller is away: nothing tells it.
+    world.delete(Kind::Pod, "db-0");
+    assert_eq!(members(&world), []);
+    // The next of that name (a StatefulSet's) is not yet in the slice either.
+    world.apply([made("2", false)]);
+    assert_eq!(members(&world), []);
+    world.apply([listed("2")]);
+    assert_eq!(members(&world), ["shop/db/80/2".into()]);
+    // Replaced between two lists, so that no deletion was told.
+    world.apply([made("3", false)]);
+    assert_eq!(members(&world), []);
+    world.apply([slice("db-a", "db", Vec::new())]);
+    world.apply([listed("3")]);
+    assert_eq!(members(&world), ["shop/db/80/3".into()]);
+}
+
 /// What sidecars take on `catalog`'s endpoint, pod `c-1` port 8080, and on the
 /// pod when it is called directly.
 fn taken(world: &World) -> (Vec<String>, Vec<String>) {
@@ -695,6 +735,15 @@ fn an_external_name_has_no_resource_and_is_said() {
     world.apply([Object::Service(service("outside", Reach::ExternalName))]);
     assert_eq!(world.service("shop/outside"), None);
     assert_eq!(world.core.notes()[0].field, "spec.externalName");
+    // Nothing can be in force there, and the policy does not say that it is.
+    world.apply([as_object(policy(
+        "p",
+        Some("outside"),
+        breaker(Some(3), None),
+    ))]);
+    assert_eq!(world.reasons()["p"], Reason::Invalid);
+    world.apply([cluster_ip("outside", &["10.0.0.1"])]);
+    assert_eq!(world.reasons()["p"], Reason::Accepted);
 }
 
 #[test]
@@ -839,6 +888,26 @@ mod order {
             }
         }
     }
+}
+
+#[test]
+fn where_nothing_is_ever_injected_no_pod_lacks_a_sidecar() {
+    let mut world = world();
+    for name in ["kube-system", "remora-system", "shop"] {
+        let bare = Pod {
+            id: Id::new(name, "bare"),
+            sidecar: false,
+            ..pod("bare", "a", "10.0.0.1")
+        };
+        let labelled = Namespace {
+            id: Id::new(name, name),
+            inject: true,
+        };
+        world.apply([Object::Namespace(labelled), Object::Pod(bare)]);
+    }
+    let lacking: Vec<_> = world.core.without_sidecar().collect();
+    assert_eq!(lacking.len(), 1);
+    assert_eq!(&*lacking[0].id.namespace, "shop");
 }
 
 #[test]

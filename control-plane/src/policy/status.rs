@@ -22,7 +22,7 @@ pub struct TrafficPolicyStatus {
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub ancestors: Vec<PolicyAncestorStatus>,
     /// The policy as a whole. Accepted is True where it is True at every target; else the reason
-    /// is that of the first target at which it is not.
+    /// is the gravest of theirs: Invalid before Conflicted before TargetNotFound.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),

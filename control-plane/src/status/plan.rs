@@ -18,7 +18,7 @@ const MAX_ANCESTORS: usize = 16;
 /// Bytes of a condition's message.
 const MAX_MESSAGE_BYTES: usize = 2_048;
 /// The one condition.
-const ACCEPTED: &str = "Accepted";
+pub(super) const ACCEPTED: &str = "Accepted";
 
 /// What the sidecars tell of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

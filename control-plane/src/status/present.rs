@@ -7,6 +7,7 @@ use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams}
 use remora_proto::well_known;
 use serde_json::json;
 
+use super::plan::ACCEPTED;
 use crate::answer::{self, RequestError};
 use crate::core::objects::{Id, Name};
 use crate::policy::schema::TrafficPolicy;
@@ -91,10 +92,21 @@ impl Statuses {
 
 fn read(object: &DynamicObject) -> Present {
     let status = object.data.get("status").cloned();
+    let status = status.and_then(|status| serde_json::from_value(status).ok());
     Present {
         uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
-        status: status.and_then(|status| serde_json::from_value(status).ok()),
+        status: status.map(ours),
     }
+}
+
+/// Without the conditions of others, which may stand beside ours: what we never
+/// write must not make ours look different, again and again.
+fn ours(mut status: TrafficPolicyStatus) -> TrafficPolicyStatus {
+    status.conditions.retain(|one| one.r#type == ACCEPTED);
+    for ancestor in &mut status.ancestors {
+        ancestor.conditions.retain(|one| one.r#type == ACCEPTED);
+    }
+    status
 }
 
 #[cfg(test)]
@@ -110,6 +122,18 @@ mod tests {
             "status": status,
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_condition_of_somebody_else_does_not_make_ours_differ() {
+        let condition = |word: &str| {
+            json!({"type": word, "status": "True", "reason": "Fine", "message": "",
+                   "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1})
+        };
+        let alone = read(&object(json!({"conditions": [condition("Accepted")]})));
+        let beside = json!({"conditions": [condition("Healthy"), condition("Accepted")]});
+        assert_eq!(read(&object(beside)), alone);
+        assert_eq!(alone.status.map(|status| status.conditions.len()), Some(1));
     }
 
     #[test]

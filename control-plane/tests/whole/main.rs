@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
 // Shared with `cluster`, which uses more of it.
 #[allow(dead_code)]
 mod sidecar;

@@ -32,7 +32,7 @@ const TELL_AGAIN: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// By these cert-manager is told to write `caBundle` itself.
 const CERT_MANAGER: &str = "cert-manager.io/inject-";
-const RULE: &str = "may this service account get, list, watch and patch the \
+const RULE: &str = "may this service account list, watch and patch the \
     MutatingWebhookConfiguration remora-injector (ClusterRole remora-injector)?";
 const MISSING: &str = "apply manifests/install: without it no pod is injected";
 const TWO_WRITERS: &str = "take the annotation away, or run the injector with \

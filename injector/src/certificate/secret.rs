@@ -32,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a write may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-const RULE: &str = "may this service account create Secrets, and get, list, watch and update \
+const RULE: &str = "may this service account create Secrets, and list, watch and update \
     the Secret remora-injector-certificate (Role remora-injector)?";
 
 /// Keeps the Secret.

@@ -88,8 +88,7 @@ pub fn may_be_out(trip: Option<&Trip>, listed: usize) -> usize {
 pub fn check_pick(candidates: &impl Candidates, picked: Option<usize>) {
     let rank = |index: usize| {
         let standing = candidates.standing(index);
-        (standing.availability != Availability::No)
-            .then_some((standing.doubtful, standing.tried))
+        (standing.availability != Availability::No).then_some((standing.doubtful, standing.tried))
     };
     let best = (0..candidates.count()).filter_map(rank).min();
     assert_eq!(

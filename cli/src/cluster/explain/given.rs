@@ -23,6 +23,9 @@ const MAX_DEPTH: usize = 8;
 /// Bytes of a file that is read.
 const MAX_FILE_BYTES: u64 = 8 << 20;
 
+/// What a Service without an address of its own is called.
+pub const EXTERNAL_NAME: &str = "ExternalName";
+
 /// What there is around one Service.
 #[derive(Debug)]
 pub struct Given {
@@ -49,7 +52,7 @@ fn shown(reach: &Reach) -> &'static str {
     match reach {
         Reach::ClusterIp(_) => "ClusterIP",
         Reach::Headless => "Headless",
-        Reach::ExternalName => "ExternalName",
+        Reach::ExternalName => EXTERNAL_NAME,
     }
 }
 

@@ -13,13 +13,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use remora_control_plane::core::objects::{Id, Target, TrafficPolicy};
-use remora_control_plane::core::policies::Policies;
+use remora_control_plane::core::policies::{Named, Policies};
 use remora_control_plane::core::resolve::leaves::leaves;
 use remora_proto::v1::PolicyReference;
 use serde::Serialize;
 use serde_json::Value;
 
-use self::given::Given;
+use self::given::{EXTERNAL_NAME, Given};
 use super::api::Api;
 use super::error::Error;
 use super::options::{Connection, Output, checked_name, parse_name};
@@ -195,7 +195,12 @@ fn in_force_by(id: &Id, policy: &TrafficPolicy, policies: &Policies) -> Vec<&'st
 
 fn refused(given: &Given, policies: &Policies) -> Vec<Refused> {
     let id = &given.service;
-    let conditions = policies.conditions(|service| service == id);
+    let named = |service: &Id| match given.reach {
+        _ if service != id => Named::Nothing,
+        EXTERNAL_NAME => Named::External,
+        _ => Named::Service,
+    };
+    let conditions = policies.conditions(named);
     let mut refused = given.broken.clone();
     for condition in conditions
         .into_iter()

@@ -22,7 +22,7 @@ pub fn text(explanation: &Explanation, paint: Paint) -> String {
         text::clean(&explanation.service),
         explanation.reach
     );
-    if explanation.reach == "ExternalName" {
+    if explanation.reach == super::EXTERNAL_NAME {
         text.push_str(
             "An ExternalName Service has no address of its own: calls to it are relayed \
              untouched, and no policy applies.\n",
