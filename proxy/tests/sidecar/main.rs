@@ -18,6 +18,8 @@
 //! - [`http2_app`]: an HTTP/2 application and caller that behave well;
 //!   [`http2_frames`] and [`http2_fields`]: a raw peer that need not.
 //! - [`client`]: a raw HTTP/1.1 client that keeps its connection.
+//! - [`exchange`], [`newer`]: what older builds said, and what newer ones may
+//!   say (shared with `proto` and the control plane).
 //! - [`attack`]: what an attack may cost, and the caller who is served meanwhile.
 //! - the rest: stories, one file for each part of the semantics.
 
@@ -32,6 +34,8 @@
 mod attack;
 mod client;
 mod control;
+#[path = "../../../proto/tests/contract/exchange.rs"]
+mod exchange;
 mod h2_app;
 mod h2_client;
 mod h2_raw;
@@ -39,6 +43,9 @@ mod http2_app;
 mod http2_fields;
 mod http2_frames;
 mod mesh;
+#[path = "../../../proto/tests/contract/newer.rs"]
+#[allow(dead_code, reason = "shared by the tests of three crates")]
+mod newer;
 mod process;
 mod raw;
 mod sidecar;
@@ -77,6 +84,7 @@ mod stream;
 mod tcp;
 mod timeouts;
 mod upgrades;
+mod versions;
 mod which_service;
 
 use std::future::Future;
