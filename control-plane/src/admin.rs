@@ -20,6 +20,7 @@ use crate::core::store::{ResourceType, Store};
 use crate::problems::Problems;
 use crate::reports::Sidecars;
 use crate::source::kubernetes::watches::{Figures, Watches};
+use crate::stream::sent::Sent;
 use crate::{clock, cluster};
 
 /// How long an answer may take.
@@ -40,6 +41,8 @@ pub struct Admin {
     pub problems: Arc<Problems>,
     /// How the watches are doing, where the source is a cluster.
     pub watches: Option<Arc<Watches>>,
+    /// What sidecars were sent.
+    pub sent: Arc<Sent>,
     /// Whether the source has told all it had at the start.
     pub synced: watch::Receiver<bool>,
     /// Who leads and what it wrote, where replicas elect a leader.
@@ -143,6 +146,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         "Problems in the source now.",
         &problems,
     );
+    write_sent(&mut text, &admin.sent);
     if let Some(watches) = &admin.watches {
         write_watches(&mut text, watches);
     }
@@ -151,6 +155,32 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, text).into_response()
+}
+
+fn write_sent(text: &mut String, sent: &Sent) {
+    for (name, help, counters) in [
+        (
+            "remora_control_plane_sent_responses_total",
+            "Responses sent to sidecars on the stream, by type.",
+            &sent.responses,
+        ),
+        (
+            "remora_control_plane_sent_resources_total",
+            "Resources sent to sidecars, by type, each as often as it was sent.",
+            &sent.resources,
+        ),
+        (
+            "remora_control_plane_sent_bytes_total",
+            "Bytes of the responses sent to sidecars, by type, encoded.",
+            &sent.bytes,
+        ),
+    ] {
+        let values = counters.all();
+        let values: Vec<_> = values
+            .map(|(kind, count)| (format!("{{type=\"{kind}\"}}"), count))
+            .collect();
+        write_metric(text, "counter", (name, help), &values);
+    }
 }
 
 fn write_watches(text: &mut String, watches: &Watches) {

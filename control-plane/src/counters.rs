@@ -21,9 +21,14 @@ impl<const N: usize> Counters<N> {
 
     /// One more of this.
     pub fn count(&self, word: &str) {
+        self.add(word, 1);
+    }
+
+    /// So many more of this.
+    pub fn add(&self, word: &str, amount: u64) {
         let index = self.words.iter().position(|known| *known == word);
         if let Some(count) = self.counts.get(index.unwrap_or(N.saturating_sub(1))) {
-            count.fetch_add(1, Ordering::Relaxed);
+            count.fetch_add(amount, Ordering::Relaxed);
         }
     }
 

@@ -61,6 +61,7 @@ use crate::problems::Problems;
 use crate::reports::Sidecars;
 use crate::source::kubernetes::Cluster;
 use crate::stream::peers::Peers;
+use crate::stream::sent::Sent;
 use crate::stream::server::AdsServer;
 
 /// How long streams may take to end.
@@ -234,12 +235,14 @@ pub async fn start_as(
     };
     tasks.spawn(feed(core, events, told));
     let peers = Peers::default();
+    let sent = Arc::new(Sent::default());
     let ads = AdsServer::new(
         store.clone(),
         sidecars.clone(),
         synced.clone(),
         ended.clone(),
         peers.clone(),
+        sent.clone(),
     );
     let reports = reports::server::service(sidecars.clone(), ended.clone(), peers);
     tasks.spawn(async move { (STREAMS_TASK, serve(streams, ads, reports, ended).await) });
@@ -248,6 +251,7 @@ pub async fn start_as(
         sidecars,
         problems,
         watches,
+        sent,
         synced,
         election,
     };

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message;
 use remora_proto::discovery::DeltaDiscoveryRequest;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,8 +17,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::peers::Peers;
 use super::protocol::{self, Answer};
+use super::sent::Sent;
 use super::session::{MAX_TYPES, Node, Session, Violation};
-use crate::core::store::Store;
+use crate::core::store::{ResourceType, Store};
 use crate::reports::{Origin, Sidecars};
 
 /// Bytes of one request: some 16,000 names with versions.
@@ -77,16 +79,18 @@ struct Shared {
     /// True when the process ends: streams end then too.
     ending: watch::Receiver<bool>,
     peers: Peers,
+    sent: Arc<Sent>,
 }
 
 impl AdsServer {
-    /// Serves what is in `store`.
+    /// Serves what is in `store`, and counts it in `sent`.
     pub fn new(
         store: Arc<Store>,
         sidecars: Arc<Sidecars>,
         synced: watch::Receiver<bool>,
         ending: watch::Receiver<bool>,
         peers: Peers,
+        sent: Arc<Sent>,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -95,6 +99,7 @@ impl AdsServer {
                 synced,
                 ending,
                 peers,
+                sent,
             }),
         }
     }
@@ -160,7 +165,10 @@ async fn serve(
     let mailbox = session.mailbox();
     loop {
         for (type_url, response) in session.responses() {
+            let kind = ResourceType::from_url(&type_url);
             let response = EncodedResponse::new(type_url, response);
+            let (resources, bytes) = (response.resources.len(), response.encoded_len());
+            shared.sent.count(kind, resources, bytes);
             if sender.send(Ok(response)).await.is_err() {
                 return Ok(());
             }

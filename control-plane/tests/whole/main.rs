@@ -6,8 +6,22 @@ mod client;
 #[cfg(test)]
 mod cost;
 #[cfg(test)]
+// Shared with the tests of the sidecar and of the contract, as are the two below.
+#[allow(dead_code)]
+#[path = "../../../proto/tests/contract/exchange.rs"]
+mod exchange;
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../../../proto/tests/contract/newer.rs"]
+mod newer;
+#[cfg(test)]
+#[path = "../../../proto/tests/contract/raw.rs"]
+mod raw;
+#[cfg(test)]
 // Shared with `cluster`, which uses more of it.
 #[allow(dead_code)]
 mod sidecar;
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+mod versions;
