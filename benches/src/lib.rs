@@ -3,7 +3,8 @@
 //! # Layout
 //! - [`compare`]: the side-by-side measurement, [`figures`] what it comes to;
 //!   [`ab`]: two builds of Remora; [`memory`]: the sidecar's start and, for all
-//!   systems, [`idle`] connections and a [`burst`].
+//!   systems, [`idle`] connections and a [`burst`]; [`control_plane`]: its memory
+//!   with many services.
 //! - [`systems`]: what is measured, and how it is started; [`scenario`]: what is
 //!   asked of it.
 //! - [`load`]: what a system can just bear, by [`wrk`], [`h2load`] or in [`bulk`];
@@ -19,6 +20,7 @@ pub mod burst;
 pub mod caller;
 pub mod clock;
 pub mod compare;
+pub mod control_plane;
 pub mod counters;
 pub mod figures;
 pub mod fixed_rate;

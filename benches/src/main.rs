@@ -10,7 +10,7 @@ use remora_benches::relay::{self, Mover, Road};
 use remora_benches::scenario::{self, Scenario};
 use remora_benches::systems::remora::Programs;
 use remora_benches::systems::{self, System};
-use remora_benches::{ab, compare, memory, plot, stop, table};
+use remora_benches::{ab, compare, control_plane, memory, plot, stop, table};
 
 /// Where `--write` writes, seen from the repository's top.
 const README: &str = "benches/README.md";
@@ -32,6 +32,8 @@ enum Command {
     Ab(AbArguments),
     /// The sidecar's start; memory of all systems over idle connections and in a burst
     Memory(MemoryArguments),
+    /// Memory of the control plane at rest, with many services
+    ControlPlane(ControlPlaneArguments),
     /// Relays bytes: the floor under TCP, started by the others
     #[command(hide = true)]
     Relay(RelayArguments),
@@ -105,6 +107,25 @@ struct MemoryArguments {
 }
 
 #[derive(Debug, Args)]
+struct ControlPlaneArguments {
+    /// Services
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    services: u32,
+    /// Endpoints of each
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=50))]
+    endpoints: u32,
+    /// Leaves out the endpoints' Pods, which a cluster has
+    #[arg(long)]
+    no_pods: bool,
+    /// The folder of remora-proxy and remora-control-plane; by default that of this program
+    #[arg(long)]
+    remora: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct RelayArguments {
     /// LISTEN=UPSTREAM
     #[arg(required = true)]
@@ -161,6 +182,7 @@ fn main() -> anyhow::Result<()> {
         Command::Compare(arguments) => run_compare(&arguments),
         Command::Ab(arguments) => run_ab(arguments),
         Command::Memory(arguments) => run_memory(&arguments),
+        Command::ControlPlane(arguments) => run_control_plane(&arguments),
         Command::Relay(arguments) => {
             let mover = match arguments.splice {
                 true => Mover::Splice,
@@ -234,4 +256,32 @@ fn run_memory(arguments: &MemoryArguments) -> anyhow::Result<()> {
     })?;
     common.give("memory", &report, &table::memory(&report))?;
     end(&report.failed)
+}
+
+fn run_control_plane(arguments: &ControlPlaneArguments) -> anyhow::Result<()> {
+    let world = control_plane::World {
+        services: arguments.services,
+        endpoints: arguments.endpoints,
+        pods: !arguments.no_pods,
+    };
+    let programs = Programs::find(arguments.remora.as_deref())?;
+    let report = control_plane::run(&programs.control_plane, world)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        println!(
+            "{} services, {} endpoints, {} Pods: {:.1} MiB resident, {:.1} of it heap and stacks",
+            world.services,
+            world.services * world.endpoints,
+            if world.pods {
+                world.services * world.endpoints
+            } else {
+                0
+            },
+            mib(report.memory.rss_bytes),
+            mib(report.memory.anonymous_bytes),
+        );
+    }
+    Ok(())
 }

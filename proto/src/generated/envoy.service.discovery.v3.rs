@@ -69,6 +69,7 @@ pub mod aggregated_discovery_service_client {
     use tonic::codegen::http::Uri;
     /// Incremental aggregated discovery, wire-compatible with the published xDS
     /// v3 transport (field numbers of envoy/service/discovery/v3/discovery.proto).
+    /// What the published messages have beyond these fields is passed over.
     #[derive(Debug, Clone)]
     pub struct AggregatedDiscoveryServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -213,6 +214,7 @@ pub mod aggregated_discovery_service_server {
     }
     /// Incremental aggregated discovery, wire-compatible with the published xDS
     /// v3 transport (field numbers of envoy/service/discovery/v3/discovery.proto).
+    /// What the published messages have beyond these fields is passed over.
     #[derive(Debug)]
     pub struct AggregatedDiscoveryServiceServer<T> {
         inner: Arc<T>,

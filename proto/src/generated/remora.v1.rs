@@ -25,6 +25,7 @@ pub struct ServicePolicy {
     #[prost(message, repeated, tag = "5")]
     pub rate_limits: ::prost::alloc::vec::Vec<RateLimit>,
 }
+/// A part that is added, and not known, is not in force.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CircuitBreaker {
     /// Over the whole service, all workers of one sidecar together.
@@ -77,6 +78,7 @@ pub struct Trip {
 }
 /// Nested message and enum types in `Trip`.
 pub mod trip {
+    /// Another value refuses the resource.
     #[derive(
         Clone,
         Copy,
@@ -114,7 +116,8 @@ pub mod trip {
         }
     }
 }
-/// A set of ways in which an attempt can end.
+/// A set of ways in which an attempt can end. One that a reader does not know is
+/// not in the set.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Conditions {
     #[prost(bool, tag = "1")]
@@ -226,6 +229,7 @@ pub struct RateLimit {
 }
 /// Nested message and enum types in `RateLimit`.
 pub mod rate_limit {
+    /// Another value refuses the resource: it is not known whether to enforce it.
     #[derive(
         Clone,
         Copy,
@@ -263,7 +267,10 @@ pub mod rate_limit {
         }
     }
 }
-/// All that is given must hold.
+/// All that is given must hold. So a condition that a reader does not know would
+/// let the limit count more requests than it should: none is ever added here. A
+/// limit with a later kind of condition goes into a list of its own beside
+/// `rate_limits`, which older readers pass over.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Match {
     /// Any of these; empty: any.
@@ -292,6 +299,8 @@ pub struct HeaderMatch {
     #[prost(string, tag = "2")]
     pub exact: ::prost::alloc::string::String,
 }
+/// A part that a reader does not know (or `false`) refuses the resource: without it
+/// buckets would be one that the policy keeps apart.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeyPart {
     #[prost(oneof = "key_part::Part", tags = "1, 2, 3, 4")]
@@ -351,6 +360,7 @@ pub struct Service {
 }
 /// Nested message and enum types in `Service`.
 pub mod service {
+    /// Another value refuses the resource: what its addresses mean is not known.
     #[derive(
         Clone,
         Copy,
@@ -503,6 +513,9 @@ pub struct InboundPort {
     #[prost(message, repeated, tag = "3")]
     pub rate_limits: ::prost::alloc::vec::Vec<RateLimit>,
 }
+/// Another value refuses the resource: a port must not be taken for what it is not.
+/// What is spoken by a later version goes into a field of its own, and DETECT stays
+/// here for those who do not know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Protocol {
@@ -572,6 +585,7 @@ pub struct SidecarIdentity {
     #[prost(string, tag = "4")]
     pub version: ::prost::alloc::string::String,
 }
+/// One of a type that the reader does not know is not counted.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AppliedResource {
     #[prost(string, tag = "1")]
@@ -613,6 +627,8 @@ pub struct BreakerChange {
 }
 /// Nested message and enum types in `BreakerChange`.
 pub mod breaker_change {
+    /// A reader takes another value for CLOSED: it tells of no trouble that it has no
+    /// word for.
     #[derive(
         Clone,
         Copy,
@@ -670,6 +686,7 @@ pub struct ServiceUsage {
     #[prost(uint64, tag = "5")]
     pub rate_limited: u64,
 }
+/// Whoever sends it has this report and all before it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportAcknowledgement {
     #[prost(uint64, tag = "1")]
@@ -686,7 +703,9 @@ pub mod reports_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// The second stream: what sidecars tell the control plane.
+    /// The second stream: what sidecars tell the control plane. Contract as in
+    /// policy.proto; but a report is never refused for what it holds: whatever of it is
+    /// not known is passed over, and the rest is taken.
     #[derive(Debug, Clone)]
     pub struct ReportsClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -818,7 +837,9 @@ pub mod reports_server {
             request: tonic::Request<tonic::Streaming<super::SidecarReport>>,
         ) -> std::result::Result<tonic::Response<Self::ReportStream>, tonic::Status>;
     }
-    /// The second stream: what sidecars tell the control plane.
+    /// The second stream: what sidecars tell the control plane. Contract as in
+    /// policy.proto; but a report is never refused for what it holds: whatever of it is
+    /// not known is passed over, and the rest is taken.
     #[derive(Debug)]
     pub struct ReportsServer<T> {
         inner: Arc<T>,

@@ -87,11 +87,13 @@ fn what_was_said_once_keeps_its_number_and_its_form() {
         "older sidecars and control planes speak of {gone:#?}: fields and values are only added"
     );
     let new: Vec<&str> = now.difference(&held).copied().collect();
+    if new.is_empty() {
+        return;
+    }
     if std::env::var_os("REMORA_REGENERATE").is_some() {
         std::fs::write(&path, format!("{recorded}{}\n", new.join("\n"))).unwrap();
     } else {
-        assert!(
-            new.is_empty(),
+        panic!(
             "new in the contract: {new:#?}; write them down for ever: REMORA_REGENERATE=1 cargo test -p remora-proto"
         );
     }
