@@ -61,7 +61,6 @@ use crate::problems::Problems;
 use crate::reports::Sidecars;
 use crate::source::kubernetes::Cluster;
 use crate::stream::peers::Peers;
-use crate::stream::sent::Sent;
 use crate::stream::server::AdsServer;
 
 /// How long streams may take to end.
@@ -235,26 +234,24 @@ pub async fn start_as(
     };
     tasks.spawn(feed(core, events, told));
     let peers = Peers::default();
-    let sent = Arc::new(Sent::default());
     let ads = AdsServer::new(
         store.clone(),
         sidecars.clone(),
         synced.clone(),
         ended.clone(),
         peers.clone(),
-        sent.clone(),
     );
     let reports = reports::server::service(sidecars.clone(), ended.clone(), peers);
-    tasks.spawn(async move { (STREAMS_TASK, serve(streams, ads, reports, ended).await) });
     let shown = admin::Admin {
         store,
         sidecars,
         problems,
         watches,
-        sent,
+        sent: ads.sent(),
         synced,
         election,
     };
+    tasks.spawn(async move { (STREAMS_TASK, serve(streams, ads, reports, ended).await) });
     tasks.spawn(show(admin_listener, shown));
     tracing::info!(%listen, %admin, "the control plane runs");
     Ok(Running {

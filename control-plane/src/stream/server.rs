@@ -83,14 +83,13 @@ struct Shared {
 }
 
 impl AdsServer {
-    /// Serves what is in `store`, and counts it in `sent`.
+    /// Serves what is in `store`.
     pub fn new(
         store: Arc<Store>,
         sidecars: Arc<Sidecars>,
         synced: watch::Receiver<bool>,
         ending: watch::Receiver<bool>,
         peers: Peers,
-        sent: Arc<Sent>,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -99,9 +98,14 @@ impl AdsServer {
                 synced,
                 ending,
                 peers,
-                sent,
+                sent: Arc::default(),
             }),
         }
+    }
+
+    /// What was sent so far, over all streams.
+    pub fn sent(&self) -> Arc<Sent> {
+        self.shared.sent.clone()
     }
 }
 

@@ -6,11 +6,12 @@ mod client;
 #[cfg(test)]
 mod cost;
 #[cfg(test)]
-// Shared with the tests of the sidecar and of the contract, as are the two below.
+// Shared with the tests of the sidecar and of the contract, which use more of it.
 #[allow(dead_code)]
 #[path = "../../../proto/tests/contract/exchange.rs"]
 mod exchange;
 #[cfg(test)]
+// As the one above.
 #[allow(dead_code)]
 #[path = "../../../proto/tests/contract/newer.rs"]
 mod newer;

@@ -7,10 +7,14 @@
 //! - `raw.rs`: gRPC without a schema. It and the others are used by the tests
 //!   of both daemons, which live through such exchanges on real sockets.
 
-#[allow(
-    dead_code,
-    reason = "shared by the tests of three crates, each of which uses a part"
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should say so and end"
 )]
+
+#[allow(dead_code, reason = "shared by the tests of three crates")]
 mod exchange;
 mod newer;
 
