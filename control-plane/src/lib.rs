@@ -336,7 +336,16 @@ async fn feed(
 ) -> (&'static str, anyhow::Result<()>) {
     while let Some(batch) = events.recv().await {
         tracing::debug!(events = batch.len(), "objects changed");
-        core.handle(batch);
+        // On a thread of its own: whatever there is to work out, streams are
+        // served meanwhile, and probes answered.
+        let worked = tokio::task::spawn_blocking(move || {
+            core.handle(batch);
+            core
+        });
+        core = match worked.await {
+            Ok(core) => core,
+            Err(panicked) => return ("the core", Err(panicked.into())),
+        };
         told.problems.set_notes(core.notes());
         told.decided.tell(&core);
         if core.is_synced() {

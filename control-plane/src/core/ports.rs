@@ -1,7 +1,7 @@
 //! The ports of a pod: what is spoken there, and what its sidecar takes there
 //! from other sidecars.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use remora_proto::ports::PortRange;
 use remora_proto::v1;
@@ -51,37 +51,52 @@ fn agree(one: v1::Protocol, other: v1::Protocol) -> v1::Protocol {
     }
 }
 
-/// The pod's ports that one Service covers: as its slices say, and as its selector does.
-pub fn covered_ports(index: &Index, service: &Service, pod: &Pod) -> Vec<(u16, v1::Protocol)> {
-    let mut covered = Vec::new();
+/// The pod's ports that one Service covers, as its slices say and as its
+/// selector does, with what it says of their protocol.
+///
+/// Services of many ports are somebody's right: this is asked for each of their
+/// pods, and costs what the ports are, not their square.
+pub fn covered_ports(index: &Index, service: &Service, pod: &Pod) -> BTreeMap<u16, v1::Protocol> {
+    let mut covered = BTreeMap::new();
+    let mut cover = |number, protocol| {
+        covered
+            .entry(number)
+            .and_modify(|known| *known = agree(*known, protocol))
+            .or_insert(protocol);
+    };
     let entries = index.entries(&service.id, &Seat::Pod(pod.id.name.clone()));
-    let selected = selects(service, pod);
+    let mut listed: HashMap<&str, Vec<u16>> = HashMap::new();
+    for (name, number) in entries.iter().flat_map(|(slice, _)| &slice.ports) {
+        listed.entry(name).or_default().push(*number);
+    }
+    let named: HashMap<&str, u16> = pod
+        .ports
+        .iter()
+        .rev()
+        .map(|(name, number)| (&**name, *number))
+        .collect();
+    let is_selected = selects(service, pod);
     for port in &service.ports {
-        for (slice, _) in &entries {
-            let numbers = slice.ports.iter().filter(|(name, _)| *name == port.name);
-            covered.extend(numbers.map(|(_, number)| (*number, port.protocol)));
+        for number in listed.get(&*port.name).into_iter().flatten() {
+            cover(*number, port.protocol);
         }
         let number = match &port.target {
             PortReference::Number(number) => Some(*number),
-            PortReference::Name(name) => {
-                let known = pod.ports.iter().find(|(known, _)| known == name);
-                known.map(|(_, number)| *number)
-            }
+            PortReference::Name(name) => named.get(&**name).copied(),
         };
-        covered.extend(
-            number
-                .filter(|_| selected)
-                .map(|number| (number, port.protocol)),
-        );
+        if let Some(number) = number.filter(|_| is_selected) {
+            cover(number, port.protocol);
+        }
     }
     covered
 }
 
-/// What the pod's sidecar takes from others on one port of the pod: nothing
-/// where it relays bytes, or does not stand in between at all.
-pub fn mesh_protocols(index: &Index, pod: &Pod, port: u16) -> Vec<String> {
+/// What the pod's sidecar takes from others on one port of the pod, all of
+/// whose ports are `ports`: nothing where it relays bytes, or does not stand in
+/// between at all.
+pub fn mesh_protocols(ports: &BTreeMap<u16, v1::Protocol>, pod: &Pod, port: u16) -> Vec<String> {
     let relayed = || {
-        let known = pod_ports(index, pod).get(&port).copied();
+        let known = ports.get(&port).copied();
         known == Some(v1::Protocol::Tcp) || in_ranges(&pod.opaque_ports, port)
     };
     if in_ranges(&pod.excluded_ports, port) || relayed() {

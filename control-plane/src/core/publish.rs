@@ -1,7 +1,8 @@
 //! Objects to resources. Each function makes one resource anew from the index;
 //! the store sees to it that what comes out as before wakes nobody.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -82,22 +83,18 @@ impl Publisher {
 
     fn endpoints(&mut self, index: &Index, at: (Id, Seat)) {
         let made = endpoints(index, &at.0, &at.1);
-        let names: Vec<Name> = made.iter().map(|(name, _)| name.clone()).collect();
+        let names: HashSet<Name> = made.iter().map(|(name, _)| name.clone()).collect();
         for (name, endpoint) in made {
             let resource = Resource::new(ResourceType::Endpoint, name, Vec::new(), None, &endpoint);
             self.store.set(ResourceType::Endpoint, resource);
         }
-        let before = if names.is_empty() {
-            self.seats.remove(&at)
-        } else {
-            self.seats.insert(at, names.clone())
-        };
-        for name in before
-            .into_iter()
-            .flatten()
-            .filter(|name| !names.contains(name))
-        {
-            self.store.remove(ResourceType::Endpoint, &name);
+        for name in self.seats.remove(&at).into_iter().flatten() {
+            if !names.contains(&name) {
+                self.store.remove(ResourceType::Endpoint, &name);
+            }
+        }
+        if !names.is_empty() {
+            self.seats.insert(at, names.into_iter().collect());
         }
     }
 
@@ -173,12 +170,23 @@ fn endpoints(index: &Index, id: &Id, seat: &Seat) -> Vec<(Name, v1::Endpoint)> {
     let Some((service, ..)) = index.services.get(id).and_then(reach) else {
         return Vec::new();
     };
-    let entries = index.entries(id, seat);
+    // The first of a slice's ports of one name.
+    let numbers = |slice: &EndpointSlice| -> HashMap<Name, u16> {
+        let ports = slice.ports.iter().rev();
+        ports
+            .map(|(name, number)| (name.clone(), *number))
+            .collect()
+    };
+    let entries: Vec<_> = index
+        .entries(id, seat)
+        .into_iter()
+        .map(|(slice, endpoint)| (slice, endpoint, numbers(slice)))
+        .collect();
+    let known = KnownPorts::default();
     let mut made = Vec::new();
     for port in &service.ports {
-        let served = entries.iter().filter_map(|(slice, endpoint)| {
-            let (_, number) = slice.ports.iter().find(|(name, _)| *name == port.name)?;
-            Some((*slice, *endpoint, *number))
+        let served = entries.iter().filter_map(|(slice, endpoint, numbers)| {
+            Some((*slice, *endpoint, *numbers.get(&port.name)?))
         });
         // In two slices at once (a move, or two families): the family of the
         // Service's first address, then what is ready, then the slice's name.
@@ -195,10 +203,21 @@ fn endpoints(index: &Index, id: &Id, seat: &Seat) -> Vec<(Name, v1::Endpoint)> {
                 service,
                 port.port,
                 (slice, endpoint, target_port),
+                &known,
             ));
         }
     }
     made
+}
+
+/// The ports of a seat's pod, found once for all ports of the Service.
+#[derive(Default)]
+struct KnownPorts(OnceCell<BTreeMap<u16, v1::Protocol>>);
+
+impl KnownPorts {
+    fn of(&self, index: &Index, pod: &Pod) -> &BTreeMap<u16, v1::Protocol> {
+        self.0.get_or_init(|| pod_ports(index, pod))
+    }
 }
 
 fn primary_family(service: &Service, endpoint: &SliceEndpoint) -> bool {
@@ -215,6 +234,7 @@ fn one_endpoint(
     service: &Service,
     port: u16,
     (slice, endpoint, target_port): (&EndpointSlice, &SliceEndpoint, u16),
+    known: &KnownPorts,
 ) -> (Name, v1::Endpoint) {
     let pod = endpoint.pod.as_ref().and_then(|name| {
         index.pods.get(&Id {
@@ -262,7 +282,7 @@ fn one_endpoint(
         hint_zones: endpoint.hint_zones.clone(),
         sidecar: pod.is_some_and(|pod| pod.sidecar),
         mesh_protocols: pod
-            .map(|pod| mesh_protocols(index, pod, target_port))
+            .map(|pod| mesh_protocols(known.of(index, pod), pod, target_port))
             .unwrap_or_default(),
     };
     (name.into(), message)

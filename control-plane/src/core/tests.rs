@@ -311,6 +311,39 @@ fn of_two_policies_the_older_is_in_force_whole() {
     assert_eq!(failures(&world.service("shop/cart").unwrap()), Some(7));
 }
 
+/// Who may create Services may name many ports. By the square of them for each
+/// endpoint this took minutes of the one core; the bound is generous.
+#[test]
+fn a_service_of_very_many_ports_is_worked_out_soon() {
+    const PORTS: u16 = 1_000;
+    let mut world = world();
+    let begun = crate::clock::unix_ms();
+    let name = |number: u16| format!("p-{number}");
+    let mut many = service("catalog", Reach::ClusterIp(vec![ip("10.0.0.1")]));
+    many.ports = (1..=PORTS)
+        .map(|number| port(&name(number), number, v1::Protocol::Http1))
+        .collect();
+    let mut objects = vec![Object::Service(many)];
+    for pod_number in 1..=4 {
+        let pod_name = format!("c-{pod_number}");
+        let address = format!("10.1.0.{pod_number}");
+        objects.push(Object::Pod(pod(&pod_name, "catalog", &address)));
+        objects.push(Object::EndpointSlice(EndpointSlice {
+            id: Id::new("shop", &format!("catalog-{pod_number}")),
+            service: Some("catalog".into()),
+            ports: (1..=PORTS)
+                .map(|number| (name(number).into(), 8080))
+                .collect(),
+            endpoints: vec![seat(&pod_name, &address)],
+        }));
+    }
+    world.apply(objects);
+    let endpoint = world.endpoint("shop/catalog/1000/c-4-uid").unwrap();
+    assert_eq!(endpoint.target_port, 8080);
+    let took = crate::clock::unix_ms() - begun;
+    assert!(took < 20_000, "{took} ms");
+}
+
 #[test]
 fn endpoints_carry_readiness_drain_and_place() {
     let mut world = world();
