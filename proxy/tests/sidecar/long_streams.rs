@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use remora_proto::v1::{Outbound, ServicePolicy};
+use remora_proxy::clock;
 
 use crate::eventually;
 use crate::h2_app::{App, GRPC, Received, Step, hello};
@@ -77,11 +78,18 @@ async fn a_connection_of_http_2_ends_at_its_age_and_its_streams_do_not() {
     let policy = outbound(|outbound| outbound.max_connection_age_ms = Some(100));
     mesh.catalog(policy, &[app.address()]);
     let client = mesh.client2().await;
+    let begun = clock::now();
     let _open = watch(&client).await;
     for _ in 0..60 {
         assert_eq!(client.get("/").await.status, 200);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!((5..=12).contains(&app.accepted()), "{}", app.accepted());
+    // By its age, with jitter: a slow machine takes longer, and makes more.
+    let most = 2 * clock::now().since(begun).as_millis() / 100;
+    let accepted = app.accepted();
+    assert!(
+        accepted >= 5 && u128::from(accepted) <= most,
+        "{accepted}, at most {most}"
+    );
     assert_eq!(app.in_flight(), 1);
 }

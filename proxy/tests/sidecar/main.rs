@@ -95,7 +95,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// Every wait of a test ends after so long, with a failure.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Completes when `condition` holds; looked at every few milliseconds.
 async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
