@@ -105,7 +105,9 @@ impl Playground {
         let text = String::from_utf8_lossy(&self.output.stdout);
         let told = format!("{}\n{text}\n{}", self.output.status, self.said());
         let json: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{told}"));
-        let failures = json["failures"].as_array().unwrap();
+        let failures = json["failures"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{told}"));
         let is_slow = |failure: &Value| failure.as_str().unwrap().ends_with(TOO_SLOW);
         assert!(failures.iter().all(is_slow), "{told}");
         assert_eq!(json["ok"], failures.is_empty(), "{told}");
