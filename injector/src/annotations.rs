@@ -81,8 +81,8 @@ const KNOWN: [(&str, Target, Check); 13] = [
     ),
     (CPU_REQUEST, Target::Quantity, quantity),
     (CPU_LIMIT, Target::Quantity, quantity),
-    (MEMORY_REQUEST, Target::Quantity, quantity),
-    (MEMORY_LIMIT, Target::Quantity, quantity),
+    (MEMORY_REQUEST, Target::Quantity, values::memory),
+    (MEMORY_LIMIT, Target::Quantity, values::memory),
 ];
 
 /// What is wished, checked.
@@ -265,10 +265,22 @@ mod tests {
     }
 
     #[test]
+    fn less_memory_than_a_sidecar_needs_is_refused() {
+        for name in [MEMORY_REQUEST, MEMORY_LIMIT] {
+            let error = read(json!({format!("remora.io/{name}"): "1Mi"})).unwrap_err();
+            assert!(
+                error.contains(name) && error.contains("`1Mi`") && error.contains("16Mi"),
+                "{error}"
+            );
+            read(json!({format!("remora.io/{name}"): "16Mi"})).unwrap();
+        }
+    }
+
+    #[test]
     fn a_request_never_exceeds_its_limit() {
         let resources = |annotations| read(annotations).map(|wishes| wishes.resources);
-        let small = resources(json!({"remora.io/memory-limit": "8Mi"})).unwrap();
-        assert_eq!(small.memory_request.as_deref(), Some("8Mi"));
+        let small = resources(json!({"remora.io/cpu-limit": "5m"})).unwrap();
+        assert_eq!(small.cpu_request.as_deref(), Some("5m"));
         let large = resources(json!({"remora.io/memory-request": "1Gi"})).unwrap();
         assert_eq!(large.memory_limit.as_deref(), Some("1Gi"));
         let error = resources(json!({

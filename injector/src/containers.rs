@@ -12,24 +12,56 @@ use crate::probes::{self, Probe};
 use crate::settings::{Resources, Settings};
 
 const PROBES: &str = "REMORA_PROBES";
+const POD: &str = "REMORA_POD";
+const POD_FIELD: &str = "metadata.name";
+/// The command of the redirect step, before its flags.
+const INTERCEPT: [&str; 2] = ["remora-proxy", "intercept"];
 /// How many seconds the sidecar may stay unready before the kubelet restarts
 /// it. Long: without a control plane it waits, and restarting does not help.
 const STARTUP_SECONDS: u32 = 600;
 
 /// Whether a first run has put both containers there.
 pub fn are_present(pod: &Pod) -> bool {
-    has(pod, INTERCEPT_CONTAINER) && has_sidecar(pod)
+    has(pod, is_intercept) && has_sidecar(pod)
 }
 
-/// Whether a sidecar is there already.
+/// Whether a sidecar of ours is there already, native, as the injector makes it.
 pub fn has_sidecar(pod: &Pod) -> bool {
-    has(pod, SIDECAR_CONTAINER)
+    has(pod, is_sidecar)
 }
 
-fn has(pod: &Pod, name: &str) -> bool {
+fn has(pod: &Pod, is_it: fn(&Container) -> bool) -> bool {
     let spec = pod.spec.as_ref();
     let init = spec.and_then(|spec| spec.init_containers.as_deref());
-    init.is_some_and(|init| init.iter().any(|container| container.name == name))
+    init.is_some_and(|init| init.iter().any(is_it))
+}
+
+/// Whether an init container is one that the injector wrote. By its name alone
+/// it may be the application's own, and the annotation that a pod was injected
+/// anybody can write: what counts is what the container does.
+pub fn is_made_by_us(container: &Container) -> bool {
+    is_sidecar(container) || is_intercept(container)
+}
+
+/// Lasts, and is told its pod as no application's container would be. Not by
+/// its command: another webhook may have wrapped that.
+fn is_sidecar(container: &Container) -> bool {
+    let env = container.env.as_deref().unwrap_or_default();
+    let is_told_its_pod = env.iter().any(|variable| {
+        let source = variable.value_from.as_ref();
+        let field = source.and_then(|source| source.field_ref.as_ref());
+        variable.name == POD && field.is_some_and(|field| field.field_path == POD_FIELD)
+    });
+    container.name == SIDECAR_CONTAINER
+        && container.restart_policy.as_deref() == Some("Always")
+        && is_told_its_pod
+}
+
+/// Sets redirect rules, whatever may stand around that command.
+fn is_intercept(container: &Container) -> bool {
+    let words = container.command.iter().chain(&container.args).flatten();
+    let words: Vec<&str> = words.map(String::as_str).collect();
+    container.name == INTERCEPT_CONTAINER && words.windows(2).any(|two| two == INTERCEPT)
 }
 
 /// Where the API server mounts a service account's token.
@@ -185,7 +217,7 @@ fn variable(name: &str, value: impl Into<String>) -> Value {
 /// The container that sets the redirect rules and ends.
 fn intercept(around: &Surroundings<'_>) -> Value {
     let (wishes, settings) = (around.wishes, around.settings);
-    let mut command = vec!["remora-proxy".to_owned(), "intercept".to_owned()];
+    let mut command = INTERCEPT.map(str::to_owned).to_vec();
     command.extend(wishes.flags.iter().cloned());
     command.extend(
         settings
@@ -258,7 +290,7 @@ fn sidecar(new_probes: &[Probe], around: &Surroundings<'_>) -> Value {
 fn environment(new_probes: &[Probe], wishes: &Wishes, settings: &Settings) -> Vec<Value> {
     let mut env = vec![
         field("REMORA_NAMESPACE", "metadata.namespace"),
-        field("REMORA_POD", "metadata.name"),
+        field(POD, POD_FIELD),
         field("REMORA_POD_UID", "metadata.uid"),
         field("REMORA_POD_IPS", "status.podIPs"),
         field("REMORA_NODE", "spec.nodeName"),

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use remora_proto::well_known::{
-    INJECT, INJECT_DISABLED, INJECT_ENABLED, INTERCEPT_CONTAINER, NEVER_INJECTED,
-    SIDECAR_CONTAINER, SIDECAR_UID,
+    ADMIN_PORT, INBOUND_PORT, INJECT, INJECT_DISABLED, INJECT_ENABLED, INTERCEPT_CONTAINER,
+    NEVER_INJECTED, OUTBOUND_PORT, PROBE_PORT, SIDECAR_CONTAINER, SIDECAR_UID,
 };
 
-use crate::containers::are_present;
+use crate::containers::{are_present, is_made_by_us};
 use crate::settings::{KubernetesVersion, NamespaceFacts, Settings};
 
 /// The namespace label by which Pod Security Admission enforces a standard.
@@ -17,6 +17,10 @@ const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 const PRIVILEGED: &str = "privileged";
 /// On what the API server shows of a pod that a node runs from a file.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// The domain of a cluster that has not chosen another.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+/// On which the sidecar listens, on every address of the pod.
+const PORTS: [u16; 4] = [OUTBOUND_PORT, INBOUND_PORT, ADMIN_PORT, PROBE_PORT];
 
 /// As [`crate::Decision`], before there is a patch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,22 +142,57 @@ fn impossible(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Opt
             settings.control_plane
         ));
     }
-    if let Some(taken) = spec.containers.iter().find(|c| is_ours(&c.name)) {
-        return Some(format!("a container of its own is named {}", taken.name));
+    if let Some(reason) = misnamed(spec) {
+        return Some(reason);
     }
-    let twin = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten());
-    let twin = twin
-        .filter(|c| !is_ours(&c.name))
-        .find(|c| runs_as_us(c, spec));
-    twin.map(|container| {
-        format!(
+    if let Some(container) = others(spec).find(|c| runs_as_us(c, spec)) {
+        return Some(format!(
             "container {} runs as user {SIDECAR_UID}, which is the sidecar's: \
              its connections could not be told apart",
             container.name
-        )
+        ));
+    }
+    // A port that came after the sidecar takes nothing away: it is warned of.
+    clash(spec).filter(|_| !are_present(pod))
+}
+
+/// A container of the pod's own that has the name of one of ours: both cannot
+/// be in one pod.
+fn misnamed(spec: &PodSpec) -> Option<String> {
+    let init = spec.init_containers.iter().flatten();
+    let init = init.filter(|container| !is_made_by_us(container));
+    let init = init.map(|container| ("an init container", container));
+    let main = spec.containers.iter();
+    let mut all = main
+        .map(|container| ("a container", container))
+        .chain(init)
+        .filter(|(_, container)| is_ours(&container.name));
+    all.next()
+        .map(|(what, taken)| format!("{what} of its own is named {}", taken.name))
+}
+
+/// The application's containers.
+fn others(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    let all = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
+    all.filter(|container| !is_ours(&container.name))
+}
+
+/// The application declares a port on which the sidecar listens: whichever
+/// comes second cannot.
+pub fn clash(spec: &PodSpec) -> Option<String> {
+    others(spec).find_map(|container| {
+        let declared = container.ports.iter().flatten();
+        let mut tcp = declared
+            .filter(|port| port.protocol.as_deref().is_none_or(|name| name == "TCP"))
+            .filter_map(|port| u16::try_from(port.container_port).ok());
+        let port = tcp.find(|port| PORTS.contains(port))?;
+        let name = &container.name;
+        Some(format!(
+            "container {name} declares the port {port}, on which the sidecar listens"
+        ))
     })
 }
 
@@ -161,6 +200,46 @@ fn impossible(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Opt
 fn is_by_name(url: &str) -> bool {
     let authority = url.rsplit('/').next().unwrap_or_default();
     authority.parse::<SocketAddr>().is_err()
+}
+
+/// Why a pod that brings its own resolver may not find the control plane. Not
+/// whether its nameservers are the cluster's: that cannot be seen from here.
+pub fn unresolved(spec: &PodSpec, control_plane: &str) -> Option<String> {
+    if spec.dns_policy.as_deref() != Some("None") || !is_by_name(control_plane) {
+        return None;
+    }
+    let dns = spec.dns_config.as_ref();
+    let names = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
+    let nameservers = names(dns.and_then(|dns| dns.nameservers.as_ref()));
+    let searches = names(dns.and_then(|dns| dns.searches.as_ref()));
+    let is_cluster = |search: &String| {
+        let domain = search.trim_end_matches('.');
+        let services = format!("svc.{domain}");
+        domain == CLUSTER_DOMAIN
+            || searches
+                .iter()
+                .any(|other| other.trim_end_matches('.') == services)
+    };
+    let lacking = if nameservers.is_empty() {
+        "names no nameserver"
+    } else if is_short(control_plane) && !searches.iter().any(is_cluster) {
+        "lacks the cluster's search path (such as cluster.local)"
+    } else {
+        return None;
+    };
+    Some(format!(
+        "dnsPolicy None, and the dnsConfig {lacking}: the sidecar has to find {control_plane} by \
+         it, and holds the pod back until it does"
+    ))
+}
+
+/// Whether the host of a URL ends at `svc`, before the cluster's domain.
+fn is_short(url: &str) -> bool {
+    let authority = url.rsplit('/').next().unwrap_or_default();
+    let host = authority
+        .rsplit_once(':')
+        .map_or(authority, |(host, _)| host);
+    host.ends_with(".svc")
 }
 
 /// Why Pod Security would refuse the pod with our redirect step in it, so that
@@ -323,6 +402,12 @@ mod tests {
         assert!(reason.contains("Linux"), "{reason}");
         let reason = declined(json!({"containers": [{"name": "remora-proxy"}]}), &settings);
         assert!(reason.contains("remora-proxy"), "{reason}");
+        for port in PORTS {
+            let spec = json!({"containers": [{"name": "app", "ports": [
+                {"containerPort": 8080}, {"containerPort": port}]}]});
+            let reason = declined(spec, &settings);
+            assert!(reason.contains(&format!("port {port},")), "{reason}");
+        }
         let reason = declined(json!({"securityContext": {"runAsUser": 2102}}), &settings);
         assert!(reason.contains("2102"), "{reason}");
         let old = Settings {
@@ -334,6 +419,45 @@ mod tests {
             reason.contains("1.28") && reason.contains("1.29"),
             "{reason}"
         );
+    }
+
+    #[test]
+    fn a_port_of_another_protocol_does_not_clash() {
+        let udp = json!({"containers": [{"name": "app", "ports": [
+            {"containerPort": 15101, "protocol": "UDP"}, {"containerPort": 15102}]}]});
+        let shop = namespace("shop", Some("enabled"));
+        let verdict = verdict(&pod(json!({}), udp), &shop, &Settings::default());
+        assert_eq!(verdict, Verdict::Inject);
+    }
+
+    #[test]
+    fn an_own_resolver_without_the_clusters_path_is_told() {
+        let short = "http://remora-control-plane.remora-system.svc:15110";
+        let told = |dns: serde_json::Value, control_plane: &str| {
+            let spec = json!({"dnsPolicy": "None", "dnsConfig": dns});
+            unresolved(pod(json!({}), spec).spec.as_ref().unwrap(), control_plane)
+        };
+        let reason = told(json!({"nameservers": ["10.96.0.10"]}), short).unwrap();
+        assert!(
+            reason.contains("search path") && reason.contains(short),
+            "{reason}"
+        );
+        let reason = told(json!({"searches": ["cluster.local"]}), short).unwrap();
+        assert!(reason.contains("no nameserver"), "{reason}");
+        let with = |searches| json!({"nameservers": ["10.96.0.10"], "searches": searches});
+        assert!(told(with(json!(["corp.example"])), short).is_some());
+        assert_eq!(told(with(json!(["cluster.local"])), short), None);
+        assert_eq!(
+            told(with(json!(["svc.k8s.example", "k8s.example."])), short),
+            None
+        );
+        let bare = json!({"nameservers": ["10.96.0.10"]});
+        for found in [
+            "http://remora-control-plane.remora-system.svc.cluster.local:15110",
+            "http://10.96.0.9:15110",
+        ] {
+            assert_eq!(told(bare.clone(), found), None, "{found}");
+        }
     }
 
     fn enforcing(standard: &str) -> NamespaceFacts {
@@ -364,7 +488,11 @@ mod tests {
         warned.labels.insert(label, "restricted".to_owned());
         assert_eq!(verdict(&plain, &warned, &settings), Verdict::Inject);
         // A second run does not deny the sidecar that is there.
-        let both = json!([{"name": "remora-intercept"}, {"name": "remora-proxy"}]);
+        let both = json!([
+            {"name": "remora-intercept", "command": ["remora-proxy", "intercept"]},
+            {"name": "remora-proxy", "restartPolicy": "Always", "env": [
+                {"name": "REMORA_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]},
+        ]);
         let injected = pod(json!({}), json!({"initContainers": both}));
         let again = verdict(&injected, &enforcing("restricted"), &settings);
         assert_eq!(again, Verdict::Inject);

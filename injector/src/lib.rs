@@ -153,6 +153,7 @@ pub fn patch(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Deci
         }
         Err(wrong) => return decline(pod, wrong.to_string()),
     };
+    warnings.extend(doubts(pod, settings));
     let mut operations = Operations::new();
     let mut annotations = vec![(INJECTED, "true")];
     // For a sidecar that is there already whoever put it there has spoken: it
@@ -167,6 +168,21 @@ pub fn patch(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Deci
         patch: operations.into_patch(),
         warnings,
     }
+}
+
+/// What may keep an injected pod from working.
+fn doubts(pod: &Pod, settings: &Settings) -> Vec<String> {
+    let Some(spec) = &pod.spec else {
+        return Vec::new();
+    };
+    let doubts = if containers::are_present(pod) {
+        // The first run has told the rest.
+        decide::clash(spec)
+    } else {
+        decide::unresolved(spec, &settings.control_plane)
+    };
+    let doubts = doubts.into_iter();
+    doubts.map(|doubt| format!("remora: {doubt}")).collect()
 }
 
 /// Bytes of all annotations of an object (apimachinery,
@@ -279,6 +295,90 @@ mod tests {
                 .all(|warning| warning.len() < 2_000);
             assert!(warned && (is_injected || !decision.warnings().is_empty()));
         }
+    }
+
+    /// A name is not enough to be taken for ours, nor is an annotation that
+    /// says so: without the redirect step a sidecar serves nobody, and without
+    /// the sidecar the redirect cuts the pod off.
+    #[test]
+    fn a_container_that_only_has_our_name_is_not_taken_for_ours() {
+        let forged = json!({"remora.io/injected": "true", "remora.io/mesh-protocols": "remora-h2"});
+        let sidecar = json!({"name": "remora-proxy", "image": "x", "restartPolicy": "Always"});
+        let redirect = json!({"name": "remora-intercept", "image": "x", "command": ["true"]});
+        for annotations in [json!({}), forged] {
+            for init in [
+                json!([sidecar]),
+                json!([redirect]),
+                json!([{"name": "remora-proxy", "command": ["remora-proxy"]}]),
+                json!([redirect, sidecar]),
+            ] {
+                let spec = json!({"initContainers": init});
+                let (pod, decision) = injected(annotations.clone(), spec.clone());
+                let Decision::Decline {
+                    reason, warnings, ..
+                } = &decision
+                else {
+                    panic!("{decision:?}");
+                };
+                assert!(reason.contains("of its own is named remora-"), "{reason}");
+                assert_eq!(warnings.len(), 1);
+                assert_eq!(
+                    serde_json::to_value(&pod).unwrap()["spec"]["initContainers"],
+                    init
+                );
+                let said = &pod.metadata.annotations.as_ref().unwrap()["remora.io/injected"];
+                assert_eq!(*said, format!("false: {reason}"));
+                // Asked again, it says the same and changes nothing.
+                let again = injected(json!(pod.metadata.annotations), spec).1;
+                let Decision::Decline {
+                    reason: other,
+                    patch,
+                    ..
+                } = again
+                else {
+                    panic!("{again:?}");
+                };
+                assert_eq!((&other, patch.0.len()), (reason, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn ours_beside_one_that_is_not_is_declined() {
+        let (pod, _) = injected(json!({}), json!({}));
+        let mut spec = serde_json::to_value(&pod).unwrap()["spec"].take();
+        spec["initContainers"][1]["env"] = json!([]);
+        let (_, decision) = injected(json!({"remora.io/injected": "true"}), spec);
+        assert!(matches!(decision, Decision::Decline { .. }), "{decision:?}");
+    }
+
+    #[test]
+    fn a_command_that_another_webhook_wrapped_is_still_ours() {
+        let (pod, _) = injected(json!({}), json!({}));
+        let annotations = json!(pod.metadata.annotations);
+        let mut spec = serde_json::to_value(&pod).unwrap()["spec"].take();
+        let init = &mut spec["initContainers"];
+        init[0]["args"] = init[0]["command"].take();
+        init[0]["command"] = json!(["/wrap/env"]);
+        init[1]["command"] = json!(["/wrap/env", "remora-proxy"]);
+        // A port of ours that comes so late is warned of.
+        spec["containers"][0]["ports"] = json!([{"containerPort": 15120}]);
+        let (_, decision) = injected(annotations, spec);
+        let Decision::Inject { patch, warnings } = decision else {
+            panic!("{decision:?}");
+        };
+        assert!(patch.0.is_empty(), "{patch:?}");
+        assert!(warnings[0].contains("15120"), "{warnings:?}");
+    }
+
+    #[test]
+    fn a_pod_with_its_own_resolver_is_injected_and_warned_of() {
+        let dns = json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["9.9.9.9"]}});
+        let (_, decision) = injected(json!({}), dns);
+        let Decision::Inject { warnings, .. } = &decision else {
+            panic!("{decision:?}");
+        };
+        assert!(warnings[0].contains("dnsPolicy None"), "{warnings:?}");
     }
 
     #[test]

@@ -106,8 +106,13 @@ impl Options {
         let mut quantity = |flag: &str, text: &str| match text {
             "none" => None,
             text => {
-                if let Err(why) = values::quantity(text) {
-                    wrong.push(format!("--{flag}: {why}, nor none"));
+                match values::quantity(text) {
+                    Err(why) => wrong.push(format!("--{flag}: {why}, nor none")),
+                    Ok(_) if !flag.contains("memory") => {}
+                    Ok(_) => {
+                        let little = values::memory(text).err();
+                        wrong.extend(little.map(|why| format!("--{flag}: {why}")));
+                    }
                 }
                 Some(text.to_owned())
             }
@@ -334,6 +339,15 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} in {error}");
         }
+        let error = settings(&[
+            "--sidecar-memory-limit=1Mi",
+            "--sidecar-memory-request=none",
+        ]);
+        let error = error.unwrap_err();
+        assert!(
+            error.contains("memory-limit: `1Mi`") && error.contains("16Mi"),
+            "{error}"
+        );
         for url in ["http://x", "http://x:1/y", "x", "http://x:0"] {
             assert!(settings(&["--control-plane", url]).is_err(), "{url}");
         }

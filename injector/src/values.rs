@@ -7,8 +7,11 @@ use std::net::IpAddr;
 const MAX_LIST: usize = 128;
 /// The longest drain that can be asked for.
 const MAX_DRAIN_MS: u64 = 600_000;
-/// The most data workers.
-const MAX_CONCURRENCY: u32 = 64;
+/// The most data workers; the sidecar takes no more.
+const MAX_CONCURRENCY: u32 = 256;
+
+/// With less memory a sidecar cannot start: 16Mi.
+const MIN_MEMORY: f64 = 16.0 * 1024.0 * 1024.0;
 
 type Checked = Result<(), String>;
 
@@ -77,7 +80,7 @@ pub fn log_filter(text: &str) -> Checked {
     )
 }
 
-/// `1` to `64`.
+/// `1` to `256`.
 pub fn concurrency(text: &str) -> Checked {
     match text.parse::<u32>() {
         Ok(workers) if (1..=MAX_CONCURRENCY).contains(&workers) => Ok(()),
@@ -151,6 +154,16 @@ pub fn quantity(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A quantity of memory in which a sidecar can start.
+pub fn memory(text: &str) -> Checked {
+    if quantity(text)? < MIN_MEMORY {
+        return Err(format!(
+            "`{text}` is less than the 16Mi that a sidecar needs"
+        ));
+    }
+    Ok(())
+}
+
 /// `e3`, `E-2`.
 fn exponent(suffix: &str) -> Option<f64> {
     let digits = suffix.strip_prefix(['e', 'E'])?;
@@ -200,7 +213,12 @@ mod tests {
             &["debug", "info,remora_proxy::pool=debug"],
             &["", "loud", "a b=info", "=info"],
         );
-        check(concurrency, &["1", "64"], &["", "0", "65", "x"]);
+        check(concurrency, &["1", "256"], &["", "0", "257", "x"]);
+        check(
+            memory,
+            &["16Mi", "16777216", "1Gi"],
+            &["", "1Mi", "16M", "x"],
+        );
         check(access_log, &["off", "stdout"], &["", "/tmp/log", "on"]);
         check(
             drain_timeout,

@@ -1,6 +1,8 @@
 //! The API server, asked with bounds: every request has its time, every
 //! answer its size, and every error says what to check.
 
+use std::io::Read as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +25,8 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 const PAGE: usize = 500;
 /// Objects of one kind that are read in all.
 const MAX_OBJECTS: usize = 50_000;
+/// Bytes of a kubeconfig that are looked at to tell whether it is text.
+const MAX_LOOKED_AT: u64 = 1 << 20;
 /// Characters of another's message that are shown.
 const MAX_MESSAGE: usize = 600;
 
@@ -104,7 +108,10 @@ impl Api {
     /// # Errors
     /// When there is none, or it cannot be used.
     pub async fn connect(options: &Connection) -> Result<Self, Error> {
-        let mut config = config(options).await.map_err(Error::Config)?;
+        let mut config = match config(options).await {
+            Ok(config) => config,
+            Err(why) => return Err(Error::Config(unreadable(options).unwrap_or(why))),
+        };
         config.connect_timeout = Some(options.request_timeout);
         // A pod that does not answer is 503, and said at once.
         config.default_retry = false;
@@ -347,6 +354,42 @@ async fn config(options: &Connection) -> Result<Config, String> {
     Config::infer().await.map_err(|error| chain(&error))
 }
 
+/// The kubeconfig that is no text at all, where one is: what its reader says of
+/// it helps nobody.
+fn unreadable(options: &Connection) -> Option<String> {
+    let files: Vec<PathBuf> = match &options.kubeconfig {
+        Some(file) => vec![file.clone()],
+        None => match std::env::var_os("KUBECONFIG") {
+            Some(files) => std::env::split_paths(&files).collect(),
+            None => Vec::from_iter(std::env::home_dir().map(|home| home.join(".kube/config"))),
+        },
+    };
+    files.iter().find_map(|file| {
+        let mut start = Vec::new();
+        let opened = std::fs::File::open(file).ok()?;
+        opened.take(MAX_LOOKED_AT).read_to_end(&mut start).ok()?;
+        (!is_text(&start)).then(|| format!("{} is not a text file", file.display()))
+    })
+}
+
+/// Whether bytes are UTF-8 without control characters, or UTF-16 with its mark,
+/// which is read too.
+fn is_text(bytes: &[u8]) -> bool {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return true;
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        // The last character may be cut.
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    let is_odd = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+    !text.contains(is_odd) && !text.contains(char::REPLACEMENT_CHARACTER)
+}
+
 /// An error with its causes, each once, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -415,6 +458,26 @@ mod tests {
             Some(1_795_282_340)
         );
         assert_eq!(http_date("yesterday"), None);
+    }
+
+    #[test]
+    fn text_is_told_from_bytes() {
+        for text in [
+            "kind: Config\n\tx: ü".as_bytes(),
+            b"",
+            b"\xff\xfea\0",
+            b"cut \xc3",
+        ] {
+            assert!(is_text(text), "{text:?}");
+        }
+        for bytes in [
+            &b"\x7fELF\x01"[..],
+            b"a\xffb",
+            b"a\0b",
+            "a\u{fffd}".as_bytes(),
+        ] {
+            assert!(!is_text(bytes), "{bytes:?}");
+        }
     }
 
     #[test]

@@ -204,6 +204,8 @@ fn into_pod(
     };
     let decision = remora_injector::patch(&pod, &facts, settings);
     for warning in decision.warnings() {
+        // Who speaks is said once, by whoever prints it.
+        let warning = warning.strip_prefix("remora: ").unwrap_or(warning);
         done.warnings.push(format!("{shown}: {warning}"));
     }
     match &decision {
@@ -330,7 +332,14 @@ mod tests {
         assert_eq!(out.warnings.len(), 1);
         let out = injected(&pod("namespace: shop", "hostNetwork: true,"));
         assert_eq!(out.declined, 1);
-        assert!(out.warnings[0].contains("Pod shop/p") && out.warnings[0].contains("hostNetwork"));
+        assert!(out.warnings[0].starts_with("Pod shop/p: no sidecar for this pod: hostNetwork"));
+        for name in ["remora-proxy", "remora-intercept"] {
+            let init = format!("initContainers: [{{name: {name}, image: mine}}],");
+            let out = injected(&pod("namespace: shop", &init));
+            assert_eq!(out.declined, 1);
+            let wanted = format!("an init container of its own is named {name}");
+            assert!(out.warnings[0].ends_with(&wanted), "{:?}", out.warnings);
+        }
         let out = injected(&pod("namespace: kube-system", ""));
         assert!(
             out.warnings[0].contains("nothing is ever injected"),

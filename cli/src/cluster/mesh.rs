@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use remora_injector::containers;
 use remora_injector::decide::{self, Verdict};
 use remora_injector::{NamespaceFacts, Settings};
-use remora_proto::well_known::{CONTROL_PLANE, CONTROL_PLANE_ADMIN_PORT, SIDECAR_CONTAINER};
+use remora_proto::well_known::{CONTROL_PLANE, CONTROL_PLANE_ADMIN_PORT, INJECTED, NOT_INJECTED};
 use serde::{Deserialize, Serialize};
 
 use super::api::Api;
@@ -46,6 +47,7 @@ pub struct Sidecar {
 
 /// A resource that a sidecar did not take.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all(serialize = "camelCase"))]
 pub struct Refusal {
     /// `Service`, `Endpoint`, `Workload`.
     #[serde(default)]
@@ -165,15 +167,30 @@ pub fn phase(pod: &Pod) -> &str {
     phase.unwrap_or_default()
 }
 
-/// Whether a sidecar of ours is among its containers.
+/// Whether a sidecar of ours is among its containers; one that only has its
+/// name is none.
 pub fn has_sidecar(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else {
-        return false;
-    };
-    let native = spec.init_containers.iter().flatten();
-    native
-        .chain(&spec.containers)
-        .any(|container| container.name == SIDECAR_CONTAINER)
+    containers::has_sidecar(pod)
+}
+
+/// Why the injector left it alone, where it says so.
+pub fn declined(pod: &Pod) -> Option<&str> {
+    let said = pod.metadata.annotations.as_ref()?.get(INJECTED)?;
+    said.strip_prefix(NOT_INJECTED)
+}
+
+/// When it was made, in seconds since 1970.
+pub fn made(pod: &Pod) -> Option<i64> {
+    let made = pod.metadata.creation_timestamp.as_ref()?;
+    Some(made.0.as_second())
+}
+
+/// Whether it says that it is not ready.
+pub fn is_unready(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_deref());
+    let mut conditions = conditions.unwrap_or_default().iter();
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status != "True")
 }
 
 /// Whether it is to last: neither ended nor being deleted.
@@ -188,6 +205,25 @@ pub fn key(pod: &Pod) -> (String, String) {
         metadata.namespace.clone().unwrap_or_default(),
         metadata.name.clone().unwrap_or_default(),
     )
+}
+
+/// Makes sure that a namespace that was asked for exists. Who may not look is
+/// believed.
+///
+/// # Errors
+/// [`Error::NotFound`], and what else the API server says.
+pub async fn checked_namespace(api: &Api, namespace: Option<&str>) -> Result<(), Error> {
+    let Some(name) = namespace else {
+        return Ok(());
+    };
+    match api.find::<Namespace>(&NAMESPACES, None, name).await {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(Error::NotFound(format!(
+            "no such namespace: {name} (check -n and the kubeconfig's context)"
+        ))),
+        Err(error) if error.is_forbidden() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The namespaces, as the injector decides by them.
@@ -286,9 +322,13 @@ mod tests {
             *changed.pointer_mut(path).unwrap() = value;
             pod(changed)
         };
-        let with =
-            json!({"containers": [{"name": "app"}], "initContainers": [{"name": "remora-proxy"}]});
-        assert!(!enabled.lacks_sidecar(&changed("/spec", with)));
+        let with = json!({"containers": [{"name": "app"}], "initContainers": [
+            {"name": "remora-proxy", "restartPolicy": "Always", "env": [
+                {"name": "REMORA_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}]});
+        let with = changed("/spec", with);
+        assert!(has_sidecar(&with) && !enabled.lacks_sidecar(&with));
+        let named = json!({"containers": [{"name": "remora-proxy"}]});
+        assert!(!has_sidecar(&changed("/spec", named)));
         let host = json!({"containers": [{"name": "app"}], "hostNetwork": true});
         assert!(!enabled.lacks_sidecar(&changed("/spec", host)));
         let ended = changed("/status/phase", json!("Succeeded"));

@@ -1,6 +1,6 @@
 //! `remora status`: every sidecar, whether it is connected and in sync.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +18,10 @@ use crate::playground::clock;
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A pod younger than this may have a sidecar that is yet to connect.
+const YOUNG_SECONDS: i64 = 30;
+/// Pods that are named of those with the same refusal.
+const SHOWN_PODS: usize = 5;
 /// Refusals that are shown below the table.
 const MAX_SHOWN_REFUSALS: usize = 20;
 
@@ -93,6 +97,9 @@ pub struct Row {
     pub version: String,
     /// How long ago it last reported, in seconds.
     pub last_report_seconds: Option<u64>,
+    /// Its pod was made only now, or is not ready: it may connect yet.
+    #[serde(skip)]
+    pub is_settling: bool,
 }
 
 /// All rows, and what is to be known of them.
@@ -110,6 +117,11 @@ pub struct Status {
 /// When the cluster cannot be asked.
 pub async fn run(options: Options) -> Result<ExitCode, Error> {
     let api = Api::connect(&options.connection).await?;
+    // A name may stand for a namespace of its own, wherever the context leads.
+    if options.name.is_none() || options.scope.namespace.is_some() {
+        let scope = options.scope.namespace(&api.default_namespace);
+        mesh::checked_namespace(&api, scope).await?;
+    }
     let deadline = options.wait.map(|wait| clock::now() + wait);
     loop {
         let status = look(&api, &options).await?;
@@ -257,7 +269,13 @@ fn row(
         refused: sidecar.refused,
         version: sidecar.version,
         last_report_seconds: report.map(|at_ms| now_ms.saturating_sub(at_ms) / 1_000),
+        is_settling: mesh::is_unready(pod) || is_young(pod, now_ms),
     }
+}
+
+fn is_young(pod: &Pod, now_ms: u64) -> bool {
+    let now = i64::try_from(now_ms / 1_000).unwrap_or(i64::MAX);
+    mesh::made(pod).is_some_and(|made| now.saturating_sub(made) < YOUNG_SECONDS)
 }
 
 fn show(status: &Status, format: Format) -> Result<(), Error> {
@@ -325,28 +343,30 @@ fn states(row: &Row) -> (Cell, Cell) {
     }
 }
 
+/// What was refused, each once: mostly all pods refuse the same.
 fn refusals(rows: &[Row], paint: Paint) -> String {
-    let all = rows
-        .iter()
-        .flat_map(|row| row.refused.iter().map(move |refusal| (row, refusal)));
-    let count = all.clone().count();
+    let mut pods: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in rows {
+        for refusal in &row.refused {
+            let Refusal {
+                r#type,
+                name,
+                reason,
+                ..
+            } = refusal;
+            let what = format!("{type} {name}: {}", text::each_once(reason));
+            let who = pods.entry(what).or_default();
+            who.push(format!("{}/{}", row.namespace, row.pod));
+        }
+    }
     let mut text = String::new();
-    for (row, refusal) in all.take(MAX_SHOWN_REFUSALS) {
-        let Refusal {
-            r#type,
-            name,
-            reason,
-            ..
-        } = refusal;
-        let line = format!(
-            "{}/{} refused {type} {name}: {reason}",
-            row.namespace, row.pod
-        );
+    for (what, who) in pods.iter().take(MAX_SHOWN_REFUSALS) {
+        let line = format!("{} refused {what}", text::some_of(who, SHOWN_PODS));
         text.push_str(&paint.text(Tone::Bad, &line));
         text.push('\n');
     }
-    if count > MAX_SHOWN_REFUSALS {
-        let more = count - MAX_SHOWN_REFUSALS;
+    if pods.len() > MAX_SHOWN_REFUSALS {
+        let more = pods.len() - MAX_SHOWN_REFUSALS;
         text.push_str(&format!("and {more} more: -o json shows all\n"));
     }
     text
@@ -359,7 +379,8 @@ mod tests {
 
     fn pod(name: &str, uid: &str, phase: &str, has_sidecar: bool) -> Pod {
         let init = if has_sidecar {
-            json!([{"name": "remora-proxy"}])
+            json!([{"name": "remora-proxy", "restartPolicy": "Always", "env": [
+                {"name": "REMORA_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}])
         } else {
             json!([])
         };
@@ -440,6 +461,39 @@ shop/cart refused Service shop/x\u{fffd}: bad
 ";
         assert_eq!(text, wanted);
         assert!(table(&[], Paint::plain()).contains("-A"));
+    }
+
+    #[test]
+    fn a_refusal_is_told_once_with_all_who_refuse() {
+        let refused =
+            json!([{"type": "Service", "name": "shop/x", "reason": "a: no; a: no; b: no; a: no"}]);
+        let names = ["a", "b", "c", "d", "e", "f", "g"];
+        let pods = names.map(|name| pod(name, name, "Running", true));
+        let told = told(json!(names.map(
+            |name| json!({"namespace": "shop", "pod": name, "connected": true, "refused": refused})
+        )));
+        let text = refusals(&rows(&pods, &told, None, 0), Paint::plain());
+        assert_eq!(
+            text,
+            "shop/a, shop/b, shop/c, shop/d, shop/e and 2 more refused Service shop/x: \
+             a: no (3 times); b: no\n"
+        );
+    }
+
+    #[test]
+    fn a_pod_that_is_young_or_not_ready_is_settling() {
+        let settling = |metadata: serde_json::Value, ready: &str| {
+            let mut value = serde_json::to_value(pod("web", "1", "Running", true)).unwrap();
+            value["metadata"]["creationTimestamp"] = metadata;
+            value["status"]["conditions"] = json!([{"type": "Ready", "status": ready}]);
+            let pods = [serde_json::from_value(value).unwrap()];
+            rows(&pods, &Told::default(), None, 1_000_000_000_000)[0].is_settling
+        };
+        // 1 000 000 000 s is 2001-09-09T01:46:40Z.
+        let (young, old) = (json!("2001-09-09T01:46:20Z"), json!("2001-09-09T01:46:00Z"));
+        assert!(settling(young, "True"));
+        assert!(!settling(old.clone(), "True"));
+        assert!(settling(old, "False"));
     }
 
     #[test]

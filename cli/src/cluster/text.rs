@@ -80,6 +80,22 @@ pub fn some_of(names: &[String], most: usize) -> String {
     }
 }
 
+/// A list of faults (`a; b; a`), each once, with how often it stands there.
+pub fn each_once(faults: &str) -> String {
+    let mut seen: Vec<(&str, usize)> = Vec::new();
+    for fault in faults.split("; ") {
+        match seen.iter_mut().find(|(other, _)| *other == fault) {
+            Some((_, count)) => *count += 1,
+            None => seen.push((fault, 1)),
+        }
+    }
+    let told = seen.into_iter().map(|(fault, count)| match count {
+        1 => fault.to_owned(),
+        count => format!("{fault} ({count} times)"),
+    });
+    told.collect::<Vec<_>>().join("; ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

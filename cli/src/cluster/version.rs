@@ -42,10 +42,14 @@ pub struct Versions {
     /// Of the API server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<String>,
-    /// The control plane's versions, and how many replicas have each.
-    pub control_plane: BTreeMap<String, usize>,
-    /// The sidecars' versions, and how many have each.
-    pub sidecars: BTreeMap<String, usize>,
+    /// The control plane's versions, and how many replicas have each; `None`
+    /// where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane: Option<BTreeMap<String, usize>>,
+    /// The sidecars' versions, and how many have each; `None` where that is not
+    /// known: only a control plane knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sidecars: Option<BTreeMap<String, usize>>,
     /// Why something is not known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown: Vec<String>,
@@ -83,13 +87,14 @@ async fn ask(api: &Api, versions: &mut Versions) {
         Err(error) => return versions.unknown.push(error.to_string()),
     }
     match control_plane(api).await {
-        Ok(known) => versions.control_plane = known,
+        Ok(known) => versions.control_plane = Some(known),
         Err(error) => versions.unknown.push(error.to_string()),
     }
     match mesh::sidecars(api).await {
         Ok(told) => {
+            let known = versions.sidecars.get_or_insert_default();
             for sidecar in told.sidecars.into_iter().filter(|one| one.connected) {
-                *versions.sidecars.entry(sidecar.version).or_default() += 1;
+                *known.entry(sidecar.version).or_default() += 1;
             }
         }
         Err(error) => versions.unknown.push(error.to_string()),
@@ -139,7 +144,10 @@ pub fn minor(version: &str) -> Option<(u32, u32)> {
 }
 
 fn shown(versions: &Versions) -> String {
-    let counts = |known: &BTreeMap<String, usize>, what: &str| {
+    let counts = |known: &Option<BTreeMap<String, usize>>, what: &str| {
+        let Some(known) = known else {
+            return "unknown".to_owned();
+        };
         let each = known.iter();
         let each = each.map(|(version, count)| {
             format!("{} ({})", text::clean(version), text::counted(*count, what))
@@ -196,13 +204,24 @@ mod tests {
         let versions = Versions {
             client: "0.1.0".to_owned(),
             kubernetes: Some("v1.34.4".to_owned()),
-            control_plane: [("0.1.0".to_owned(), 2)].into(),
+            control_plane: Some([("0.1.0".to_owned(), 2)].into()),
+            sidecars: Some(BTreeMap::new()),
             ..Versions::default()
         };
         assert_eq!(
             shown(&versions),
             "client:         0.1.0\nkubernetes:     v1.34.4\n\
              control plane:  0.1.0 (2 replicas)\nsidecars:       none\n"
+        );
+        let without_control_plane = Versions {
+            control_plane: Some(BTreeMap::new()),
+            sidecars: None,
+            ..versions
+        };
+        let text = shown(&without_control_plane);
+        assert!(
+            text.ends_with("control plane:  none\nsidecars:       unknown\n"),
+            "{text}"
         );
     }
 }

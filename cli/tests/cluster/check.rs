@@ -24,7 +24,8 @@ fn deployment(name: &str, ready: u32) -> Value {
 
 fn pod(name: &str, has_sidecar: bool) -> Value {
     let init = if has_sidecar {
-        json!([{"name": "remora-proxy"}])
+        json!([{"name": "remora-proxy", "restartPolicy": "Always", "env": [
+            {"name": "REMORA_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}])
     } else {
         json!([])
     };
@@ -138,17 +139,37 @@ fn what_does_not_run_as_it_should_is_found() {
         json!({"spec": {"holderIdentity": "cp-1", "renewTime": "2026-11-21T17:00:00.000000Z"}}),
     );
     api.forget("/api/v1/pods");
+    // The API server's clock says 17:32:20.
+    let mut new = pod("new-1", true);
+    new["metadata"]["creationTimestamp"] = json!("2026-11-21T17:32:00Z");
+    let mut own = pod("own-1", false);
+    own["spec"]["containers"][0]["name"] = json!("remora-proxy");
     api.list(
         "/api/v1/pods",
-        json!([pod("web-1", true), pod("web-2", true), pod("old-1", false)]),
+        json!([
+            pod("web-1", true),
+            pod("web-2", true),
+            pod("old-1", false),
+            new,
+            own
+        ]),
     );
+    let injector = format!("{DEPLOYMENTS}/remora-injector");
+    api.forget(&injector);
+    let mut scaled = deployment("remora-injector", 0);
+    scaled["spec"]["replicas"] = json!(0);
+    api.get(&injector, scaled);
     api.forget(SIDECARS);
     api.get(SIDECARS, json!([sidecar("web-1")]));
-    let ran = api.run(&["check", "-o", "yaml"]);
+    let ran = api.run(&["check", "-o", "json"]);
     assert_eq!(ran.status, 1);
     for wanted in [
         "cp-1 has not renewed the Lease for 32m",
         "1 sidecar not connected: shop/web-2",
+        "1 sidecar not connected yet, of pods that are new or not ready: shop/new-1",
+        "is named remora-proxy: shop/own-1",
+        "scaled to 0",
+        "kubectl -n remora-system scale deployment/remora-injector --replicas=2",
         "1 pod of namespace shop without sidecar: old-1",
     ] {
         assert!(ran.out.contains(wanted), "{wanted} in\n{}", ran.out);

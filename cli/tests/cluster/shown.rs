@@ -12,7 +12,8 @@ const POLICIES: &str = "/apis/remora.io/v1alpha1/namespaces/shop/trafficpolicies
 
 fn pod(name: &str) -> Value {
     json!({"metadata": {"namespace": "shop", "name": name, "uid": name},
-        "spec": {"nodeName": "node-1", "containers": [{"name": "app"}], "initContainers": [{"name": "remora-proxy"}]},
+        "spec": {"nodeName": "node-1", "containers": [{"name": "app"}], "initContainers": [{"name": "remora-proxy", "restartPolicy": "Always", "env": [
+            {"name": "REMORA_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}]},
         "status": {"phase": "Running"}})
 }
 
@@ -171,6 +172,10 @@ fn long_lists_are_read_page_by_page() {
 fn top_reads_twice_and_gives_rates() {
     let api = Api::start();
     api.list(PODS, json!([pod("web-1"), pod("web-2")]));
+    api.get(
+        "/api/v1/namespaces/shop",
+        json!({"metadata": {"name": "shop"}}),
+    );
     let stats = |uptime_ms: u64, requests: u64| {
         json!({"uptime_ms": uptime_ms, "outbound": [], "inbound": [{"port": 8080, "requests": requests,
             "failures": 0, "latency_bounds_ms": [1.0], "latency_counts": [requests, 0]}]})
@@ -217,6 +222,8 @@ fn explain_reads_the_service_and_its_namespaces_policies() {
     api.list(POLICIES, json!([first.clone()]));
     let ran = api.run(&["explain", "catalog", "-o", "json"]);
     assert_eq!(ran.status, 0, "{}", ran.error);
+    assert!(ran.out.contains("\"isDefault\"") && ran.out.contains("\"notInForce\""));
+    assert_camel_case(&ran.json());
     let fields = ran.json()["fields"].clone();
     let attempts = fields
         .as_array()
@@ -272,4 +279,66 @@ fn versions_of_all_parts_are_told_where_they_are_known() {
     let wanted = json!({"client": env!("CARGO_PKG_VERSION"), "kubernetes": "v1.34.4",
         "controlPlane": {"0.1.0": 1}, "sidecars": {"0.1.0": 2}});
     assert_eq!(ran.json(), wanted);
+    api.forget(LEASE);
+    api.forget(SYSTEM_PODS);
+    api.list(SYSTEM_PODS, json!([]));
+    let ran = api.run(&["version"]);
+    assert_eq!(ran.status, 0, "{}", ran.error);
+    assert!(
+        ran.out
+            .ends_with("control plane:  none\nsidecars:       unknown\n"),
+        "{}",
+        ran.out
+    );
+}
+
+/// The names of every object, all the way down.
+fn assert_camel_case(value: &Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                assert!(!name.contains('_'), "{name}");
+                assert_camel_case(value);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(assert_camel_case),
+        _ => {}
+    }
+}
+
+#[test]
+fn what_programs_read_has_names_in_camel_case() {
+    let refused = json!([{"type": "Service", "name": "shop/x", "version": "1", "reason": "no"}]);
+    let api = shop(refused);
+    for command in ["status", "version", "check"] {
+        let ran = api.run(&[command, "-o", "json"]);
+        assert_camel_case(&ran.json());
+    }
+    let demo = concat!("files:", env!("CARGO_MANIFEST_DIR"), "/../manifests/demo");
+    let ran = api.run(&[
+        "explain", "catalog", "-n", "shop", "--source", demo, "-o", "json",
+    ]);
+    assert_camel_case(&ran.json());
+}
+
+#[test]
+fn a_namespace_that_is_not_there_is_said_and_one_that_may_not_be_seen_is_believed() {
+    let api = shop(json!([]));
+    for command in [
+        &["status", "-n", "absent"][..],
+        &["top", "--once", "-n", "absent"],
+        &["check", "-n", "absent"],
+    ] {
+        let ran = api.run(command);
+        assert_eq!(ran.status, 2, "{command:?}: {}", ran.out);
+        assert!(
+            ran.error.contains("no such namespace: absent"),
+            "{command:?}: {}",
+            ran.error
+        );
+    }
+    api.forget("/api/v1/namespaces/shop");
+    api.forbid("/api/v1/namespaces/shop");
+    let ran = api.run(&["status", "-n", "shop"]);
+    assert_eq!(ran.status, 0, "{}", ran.error);
 }

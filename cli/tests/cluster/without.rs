@@ -157,6 +157,44 @@ fn without_a_kubeconfig_it_is_said_where_one_may_be() {
 }
 
 #[test]
+fn a_kubeconfig_that_is_no_text_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    std::fs::write(&file, b"\x7fELF\x02\x01\x01\0\0\0\xff\xfe\x90").unwrap();
+    let mut by_variable = remora(&["check"]);
+    by_variable.env("KUBECONFIG", &file);
+    let file = file.to_str().unwrap();
+    for command in [by_variable, remora(&["check", "--kubeconfig", file])] {
+        let ran = Ran::of(command);
+        assert_eq!(ran.status, 2);
+        let wanted = format!("{file} is not a text file");
+        assert!(ran.error.contains(&wanted), "{}", ran.error);
+        assert!(!ran.error.contains('\u{fffd}'), "{}", ran.error);
+    }
+}
+
+#[test]
+fn inject_declines_who_takes_our_names_and_says_who_speaks_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pod.yaml");
+    for name in ["remora-proxy", "remora-intercept"] {
+        let pod = format!(
+            "kind: Pod\nmetadata: {{name: x, annotations: {{remora.io/injected: \"true\"}}}}\n\
+             spec: {{initContainers: [{{name: {name}, image: mine}}], containers: [{{name: a}}]}}\n"
+        );
+        std::fs::write(&file, pod).unwrap();
+        let ran = Ran::of(remora(&["inject", "-f", file.to_str().unwrap()]));
+        assert_eq!(ran.status, 1, "{}", ran.error);
+        let wanted = format!(
+            "remora: Pod default/x: no sidecar for this pod: an init container of its own is named {name}\n"
+        );
+        assert_eq!(ran.error, wanted);
+        assert_eq!(ran.out.matches("image: mine").count(), 1, "{}", ran.out);
+        assert_eq!(ran.out.matches("image:").count(), 1, "{}", ran.out);
+    }
+}
+
+#[test]
 fn a_cluster_that_does_not_answer_is_given_up_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config");

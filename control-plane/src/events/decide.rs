@@ -135,6 +135,7 @@ pub fn of_opened(opened: Vec<Opened>) -> Vec<Notice> {
             };
             let others = match callers.len() {
                 1 => String::new(),
+                2 => " (and that of 1 more caller)".to_owned(),
                 more => format!(" (and those of {} more callers)", more - 1),
             };
             Some(Notice {
@@ -284,7 +285,7 @@ mod tests {
         assert_eq!((notice.kind, &*notice.id.name), (Kind::Pod, "catalog-1"));
         assert_eq!(
             notice.note,
-            "the breaker of shop/web-1 for shop/catalog opened (and those of 1 more callers): \
+            "the breaker of shop/web-1 for shop/catalog opened (and that of 1 more caller): \
              3 consecutive failures"
         );
     }

@@ -150,6 +150,10 @@ pub fn deployment(
     let logs = format!(
         "kubectl -n {namespace} describe deployment/{name}; kubectl -n {namespace} logs deployment/{name}"
     );
+    if wanted == 0 {
+        let scale = format!("kubectl -n {namespace} scale deployment/{name} --replicas=2");
+        return Finding::error(subject, "scaled to 0", &scale);
+    }
     if ready == 0 {
         return Finding::error(subject, shown, &logs);
     }

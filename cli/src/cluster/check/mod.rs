@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use self::finding::{Finding, Level};
 use super::api::Api;
 use super::error::Error;
+use super::mesh;
 use super::options::{Connection, Output, parse_name};
 use super::output::{self, Paint};
 use crate::playground::clock;
@@ -63,6 +64,7 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<ExitCode, Error> {
     let api = Api::connect(&options.connection).await?;
     let server = api.server().await?;
+    mesh::checked_namespace(&api, options.namespace.as_deref()).await?;
     let mut findings = vec![before::server(&server)];
     if options.pre {
         findings.extend(before::findings(&api).await);
@@ -73,7 +75,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
         // The Lease's time is a control plane's: of the clocks at hand the API server's is nearer.
         let now = server.now.unwrap_or_else(own_seconds);
         findings.extend(installed::findings(&api, now).await);
-        findings.extend(workloads::findings(&api, options.namespace.as_deref()).await);
+        findings.extend(workloads::findings(&api, options.namespace.as_deref(), now).await);
     }
     let text = output::structured(options.output.format, &findings)?;
     output::print(&text.unwrap_or_else(|| finding::table(&findings, Paint::of_stdout())))?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 use remora_injector::decide::Verdict;
-use remora_proto::well_known::{INJECT, INJECT_ENABLED};
+use remora_proto::well_known::{INJECT, INJECT_DISABLED, INJECT_ENABLED};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -17,17 +17,19 @@ use crate::cluster::resources::{PODS, TRAFFIC_POLICIES};
 use crate::cluster::status::{self, Row, State};
 use crate::cluster::text;
 use crate::cluster::version::{OURS, is_supported};
-use crate::playground::clock;
 
 /// Names that are shown of many.
 const SHOWN: usize = 5;
 /// Namespaces that get a finding of their own.
 const MAX_NAMESPACES: usize = 20;
+/// Reasons for which pods were declined that get a finding of their own.
+const MAX_REASONS: usize = 20;
 /// Policies that get a finding of their own.
 const MAX_POLICIES: usize = 50;
 
 /// Everything that runs in the mesh, of one namespace or of all.
-pub async fn findings(api: &Api, namespace: Option<&str>) -> Vec<Finding> {
+/// `now` is the API server's clock, in seconds since 1970.
+pub async fn findings(api: &Api, namespace: Option<&str>, now: i64) -> Vec<Finding> {
     let mut found = Vec::new();
     let pods = api.list::<Pod>(&PODS, namespace, "").await;
     let namespaces = Namespaces::read(api, namespace).await;
@@ -37,7 +39,8 @@ pub async fn findings(api: &Api, namespace: Option<&str>) -> Vec<Finding> {
     }
     match (&pods, mesh::sidecars(api).await) {
         (Ok(pods), Ok(told)) => {
-            let rows = status::rows(&pods.items, &told, None, clock::unix_ms());
+            let now_ms = u64::try_from(now).unwrap_or(0).saturating_mul(1_000);
+            let rows = status::rows(&pods.items, &told, None, now_ms);
             found.extend(sidecars(&rows));
             if let Some(doubt) = told.doubt {
                 found.push(Finding::warning(
@@ -57,22 +60,27 @@ pub async fn findings(api: &Api, namespace: Option<&str>) -> Vec<Finding> {
 }
 
 /// Pods that are asked for and run without: those that only have to be made
-/// anew, with what to restart, and those that cannot have a sidecar.
+/// anew, with what to restart, and those that were declined, with what to change.
 pub fn without_sidecar(pods: &[Pod], namespaces: &Namespaces) -> Vec<Finding> {
     let mut lacking: BTreeMap<String, Lacking> = BTreeMap::new();
-    let mut declined = Vec::new();
+    let mut declined: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let bare = |pod: &&Pod| mesh::lasts(pod) && !mesh::has_sidecar(pod);
     for pod in pods.iter().filter(bare) {
         let (namespace, name) = mesh::key(pod);
-        match namespaces.verdict(pod) {
-            Verdict::Inject => {
+        let reason = match (namespaces.verdict(pod), mesh::declined(pod)) {
+            (Verdict::Skip(_), _) => continue,
+            (Verdict::Inject, None) => {
                 let lacking = lacking.entry(namespace).or_default();
                 lacking.owners.extend(mesh::owner(pod));
                 lacking.names.push(name);
+                continue;
             }
-            Verdict::Decline(reason) => declined.push(format!("{namespace}/{name} ({reason})")),
-            Verdict::Skip(_) => {}
-        }
+            (Verdict::Decline(reason), _) => reason,
+            // What the injector knows and this program does not.
+            (Verdict::Inject, Some(reason)) => reason.to_owned(),
+        };
+        let pods = declined.entry(reason).or_default();
+        pods.push(format!("{namespace}/{name}"));
     }
     let mut found: Vec<Finding> = lacking
         .iter()
@@ -82,17 +90,66 @@ pub fn without_sidecar(pods: &[Pod], namespaces: &Namespaces) -> Vec<Finding> {
     if found.is_empty() {
         found.push(nobody_lacks(namespaces));
     }
-    if !declined.is_empty() {
-        found.push(Finding::info(
-            INJECTION,
-            format!(
-                "{} asked for and cannot have a sidecar: {}",
-                text::counted(declined.len(), "pod"),
-                text::some_of(&declined, SHOWN)
-            ),
-        ));
-    }
+    let declined = declined.iter().take(MAX_REASONS);
+    found.extend(declined.map(|(reason, pods)| refusal(reason, pods)));
     found
+}
+
+/// What changes a reason for which pods are declined, by words of it. What may
+/// quote a pod's author comes first.
+const CHANGES: [(&str, &str); 10] = [
+    (
+        "annotation remora.io/",
+        "mend that annotation in the pod template",
+    ),
+    ("label remora.io/", "mend that label"),
+    (
+        "of its own is named ",
+        "give that container another name in the pod template",
+    ),
+    (
+        "runs as user ",
+        "give that container another runAsUser in the pod template",
+    ),
+    (
+        "declares the port ",
+        "let the application listen on another port, and declare that one",
+    ),
+    (
+        "dnsPolicy",
+        "set dnsPolicy: ClusterFirst in the pod template",
+    ),
+    (
+        "Pod Security",
+        "label the namespace pod-security.kubernetes.io/enforce=privileged, or move the pods to one that is",
+    ),
+    ("native sidecars", "upgrade the cluster"),
+    (
+        "leave no room",
+        "shorten the annotations in the pod template",
+    ),
+    ("hostNetwork", "take hostNetwork out of the pod template"),
+];
+/// Reasons that lie in what a pod is for: to be known, and mostly not to be mended.
+const BY_NATURE: [&str; 2] = ["hostNetwork", "the sidecar runs on Linux only"];
+
+fn refusal(reason: &str, pods: &[String]) -> Finding {
+    let message = format!(
+        "{} asked for and declined: {reason}: {}",
+        text::counted(pods.len(), "pod"),
+        text::some_of(pods, SHOWN)
+    );
+    let opt_out = format!("opt out by the pods' label {INJECT}={INJECT_DISABLED}");
+    let change = CHANGES.iter().find(|(words, _)| reason.contains(words));
+    let action = match change {
+        Some((_, change)) => format!("{change} (the pods have to be made anew), or {opt_out}"),
+        None => opt_out,
+    };
+    if BY_NATURE.iter().any(|nature| reason.starts_with(nature)) {
+        let info = Finding::info(INJECTION, message);
+        return Finding { action, ..info };
+    }
+    Finding::warning(INJECTION, message, &action)
 }
 
 const INJECTION: &str = "injection";
@@ -152,7 +209,8 @@ pub fn sidecars(rows: &[Row]) -> Vec<Finding> {
     };
     let some = |names: &[String]| text::some_of(names, SHOWN);
     let mut found = Vec::new();
-    let lost = names(&|row| matches!(row.state, State::Disconnected | State::Unknown));
+    let is_lost = |row: &Row| matches!(row.state, State::Disconnected | State::Unknown);
+    let lost = names(&|row| is_lost(row) && !row.is_settling);
     if !lost.is_empty() {
         found.push(Finding::error(
             SUBJECT,
@@ -183,6 +241,15 @@ pub fn sidecars(rows: &[Row]) -> Vec<Finding> {
             ),
             "restart their workloads, so that they get today's sidecar",
         ));
+    }
+    let settling = names(&|row| is_lost(row) && row.is_settling);
+    if !settling.is_empty() {
+        let count = text::counted(settling.len(), "sidecar");
+        let message = format!(
+            "{count} not connected yet, of pods that are new or not ready: {}",
+            some(&settling)
+        );
+        found.push(Finding::info(SUBJECT, message));
     }
     if found.is_empty() {
         let count = rows.iter().filter(|row| row.state == State::InSync).count();
@@ -337,7 +404,44 @@ mod tests {
         host.spec.as_mut().unwrap().host_network = Some(true);
         let found = without_sidecar(&[host], &enabled);
         assert_eq!((found[0].level, found[1].level), (Level::Ok, Level::Info));
-        assert!(found[1].message.contains("shop/web-5d-a (hostNetwork"));
+        assert!(
+            found[1].message.contains("hostNetwork") && found[1].message.ends_with("shop/web-5d-a")
+        );
+    }
+
+    #[test]
+    fn declined_pods_are_told_by_reason_with_what_to_change() {
+        let pod = |name: &str, said: &str, container: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"namespace": "shop", "name": name,
+                    "annotations": {"remora.io/injected": format!("false: {said}")}},
+                "spec": {"containers": [{"name": container}]}, "status": {"phase": "Running"},
+            }))
+            .unwrap()
+        };
+        let wrong = "annotation remora.io/concurrency: `hostNetwork` is not a number from 1 to 256";
+        let named = "a container of its own is named remora-proxy";
+        let pods = [
+            pod("a", wrong, "app"),
+            pod("b", wrong, "app"),
+            pod("c", named, "remora-proxy"),
+        ];
+        let enabled = labelled(json!({"remora.io/inject": "enabled"}));
+        let found = without_sidecar(&pods, &enabled);
+        let [_, rename, mend] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!(
+            mend.message,
+            format!("2 pods asked for and declined: {wrong}: shop/a, shop/b")
+        );
+        assert_eq!((mend.level, rename.level), (Level::Warning, Level::Warning));
+        assert!(mend.action.starts_with("mend that annotation"), "{mend:?}");
+        assert!(rename.message.contains(named), "{rename:?}");
+        assert!(rename.action.contains("another name"), "{rename:?}");
+        for finding in &found {
+            assert!(!finding.action.contains("delete them"), "{finding:?}");
+        }
     }
 
     #[test]
@@ -352,6 +456,7 @@ mod tests {
             refused: Vec::new(),
             version: version.to_owned(),
             last_report_seconds: None,
+            is_settling: false,
         };
         let good = row("a", State::InSync, OURS);
         assert_eq!(sidecars(std::slice::from_ref(&good))[0].level, Level::Ok);
@@ -361,6 +466,13 @@ mod tests {
             row("c", State::Refused, OURS),
             row("d", State::InSync, "7.0.0"),
         ]);
+        let new = Row {
+            is_settling: true,
+            ..row("e", State::Unknown, "")
+        };
+        let noted = sidecars(&[new]);
+        assert_eq!((noted.len(), noted[0].level), (1, Level::Info));
+        assert!(noted[0].message.contains("shop/e"), "{noted:?}");
         let levels: Vec<Level> = found.iter().map(|one| one.level).collect();
         assert_eq!(levels, [Level::Error, Level::Error, Level::Warning]);
         for (finding, pod) in found.iter().zip(["shop/b", "shop/c", "shop/d"]) {

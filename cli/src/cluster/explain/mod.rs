@@ -65,6 +65,7 @@ pub struct Explanation {
 
 /// A policy that takes part.
 #[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Taking {
     /// Its name, in the Service's namespace.
     pub name: String,
@@ -76,6 +77,7 @@ pub struct Taking {
 
 /// One leaf.
 #[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Field {
     /// Its path below `spec`.
     pub field: String,
@@ -89,6 +91,7 @@ pub struct Field {
 
 /// A policy that is not in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Refused {
     /// Its name, or where it stands.
     pub policy: String,

@@ -24,6 +24,7 @@ use self::scene::{Scene, Wish};
 use self::screen::{Screen, Seen};
 use super::api::Api;
 use super::error::Error;
+use super::mesh;
 use super::options::{Connection, Format, Output, Scope};
 use super::output::{self, Cell, Paint, Table, Tone};
 
@@ -37,7 +38,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
     or, for a pod that is rarely called, of those from it. At most 500 pods are asked.\n\
     Keys: arrows, PgUp, PgDn, Home, End scroll; s sorts by another column; q or Ctrl-C ends.\n\n\
     Exit status: 0; 1 (with --once or -o) not one sidecar answered; 2 wrong usage, or the cluster cannot be asked.\n\
-    Needs: list pods and get pods/proxy in the namespace (all: in the whole cluster)."
+    Needs: list pods and get pods/proxy in the namespace (all: in the whole cluster); get namespaces \
+    to tell an empty namespace from none."
 )]
 pub struct Options {
     #[command(flatten)]
@@ -65,6 +67,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
     }
     let api = Api::connect(&options.connection).await?;
     let namespace = options.scope.namespace(&api.default_namespace);
+    mesh::checked_namespace(&api, namespace).await?;
     let poller = Poller::new(api.clone(), namespace.map(str::to_owned));
     if is_once {
         return once(poller, options.output.format).await;
