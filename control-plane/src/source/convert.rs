@@ -315,6 +315,9 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         .flatten()
         .find(|condition| condition.type_ == "Ready");
     let text = |text: &Option<String>| Name::from(text.as_deref().unwrap_or_default());
+    let not_injected = annotation(&pod.metadata, well_known::INJECTED)
+        .and_then(|text| text.strip_prefix(well_known::NOT_INJECTED))
+        .map(Name::from);
     Pod {
         id,
         uid: text(&pod.metadata.uid),
@@ -333,12 +336,11 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         ports: container_ports(spec, errors),
         opaque_ports: opaque_ports(&pod.metadata, errors),
         excluded_ports: port_ranges("exclude-inbound-ports", &pod.metadata, errors),
-        sidecar: has_sidecar(spec),
+        // A pod that the injector left alone may have a container of that name.
+        sidecar: not_injected.is_none() && has_sidecar(spec),
         running: phase == Some("Running"),
         declines_sidecar: on_host || declined,
-        not_injected: annotation(&pod.metadata, well_known::INJECTED)
-            .and_then(|text| text.strip_prefix(well_known::NOT_INJECTED))
-            .map(Name::from),
+        not_injected,
         mesh_protocols: mesh_protocols(&pod.metadata),
     }
 }
