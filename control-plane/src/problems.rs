@@ -10,6 +10,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 use crate::core::Note;
 use crate::core::objects::{Key, Kind};
 use crate::policy::check::FieldError;
+use crate::text;
 
 /// One problem, as `/problems` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,6 +174,8 @@ fn log_new(before: &BTreeSet<Problem>, now: &BTreeSet<Problem>) {
             message,
             information,
         } = problem;
+        // Fields are quoted by the log itself; a message may hold what a user wrote.
+        let message = text::clean(message);
         match (file.is_empty(), information) {
             (true, true) => tracing::info!(object, field, "{message}"),
             (true, false) => tracing::warn!(object, field, "{message}"),

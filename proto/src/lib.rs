@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`well_known`]: names that are the same everywhere (ports, labels,
 //!   annotations, type URLs, forms of resource names).
+//! - [`bounds`]: what a resource may hold.
 //! - [`ports`]: ranges of ports as annotations and settings write them.
 //! - [`v1`]: the resources of the stream and the report stream (`proto/remora/v1`).
 //! - [`discovery`]: the published xDS v3 incremental transport that carries them.
@@ -11,6 +12,7 @@
 //! (`REMORA_REGENERATE=1 cargo test -p remora-proto`), which also fails when
 //! it is out of date; so no build of the product needs a protobuf compiler.
 
+pub mod bounds;
 pub mod ports;
 pub mod well_known;
 

@@ -3,6 +3,7 @@
 //! Reading is for everyone who reaches the port. What changes state is POST,
 //! and only from loopback.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -66,17 +67,21 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .with_state(admin)
 }
 
-async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
+async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Cow<'static, str>) {
     if *admin.drain.borrow() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
     }
     if admin.ready_at.borrow().is_none() {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the workload has not arrived; check that the control plane runs\n",
-        );
+        let why = match admin.shared.mesh.refused_workload() {
+            Some(why) => format!(
+                "this pod's Workload was refused: {why}; check the policies of its Services\n"
+            )
+            .into(),
+            None => "the workload has not arrived; check that the control plane runs\n".into(),
+        };
+        return (StatusCode::SERVICE_UNAVAILABLE, why);
     }
-    (StatusCode::OK, "ready\n")
+    (StatusCode::OK, "ready\n".into())
 }
 
 async fn metrics(Extension(registry): Extension<Arc<Registry>>) -> Response {

@@ -9,9 +9,11 @@
 //! - [`notes`]: what is to be said of them though each is right in itself.
 //! - [`resolve`]: policies to what a sidecar does.
 //! - [`ports`]: what is spoken on a pod's ports, and between sidecars there.
+//! - [`enforced`]: the rate limits of a pod's own sidecar, within their bounds.
 //! - [`publish`]: objects to resources.
 //! - [`store`]: the resources, encoded once, and who is woken for which.
 
+pub mod enforced;
 pub mod index;
 pub mod notes;
 pub mod objects;
@@ -79,18 +81,18 @@ impl Core {
                 }
             }
         }
-        if judged_anew {
-            let conditions = self.judge();
-            if *self.conditions != conditions {
-                self.conditions = Arc::new(conditions);
-            }
-        }
         let mut dirty = self.index.take_dirty();
         if moved {
             // Every Workload says where reports go.
             dirty.pods.extend(self.index.pods.keys().cloned());
         }
         self.publisher.publish(&self.index, dirty);
+        if self.publisher.take_left_out_change() || judged_anew {
+            let conditions = self.judge();
+            if *self.conditions != conditions {
+                self.conditions = Arc::new(conditions);
+            }
+        }
     }
 
     /// Whether the source has given all it had at the start.
@@ -104,7 +106,10 @@ impl Core {
     }
 
     fn judge(&self) -> Vec<Condition> {
-        self.index.policies.conditions(|id| self.index.named(id))
+        let named = |id: &_| self.index.named(id);
+        let mut conditions = self.index.policies.conditions(named);
+        enforced::mark(self.publisher.left_out(), &mut conditions);
+        conditions
     }
 
     /// Running pods that should have a sidecar and have none.

@@ -140,6 +140,11 @@ impl Policies {
         self.by_id.get(&oldest.id).map(|(policy, _)| policy)
     }
 
+    /// How old a policy is among its like; an older one is less.
+    pub fn age(&self, id: &Id) -> Option<&Age> {
+        self.by_id.get(id).map(|(_, age)| age)
+    }
+
     /// Of each policy and target, in the order of names.
     pub fn conditions(&self, named: impl Fn(&Id) -> Named) -> Vec<Condition> {
         let mut conditions = Vec::new();

@@ -7,12 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use remora_proto::{v1, well_known};
+use remora_proto::{bounds, v1, well_known};
 
+use super::enforced::{LeftOut, enforced};
 use super::index::{Dirty, Index, Seat};
 use super::objects::{EndpointSlice, Id, Name, Pod, Reach, Service, SliceEndpoint};
-use super::ports::{covered_ports, mesh_protocols, mesh_protocols_of_every, pod_ports};
-use super::resolve::{self, Effective};
+use super::ports::{mesh_protocols, mesh_protocols_of_every, pod_ports};
+use super::resolve;
 use super::store::{Resource, ResourceType, Store};
 
 /// Publishes into a store.
@@ -22,6 +23,9 @@ pub struct Publisher {
     seats: HashMap<(Id, Seat), Vec<Name>>,
     /// As every Workload says it; empty where nobody is known to lead.
     reports_address: String,
+    /// As many as there are pods whose policies have too many limits together.
+    left_out: BTreeMap<Id, Vec<LeftOut>>,
+    left_out_changed: bool,
 }
 
 impl Publisher {
@@ -31,13 +35,17 @@ impl Publisher {
             store,
             seats: HashMap::new(),
             reports_address: String::new(),
+            left_out: BTreeMap::new(),
+            left_out_changed: false,
         }
     }
 
     /// Where sidecars' reports go from now on; whether that is another place
     /// than before.
     pub fn set_reports_address(&mut self, address: Option<SocketAddr>) -> bool {
-        let said = address.map(|address| address.to_string());
+        // What a sidecar would refuse is as none: then they report where the stream is.
+        let reachable = address.filter(bounds::is_reachable);
+        let said = reachable.map(|address| address.to_string());
         let said = said.unwrap_or_default();
         std::mem::replace(&mut self.reports_address, said.clone()) != said
     }
@@ -53,6 +61,25 @@ impl Publisher {
         for id in dirty.pods {
             self.pod(index, &id);
         }
+    }
+
+    /// Of each pod the limits for which there is no room there.
+    pub fn left_out(&self) -> &BTreeMap<Id, Vec<LeftOut>> {
+        &self.left_out
+    }
+
+    /// Whether [`Self::left_out`] is another than when this was last asked.
+    pub fn take_left_out_change(&mut self) -> bool {
+        std::mem::take(&mut self.left_out_changed)
+    }
+
+    fn note_left_out(&mut self, pod: &Id, left_out: Vec<LeftOut>) {
+        let before = if left_out.is_empty() {
+            self.left_out.remove(pod)
+        } else {
+            self.left_out.insert(pod.clone(), left_out.clone())
+        };
+        self.left_out_changed |= before.unwrap_or_default() != left_out;
     }
 
     fn service(&self, index: &Index, id: &Id) {
@@ -98,12 +125,13 @@ impl Publisher {
         }
     }
 
-    fn pod(&self, index: &Index, id: &Id) {
+    fn pod(&mut self, index: &Index, id: &Id) {
         let direct = well_known::pod_resource_name(&id.namespace, &id.name);
         let workload_name = well_known::resource_name(&id.namespace, &id.name);
         let Some(pod) = index.pods.get(id) else {
             self.store.remove(ResourceType::Service, &direct);
             self.store.remove(ResourceType::Workload, &workload_name);
+            self.note_left_out(id, Vec::new());
             return;
         };
         if pod.addresses.is_empty() {
@@ -122,7 +150,8 @@ impl Publisher {
             self.store.set(ResourceType::Service, resource);
         }
         let node = well_known::node_id(&id.namespace, &id.name, &pod.uid);
-        let message = workload(index, pod, &self.reports_address);
+        let (message, left_out) = workload(index, pod, &self.reports_address);
+        self.note_left_out(id, left_out);
         let resource = Resource::new(
             ResourceType::Workload,
             workload_name.into(),
@@ -352,33 +381,18 @@ fn zone(index: &Index, pod: &Pod) -> String {
         .to_owned()
 }
 
-fn workload(index: &Index, pod: &Pod, reports_address: &str) -> v1::Workload {
+/// With the limits for which there is no room.
+fn workload(index: &Index, pod: &Pod, reports_address: &str) -> (v1::Workload, Vec<LeftOut>) {
     let namespace = &pod.id.namespace;
-    let general = resolve::effective(&index.policies, namespace, None);
-    let mut policies = Vec::new();
-    let mut limits: BTreeMap<u16, Vec<v1::RateLimit>> = BTreeMap::new();
-    for service in index.services_that_cover(pod) {
-        let effective = resolve::effective(&index.policies, namespace, Some(&service.id.name));
-        let enforced = enforced(&effective, &mut policies);
-        for (number, _) in covered_ports(index, service, pod) {
-            let limits = limits.entry(number).or_default();
-            for limit in &enforced {
-                // Two Services may both have the Namespace's: it is one bucket.
-                if !limits.contains(limit) {
-                    limits.push(limit.clone());
-                }
-            }
-        }
-    }
-    let rate_limits = enforced(&general, &mut policies);
-    let inbound = pod_ports(index, pod)
-        .into_iter()
-        .map(|(port, protocol)| v1::InboundPort {
-            port: port.into(),
-            protocol: protocol.into(),
-            rate_limits: limits.remove(&port).unwrap_or_else(|| rate_limits.clone()),
-        });
-    v1::Workload {
+    let ports = pod_ports(index, pod);
+    let mut enforced = enforced(index, pod, ports.keys().copied());
+    let inbound = ports.into_iter().map(|(port, protocol)| v1::InboundPort {
+        port: port.into(),
+        protocol: protocol.into(),
+        rate_limits: enforced.by_port.remove(&port).unwrap_or_default(),
+    });
+    let inbound = inbound.collect();
+    let workload = v1::Workload {
         namespace: namespace.to_string(),
         pod: pod.id.name.to_string(),
         pod_uid: pod.uid.to_string(),
@@ -387,21 +401,10 @@ fn workload(index: &Index, pod: &Pod, reports_address: &str) -> v1::Workload {
         zone: zone(index, pod),
         addresses: pod.addresses.iter().copied().map(octets).collect(),
         draining: pod.draining,
-        ports: inbound.collect(),
-        policies,
-        rate_limits: rate_limits.clone(),
+        ports: inbound,
+        policies: enforced.policies,
+        rate_limits: enforced.elsewhere,
         reports_address: reports_address.to_owned(),
-    }
-}
-
-/// The limits that the pod itself enforces, and whose they are.
-fn enforced(effective: &Effective, policies: &mut Vec<v1::PolicyReference>) -> Vec<v1::RateLimit> {
-    let limits = resolve::target_rate_limits(&effective.settings);
-    if let Some(policy) = &effective.rate_limits_from
-        && !limits.is_empty()
-        && !policies.contains(policy)
-    {
-        policies.push(policy.clone());
-    }
-    limits
+    };
+    (workload, enforced.left_out)
 }

@@ -830,6 +830,90 @@ fn a_workload_enforces_the_limits_of_every_service_that_covers_its_port() {
     assert_eq!(names(&covered.rate_limits), ["one"]);
 }
 
+/// Of `count` Services on the same pod each with a policy of so many limits.
+fn crowd(count: usize, limits: usize) -> Vec<Object> {
+    let mut objects = vec![Object::Pod(pod("p", "all", "10.1.0.1"))];
+    for at in 0..count {
+        let name = format!("s{at:0>2}");
+        let mut service = service(&name, Reach::ClusterIp(Vec::new()));
+        service.selector = [("app".to_owned(), "all".to_owned())].into();
+        let mut settings = rate("0", false);
+        let one = settings.rate_limits.as_ref().unwrap()[0].clone();
+        let named = (0..limits).map(|index| {
+            let mut limit = one.clone();
+            limit.limit.name = index.to_string();
+            limit.limit.policy = format!("shop/{name}");
+            limit
+        });
+        settings.rate_limits = Some(named.collect());
+        let mut policy = policy(&name, Some(&name), settings);
+        // The last Service has the oldest policy.
+        policy.created = Some(1_000 - at as i64);
+        objects.extend([Object::Service(service), as_object(policy)]);
+    }
+    objects
+}
+
+#[test]
+fn what_policies_have_together_on_a_port_is_bounded_and_the_oldest_keep_theirs() {
+    use remora_proto::bounds::{MAX_POLICY_RATE_LIMITS, MAX_PORT_POLICIES, MAX_RATE_LIMITS};
+    let mut full = world();
+    full.apply(crowd(MAX_PORT_POLICIES, MAX_POLICY_RATE_LIMITS));
+    let limits = |world: &World| world.workload("shop/p").ports[0].rate_limits.clone();
+    assert_eq!(limits(&full).len(), MAX_RATE_LIMITS);
+    assert!(
+        full.reasons()
+            .values()
+            .all(|reason| *reason == Reason::Accepted)
+    );
+
+    let mut world = world();
+    world.apply(crowd(MAX_PORT_POLICIES + 2, MAX_POLICY_RATE_LIMITS));
+    let held = limits(&world);
+    assert_eq!(held.len(), MAX_RATE_LIMITS);
+    for youngest in ["s00", "s01"] {
+        let of = format!("shop/{youngest}");
+        assert!(held.iter().all(|limit| limit.policy != of), "{youngest}");
+        assert_eq!(world.reasons()[youngest], Reason::Invalid);
+    }
+    let conditions = world.core.conditions();
+    let said = conditions.iter().filter(|condition| !condition.accepted);
+    let said: Vec<_> = said.collect();
+    assert_eq!(said.len(), 2);
+    assert!(said[0].message.contains("Pod shop/p") && said[0].message.contains("512"));
+    // There is room again, for the older of the two.
+    world.delete(Kind::TrafficPolicy, "s09");
+    assert_eq!(world.reasons()["s01"], Reason::Accepted);
+    assert_eq!(world.reasons()["s00"], Reason::Invalid);
+    // Without the pod nothing is left out.
+    world.delete(Kind::Pod, "p");
+    assert!(
+        world
+            .reasons()
+            .values()
+            .all(|reason| *reason == Reason::Accepted)
+    );
+}
+
+#[test]
+fn a_workload_is_bounded_in_bytes_too() {
+    use remora_proto::bounds::MAX_WORKLOAD_RATE_LIMIT_BYTES;
+    let mut settings = rate("one", false);
+    if let Some(limits) = &mut settings.rate_limits {
+        limits[0].limit.name = "n".repeat(MAX_WORKLOAD_RATE_LIMIT_BYTES / 2);
+    }
+    let mut world = world();
+    world.apply([
+        Object::Pod(pod("web-1", "web", "10.1.0.1")),
+        as_object(policy("general", None, settings)),
+    ]);
+    assert_eq!(world.reasons()["general"], Reason::Accepted);
+    // Once for the port, once for all others.
+    world.apply([cluster_ip("web", &["10.0.0.1"])]);
+    assert_eq!(world.reasons()["general"], Reason::Invalid);
+    assert!(world.workload("shop/web-1").encoded_len() < MAX_WORKLOAD_RATE_LIMIT_BYTES);
+}
+
 mod order {
     use proptest::prelude::*;
 

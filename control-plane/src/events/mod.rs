@@ -213,7 +213,10 @@ impl Writer<'_> {
     fn complain(&mut self, error: &RequestError) {
         let word = error.word();
         if self.complained.replace(word) != Some(word) {
-            tracing::warn!(%error, "cannot create or patch events.events.k8s.io");
+            tracing::warn!(
+                error = error.to_string(),
+                "cannot create or patch events.events.k8s.io"
+            );
         }
     }
 }

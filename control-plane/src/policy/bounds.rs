@@ -1,10 +1,13 @@
 //! The bounds of durations and sizes, each written once: the schema carries
 //! them to the API server, and [`super::parse`] holds files to the same ones.
-//! Bounds of plain numbers stand in [`super::schema`], which both sides read.
+//! Bounds of plain numbers stand in [`super::schema`], which both sides read; none
+//! is beyond what sidecars take ([`remora_proto::bounds`]).
 
 use std::fmt;
 
 use kube::core::{Message, Rule};
+pub use remora_proto::bounds::MAX_BUFFER_BYTES;
+use remora_proto::bounds::{MAX_DURATION_MS, MIN_BUDGET_WINDOW_MS};
 
 use super::forms;
 use super::units::display_ms;
@@ -12,16 +15,15 @@ use super::units::display_ms;
 const SECOND_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60 * SECOND_MS;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
-const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// `circuitBreaker.baseEjection` and `maxEjection`.
-pub const EJECTION: Span = Span::new(1, DAY_MS);
+pub const EJECTION: Span = Span::new(1, MAX_DURATION_MS);
 /// `outbound.connectTimeout`
 pub const CONNECT_TIMEOUT: Span = Span::new(1, 5 * MINUTE_MS);
 /// `outbound.idleTimeout`
-pub const IDLE_TIMEOUT: Span = Span::new(1, DAY_MS);
+pub const IDLE_TIMEOUT: Span = Span::new(1, MAX_DURATION_MS);
 /// `outbound.maxConnectionAge`
-pub const CONNECTION_AGE: Span = Span::new(100, DAY_MS);
+pub const CONNECTION_AGE: Span = Span::new(100, MAX_DURATION_MS);
 /// `retries.backoff.base`
 pub const BACKOFF_BASE: Span = Span::new(1, MINUTE_MS);
 /// `retries.backoff.max`
@@ -29,11 +31,9 @@ pub const BACKOFF_MAX: Span = Span::new(1, 10 * MINUTE_MS);
 /// `retries.maxRetryAfter`; 0 waits for none.
 pub const RETRY_AFTER: Span = Span::new(0, HOUR_MS);
 /// `retries.budget.window`
-pub const BUDGET_WINDOW: Span = Span::new(SECOND_MS, HOUR_MS);
+pub const BUDGET_WINDOW: Span = Span::new(MIN_BUDGET_WINDOW_MS, HOUR_MS);
 /// Everything in `timeouts`.
-pub const TIMEOUT: Span = Span::new(1, DAY_MS);
-/// `retries.bufferBytes`
-pub const MAX_BUFFER_BYTES: u64 = 16 * 1024 * 1024;
+pub const TIMEOUT: Span = Span::new(1, MAX_DURATION_MS);
 
 /// A duration between two bounds, both allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

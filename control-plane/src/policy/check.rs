@@ -172,6 +172,12 @@ fn string(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError
             path,
             format!("has {length} characters, must have {allowed}"),
         );
+        return;
+    }
+    let mut forms = forms::FORMS.iter();
+    let form = forms.find(|form| schema["pattern"] == form.pattern);
+    if let Some(form) = form.filter(|form| !(form.holds)(text)) {
+        fault(errors, path, format!("is {}, {}", kind(value), form.words));
     }
 }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use kube::core::Rule;
-use remora_proto::well_known;
+use remora_proto::{bounds as proto, well_known};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,7 +18,58 @@ pub const DURATION_LENGTH: u32 = 4 * 7;
 /// The name of a header (RFC 9110, section 5.6.2).
 pub const HEADER: &str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
 /// The longest name of a header.
-pub const HEADER_LENGTH: u32 = 128;
+pub const HEADER_LENGTH: u32 = proto::MAX_HEADER_NAME as u32;
+/// The value of a header (RFC 9110, section 5.5).
+pub const HEADER_VALUE: &str = r"^([!-~]([\t -~]*[!-~])?)?$";
+/// A path as it stands in a request (RFC 3986, section 2).
+pub const PATH: &str = "^/[!-~]*$";
+/// The longest path, and the longest value of a header.
+pub const TEXT_LENGTH: u32 = proto::MAX_TEXT as u32;
+/// The name of a rate limit.
+pub const RATE_LIMIT_NAME: &str = "^[ -~]+$";
+/// The longest name of a rate limit.
+pub const RATE_LIMIT_NAME_LENGTH: u32 = 63;
+/// The name of an object (RFC 1123, a subdomain).
+pub const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// The longest name of an object.
+pub const NAME_LENGTH: u32 = proto::MAX_SUBDOMAIN as u32;
+
+/// A form that has no rule but its pattern: who reads files asks `holds`.
+pub struct Form {
+    /// Its pattern, by which the schema knows it.
+    pub pattern: &'static str,
+    /// Whether a text has it.
+    pub holds: fn(&str) -> bool,
+    /// What such a text must be.
+    pub words: &'static str,
+}
+
+/// The forms of which an API server says no more than the pattern.
+pub const FORMS: [Form; 4] = [
+    Form {
+        pattern: HEADER_VALUE,
+        holds: proto::is_header_value,
+        words: "must be visible ASCII, with spaces and tabs only within it: nothing else stands \
+                in a header",
+    },
+    Form {
+        pattern: PATH,
+        holds: proto::is_path,
+        words: "must begin with / and be visible ASCII: all else stands percent-encoded in a \
+                request",
+    },
+    Form {
+        pattern: RATE_LIMIT_NAME,
+        holds: proto::is_rate_limit_name,
+        words: "must be visible ASCII and spaces",
+    },
+    Form {
+        pattern: NAME,
+        holds: proto::is_subdomain,
+        words: "must be a name of Kubernetes: lower case letters, digits, - and ., with a letter \
+                or digit at each end",
+    },
+];
 /// A number of bytes with its unit.
 pub const QUANTITY: &str = "^[0-9]{1,12}(B|k|kB|KB|M|MB|Ki|KiB|Mi|MiB|Gi|GiB)?$";
 

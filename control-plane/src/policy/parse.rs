@@ -73,6 +73,15 @@ impl Faults {
         });
     }
 
+    /// Whether something below a field is at fault, and was taken out of it.
+    pub(super) fn is_below(&self, field: &str) -> bool {
+        let below = |error: &FieldError| {
+            let rest = error.field.strip_prefix(field);
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        self.errors.iter().any(below)
+    }
+
     /// A duration between two bounds, in milliseconds.
     fn duration(&mut self, field: &str, text: Option<&String>, allowed: Span) -> Option<u64> {
         let text = text?;

@@ -1,5 +1,6 @@
 //! `rateLimits`, and the names of headers and methods that they share with `retries`.
 
+use remora_proto::bounds::is_token;
 use remora_proto::{v1, well_known};
 
 use super::parse::Faults;
@@ -101,21 +102,15 @@ fn path_match(
     path: &schema::PathMatch,
     faults: &mut Faults,
 ) -> Option<v1::r#match::Path> {
-    let (field, text, read) = match (&path.exact, &path.prefix) {
-        (Some(text), None) => ("exact", text, v1::r#match::Path::PathExact(text.clone())),
-        (None, Some(text)) => ("prefix", text, v1::r#match::Path::PathPrefix(text.clone())),
+    match (&path.exact, &path.prefix) {
+        (Some(text), None) => Some(v1::r#match::Path::PathExact(text.clone())),
+        (None, Some(text)) => Some(v1::r#match::Path::PathPrefix(text.clone())),
+        (None, None) if faults.is_below(at) => None,
         _ => {
             faults.add(at, "must have exactly one of: exact, prefix");
-            return None;
+            None
         }
-    };
-    if !text.starts_with('/') {
-        faults.add(
-            format!("{at}.{field}"),
-            format!("is {text:?}, must begin with /"),
-        );
     }
-    Some(read)
 }
 
 fn key(at: &str, parts: &[String], faults: &mut Faults) -> Vec<v1::KeyPart> {
@@ -141,12 +136,6 @@ fn key(at: &str, parts: &[String], faults: &mut Faults) -> Vec<v1::KeyPart> {
         read.push(v1::KeyPart { part: Some(part) });
     }
     read
-}
-
-/// RFC 9110, section 5.6.2.
-fn is_token(text: &str) -> bool {
-    let mark = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !text.is_empty() && text.as_bytes().iter().all(mark)
 }
 
 /// Whether this is an HTTP method as it is usually written, in capitals.

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1 as core_v1;
 use k8s_openapi::api::discovery::v1 as discovery_v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use remora_proto::bounds;
 use remora_proto::ports::{self, NotPorts, PortRange};
 use remora_proto::v1::Protocol;
 use remora_proto::well_known;
@@ -50,6 +51,16 @@ impl Errors {
             self.add(field, format!("is {text:?}, must be an IP address"));
         }
         address
+    }
+
+    /// A text of a form of Kubernetes, which an API server has made sure of.
+    fn form(&mut self, field: &str, text: &str, holds: fn(&str) -> bool) {
+        if !text.is_empty() && !holds(text) {
+            self.add(
+                field,
+                format!("is {text:?}, which Kubernetes does not allow"),
+            );
+        }
     }
 
     fn bounded(&mut self, field: &str, count: usize, most: usize) {
@@ -115,6 +126,10 @@ pub fn service(id: Id, service: &core_v1::Service, errors: &mut Errors) -> Servi
             None => PortReference::Number(number),
         };
         let name = port.name.clone().unwrap_or_default();
+        errors.form(&format!("{at}.name"), &name, bounds::is_label);
+        if ports.iter().any(|known: &ServicePort| known.port == number) {
+            errors.add(format!("{at}.port"), format!("is {number} a second time"));
+        }
         ports.push(ServicePort {
             protocol: if in_ranges(&opaque, number) {
                 Protocol::Tcp
@@ -135,6 +150,13 @@ pub fn service(id: Id, service: &core_v1::Service, errors: &mut Errors) -> Servi
     let timeout = timeout
         .and_then(|seconds| u32::try_from(seconds).ok())
         .unwrap_or(SESSION_AFFINITY_SECONDS);
+    if affinity && !(1..=bounds::MAX_AFFINITY_SECONDS).contains(&timeout) {
+        let most = bounds::MAX_AFFINITY_SECONDS;
+        errors.add(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            format!("is {timeout}, must be from 1 to {most}"),
+        );
+    }
     Service {
         id,
         created: created(&service.metadata),
@@ -156,6 +178,7 @@ fn reach(spec: &core_v1::ServiceSpec, errors: &mut Errors) -> Reach {
     if all.iter().any(|ip| *ip == "None") {
         return Reach::Headless;
     }
+    errors.bounded("spec.clusterIPs", all.len(), bounds::MAX_ADDRESSES);
     let addresses = all
         .iter()
         .filter_map(|ip| errors.address("spec.clusterIP".to_owned(), ip));
@@ -269,17 +292,17 @@ fn slice_endpoint(
         .hints
         .as_ref()
         .and_then(|hints| hints.for_zones.as_ref());
-    let name = |text: &Option<String>| {
-        text.as_deref()
-            .filter(|text| !text.is_empty())
-            .map(Name::from)
+    // An API server does not look at what a slice says of its pods: what cannot
+    // be is as what is not said, and the rest of the slice holds.
+    let name = |text: &Option<String>, holds: fn(&str) -> bool| {
+        text.as_deref().filter(|text| holds(text)).map(Name::from)
     };
     Some(SliceEndpoint {
         address,
-        pod: target.and_then(|target| name(&target.name)),
-        pod_uid: target.and_then(|target| name(&target.uid)),
-        node: name(&endpoint.node_name),
-        zone: name(&endpoint.zone),
+        pod: target.and_then(|target| name(&target.name, bounds::is_subdomain)),
+        pod_uid: target.and_then(|target| name(&target.uid, bounds::is_uid)),
+        node: name(&endpoint.node_name, bounds::is_subdomain),
+        zone: name(&endpoint.zone, bounds::is_label_value),
         ready,
         serving: conditions.and_then(|all| all.serving).unwrap_or(ready),
         terminating: conditions.and_then(|all| all.terminating) == Some(true),
@@ -287,6 +310,8 @@ fn slice_endpoint(
             .into_iter()
             .flatten()
             .map(|zone| zone.name.clone())
+            .filter(|zone| bounds::is_label_value(zone))
+            .take(bounds::MAX_HINT_ZONES)
             .collect(),
     })
 }
@@ -314,19 +339,27 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         .iter()
         .flatten()
         .find(|condition| condition.type_ == "Ready");
-    let text = |text: &Option<String>| Name::from(text.as_deref().unwrap_or_default());
     let not_injected = annotation(&pod.metadata, well_known::INJECTED)
         .and_then(|text| text.strip_prefix(well_known::NOT_INJECTED))
         .map(Name::from);
+    let mut text = |field: &str, text: &Option<String>, holds: fn(&str) -> bool| {
+        let text = text.as_deref().unwrap_or_default();
+        errors.form(field, text, holds);
+        Name::from(text)
+    };
+    let uid = text("metadata.uid", &pod.metadata.uid, bounds::is_uid);
+    let node = text("spec.nodeName", &spec.node_name, bounds::is_subdomain);
+    let account = &spec.service_account_name;
+    let account = text("spec.serviceAccountName", account, bounds::is_subdomain);
     Pod {
         id,
-        uid: text(&pod.metadata.uid),
-        service_account: spec
-            .service_account_name
-            .as_deref()
-            .unwrap_or("default")
-            .into(),
-        node: text(&spec.node_name),
+        uid,
+        service_account: if spec.service_account_name.is_some() {
+            account
+        } else {
+            "default".into()
+        },
+        node,
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         addresses,
         draining: pod.metadata.deletion_timestamp.is_some(),
@@ -353,6 +386,7 @@ fn pod_addresses(status: &core_v1::PodStatus, errors: &mut Errors) -> Vec<IpAddr
     if let Some(ip) = first.filter(|ip| !ip.is_empty() && !texts.contains(ip)) {
         texts.insert(0, ip);
     }
+    errors.bounded("status.podIPs", texts.len(), bounds::MAX_ADDRESSES);
     let addresses = texts
         .into_iter()
         .filter_map(|text| errors.address("status.podIPs".to_owned(), text));

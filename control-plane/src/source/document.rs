@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1 as core_v1;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use remora_proto::bounds::{is_label, is_subdomain};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -171,15 +172,19 @@ fn identity(value: &Value) -> Result<Option<Key>, Vec<FieldError>> {
     };
     let metadata = &value["metadata"];
     let name = text(&metadata["name"]);
-    if !is_name(name) {
-        let message =
-            "must be a name of Kubernetes: lower case letters, digits, - and ., at most 253";
+    let message = "must be a name of Kubernetes: lower case letters, digits, - and ., at most 253";
+    if !is_subdomain(name) {
         return Err(error("metadata.name", message));
+    }
+    let short = "must be a name of Kubernetes without dots: lower case letters, digits and -, at \
+                 most 63";
+    if matches!(kind, Kind::Namespace | Kind::Service) && !is_label(name) {
+        return Err(error("metadata.name", short));
     }
     let namespace = match &metadata["namespace"] {
         Value::Null => "default",
-        Value::String(namespace) if is_name(namespace) => namespace,
-        _ => return Err(error("metadata.namespace", "must be a name of Kubernetes")),
+        Value::String(namespace) if is_label(namespace) => namespace,
+        _ => return Err(error("metadata.namespace", short)),
     };
     let namespace = if kind == Kind::Namespace {
         name
@@ -190,17 +195,6 @@ fn identity(value: &Value) -> Result<Option<Key>, Vec<FieldError>> {
         kind,
         id: Id::new(namespace, name),
     }))
-}
-
-/// RFC 1123 subdomain.
-fn is_name(text: &str) -> bool {
-    let mark =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
-    let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
-    text.len() <= 253
-        && text.bytes().all(mark)
-        && ends(text.bytes().next())
-        && ends(text.bytes().last())
 }
 
 fn object(key: &Key, text: &str, node: &Node, value: &Value) -> Result<Object, Vec<FieldError>> {

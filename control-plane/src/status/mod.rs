@@ -36,7 +36,7 @@ use crate::policy::status::TrafficPolicyStatus;
 use crate::reports::Sidecars;
 use crate::reports::tally::Tally;
 use crate::source::kubernetes::{Policies, PolicySeen};
-use crate::{clock, random};
+use crate::{clock, random, text};
 
 /// Changes that come so close together are one.
 const COALESCE: Duration = Duration::from_millis(200);
@@ -321,7 +321,7 @@ impl<'a> Writer<'a> {
         let word = error.word();
         let usual = matches!(error, RequestError::Conflict | RequestError::NotFound);
         if !usual && self.complained.replace(word) != Some(word) {
-            tracing::warn!(%error, "cannot {what}");
+            tracing::warn!(error = error.to_string(), "cannot {}", text::clean(what));
         }
     }
 }

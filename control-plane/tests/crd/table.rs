@@ -151,6 +151,7 @@ pub fn good() -> Vec<Value> {
         "rateLimits: [{name: a, limit: {requests: 1, per: minute}, key: [\"header:x-user\", \"header:X-REMOTE\", path]}]",
         "rateLimits: [{name: a, limit: {requests: 1, per: hour}, match: {}}]",
         "rateLimits: [{name: a, limit: {requests: 1, per: hour}, match: {headers: [{name: \"!#$%&'*+-.^_`|~09Az\", value: \"\"}]}}]",
+        "rateLimits: [{name: a b, limit: {requests: 1, per: second}, match: {path: {exact: \"/%C3%BC?a=~\"}, headers: [{name: a, value: \"a\\t b~\"}]}}]",
         "rateLimits: [{name: a, limit: {requests: 1, per: second}}, {name: A, limit: {requests: 1, per: second}}]",
     ];
     texts.iter().map(|text| spec(text)).collect()
@@ -440,6 +441,51 @@ const FAULTS: &[(&str, &str)] = &[
     (
         "spec.rateLimits[0].key[0]",
         "rateLimits: [{name: a, limit: {requests: 1, per: second}, key: [Header:x-a]}]",
+    ),
+    // What HTTP does not allow, and what would steer a log.
+    (
+        "spec.rateLimits[0].match.headers[0].value",
+        "rateLimits: [{name: a, limit: {requests: 1, per: second}, match: {headers: [{name: a, value: \"b\\nc\"}]}}]",
+    ),
+    (
+        "spec.rateLimits[0].match.headers[0].value",
+        "rateLimits: [{name: a, limit: {requests: 1, per: second}, match: {headers: [{name: a, value: \" b\"}]}}]",
+    ),
+    (
+        "spec.rateLimits[0].match.headers[0].value",
+        "rateLimits: [{name: a, limit: {requests: 1, per: second}, match: {headers: [{name: a, value: ü}]}}]",
+    ),
+    (
+        "spec.rateLimits[0].name",
+        "rateLimits: [{name: \"x\\n\", limit: {requests: 1, per: second}}]",
+    ),
+    (
+        "spec.rateLimits[0].name",
+        "rateLimits: [{name: \"\\u202ex\", limit: {requests: 1, per: second}}]",
+    ),
+    (
+        "spec.rateLimits[0].match.path.prefix",
+        "rateLimits: [{name: a, limit: {requests: 1, per: second}, match: {path: {prefix: /ü}}}]",
+    ),
+    (
+        "spec.rateLimits[0].match.path.exact",
+        "rateLimits: [{name: a, limit: {requests: 1, per: second}, match: {path: {exact: \"/a\\n\"}}}]",
+    ),
+    (
+        "spec.rateLimits[0].match.methods[0]",
+        "rateLimits: [{name: a, limit: {requests: 1, per: second}, match: {methods: [\"GET\\n\"]}}]",
+    ),
+    (
+        "spec.targetRefs[0].name",
+        "targetRefs: [{kind: Service, name: \"a\\nb\"}]",
+    ),
+    (
+        "spec.targetRefs[0].name",
+        "targetRefs: [{kind: Service, name: A}]",
+    ),
+    (
+        "spec.targetRefs[0].name",
+        "targetRefs: [{kind: Service, name: a..b}]",
     ),
     // What is not there yet is refused by name.
     (

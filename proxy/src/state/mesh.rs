@@ -19,6 +19,7 @@ use super::snapshot::{Known, Service, Snapshot};
 use super::subscriptions::Target;
 use crate::clock::Timestamp;
 use crate::policy::breaker::Journal;
+use crate::stream::Kind;
 
 /// So long a caller waits for the stream's answer.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -209,6 +210,15 @@ impl Mesh {
     /// Whether the workload has arrived once.
     pub fn is_ready(&self) -> bool {
         *self.ready.borrow()
+    }
+
+    /// Why the pod's own Workload could not be taken as it was last sent;
+    /// `None` where it was, or none was sent. The reason is one line.
+    pub fn refused_workload(&self) -> Option<String> {
+        let ledger = self.ledger.lock();
+        let mut refused = ledger.refused();
+        let workload = refused.find(|refused| refused.kind == Kind::Workload)?;
+        Some(workload.reason.clone())
     }
 
     /// Whether the pod is being deleted.

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use remora_proto::bounds::MAX_RESPONSE_BYTES;
 use remora_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use remora_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::mpsc;
@@ -21,8 +22,6 @@ use crate::random;
 use crate::state::controller::{ASK_AGAIN, Controller};
 use crate::state::mesh::{Demand, Mesh};
 
-/// The largest response that is read, in bytes.
-pub const MAX_RESPONSE_BYTES: usize = 16 * 1024 * 1024;
 /// Requests on their way to the connection.
 const REQUEST_QUEUE: usize = 8;
 /// So long the server may take to accept the stream.
@@ -219,12 +218,24 @@ impl Client {
             return;
         }
         self.complained_at = now;
-        let reason = match (&self.last_error, self.accepted_at) {
-            (Some(error), _) => error.as_str(),
-            (None, None) => "still connecting",
-            (None, Some(_)) => "connected, but the control plane has not sent this pod's Workload",
-        };
+        let reason = self.unreadiness();
         warn!(control_plane = %self.control_plane.uri(), reason, "not ready");
+    }
+
+    /// Why there is no Workload yet.
+    fn unreadiness(&self) -> String {
+        let refused = self.mesh.refused_workload();
+        match (&self.last_error, self.accepted_at, refused) {
+            (Some(error), _, _) => error.clone(),
+            (None, None, _) => "still connecting".to_owned(),
+            (None, Some(_), Some(why)) => format!(
+                "the control plane sent this pod's Workload, which was refused: {why}; \
+                 check the policies of its Services"
+            ),
+            (None, Some(_), None) => {
+                "connected, but the control plane has not sent this pod's Workload".to_owned()
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use remora_proto::well_known as names;
 
 use crate::eventually;
 use crate::mesh::{Mesh, limits, policy};
+use crate::sidecar::{Options, Sidecar};
 use crate::upstream::{App, status};
 
 #[tokio::test]
@@ -30,6 +31,34 @@ async fn a_resource_that_is_refused_leaves_the_last_good_one_and_says_why() {
         Some(0),
         "{config}"
     );
+}
+
+/// Without a good version before it there is nothing to go on with: the pod
+/// waits, and says for what.
+#[tokio::test]
+async fn a_pod_whose_first_workload_is_refused_says_why_it_is_not_ready() {
+    let mesh = Mesh::start().await;
+    let options = Options {
+        host: 21,
+        ..Options::default()
+    };
+    let sidecar = Sidecar::start(mesh.net, &mesh.control.url(), options).await;
+    mesh.workload_of(21, |workload| workload.node = "no node".into());
+    eventually("/ready says why", async || {
+        let answer = sidecar.get("/ready").await;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        answer.status == 503 && text.contains("was refused: node: is \"no node\"")
+    })
+    .await;
+    eventually("the log says why", async || {
+        let log = sidecar.log();
+        let mut lines = log.lines();
+        lines.any(|line| line.contains("not ready") && line.contains("was refused: node"))
+    })
+    .await;
+    assert!(!sidecar.log().contains("has not sent"));
+    mesh.workload_of(21, |_| ());
+    sidecar.until_ready().await;
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod retries;
 
 use kube::core::Rule;
 use kube::{CustomResource, KubeSchema};
+use remora_proto::bounds::MAX_POLICY_RATE_LIMITS;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -138,7 +139,7 @@ pub struct TrafficPolicySpec {
     /// Example: [{name: all, limit: {requests: 100, per: second}}].
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(
-        length(max = 32),
+        length(max = MAX_POLICY_RATE_LIMITS),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub rate_limits: Option<Vec<RateLimit>>,
@@ -161,7 +162,7 @@ pub struct TargetRef {
     /// not in force, and status says so.
     ///
     /// Example: catalog.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = forms::NAME_LENGTH), extend("pattern" = forms::NAME))]
     pub name: String,
 }
 

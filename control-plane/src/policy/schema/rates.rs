@@ -11,10 +11,13 @@ use crate::policy::forms;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimit {
-    /// The name of the limit in metrics and logs; each in a policy has its own.
+    /// The name of the limit in metrics and logs, in ASCII; each in a policy has its own.
     ///
     /// Example: per-caller.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(
+        length(min = 1, max = forms::RATE_LIMIT_NAME_LENGTH),
+        extend("pattern" = forms::RATE_LIMIT_NAME)
+    )]
     pub name: String,
     /// The rate itself.
     ///
@@ -112,17 +115,19 @@ pub struct Match {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = one_path())]
 pub struct PathMatch {
-    /// This path and no other. It begins with a slash.
+    /// This path and no other. It begins with a slash and is ASCII, as in the request: all else
+    /// percent-encoded.
     ///
     /// Example: /checkout.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), extend("pattern" = "^/"))]
+    #[schemars(length(min = 1, max = forms::TEXT_LENGTH), extend("pattern" = forms::PATH))]
     pub exact: Option<String>,
-    /// Every path that begins so. It begins with a slash.
+    /// Every path that begins so. It begins with a slash and is ASCII, as in the request: all else
+    /// percent-encoded.
     ///
     /// Example: /api/.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), extend("pattern" = "^/"))]
+    #[schemars(length(min = 1, max = forms::TEXT_LENGTH), extend("pattern" = forms::PATH))]
     pub prefix: Option<String>,
 }
 
@@ -137,10 +142,10 @@ pub struct HeaderMatch {
     #[x_kube(validation = forms::header_name())]
     #[x_kube(validation = forms::not_ours(""))]
     pub name: String,
-    /// The whole value of the header, exactly.
+    /// The whole value of the header, exactly: visible ASCII, and spaces and tabs within it.
     ///
     /// Example: crawler.
-    #[schemars(length(max = 4096))]
+    #[schemars(length(max = forms::TEXT_LENGTH), extend("pattern" = forms::HEADER_VALUE))]
     pub value: String,
 }
 

@@ -31,6 +31,7 @@ use super::watches::Watches;
 use super::{Error, client};
 use crate::core::objects::{Event, Key, Kind};
 use crate::problems::Problems;
+use crate::text;
 
 /// Objects of one page of a list: what stands in memory whole at once is one
 /// page's text.
@@ -288,7 +289,11 @@ impl Follower {
         self.absences = 0;
         self.outlet.watches.count_failure(self.kind);
         if reason == Reason::Expired {
-            tracing::info!(resource = self.resource, "listed anew: {}", failure.message);
+            tracing::info!(
+                resource = self.resource,
+                "listed anew: {}",
+                text::clean(&failure.message)
+            );
         } else {
             self.fails(failure);
         }
@@ -313,7 +318,7 @@ impl Follower {
         tracing::warn!(
             resource = self.resource,
             "{}; what was known stays in force, and it is tried again",
-            failure.message
+            text::clean(&failure.message)
         );
         self.outlet.watches.set_failing(self.kind, true);
         let problems = &self.outlet.problems;

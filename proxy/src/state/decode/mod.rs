@@ -17,6 +17,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
+use remora_proto::bounds::{
+    self, MAX_ADDRESSES, MAX_AFFINITY_SECONDS, MAX_HINT_ZONES, MAX_POLICIES, MAX_PORTS,
+};
 use remora_proto::{v1, well_known};
 
 pub use self::problems::DecodeError;
@@ -26,18 +29,8 @@ use super::resource::{
     ServiceKind, ServicePort, WorkloadConfig,
 };
 
-/// Ports of one service or workload.
-pub const MAX_PORTS: usize = 4096;
-/// Addresses of one service or workload.
-pub const MAX_ADDRESSES: usize = 64;
-/// Policies that take part in one resource.
-pub const MAX_POLICIES: usize = 1024;
-/// Zones in one endpoint's hints.
-pub const MAX_HINT_ZONES: usize = 64;
 /// Names of what one endpoint's sidecar takes, those of later versions included.
 pub const MAX_MESH_PROTOCOLS: usize = 16;
-/// The longest `sessionAffinity` that Kubernetes accepts: a day.
-const MAX_AFFINITY_SECONDS: u32 = 86_400;
 /// The largest weight of an endpoint.
 const MAX_WEIGHT: u32 = 1_000_000;
 
@@ -341,10 +334,7 @@ fn reports_address(value: &str, problems: &mut Problems) -> Option<SocketAddr> {
     if value.is_empty() {
         return None;
     }
-    let reachable = |address: &SocketAddr| {
-        address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
-    };
-    let address = value.parse().ok().filter(reachable);
+    let address = value.parse().ok().filter(bounds::is_reachable);
     if address.is_none() {
         let quoted = problems::quote(value);
         problems.add(

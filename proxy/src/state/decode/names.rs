@@ -4,55 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The longest DNS label, RFC 1123.
-pub const MAX_LABEL: usize = 63;
-/// The longest DNS subdomain, RFC 1123.
-pub const MAX_SUBDOMAIN: usize = 253;
-/// The longest pod uid that is accepted; Kubernetes' have 36 characters.
-pub const MAX_UID: usize = 128;
-
-/// A DNS label as RFC 1123 has it: namespaces and Services.
-pub fn is_label(name: &str) -> bool {
-    let bytes = name.as_bytes();
-    let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    bytes.len() <= MAX_LABEL
-        && bytes.first().is_some_and(inner)
-        && bytes.last().is_some_and(inner)
-        && bytes.iter().all(|byte| inner(byte) || *byte == b'-')
-}
-
-/// A DNS subdomain as RFC 1123 has it: pods, nodes, policies.
-pub fn is_subdomain(name: &str) -> bool {
-    name.len() <= MAX_SUBDOMAIN && name.split('.').all(is_long_label)
-}
-
-/// Kubernetes bounds the whole of a subdomain only, not each part.
-fn is_long_label(part: &str) -> bool {
-    let bytes = part.as_bytes();
-    let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    bytes.first().is_some_and(inner)
-        && bytes.last().is_some_and(inner)
-        && bytes.iter().all(|byte| inner(byte) || *byte == b'-')
-}
-
-/// A pod's uid: letters, digits, `-`, `_`, `.`, `:`.
-pub fn is_uid(uid: &str) -> bool {
-    (1..=MAX_UID).contains(&uid.len())
-        && uid
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
-}
-
-/// A label's value as Kubernetes has it: zones.
-pub fn is_label_value(value: &str) -> bool {
-    let bytes = value.as_bytes();
-    bytes.len() <= MAX_LABEL
-        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
-}
+pub use remora_proto::bounds::{is_label, is_label_value, is_subdomain, is_uid};
 
 /// `namespace/name`, both well formed.
 pub fn is_namespaced(name: &str) -> bool {
@@ -83,20 +35,6 @@ pub fn address(bytes: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_those_of_kubernetes() {
-        for good in ["a", "shop", "payment-v1", "0x"] {
-            assert!(is_label(good), "{good}");
-        }
-        let long = "a".repeat(64);
-        for bad in ["", "-a", "a-", "A", "a.b", "a/b", "a\nb", "ä", &long] {
-            assert!(!is_label(bad), "{bad}");
-        }
-        assert!(is_subdomain("web-0.web"));
-        assert!(!is_subdomain("web..x"));
-        assert!(!is_subdomain(&"a.".repeat(200)));
-    }
 
     #[test]
     fn service_names_have_two_forms() {

@@ -1,5 +1,9 @@
 //! The resolved policies, checked.
 
+use remora_proto::bounds::{
+    MAX_ATTEMPTS, MAX_BUFFER_BYTES, MAX_CONSECUTIVE_FAILURES, MAX_KEYS, MAX_LIMIT, MAX_LIST,
+    MAX_PROBES, MAX_RATE, MAX_RATE_LIMIT_NAME, MAX_RATE_LIMITS, MAX_TEXT, MIN_BUDGET_WINDOW_MS,
+};
 use remora_proto::v1;
 
 use super::names;
@@ -8,21 +12,6 @@ use crate::policy::config::{
     CircuitBreaker, Conditions, HeaderMatch, KeyPart, Limits, Match, Outbound, PathMatch,
     RateLimit, Retries, RetryBudget, Scope, ServicePolicy, Timeouts, Trip,
 };
-
-/// The largest limit of a bulkhead.
-pub const MAX_LIMIT: u32 = 1_000_000;
-/// The largest number of requests of a rate limit, in its period.
-pub const MAX_RATE: u32 = 1_000_000_000;
-/// Rate limits of one service or port.
-pub const MAX_RATE_LIMITS: usize = 64;
-/// Methods, headers, status codes or key parts in one list.
-pub const MAX_LIST: usize = 64;
-/// Buckets of one rate limit.
-pub const MAX_KEYS: u32 = 1_000_000;
-/// The largest replay buffer of a request's body.
-pub const MAX_BUFFER_BYTES: u64 = 16 * 1024 * 1024;
-/// The longest path, header value or name in a policy, in bytes.
-pub const MAX_TEXT: usize = 1024;
 
 /// A service's policy.
 pub fn service_policy(policy: &v1::ServicePolicy, problems: &mut Problems) -> ServicePolicy {
@@ -109,7 +98,7 @@ fn trip(trip: &v1::Trip, problems: &mut Problems) -> Trip {
         consecutive_failures: problems.number(
             "consecutive_failures",
             trip.consecutive_failures,
-            1..=1000,
+            1..=MAX_CONSECUTIVE_FAILURES,
         ),
         failures: trip
             .failures
@@ -119,8 +108,8 @@ fn trip(trip: &v1::Trip, problems: &mut Problems) -> Trip {
         base_ejection,
         max_ejection,
         honor_retry_after: trip.honor_retry_after,
-        probes: problems.number("probes", trip.probes, 1..=100),
-        successes: problems.number("successes", trip.successes, 1..=100),
+        probes: problems.number("probes", trip.probes, 1..=MAX_PROBES),
+        successes: problems.number("successes", trip.successes, 1..=MAX_PROBES),
         max_ejected_percent: problems.number(
             "max_ejected_percent",
             trip.max_ejected_percent,
@@ -171,7 +160,7 @@ fn outbound(outbound: &v1::Outbound, problems: &mut Problems) -> Outbound {
 
 fn retries(retries: &v1::Retries, problems: &mut Problems) -> Retries {
     Retries {
-        attempts: problems.number("attempts", retries.attempts, 0..=10),
+        attempts: problems.number("attempts", retries.attempts, 0..=MAX_ATTEMPTS),
         on: retries
             .on
             .as_ref()
@@ -197,7 +186,7 @@ fn budget(budget: &v1::RetryBudget, problems: &mut Problems) -> RetryBudget {
     RetryBudget {
         percent: problems.number("percent", budget.percent, 0..=100),
         min_per_second: problems.number("min_per_second", budget.min_per_second, 0..=MAX_LIMIT),
-        window: problems.duration("window_ms", budget.window_ms, 1000),
+        window: problems.duration("window_ms", budget.window_ms, MIN_BUDGET_WINDOW_MS),
     }
 }
 
@@ -326,10 +315,13 @@ fn header_name(field: &str, name: &str, problems: &mut Problems) -> String {
     )
 }
 
+// Older control planes send names and paths beyond ASCII: what is written in
+// `remora_proto::bounds` is taken here, and some more.
+
 fn is_path(path: &str) -> bool {
     path.starts_with('/') && path.len() <= MAX_TEXT && !path.chars().any(char::is_control)
 }
 
 fn is_plain(name: &str) -> bool {
-    (1..=names::MAX_SUBDOMAIN).contains(&name.len()) && !name.chars().any(char::is_control)
+    (1..=MAX_RATE_LIMIT_NAME).contains(&name.len()) && !name.chars().any(char::is_control)
 }

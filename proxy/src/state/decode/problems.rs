@@ -4,10 +4,10 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use remora_proto::bounds;
+
 /// So many problems of one resource are spelled out.
 pub const MAX_PROBLEMS: usize = 16;
-/// No duration of a policy is longer: a day.
-pub const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 /// A value of a resource is quoted up to this many characters.
 const MAX_QUOTED: usize = 64;
 
@@ -117,7 +117,7 @@ impl Problems {
 
     /// A duration in milliseconds, at least `at_least_ms` and at most a day.
     pub fn duration(&mut self, field: &str, value_ms: u64, at_least_ms: u64) -> Duration {
-        let most_ms = MAX_DURATION.as_millis() as u64;
+        let most_ms = bounds::MAX_DURATION_MS;
         if !(at_least_ms..=most_ms).contains(&value_ms) {
             self.add(
                 field,

@@ -245,7 +245,42 @@ fn reports_go_to_an_address_or_to_where_the_stream_is() {
     }
 }
 
+/// Every text that the bounds allow to be written, and some that they do not.
+fn texts() -> impl Strategy<Value = [String; 4]> {
+    let long = remora_proto::bounds::MAX_TEXT;
+    [
+        proptest::string::string_regex("[ -~ü\n]{1,64}").unwrap(),
+        proptest::string::string_regex(&format!("/[!-~]{{0,{long}}}|/[ü\n]")).unwrap(),
+        proptest::string::string_regex(&format!("[\t -~]{{0,{long}}}|[ü\n]")).unwrap(),
+        proptest::string::string_regex("[!#$%&'*+.^_`|~0-9a-z-]{1,128}|[ü\n]").unwrap(),
+    ]
+}
+
 proptest! {
+    /// What a control plane may publish is taken: the forms that it holds
+    /// policies to allow nothing that is refused here.
+    #[test]
+    fn what_the_bounds_allow_is_taken([name, path, value, header] in texts()) {
+        use remora_proto::bounds;
+        let mut sent = testing::service("web", 7);
+        let mut policy = full_policy();
+        let limit = &mut policy.rate_limits[0];
+        limit.name.clone_from(&name);
+        limit.r#match = Some(v1::Match {
+            methods: vec![path.clone()],
+            path: Some(v1::r#match::Path::PathExact(path.clone())),
+            headers: vec![v1::HeaderMatch { name: header.clone(), exact: value.clone() }],
+        });
+        sent.policy = Some(policy);
+        let allowed = bounds::is_rate_limit_name(&name)
+            && bounds::is_path(&path)
+            && bounds::is_method(&path)
+            && bounds::is_header_value(&value)
+            && bounds::is_header_name(&header);
+        let taken = decode_service(&sent);
+        prop_assert!(!allowed || taken.is_ok(), "{:?}", taken);
+    }
+
     #[test]
     fn no_bytes_make_it_panic(name in ".{0,40}", bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = super::service(&name, &bytes);

@@ -284,9 +284,12 @@ async fn a_refused_resource_is_named_with_its_reason() {
         error.message
     );
     assert!(!sidecar.mesh.is_ready());
+    let why = sidecar.mesh.refused_workload().expect("it was refused");
+    assert!(why.contains("namespace: is \"Shop\""), "{why}");
     session.send_workload().await;
     until(|| sidecar.mesh.is_ready()).await;
     assert!(sidecar.mesh.status().refused.is_empty());
+    assert_eq!(sidecar.mesh.refused_workload(), None);
 }
 
 #[tokio::test]

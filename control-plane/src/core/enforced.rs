@@ -1,0 +1,205 @@
+//! The rate limits that a pod's own sidecar enforces, port by port: those of
+//! every Service that covers the port, or else of the Namespace.
+//!
+//! Each policy is within its bounds; what several have together on one pod may
+//! not be. Then the oldest policies keep theirs, and of the others none is in
+//! force on that pod: a part of a policy's limits would be a policy that nobody
+//! wrote. [`mark`] says so in their conditions.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use remora_proto::bounds::{MAX_RATE_LIMITS, MAX_WORKLOAD_RATE_LIMIT_BYTES};
+use remora_proto::v1;
+
+use super::index::Index;
+use super::objects::{Id, Name, Pod, Target};
+use super::policies::{Condition, Reason};
+use super::ports::covered_ports;
+use super::resolve;
+
+/// What one sidecar enforces.
+#[derive(Debug, Default)]
+pub struct Enforced {
+    /// Of each port that something is known of.
+    pub by_port: BTreeMap<u16, Vec<v1::RateLimit>>,
+    /// On every other port.
+    pub elsewhere: Vec<v1::RateLimit>,
+    /// Whose limits these are.
+    pub policies: Vec<v1::PolicyReference>,
+    /// Whose limits are not in force here.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Limits that are not in force on a pod, for want of room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The policy.
+    pub policy: Id,
+    /// Through which of its targets the limits would be in force.
+    pub target: Target,
+}
+
+/// What one Service, or the Namespace (`None`), has a pod enforce.
+struct Share {
+    service: Option<Name>,
+    ports: Vec<u16>,
+    limits: Vec<v1::RateLimit>,
+    from: Option<v1::PolicyReference>,
+}
+
+impl Share {
+    fn new(index: &Index, namespace: &Name, service: Option<&Name>, ports: Vec<u16>) -> Self {
+        let effective = resolve::effective(&index.policies, namespace, service);
+        let limits = resolve::target_rate_limits(&effective.settings);
+        Self {
+            service: service.cloned(),
+            ports,
+            from: effective.rate_limits_from.filter(|_| !limits.is_empty()),
+            limits,
+        }
+    }
+
+    /// In bytes, with what each costs beside its content at most.
+    fn size(limit: &v1::RateLimit) -> usize {
+        limit.encoded_len() + 8
+    }
+}
+
+/// What the sidecar of a pod enforces on these ports of it, and on all others.
+pub fn enforced(index: &Index, pod: &Pod, known: impl Iterator<Item = u16>) -> Enforced {
+    let namespace = &pod.id.namespace;
+    let mut by_port: BTreeMap<u16, Vec<v1::RateLimit>> = BTreeMap::new();
+    let mut shares = Vec::new();
+    for service in index.services_that_cover(pod) {
+        let covered = covered_ports(index, service, pod);
+        let mut ports: Vec<u16> = covered.into_iter().map(|(port, _)| port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        by_port.extend(ports.iter().map(|port| (*port, Vec::new())));
+        shares.push(Share::new(index, namespace, Some(&service.id.name), ports));
+    }
+    let uncovered = known.filter(|port| !by_port.contains_key(port)).collect();
+    shares.push(Share::new(index, namespace, None, uncovered));
+
+    let fits = admitted(index, namespace, &shares);
+    let mut result = Enforced::default();
+    for (share, fits) in shares.into_iter().zip(fits) {
+        let Some(from) = share.from else {
+            continue;
+        };
+        if !fits {
+            result
+                .left_out
+                .push(left_out(index, namespace, share.service, &from));
+            continue;
+        }
+        for port in share.ports {
+            add(by_port.entry(port).or_default(), &share.limits);
+        }
+        if share.service.is_none() {
+            result.elsewhere = share.limits;
+        }
+        if !result.policies.contains(&from) {
+            result.policies.push(from);
+        }
+    }
+    result.by_port = by_port;
+    result
+}
+
+/// Two Services may both have the Namespace's limits: each is one bucket.
+fn add(limits: &mut Vec<v1::RateLimit>, more: &[v1::RateLimit]) {
+    for limit in more {
+        if !limits.contains(limit) {
+            limits.push(limit.clone());
+        }
+    }
+}
+
+/// Of each share whether it has room.
+fn admitted(index: &Index, namespace: &Name, shares: &[Share]) -> Vec<bool> {
+    // The Namespace's limits stand once more, for all ports that are not known.
+    let places = |share: &Share| share.ports.len() + usize::from(share.service.is_none());
+    let bytes = |share: &Share| -> usize {
+        let once: usize = share.limits.iter().map(Share::size).sum();
+        once.saturating_mul(places(share))
+    };
+    let count: usize = shares.iter().map(|share| share.limits.len()).sum();
+    let total = shares.iter().map(bytes).fold(0, usize::saturating_add);
+    let mut fits = vec![true; shares.len()];
+    if count <= MAX_RATE_LIMITS && total <= MAX_WORKLOAD_RATE_LIMIT_BYTES {
+        return fits;
+    }
+    let age = |share: &Share| {
+        let from = share.from.as_ref()?;
+        index.policies.age(&Id::new(namespace, &from.name))
+    };
+    let mut order: Vec<usize> = (0..shares.len()).collect();
+    order.sort_by(|a, b| age(&shares[*a]).cmp(&age(&shares[*b])));
+    let mut held: BTreeMap<u16, Vec<&v1::RateLimit>> = BTreeMap::new();
+    let mut room = MAX_WORKLOAD_RATE_LIMIT_BYTES;
+    for at in order {
+        let share = &shares[at];
+        let new_at = |port: &u16| -> Vec<&v1::RateLimit> {
+            let there = held.get(port);
+            let is_new = |limit: &&v1::RateLimit| there.is_none_or(|there| !there.contains(limit));
+            share.limits.iter().filter(is_new).collect()
+        };
+        let new: Vec<_> = share
+            .ports
+            .iter()
+            .map(|port| (*port, new_at(port)))
+            .collect();
+        let crowded = new.iter().any(|(port, new)| {
+            let there = held.get(port).map_or(0, Vec::len);
+            there + new.len() > MAX_RATE_LIMITS
+        });
+        let size = bytes(share);
+        fits[at] = !crowded && size <= room;
+        if fits[at] {
+            room -= size;
+            for (port, new) in new {
+                held.entry(port).or_default().extend(new);
+            }
+        }
+    }
+    fits
+}
+
+fn left_out(
+    index: &Index,
+    namespace: &Name,
+    service: Option<Name>,
+    from: &v1::PolicyReference,
+) -> LeftOut {
+    let own = service.map(Target::Service).filter(|target| {
+        let policy = index.policies.in_force(namespace, target.clone());
+        policy.is_some_and(|policy| *policy.id.name == *from.name)
+    });
+    LeftOut {
+        policy: Id::new(namespace, &from.name),
+        target: own.unwrap_or(Target::Namespace),
+    }
+}
+
+/// Says of the policies whose limits are left out on some pod that they are.
+pub fn mark(left_out: &BTreeMap<Id, Vec<LeftOut>>, conditions: &mut [Condition]) {
+    for (pod, left_out) in left_out {
+        for LeftOut { policy, target } in left_out {
+            let concerned = conditions.iter_mut().find(|condition| {
+                condition.accepted && condition.policy == *policy && condition.target == *target
+            });
+            if let Some(condition) = concerned {
+                condition.accepted = false;
+                condition.reason = Reason::Invalid;
+                condition.message = format!(
+                    "rateLimits are not in force on Pod {pod}, and maybe on others: with those \
+                     of the older policies of the Services that cover it they are more than \
+                     {MAX_RATE_LIMITS} on one port, or than {MAX_WORKLOAD_RATE_LIMIT_BYTES} bytes \
+                     on all; take some out. The rest of the policy is in force"
+                );
+            }
+        }
+    }
+}
