@@ -73,9 +73,7 @@ pub fn enforced(index: &Index, pod: &Pod, known: impl Iterator<Item = u16>) -> E
     let mut shares = Vec::new();
     for service in index.services_that_cover(pod) {
         let covered = covered_ports(index, service, pod);
-        let mut ports: Vec<u16> = covered.into_iter().map(|(port, _)| port).collect();
-        ports.sort_unstable();
-        ports.dedup();
+        let ports: Vec<u16> = covered.into_keys().collect();
         by_port.extend(ports.iter().map(|port| (*port, Vec::new())));
         shares.push(Share::new(index, namespace, Some(&service.id.name), ports));
     }
