@@ -134,6 +134,23 @@ impl ServiceRuntime {
         }
     }
 
+    /// Takes over what a changed policy limits more than before, and nothing
+    /// else of it: between this and the rest its endpoints change, and at no
+    /// moment may more pass than the old policy or the new one lets.
+    pub fn tighten(&self, policy: &ServicePolicy) {
+        let new = service_limits(policy);
+        let least = |kind, new: Option<u32>| match self.limits.max(kind) {
+            Some(old) => Some(new.map_or(old, |new| new.min(old))),
+            None => new,
+        };
+        self.limits.reconfigure(&config::Limits {
+            max_connections: least(Kind::Connections, new.max_connections),
+            max_pending_requests: least(Kind::Pending, new.max_pending_requests),
+            max_requests: least(Kind::Requests, new.max_requests),
+            max_retries: least(Kind::Retries, new.max_retries),
+        });
+    }
+
     /// Takes a changed policy over; what is counted stays.
     pub fn reconfigure(&self, policy: &ServicePolicy, now: Timestamp) {
         let trip = policy.circuit_breaker.as_ref().map(|breaker| &breaker.trip);

@@ -96,10 +96,11 @@ impl ServiceState {
     /// Takes a changed configuration; what is counted stays.
     pub fn reconfigure(&mut self, config: ServiceConfig, now: Timestamp) {
         if config.policy != self.config.policy {
-            self.runtime.reconfigure(&config.policy, now);
+            self.runtime.tighten(&config.policy);
             for (runtime, _) in self.runtimes.values() {
                 runtime.reconfigure(&config.policy);
             }
+            self.runtime.reconfigure(&config.policy, now);
         }
         self.runtime.service_breaker().come_back(now);
         self.config = Arc::new(config);
