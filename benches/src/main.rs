@@ -270,15 +270,11 @@ fn run_control_plane(arguments: &ControlPlaneArguments) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let endpoints = world.services * world.endpoints;
+        let pods = if world.pods { endpoints } else { 0 };
         println!(
-            "{} services, {} endpoints, {} Pods: {:.1} MiB resident, {:.1} of it heap and stacks",
+            "{} services, {endpoints} endpoints, {pods} Pods: {:.1} MiB resident, {:.1} of it heap and stacks",
             world.services,
-            world.services * world.endpoints,
-            if world.pods {
-                world.services * world.endpoints
-            } else {
-                0
-            },
             mib(report.memory.rss_bytes),
             mib(report.memory.anonymous_bytes),
         );

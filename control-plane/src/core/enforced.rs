@@ -134,7 +134,7 @@ fn admitted(index: &Index, namespace: &Name, shares: &[Share]) -> Vec<bool> {
         index.policies.age(&Id::new(namespace, &from.name))
     };
     let mut order: Vec<usize> = (0..shares.len()).collect();
-    order.sort_by(|a, b| age(&shares[*a]).cmp(&age(&shares[*b])));
+    order.sort_by_cached_key(|at| age(&shares[*at]));
     let mut held: BTreeMap<u16, Vec<&v1::RateLimit>> = BTreeMap::new();
     let mut room = MAX_WORKLOAD_RATE_LIMIT_BYTES;
     for at in order {

@@ -7,7 +7,7 @@ use remora_proto::ports::PortRange;
 use remora_proto::v1;
 
 use super::index::{Index, Seat, selects};
-use super::objects::{Pod, PortReference, Service, in_ranges};
+use super::objects::{Name, Pod, PortReference, Service, in_ranges};
 
 /// Ranges of opaque ports up to this length name ports of a pod.
 const MAX_NAMED_RANGE: u16 = 256;
@@ -69,12 +69,7 @@ pub fn covered_ports(index: &Index, service: &Service, pod: &Pod) -> BTreeMap<u1
     for (name, number) in entries.iter().flat_map(|(slice, _)| &slice.ports) {
         listed.entry(name).or_default().push(*number);
     }
-    let named: HashMap<&str, u16> = pod
-        .ports
-        .iter()
-        .rev()
-        .map(|(name, number)| (&**name, *number))
-        .collect();
+    let named = by_name(&pod.ports);
     let is_selected = selects(service, pod);
     for port in &service.ports {
         for number in listed.get(&*port.name).into_iter().flatten() {
@@ -89,6 +84,14 @@ pub fn covered_ports(index: &Index, service: &Service, pod: &Pod) -> BTreeMap<u1
         }
     }
     covered
+}
+
+/// Named ports by their names; of one name the first.
+pub fn by_name(ports: &[(Name, u16)]) -> HashMap<&str, u16> {
+    let last_first = ports.iter().rev();
+    last_first
+        .map(|(name, number)| (&**name, *number))
+        .collect()
 }
 
 /// What the pod's sidecar takes from others on one port of the pod, all of

@@ -12,7 +12,7 @@ use remora_proto::{bounds, v1, well_known};
 use super::enforced::{LeftOut, enforced};
 use super::index::{Dirty, Index, Seat};
 use super::objects::{EndpointSlice, Id, Name, Pod, Reach, Service, SliceEndpoint};
-use super::ports::{mesh_protocols, mesh_protocols_of_every, pod_ports};
+use super::ports::{by_name, mesh_protocols, mesh_protocols_of_every, pod_ports};
 use super::resolve;
 use super::store::{Resource, ResourceType, Store};
 
@@ -134,10 +134,11 @@ impl Publisher {
             self.note_left_out(id, Vec::new());
             return;
         };
+        let ports = pod_ports(index, pod);
         if pod.addresses.is_empty() {
             self.store.remove(ResourceType::Service, &direct);
         } else {
-            let message = pod_service(index, pod);
+            let message = pod_service(index, pod, &ports);
             let aliases = aliases(&pod.addresses);
             let resource = Resource::new(
                 ResourceType::Service,
@@ -150,7 +151,7 @@ impl Publisher {
             self.store.set(ResourceType::Service, resource);
         }
         let node = well_known::node_id(&id.namespace, &id.name, &pod.uid);
-        let (message, left_out) = workload(index, pod, &self.reports_address);
+        let (message, left_out) = workload(index, pod, ports, &self.reports_address);
         self.note_left_out(id, left_out);
         let resource = Resource::new(
             ResourceType::Workload,
@@ -199,23 +200,16 @@ fn endpoints(index: &Index, id: &Id, seat: &Seat) -> Vec<(Name, v1::Endpoint)> {
     let Some((service, ..)) = index.services.get(id).and_then(reach) else {
         return Vec::new();
     };
-    // The first of a slice's ports of one name.
-    let numbers = |slice: &EndpointSlice| -> HashMap<Name, u16> {
-        let ports = slice.ports.iter().rev();
-        ports
-            .map(|(name, number)| (name.clone(), *number))
-            .collect()
-    };
     let entries: Vec<_> = index
         .entries(id, seat)
         .into_iter()
-        .map(|(slice, endpoint)| (slice, endpoint, numbers(slice)))
+        .map(|(slice, endpoint)| (slice, endpoint, by_name(&slice.ports)))
         .collect();
     let known = KnownPorts::default();
     let mut made = Vec::new();
     for port in &service.ports {
         let served = entries.iter().filter_map(|(slice, endpoint, numbers)| {
-            Some((*slice, *endpoint, *numbers.get(&port.name)?))
+            Some((*slice, *endpoint, *numbers.get(&*port.name)?))
         });
         // In two slices at once (a move, or two families): the family of the
         // Service's first address, then what is ready, then the slice's name.
@@ -318,25 +312,24 @@ fn one_endpoint(
 }
 
 /// The Service by which a pod is reached at its own address.
-fn pod_service(index: &Index, pod: &Pod) -> v1::Service {
+fn pod_service(index: &Index, pod: &Pod, ports: &BTreeMap<u16, v1::Protocol>) -> v1::Service {
     let headless = index.services_that_list(&pod.id).into_iter();
     let headless = headless.filter(|service| service.reach == Reach::Headless);
     let headless: Vec<&Service> = headless.collect();
     let oldest = headless.first();
     let policy_of = oldest.map(|service| &service.id.name);
     let effective = resolve::effective(&index.policies, &pod.id.namespace, policy_of);
-    let ports = pod_ports(index, pod);
     v1::Service {
         namespace: pod.id.namespace.to_string(),
         name: policy_of.unwrap_or(&pod.id.name).to_string(),
         kind: v1::service::Kind::Pod.into(),
         addresses: pod.addresses.iter().copied().map(octets).collect(),
         ports: ports
-            .into_iter()
+            .iter()
             .map(|(port, protocol)| v1::ServicePort {
-                port: port.into(),
+                port: (*port).into(),
                 name: String::new(),
-                protocol: protocol.into(),
+                protocol: (*protocol).into(),
             })
             .collect(),
         policy: resolve::service_policy(&effective.settings),
@@ -382,9 +375,13 @@ fn zone(index: &Index, pod: &Pod) -> String {
 }
 
 /// With the limits for which there is no room.
-fn workload(index: &Index, pod: &Pod, reports_address: &str) -> (v1::Workload, Vec<LeftOut>) {
+fn workload(
+    index: &Index,
+    pod: &Pod,
+    ports: BTreeMap<u16, v1::Protocol>,
+    reports_address: &str,
+) -> (v1::Workload, Vec<LeftOut>) {
     let namespace = &pod.id.namespace;
-    let ports = pod_ports(index, pod);
     let mut enforced = enforced(index, pod, ports.keys().copied());
     let inbound = ports.into_iter().map(|(port, protocol)| v1::InboundPort {
         port: port.into(),

@@ -23,9 +23,9 @@ pub fn service(name: &str, last: u8) -> v1::Service {
     }
 }
 
-/// A policy whose breakers trip at the first connect failure.
-pub fn breaks_at_once() -> v1::ServicePolicy {
-    let trip = v1::Trip {
+/// Breakers that trip at the first connect failure.
+pub fn trip() -> v1::Trip {
+    v1::Trip {
         scope: v1::trip::Scope::Endpoint.into(),
         consecutive_failures: 1,
         failures: Some(v1::Conditions {
@@ -39,10 +39,14 @@ pub fn breaks_at_once() -> v1::ServicePolicy {
         successes: 1,
         max_ejected_percent: 50,
         min_endpoints: 1,
-    };
+    }
+}
+
+/// A policy with the breakers of [`trip`].
+pub fn breaks_at_once() -> v1::ServicePolicy {
     v1::ServicePolicy {
         circuit_breaker: Some(v1::CircuitBreaker {
-            trip: Some(trip),
+            trip: Some(trip()),
             ..Default::default()
         }),
         ..Default::default()

@@ -25,13 +25,7 @@ fn full_policy() -> v1::ServicePolicy {
                     grpc_codes: vec![14],
                     ..Default::default()
                 }),
-                base_ejection_ms: 1000,
-                max_ejection_ms: 2000,
-                honor_retry_after: true,
-                probes: 1,
-                successes: 1,
-                max_ejected_percent: 50,
-                min_endpoints: 1,
+                ..testing::trip()
             }),
         }),
         rate_limits: vec![v1::RateLimit {
