@@ -187,16 +187,20 @@ fn start_streams(config: &Config) -> Arc<Shared> {
                 pod_uid: config.pod_uid.clone(),
                 service_account: String::new(),
                 version: "bench".to_owned(),
+                trust_domain: None,
             },
-            control_plane: ControlPlane::parse(&config.control_plane, None).expect("an address"),
+            control_plane: ControlPlane::parse(&config.control_plane, None, None)
+                .expect("an address"),
         };
         let (mesh, streams) = Streams::new(options);
         let shared = Arc::new(Shared {
             access_log: AccessLogger::open(&config.access_log).expect("no access log"),
             journal: Arc::clone(mesh.journal()),
             mesh: Arc::clone(&mesh),
-            inbound: Inbound::new(),
+            inbound: Inbound::default(),
             connections: ConnectionCounters::default(),
+            tls: remora_proxy::tls::Context::default(),
+            identity: remora_proxy::identity::Status::default(),
             connection_wanted: tokio::sync::Notify::new(),
             config,
         });
@@ -226,6 +230,7 @@ fn start_control_plane(folder: &Path, upstream: u16) -> String {
         sources: vec![remora_control_plane::Source::Files(folder.to_owned())],
         listen: address,
         admin: loopback(free_port().expect("a free port")),
+        identity: Default::default(),
     };
     on_a_thread(async move {
         if let Err(error) = remora_control_plane::run(options).await {

@@ -162,6 +162,10 @@ impl Facts for Call {
         (name == "x-user").then_some(self.user.as_bytes())
     }
 
+    fn client_identity(&self) -> Option<&str> {
+        None
+    }
+
     fn remote_address(&self) -> Option<IpAddr> {
         Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)))
     }

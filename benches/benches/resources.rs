@@ -152,6 +152,7 @@ fn workload(bencher: Bencher) {
             port: 8080,
             protocol: v1::Protocol::Http1.into(),
             rate_limits: vec![rate_limit("callers")],
+            ..Default::default()
         }],
         ..Default::default()
     }

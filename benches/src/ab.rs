@@ -15,11 +15,12 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::Serialize;
 
 use crate::counters::{self, Counts};
 use crate::h2load::Http2Load;
+use crate::identity::Identities;
 use crate::load;
 use crate::machine::Machine;
 use crate::proc_stat::{self, CpuTime, Memory};
@@ -98,7 +99,6 @@ struct Side {
     stage: Stage,
     running: Running,
     target: Target,
-    pid: u32,
     cpu_us: Vec<f64>,
     per_second: Vec<f64>,
     units: f64,
@@ -114,7 +114,8 @@ pub fn run(plan: &Plan) -> anyhow::Result<AbReport> {
     let cores = Cores::find()?;
     process::pin(cores.load)?;
     let folder = tempfile::tempdir()?;
-    let (_upstream, ports) = upstream::start(cores, folder.path())?;
+    let identities = Identities::make(folder.path())?;
+    let (_upstream, ports) = upstream::start(cores, folder.path(), &identities)?;
     let side = |name: &str, build: &Path, pod: u8| {
         let dir = folder.path().join(name);
         std::fs::create_dir_all(&dir)?;
@@ -126,6 +127,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<AbReport> {
             remora: remora::Programs::of_build(build, plan.spare.as_deref())?,
             envoy: None,
             http2: plan.http2,
+            identities: identities.clone(),
         };
         Side::start(build, stage, plan.scenario).with_context(|| format!("build {name}"))
     };
@@ -177,12 +179,8 @@ impl Side {
             .target(scenario)
             .cloned()
             .with_context(|| format!("Remora cannot do {}", scenario.word()))?;
-        let Some(process) = &running.measured else {
-            bail!("no process to measure");
-        };
         Ok(Self {
             folder: folder.to_owned(),
-            pid: process.id(),
             stage,
             running,
             target,
@@ -194,12 +192,11 @@ impl Side {
     }
 
     fn measure(&mut self, span: Duration) -> anyhow::Result<()> {
-        let before = proc_stat::cpu_time(self.pid)?;
+        let cpu = || Running::spent(&self.target)?.context("no process to measure");
+        let before = cpu()?;
         let carried = load::saturate(&self.stage, &self.target, span)?;
-        let spent = proc_stat::cpu_time(self.pid)?.since(before);
-        if let Some(process) = &mut self.running.measured {
-            process.check_alive()?;
-        }
+        let spent = cpu()?.since(before);
+        self.running.check_alive()?;
         self.cpu_us
             .push(spent.total.as_secs_f64() * 1e6 / carried.units);
         self.per_second.push(carried.per_second());
@@ -213,9 +210,9 @@ impl Side {
         let low = self.cpu_us.iter().copied().reduce(f64::min);
         let high = self.cpu_us.iter().copied().reduce(f64::max);
         Ok(Build {
-            counts: counters::per_unit(self.pid, &self.stage, &self.target)
+            counts: counters::per_unit(&self.stage, &self.target)
                 .with_context(|| scenario.word().to_owned())?,
-            memory: proc_stat::memory(self.pid)?,
+            memory: proc_stat::memory(self.target.pids.first().copied().unwrap_or(0))?,
             cpu_us: median(&self.cpu_us).context("nothing was measured")?,
             cpu_us_range: low.zip(high).context("nothing was measured")?,
             user_us: of_each(self.spent.user()),

@@ -5,6 +5,7 @@
 //! receiver drops what came without copying it (`MSG_TRUNC`).
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
@@ -23,14 +24,27 @@ pub const CONNECTIONS: usize = 4;
 const FILE_BYTES: usize = 1024 * 1024;
 /// What is taken from the kernel at once, at most.
 const RECEIVED_BYTES: usize = 1024 * 1024;
+/// What the upstream reads of a request before it answers, at most.
+const REQUEST_BYTES: usize = 16 * 1024;
+/// Before the bytes, where they are an answer: more than any load takes.
+const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 1125899906842624\r\n\r\n";
 /// Nothing for so long is an error.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// When the upstream begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begins {
+    /// As soon as one connects.
+    AtOnce,
+    /// With an answer's head, when an HTTP/1.1 request has come.
+    AsAnswer,
+}
 
 /// Serves on threads of this process's core until the process ends; gives the port.
 ///
 /// # Errors
 /// When it cannot listen.
-pub fn upstream(dir: &Path) -> anyhow::Result<u16> {
+pub fn upstream(dir: &Path, begins: Begins) -> anyhow::Result<u16> {
     let path = dir.join("bulk");
     std::fs::write(&path, vec![b'r'; FILE_BYTES])?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -40,10 +54,29 @@ pub fn upstream(dir: &Path) -> anyhow::Result<u16> {
         .spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 let Ok(file) = File::open(&path) else { return };
-                std::thread::spawn(move || send(&stream, &file));
+                std::thread::spawn(move || {
+                    if begins == Begins::AtOnce || answer(&stream).is_ok() {
+                        send(&stream, &file);
+                    }
+                });
             }
         })?;
     Ok(port)
+}
+
+/// Reads a request without a body, and begins to answer it.
+fn answer(mut stream: &TcpStream) -> anyhow::Result<()> {
+    let mut request = vec![0; REQUEST_BYTES];
+    let mut filled = 0;
+    while !request[..filled].ends_with(b"\r\n\r\n") {
+        let read = stream.read(&mut request[filled..])?;
+        if read == 0 {
+            bail!("no whole request");
+        }
+        filled += read;
+    }
+    stream.write_all(HEAD)?;
+    Ok(())
 }
 
 /// Until the receiver goes.
@@ -56,15 +89,19 @@ fn send(stream: &TcpStream, file: &File) {
     }
 }
 
-/// Receives from `address` for `span`.
+/// Receives from `address` for `span`: what comes at once, or the answer to a
+/// GET that names `host`.
 ///
 /// # Errors
 /// A connection ends or is silent, or the harness is told to end.
-pub fn receive(address: SocketAddr, span: Duration) -> anyhow::Result<Carried> {
+pub fn receive(address: SocketAddr, host: Option<&str>, span: Duration) -> anyhow::Result<Carried> {
     let streams: Vec<TcpStream> = (0..CONNECTIONS)
         .map(|_| {
-            let stream = TcpStream::connect(address)?;
+            let mut stream = TcpStream::connect(address)?;
             stream.set_read_timeout(Some(PATIENCE))?;
+            if let Some(host) = host {
+                write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")?;
+            }
             Ok(stream)
         })
         .collect::<anyhow::Result<_>>()?;
@@ -111,10 +148,12 @@ mod tests {
     #[test]
     fn what_is_sent_is_received_and_counted() {
         let dir = tempfile::tempdir().unwrap();
-        let port = upstream(dir.path()).unwrap();
-        let address = crate::process::loopback(port);
-        let carried = receive(address, Duration::from_millis(100)).unwrap();
-        assert!(carried.units > 1e-3, "{carried:?}");
-        assert!(carried.span >= Duration::from_millis(100));
+        for (begins, host) in [(Begins::AtOnce, None), (Begins::AsAnswer, Some("bulk"))] {
+            let port = upstream(dir.path(), begins).unwrap();
+            let address = crate::process::loopback(port);
+            let carried = receive(address, host, Duration::from_millis(100)).unwrap();
+            assert!(carried.units > 1e-3, "{carried:?}");
+            assert!(carried.span >= Duration::from_millis(100));
+        }
     }
 }

@@ -256,6 +256,7 @@ mod tests {
             scenario: Scenario::Http1Features,
             address: loopback(upstream().unwrap()),
             host: "upstream",
+            pids: Vec::new(),
         };
         callers(&target, 20).unwrap();
     }

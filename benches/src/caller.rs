@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_
 
 use crate::http2_frames::{self, Reply};
 use crate::scenario::Dialect;
+use crate::tls::{Client, Session};
 
 /// An answer that takes longer is an error, and ends the measurement.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -89,8 +90,17 @@ fn get(host: &str) -> Vec<u8> {
     format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }
 
-/// Connects from a loopback address of its own and asks once over HTTP/1.1;
-/// what is given stays open and idle.
+/// An idle connection.
+#[derive(Debug)]
+pub enum Held {
+    /// As it is.
+    Plain(TcpStream),
+    /// In mutual TLS.
+    Tls(Box<Session>),
+}
+
+/// Connects from a loopback address of its own and asks once over HTTP/1.1, in
+/// mutual TLS where there is a client of it; what is given stays open and idle.
 ///
 /// # Errors
 /// As [`Caller::exchange`].
@@ -98,8 +108,9 @@ pub fn idle(
     source: IpAddr,
     address: SocketAddr,
     host: &str,
+    client: Option<&Client>,
     scratch: &mut Vec<u8>,
-) -> anyhow::Result<TcpStream> {
+) -> anyhow::Result<Held> {
     let socket = socket_with(
         AddressFamily::INET,
         SocketType::STREAM,
@@ -111,13 +122,19 @@ pub fn idle(
         .with_context(|| format!("cannot connect from {source} to {address}"))?;
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(&get(host))?;
     scratch.resize(ANSWER_BYTES, 0);
-    read_answer(&mut stream, scratch)?;
-    Ok(stream)
+    let Some(client) = client else {
+        stream.write_all(&get(host))?;
+        read_answer(&mut stream, scratch)?;
+        return Ok(Held::Plain(stream));
+    };
+    let mut session = client.shake_hands(stream)?;
+    session.write_all(&get(host))?;
+    read_answer(&mut session, scratch)?;
+    Ok(Held::Tls(Box::new(session)))
 }
 
-fn read_answer(stream: &mut TcpStream, answer: &mut [u8]) -> anyhow::Result<()> {
+fn read_answer(stream: &mut impl Read, answer: &mut [u8]) -> anyhow::Result<()> {
     let mut filled = 0;
     loop {
         let read = stream.read(&mut answer[filled..])?;

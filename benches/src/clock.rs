@@ -1,6 +1,13 @@
 //! The only reader of the clock.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Seconds since the Unix epoch.
+#[allow(clippy::disallowed_methods)] // as below
+pub fn unix_seconds() -> u64 {
+    let age = SystemTime::now().duration_since(UNIX_EPOCH);
+    age.map_or(0, |age| age.as_secs())
+}
 
 /// A moment, only to be compared with others of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

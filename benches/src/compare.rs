@@ -13,7 +13,6 @@
 //! Every system stays up for all rounds; those that are not being loaded idle.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,13 +24,12 @@ use crate::counters::{self, Counts};
 use crate::figures::{self, Figures, Rounds, Sample};
 use crate::fixed_rate::{self, Load};
 use crate::h2load::Http2Load;
-use crate::idle::{self, IdleReport};
+use crate::idle::{self, Connections, IdleReport};
 use crate::machine::Machine;
 use crate::memory::unless_failed;
-use crate::process::{self, Cores};
 use crate::scenario::Scenario;
-use crate::systems::{Running, Stage, System, Target, remora, upstream};
-use crate::{load, proc_stat, stop};
+use crate::systems::{Ground, Running, Stage, System, Target, remora};
+use crate::{load, stop};
 
 /// The fixed rate at which latencies are measured, requests each second.
 pub const RATE: u32 = 2_000;
@@ -39,8 +37,6 @@ pub const RATE: u32 = 2_000;
 pub const RATE_CONNECTIONS: u32 = 32;
 /// Before the first round every target is loaded for so long.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// The address of Remora's pod.
-pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(127, 88, 1, 1);
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -97,29 +93,18 @@ pub struct Report {
 /// What fails later is told in [`Report::failed`].
 pub fn run(plan: &Plan) -> anyhow::Result<Report> {
     let began = Moment::now();
-    let cores = Cores::find()?;
-    process::pin(cores.load)?;
-    let folder = tempfile::tempdir()?;
-    let (_upstream, ports) = upstream::start(cores, folder.path())?;
-    let stage = Stage {
-        dir: folder.path().to_owned(),
-        cores,
-        upstream: ports,
-        pod: POD,
-        remora: plan.remora.clone(),
-        envoy: plan.envoy.clone(),
-        http2: plan.http2,
-    };
+    let ground = Ground::start(&plan.remora, plan.envoy.as_deref(), plan.http2)?;
+    let stage = &ground.stage;
     let mut skipped = Vec::new();
     let scenarios = with_generator(&plan.scenarios, &mut skipped);
-    let systems = complete(&plan.systems, &stage, &mut skipped);
+    let systems = complete(&plan.systems, stage, &mut skipped);
     let mut failed = Vec::new();
-    let memory = memory(&systems, &stage, plan.idle_connections, &mut failed)?;
+    let memory = memory(&systems, stage, plan.idle_connections, &mut failed)?;
     let mut run = Run {
-        stage: &stage,
+        stage,
         plan,
         scenarios,
-        running: start_all(&systems, &stage)?,
+        running: start_all(&systems, stage)?,
         samples: BTreeMap::new(),
         failed,
     };
@@ -139,7 +124,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
         http2: plan.http2,
         versions: systems
             .iter()
-            .map(|system| (system.name, (system.version)(&stage)))
+            .map(|system| (system.name, (system.version)(stage)))
             .collect(),
         figures,
         memory,
@@ -186,7 +171,7 @@ fn memory(
 ) -> anyhow::Result<Vec<IdleReport>> {
     let mut reports = Vec::new();
     for system in systems.iter().filter(|_| connections > 0) {
-        let report = idle::measure(system, stage, connections);
+        let report = idle::measure(system, stage, connections, Connections::Plain);
         reports.extend(unless_failed(system, "idle connections", report, failed)?);
     }
     Ok(reports)
@@ -285,9 +270,7 @@ impl Run<'_> {
     }
 
     fn measure(&mut self, index: usize, target: &Target) -> anyhow::Result<Sample> {
-        let mut measured = self.running[index].1.measured.as_mut();
-        let pid = measured.as_ref().map(|process| process.id());
-        let cpu = || pid.map(proc_stat::cpu_time).transpose();
+        let cpu = || Running::spent(target);
         let before = cpu()?;
         let carried = load::saturate(self.stage, target, self.plan.span)?;
         let between = cpu()?;
@@ -310,9 +293,7 @@ impl Run<'_> {
             let of_each = |spent: Duration| spent.as_secs_f64() * 1e6 / latencies.requests as f64;
             at_rate = Some((spent.map(|spent| of_each(spent.total)), latencies));
         }
-        if let Some(process) = &mut measured {
-            process.check_alive()?;
-        }
+        self.running[index].1.check_alive()?;
         Ok(Sample {
             units: carried.units,
             spent: between
@@ -326,14 +307,8 @@ impl Run<'_> {
     fn figures(&mut self) -> anyhow::Result<Vec<Figures>> {
         let mut figures = Vec::new();
         for (scenario, index, target) in self.all() {
-            let pid = self.running[index]
-                .1
-                .measured
-                .as_ref()
-                .map(|process| process.id());
-            let counted = pid.map(|pid| counters::per_unit(pid, self.stage, &target));
-            let counts = match counted.transpose() {
-                Ok(counts) => counts.unwrap_or_default(),
+            let counts = match counters::per_unit(self.stage, &target) {
+                Ok(counts) => counts,
                 Err(error) => {
                     stop::check()?;
                     self.fail(scenario, index, "while perf counted", &error);

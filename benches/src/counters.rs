@@ -35,18 +35,22 @@ pub struct Counts {
     pub system_instructions: Option<f64>,
 }
 
-/// Counts of `pid` for each unit carried to `target`.
+/// Counts of its processes for each unit carried to `target`.
 ///
 /// # Errors
 /// When the load fails, or `perf` does not end.
-pub fn per_unit(pid: u32, stage: &Stage, target: &Target) -> anyhow::Result<Counts> {
+pub fn per_unit(stage: &Stage, target: &Target) -> anyhow::Result<Counts> {
+    if target.pids.is_empty() {
+        return Ok(Counts::default());
+    }
     let Some(perf) = find_program("perf") else {
         eprintln!("perf is missing (apt-get install linux-perf): system calls are not counted");
         return Ok(Counts::default());
     };
     let file = stage.dir.join("perf.csv");
+    let pids: Vec<String> = target.pids.iter().map(u32::to_string).collect();
     let mut command = Command::new(perf);
-    command.args(["stat", "-x,", "-p", &pid.to_string(), "-o"]);
+    command.args(["stat", "-x,", "-p", &pids.join(","), "-o"]);
     command.arg(&file);
     for event in [SYSTEM_CALLS, USER_INSTRUCTIONS, SYSTEM_INSTRUCTIONS] {
         command.args(["-e", event]);

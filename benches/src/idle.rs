@@ -1,17 +1,18 @@
 //! Memory at rest, and over idle connections.
 
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::caller;
+use crate::caller::{self, Held};
 use crate::proc_stat::{self, Memory};
 use crate::process;
 use crate::scenario::Scenario;
 use crate::stop;
-use crate::systems::{Stage, System, Target};
+use crate::systems::{Running, Stage, System};
+use crate::tls::Client;
 
 /// After the start, before memory at rest is read.
 const REST: Duration = Duration::from_secs(2);
@@ -22,11 +23,23 @@ const PER_SOURCE: u32 = 5_000;
 /// The harness's own descriptors, and a proxy's beside those of connections.
 const OTHER_DESCRIPTORS: u64 = 1_024;
 
+/// What idle connections are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Connections {
+    /// HTTP/1.1 as it is.
+    Plain,
+    /// HTTP/1.1 in mutual TLS, which the system itself takes.
+    Tls,
+}
+
 /// What a system holds.
 #[derive(Clone, Debug, Serialize)]
 pub struct IdleReport {
     /// The system.
     pub system: &'static str,
+    /// What they are.
+    pub kind: Connections,
     /// Idle connections.
     pub connections: u32,
     /// After its start, before anything was asked of it.
@@ -59,7 +72,7 @@ pub fn allow(connections: u32) -> anyhow::Result<()> {
 }
 
 /// Starts `system` alone and opens `connections`; `None` of one that is no
-/// process or does not speak HTTP/1.1.
+/// process or does not speak so.
 ///
 /// # Errors
 /// When it does not start or does not answer each connection.
@@ -67,29 +80,31 @@ pub fn measure(
     system: &System,
     stage: &Stage,
     connections: u32,
+    kind: Connections,
 ) -> anyhow::Result<Option<IdleReport>> {
     allow(connections)?;
     let running = (system.start)(stage)?;
-    let (Some(process), Some(target)) = (&running.measured, running.target(Scenario::Http1)) else {
+    let Some((pid, way)) = way(stage, &running, kind)? else {
         return Ok(None);
     };
-    let memory = || proc_stat::memory(process.id());
+    let memory = || proc_stat::memory(pid);
     stop::sleep(REST)?;
     let at_rest = memory()?;
-    let opened = open(target, connections)?;
+    let opened = open(&way, connections)?;
     stop::sleep(SETTLE)?;
     let open = memory()?;
     drop(opened);
     stop::sleep(SETTLE)?;
     let report = IdleReport {
         system: system.name,
+        kind,
         connections,
         at_rest,
         open,
         closed: memory()?,
     };
     eprintln!(
-        "{}: {:.1} MiB at rest, {:.1} over {connections} idle connections ({:.1} KiB each), {:.1} after them",
+        "{}: {:.1} MiB at rest, {:.1} over {connections} idle connections ({kind:?}, {:.1} KiB each), {:.1} after them",
         system.name,
         report.at_rest.rss_mib(),
         report.open.rss_mib(),
@@ -99,7 +114,39 @@ pub fn measure(
     Ok(Some(report))
 }
 
-fn open(target: &Target, connections: u32) -> anyhow::Result<Vec<TcpStream>> {
+/// How one is opened.
+struct Way {
+    address: SocketAddr,
+    host: &'static str,
+    client: Option<Client>,
+}
+
+/// Which process is measured, and how connections to it are opened.
+fn way(stage: &Stage, running: &Running, kind: Connections) -> anyhow::Result<Option<(u32, Way)>> {
+    let plain = || {
+        let target = running.target(Scenario::Http1)?;
+        let way = Way {
+            address: target.address,
+            host: target.host,
+            client: None,
+        };
+        Some((*target.pids.first()?, way))
+    };
+    match (kind, running.door) {
+        (Connections::Plain, _) => Ok(plain()),
+        (Connections::Tls, None) => Ok(None),
+        (Connections::Tls, Some(door)) => {
+            let way = Way {
+                address: door.address,
+                host: "plain",
+                client: Some(Client::new(&stage.identities, door.alpn)?),
+            };
+            Ok(Some((door.pid, way)))
+        }
+    }
+}
+
+fn open(way: &Way, connections: u32) -> anyhow::Result<Vec<Held>> {
     let mut scratch = Vec::new();
     (0..connections)
         .map(|index| {
@@ -107,8 +154,14 @@ fn open(target: &Target, connections: u32) -> anyhow::Result<Vec<TcpStream>> {
             // 127.0.1.1, 127.0.1.2, ...
             let address = u32::from(Ipv4Addr::new(127, 0, 1, 1)) + index / PER_SOURCE;
             let source = IpAddr::V4(Ipv4Addr::from(address));
-            caller::idle(source, target.address, target.host, &mut scratch)
-                .with_context(|| format!("connection {index}"))
+            caller::idle(
+                source,
+                way.address,
+                way.host,
+                way.client.as_ref(),
+                &mut scratch,
+            )
+            .with_context(|| format!("connection {index}"))
         })
         .collect()
 }

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`compare`]: the side-by-side measurement, [`figures`] what it comes to;
-//!   [`ab`]: two builds of Remora; [`memory`]: the sidecar's start and, for all
+//!   [`ab`]: two builds of Remora; [`handshakes`]; [`memory`]: the sidecar's start and, for all
 //!   systems, [`idle`] connections and a [`burst`]; [`control_plane`]: its memory
 //!   with many services.
 //! - [`systems`]: what is measured, and how it is started; [`scenario`]: what is
@@ -12,6 +12,7 @@
 //!   HTTP/1.1 or [`http2_frames`]; [`relay`]: the floor under TCP.
 //! - [`proc_stat`], [`counters`]: what the kernel says of it; [`statistics`].
 //! - [`table`], [`plot`]: the figures for people; [`machine`]: where they were made.
+//! - [`identity`]: the CA and the tokens of mutual TLS; [`tls`]: a client of it.
 //! - [`process`], [`stop`]: children, and the end of them; [`http`], [`clock`].
 
 pub mod ab;
@@ -25,8 +26,10 @@ pub mod counters;
 pub mod figures;
 pub mod fixed_rate;
 pub mod h2load;
+pub mod handshakes;
 pub mod http;
 pub mod http2_frames;
+pub mod identity;
 pub mod idle;
 pub mod load;
 pub mod machine;
@@ -40,4 +43,5 @@ pub mod statistics;
 pub mod stop;
 pub mod systems;
 pub mod table;
+pub mod tls;
 pub mod wrk;

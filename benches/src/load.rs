@@ -29,24 +29,23 @@ impl Carried {
 /// When a generator is missing or fails, or anything was not answered well.
 pub fn saturate(stage: &Stage, target: &Target, span: Duration) -> anyhow::Result<Carried> {
     match target.scenario {
-        Scenario::Http1 | Scenario::Http1Features | Scenario::Http1AsTcp => {
-            wrk::run(target.address, target.host, span, stage.cores, &stage.dir)
-        }
         Scenario::Http2 => h2load::run(stage, target, span),
-        Scenario::TcpBulk => bulk::receive(target.address, span),
+        Scenario::TcpBulk => bulk::receive(target.address, None, span),
+        Scenario::MtlsBulk | Scenario::MtlsBulkOut | Scenario::MtlsBulkIn => {
+            bulk::receive(target.address, Some(target.host), span)
+        }
+        _ => wrk::run(target.address, target.host, span, stage.cores, &stage.dir),
     }
 }
 
 /// The load in words.
 pub fn describe(scenario: Scenario, http2: Http2Load) -> String {
     match scenario {
-        Scenario::Http1 | Scenario::Http1Features | Scenario::Http1AsTcp => {
-            format!("{} connections always busy", wrk::CONNECTIONS)
-        }
         Scenario::Http2 => format!(
             "{} connections with {} streams each, always busy",
             http2.connections, http2.streams
         ),
-        Scenario::TcpBulk => format!("{} connections", bulk::CONNECTIONS),
+        _ if scenario.is_bulk() => format!("{} connections", bulk::CONNECTIONS),
+        _ => format!("{} connections always busy", wrk::CONNECTIONS),
     }
 }

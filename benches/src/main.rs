@@ -10,7 +10,7 @@ use remora_benches::relay::{self, Mover, Road};
 use remora_benches::scenario::{self, Scenario};
 use remora_benches::systems::remora::Programs;
 use remora_benches::systems::{self, System};
-use remora_benches::{ab, compare, control_plane, memory, plot, stop, table};
+use remora_benches::{ab, compare, control_plane, handshakes, memory, plot, stop, table};
 
 /// Where `--write` writes, seen from the repository's top.
 const README: &str = "benches/README.md";
@@ -32,6 +32,8 @@ enum Command {
     Ab(AbArguments),
     /// The sidecar's start; memory of all systems over idle connections and in a burst
     Memory(MemoryArguments),
+    /// Full mutual handshakes each second, of all systems that take them
+    Handshakes(HandshakeArguments),
     /// Memory of the control plane at rest, with many services
     ControlPlane(ControlPlaneArguments),
     /// Relays bytes: the floor under TCP, started by the others
@@ -50,7 +52,7 @@ struct CompareArguments {
     /// How often each is measured; medians want at least 5
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Scenarios, comma separated (http1, http1-features, http2, http1-as-tcp, tcp-bulk); all by default
+    /// Scenarios, comma separated (http1, http1-features, http2, http1-as-tcp, tcp-bulk, mtls-out, mtls-in, mtls-pair, mtls-bulk, mtls-bulk-out, mtls-bulk-in); all by default
     #[arg(long)]
     scenarios: Option<String>,
     /// The load of HTTP/2, connections and streams on each
@@ -102,6 +104,18 @@ struct MemoryArguments {
     /// Requests of the burst; 0 leaves that out
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=5_000))]
     bodies: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct HandshakeArguments {
+    /// How long each load lasts
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=300))]
+    seconds: u64,
+    /// How often each is measured; medians want at least 5
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
     #[command(flatten)]
     common: Common,
 }
@@ -182,6 +196,7 @@ fn main() -> anyhow::Result<()> {
         Command::Compare(arguments) => run_compare(&arguments),
         Command::Ab(arguments) => run_ab(arguments),
         Command::Memory(arguments) => run_memory(&arguments),
+        Command::Handshakes(arguments) => run_handshakes(&arguments),
         Command::ControlPlane(arguments) => run_control_plane(&arguments),
         Command::Relay(arguments) => {
             let mover = match arguments.splice {
@@ -203,7 +218,7 @@ fn run_compare(arguments: &CompareArguments) -> anyhow::Result<()> {
         span: Duration::from_secs(arguments.seconds),
         rate_span: Duration::from_secs(arguments.rate_seconds),
         rounds: arguments.rounds,
-        scenarios,
+        scenarios: scenarios.clone(),
         systems: common.systems()?,
         remora: Programs::find(common.remora.as_deref())?,
         envoy: common.envoy.clone(),
@@ -211,6 +226,10 @@ fn run_compare(arguments: &CompareArguments) -> anyhow::Result<()> {
         idle_connections: arguments.connections,
     })?;
     let mut text = table::compare(&report);
+    if scenarios.iter().all(|scenario| scenario.is_mutual_tls()) {
+        common.give("mutual-tls", &report, &text)?;
+        return end(&report.failed);
+    }
     if common.write {
         std::fs::write(PLOT, plot::compare(&report, &table::caption(&report)))?;
         text = format!("![CPU time, latency and memory of all systems](compare.svg)\n\n{text}");
@@ -256,6 +275,18 @@ fn run_memory(arguments: &MemoryArguments) -> anyhow::Result<()> {
     })?;
     common.give("memory", &report, &table::memory(&report))?;
     end(&report.failed)
+}
+
+fn run_handshakes(arguments: &HandshakeArguments) -> anyhow::Result<()> {
+    let common = &arguments.common;
+    let report = handshakes::run(&handshakes::Plan {
+        span: Duration::from_secs(arguments.seconds),
+        rounds: arguments.rounds,
+        systems: common.systems()?,
+        remora: Programs::find(common.remora.as_deref())?,
+        envoy: common.envoy.clone(),
+    })?;
+    common.give("handshakes", &report, &table::handshakes(&report))
 }
 
 fn run_control_plane(arguments: &ControlPlaneArguments) -> anyhow::Result<()> {

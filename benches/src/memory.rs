@@ -11,13 +11,13 @@ use crate::burst::{self, BurstReport};
 use crate::compare;
 use crate::h2load;
 use crate::http;
-use crate::idle::{self, IdleReport};
+use crate::idle::{self, Connections, IdleReport};
 use crate::machine::Machine;
 use crate::proc_stat::{self, Memory};
-use crate::process::{self, Cores};
 use crate::statistics::median;
 use crate::stop;
-use crate::systems::{Stage, System, remora, upstream};
+use crate::systems::remora::{self, Role};
+use crate::systems::{Ground, Stage, System};
 
 /// Memory is read again after so long.
 const REST: Duration = Duration::from_secs(10);
@@ -100,34 +100,21 @@ impl Spread {
 /// When the sidecar does not become ready, or the harness is told to end. What
 /// fails of the systems is told in [`MemoryReport::failed`].
 pub fn run(plan: &Plan) -> anyhow::Result<MemoryReport> {
-    let cores = Cores::find()?;
-    process::pin(cores.load)?;
-    let folder = tempfile::tempdir()?;
-    let (_upstream, ports) = upstream::start(cores, folder.path())?;
-    let stage = Stage {
-        dir: folder.path().to_owned(),
-        cores,
-        upstream: ports,
-        pod: compare::POD,
-        remora: plan.remora.clone(),
-        envoy: plan.envoy.clone(),
-        http2: h2load::DEFAULT,
-    };
-    let start = start(&stage, plan.starts)?;
+    let ground = Ground::start(&plan.remora, plan.envoy.as_deref(), h2load::DEFAULT)?;
+    let stage = &ground.stage;
+    let start = start(stage, plan.starts)?;
     let (mut idle, mut burst) = (Vec::new(), Vec::new());
     let (mut skipped, mut failed) = (Vec::new(), Vec::new());
-    for system in compare::complete(&plan.systems, &stage, &mut skipped) {
+    for system in compare::complete(&plan.systems, stage, &mut skipped) {
         if plan.connections > 0 {
-            let report = idle::measure(&system, &stage, plan.connections);
-            idle.extend(unless_failed(
-                &system,
-                "idle connections",
-                report,
-                &mut failed,
-            )?);
+            for kind in [Connections::Plain, Connections::Tls] {
+                let report = idle::measure(&system, stage, plan.connections, kind);
+                let what = "idle connections";
+                idle.extend(unless_failed(&system, what, report, &mut failed)?);
+            }
         }
         if plan.bodies > 0 {
-            let report = burst::measure(&system, &stage, plan.bodies);
+            let report = burst::measure(&system, stage, plan.bodies);
             burst.extend(unless_failed(&system, "a burst", report, &mut failed)?);
         }
     }
@@ -168,7 +155,7 @@ fn start(stage: &Stage, starts: u32) -> anyhow::Result<StartReport> {
     let mut last = None;
     for _ in 0..starts {
         drop(last.take());
-        let sidecar = remora::sidecar(stage, &control_plane.url)?;
+        let sidecar = remora::sidecar(stage, &control_plane.url, Role::Caller)?;
         outside.push(sidecar.ready_after.as_secs_f64() * 1e3);
         let memory = proc_stat::memory(sidecar.process.id())?;
         let (_, config) = http::get(sidecar.admin, "/config")?;

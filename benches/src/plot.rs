@@ -103,6 +103,12 @@ const fn short(scenario: Scenario) -> &'static str {
         Scenario::Http1Features => "HTTP/1.1, features on",
         Scenario::Http1 => "HTTP/1.1",
         Scenario::Http2 => "HTTP/2 to HTTP/2",
+        Scenario::MtlsOut => "mutual TLS, outbound",
+        Scenario::MtlsIn => "mutual TLS, inbound",
+        Scenario::MtlsPair => "a pair, mutual TLS between",
+        Scenario::MtlsBulk => "the pair, a large answer",
+        Scenario::MtlsBulkOut => "mTLS out, a large answer",
+        Scenario::MtlsBulkIn => "mTLS in, a large answer",
         Scenario::Http1AsTcp | Scenario::TcpBulk => scenario.title(),
     }
 }

@@ -24,6 +24,18 @@ pub enum Scenario {
     Http1AsTcp,
     /// A stream of bytes from the upstream, as fast as it goes.
     TcpBulk,
+    /// Plaintext HTTP/1.1 in, mutual TLS out.
+    MtlsOut,
+    /// Mutual TLS in, plaintext HTTP/1.1 out.
+    MtlsIn,
+    /// Both halves of a hop: plaintext in, mutual TLS between, plaintext out.
+    MtlsPair,
+    /// The same with one answer without end.
+    MtlsBulk,
+    /// [`Scenario::MtlsOut`] with such an answer.
+    MtlsBulkOut,
+    /// [`Scenario::MtlsIn`] with such an answer.
+    MtlsBulkIn,
 }
 
 /// What a load is counted in.
@@ -46,12 +58,18 @@ pub enum Dialect {
 
 impl Scenario {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 11] = [
         Self::Http1,
         Self::Http1Features,
         Self::Http2,
         Self::Http1AsTcp,
         Self::TcpBulk,
+        Self::MtlsOut,
+        Self::MtlsIn,
+        Self::MtlsPair,
+        Self::MtlsBulk,
+        Self::MtlsBulkOut,
+        Self::MtlsBulkIn,
     ];
 
     /// Its word on the command line.
@@ -62,6 +80,12 @@ impl Scenario {
             Self::Http2 => "http2",
             Self::Http1AsTcp => "http1-as-tcp",
             Self::TcpBulk => "tcp-bulk",
+            Self::MtlsOut => "mtls-out",
+            Self::MtlsIn => "mtls-in",
+            Self::MtlsPair => "mtls-pair",
+            Self::MtlsBulk => "mtls-bulk",
+            Self::MtlsBulkOut => "mtls-bulk-out",
+            Self::MtlsBulkIn => "mtls-bulk-in",
         }
     }
 
@@ -75,47 +99,79 @@ impl Scenario {
             Self::Http2 => "HTTP/2 to HTTP/2, no policy",
             Self::Http1AsTcp => "HTTP/1.1 carried as TCP",
             Self::TcpBulk => "TCP in bulk",
+            Self::MtlsOut => "Mutual TLS, outbound: HTTP/1.1 in, mutual TLS out",
+            Self::MtlsIn => "Mutual TLS, inbound: mutual TLS in, HTTP/1.1 out",
+            Self::MtlsPair => "A pair with mutual TLS between them, both measured",
+            Self::MtlsBulk => "The same pair, one large answer",
+            Self::MtlsBulkOut => "Mutual TLS, outbound, one large answer",
+            Self::MtlsBulkIn => "Mutual TLS, inbound, one large answer",
         }
+    }
+
+    /// Whether it is one of mutual TLS, whose figures have a place of their own.
+    pub const fn is_mutual_tls(self) -> bool {
+        matches!(
+            self,
+            Self::MtlsOut
+                | Self::MtlsIn
+                | Self::MtlsPair
+                | Self::MtlsBulk
+                | Self::MtlsBulkOut
+                | Self::MtlsBulkIn
+        )
     }
 
     /// What its load is counted in.
     pub const fn unit(self) -> Unit {
-        match self {
-            Self::TcpBulk => Unit::Gigabyte,
-            _ => Unit::Request,
+        match self.is_bulk() {
+            true => Unit::Gigabyte,
+            false => Unit::Request,
         }
+    }
+
+    /// Whether its load is [`crate::bulk`]'s.
+    pub const fn is_bulk(self) -> bool {
+        matches!(
+            self,
+            Self::TcpBulk | Self::MtlsBulk | Self::MtlsBulkOut | Self::MtlsBulkIn
+        )
     }
 
     /// How its latencies are measured, where it has any.
     pub const fn dialect(self) -> Option<Dialect> {
         match self {
-            Self::Http1 | Self::Http1Features | Self::Http1AsTcp => Some(Dialect::Http1),
+            Self::Http1
+            | Self::Http1Features
+            | Self::Http1AsTcp
+            | Self::MtlsOut
+            | Self::MtlsIn
+            | Self::MtlsPair => Some(Dialect::Http1),
             Self::Http2 => Some(Dialect::Http2),
-            Self::TcpBulk => None,
+            Self::TcpBulk | Self::MtlsBulk | Self::MtlsBulkOut | Self::MtlsBulkIn => None,
         }
     }
 
     /// The systems beside whose CPU time that of the others is put.
     pub const fn yardsticks(self) -> [&'static str; 2] {
         match self {
-            Self::Http1 | Self::Http1Features | Self::Http2 => [systems::HAPROXY, systems::ENVOY],
             Self::Http1AsTcp => [systems::RELAY, systems::ENVOY],
             Self::TcpBulk => [systems::RELAY_SPLICE, systems::ENVOY],
+            _ => [systems::HAPROXY, systems::ENVOY],
         }
     }
 
     /// The program that makes its load, where the harness does not itself.
     pub const fn generator(self) -> Option<Tool> {
         match self {
-            Self::Http1 | Self::Http1Features | Self::Http1AsTcp => Some(Tool {
-                program: "wrk",
-                install: "apt-get install wrk",
-            }),
             Self::Http2 => Some(Tool {
                 program: "h2load",
                 install: "apt-get install nghttp2-client",
             }),
-            Self::TcpBulk => None,
+            _ if self.is_bulk() => None,
+            _ => Some(Tool {
+                program: "wrk",
+                install: "apt-get install wrk",
+            }),
         }
     }
 }

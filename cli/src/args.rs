@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::cluster::{check, completions, explain, inject, status, top, version};
+use crate::cluster::{
+    authorize, check, completions, explain, identity, inject, status, top, version,
+};
 use crate::{demo, playground};
 
 /// A very light service mesh.
@@ -27,6 +29,10 @@ pub enum Command {
     Top(top::Options),
     /// Show which policy each setting of a Service comes from.
     Explain(explain::Options),
+    /// Show a pod's identity: its certificate, until when, when it is renewed, whom it believes.
+    Identity(identity::Options),
+    /// Show which AuthorizationPolicies are for a pod, and what a given caller gets there.
+    Authorize(authorize::Options),
     /// Put the sidecar into the pod templates of a YAML file.
     Inject(inject::Options),
     /// Show the versions of this program, the control plane and the sidecars.

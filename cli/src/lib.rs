@@ -3,7 +3,8 @@
 //! # Layout
 //! - [`args`]: what can be typed.
 //! - [`commands`]: the daemons as subcommands; each starts its own runtime.
-//! - [`cluster`]: the commands for a cluster: check, status, top, explain, inject.
+//! - [`cluster`]: the commands for a cluster: check, status, top, explain, identity,
+//!   authorize, inject.
 //! - [`demo`]: the demo shop, one role per process.
 //! - [`playground`]: the mesh on one machine, with load and a live view.
 //!
@@ -20,7 +21,7 @@ pub mod demo;
 pub mod playground;
 
 use args::{Cli, Command};
-use cluster::{check, completions, explain, inject, status, top, version};
+use cluster::{authorize, check, completions, explain, identity, inject, status, top, version};
 
 /// Runs what was typed; errors go to standard error, one line each cause.
 pub fn run(cli: Cli) -> ExitCode {
@@ -30,6 +31,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Status(options) => return cluster::run(status::run(options)),
         Command::Top(options) => return cluster::run(top::run(options)),
         Command::Explain(options) => return cluster::run(explain::run(options)),
+        Command::Identity(options) => return cluster::run(identity::run(options)),
+        Command::Authorize(options) => return cluster::run(authorize::run(options)),
         Command::Version(options) => return cluster::run(version::run(options)),
         Command::Inject(options) => return cluster::ended(inject::run(&options)),
         Command::Completions(options) => return cluster::ended(completions::run(&options)),

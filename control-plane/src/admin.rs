@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -17,6 +18,8 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::core::store::{ResourceType, Store};
+use crate::identity::figures::Figures as IdentityFigures;
+use crate::identity::keep::Trust;
 use crate::problems::Problems;
 use crate::reports::Sidecars;
 use crate::source::kubernetes::watches::{Figures, Watches};
@@ -47,6 +50,25 @@ pub struct Admin {
     pub synced: watch::Receiver<bool>,
     /// Who leads and what it wrote, where replicas elect a leader.
     pub election: Option<cluster::Shown>,
+    /// The CA, where there are identities.
+    pub identity: Option<Identity>,
+}
+
+/// What is shown of identities.
+#[derive(Clone)]
+pub struct Identity {
+    trust: watch::Receiver<Option<Arc<Trust>>>,
+    figures: Arc<IdentityFigures>,
+}
+
+impl Identity {
+    /// Of these.
+    pub fn of(identity: &crate::identity::start::Identity) -> Self {
+        Self {
+            trust: identity.trust.clone(),
+            figures: identity.figures.clone(),
+        }
+    }
 }
 
 /// The routes.
@@ -81,15 +103,15 @@ pub fn router(admin: Admin) -> Router {
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    if *admin.synced.borrow() {
-        "ready\n".into_response()
+    let has_ca = |identity: &Identity| identity.trust.borrow().is_some();
+    let lacking = if !*admin.synced.borrow() {
+        "the source has not been read yet\n"
+    } else if !admin.identity.as_ref().is_none_or(has_ca) {
+        "there is no CA yet\n"
     } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the source has not been read yet\n",
-        )
-            .into_response()
-    }
+        return "ready\n".into_response();
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, lacking).into_response()
 }
 
 /// Who leads. Without an election there is but one, and it has all reports.
@@ -152,6 +174,9 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
     if let Some(election) = &admin.election {
         write_election(&mut text, election);
+    }
+    if let Some(identity) = &admin.identity {
+        write_identity(&mut text, &identity.figures);
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, text).into_response()
@@ -226,7 +251,7 @@ fn write_election(text: &mut String, election: &cluster::Shown) {
     write_metric(text, "gauge", leader, &[(String::new(), u64::from(leads))]);
     let writes = (
         "remora_status_writes_total",
-        "Writes of the status of TrafficPolicies, by what became of them.",
+        "Writes of the status of policies, by what became of them.",
     );
     let counts = election.writes.all();
     let counts: Vec<_> = counts
@@ -242,4 +267,46 @@ fn write_election(text: &mut String, election: &cluster::Shown) {
         .map(|(reason, count)| (format!("{{reason=\"{reason}\"}}"), count))
         .collect();
     write_metric(text, "counter", events, &counts);
+}
+
+fn write_identity(text: &mut String, figures: &IdentityFigures) {
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        write_metric(text, "gauge", (name, help), &[(String::new(), value)]);
+    };
+    gauge(
+        "remora_ca_expires_seconds",
+        "When the CA that issues ends, seconds since the Unix epoch; 0: there is none.",
+        figures.ca_ends.load(Ordering::Relaxed),
+    );
+    gauge(
+        "remora_serving_certificate_expires_seconds",
+        "When the streams' own certificate ends, seconds since the Unix epoch; 0: there is none.",
+        figures.serving_ends.load(Ordering::Relaxed),
+    );
+    gauge(
+        "remora_trusted_roots",
+        "Roots that sidecars trust, former ones among them.",
+        figures.roots.load(Ordering::Relaxed),
+    );
+    gauge(
+        "remora_ca_wrong",
+        "1 while what is written as the CA cannot be used, read or recorded (the log says why).",
+        u64::from(figures.ca_is_wrong.load(Ordering::Relaxed)),
+    );
+    let counted = |counts: Vec<(&'static str, u64)>| -> Vec<(String, u64)> {
+        let labelled = |(word, count)| (format!("{{result=\"{word}\"}}"), count);
+        counts.into_iter().map(labelled).collect()
+    };
+    let issued = (
+        "remora_certificates_issued_total",
+        "Requests for certificates, by what became of them.",
+    );
+    let counts = counted(figures.issued.all().collect());
+    write_metric(text, "counter", issued, &counts);
+    let checks = (
+        "remora_token_checks_total",
+        "Calls of sidecars, by what was found of their tokens.",
+    );
+    let counts = counted(figures.checks.all().collect());
+    write_metric(text, "counter", checks, &counts);
 }

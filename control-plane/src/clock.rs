@@ -11,6 +11,11 @@ pub fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Whole seconds since the Unix epoch, as certificates and tokens count time.
+pub fn unix_seconds() -> u64 {
+    unix_ms() / 1_000
+}
+
 /// A moment to measure durations from.
 #[allow(clippy::disallowed_methods)] // the place that is meant to
 pub fn now() -> Instant {

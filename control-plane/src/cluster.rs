@@ -1,22 +1,24 @@
 //! What a replica does in a cluster besides serving configuration: it takes
 //! part in the election and, while it leads, writes status and Events.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use remora_proto::well_known;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 
 use crate::core::Core;
-use crate::core::objects::{Event, Pod};
+use crate::core::objects::{Event, Kind, Name, Pod};
 use crate::core::policies::Condition;
 use crate::core::store::Store;
 use crate::events::decide::Uninjected;
+use crate::identity::keep::Trust;
+use crate::identity::spread;
 use crate::leader::{Leadership, Replica, View};
 use crate::reports::Sidecars;
-use crate::source::kubernetes::Cluster;
-use crate::{events, leader, status};
+use crate::source::kubernetes::{Cluster, Policies};
+use crate::{Tasks, events, leader, status};
 
 /// The task that [`crate::Running::stop`] waits for, so that the Lease is
 /// given up.
@@ -53,7 +55,6 @@ impl Replica {
     /// # Errors
     /// When they say half of it, or nonsense.
     pub fn of_environment(port: u16) -> Result<Option<Self>, ReplicaError> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let namespace = variable("REMORA_NAMESPACE");
         Self::of(
             namespace,
@@ -89,14 +90,18 @@ impl Replica {
 /// What the core decides, for those who write it down.
 pub struct Decided {
     conditions: watch::Sender<Arc<Vec<Condition>>>,
+    authorization_conditions: watch::Sender<Arc<Vec<Condition>>>,
     uninjected: watch::Sender<Arc<Vec<Uninjected>>>,
+    meshed: watch::Sender<Arc<BTreeSet<Name>>>,
 }
 
 impl Default for Decided {
     fn default() -> Self {
         Self {
             conditions: watch::Sender::new(Arc::default()),
+            authorization_conditions: watch::Sender::new(Arc::default()),
             uninjected: watch::Sender::new(Arc::default()),
+            meshed: watch::Sender::new(Arc::default()),
         }
     }
 }
@@ -107,21 +112,23 @@ impl Decided {
         if !core.is_synced() {
             return;
         }
-        let conditions = core.conditions();
-        self.conditions.send_if_modified(|told| {
-            let changed = !Arc::ptr_eq(told, &conditions) && **told != *conditions;
-            *told = conditions;
-            changed
-        });
-        let uninjected: Vec<Uninjected> = core.without_sidecar().map(Uninjected::of).collect();
-        self.uninjected.send_if_modified(|told| {
-            let changed = **told != uninjected;
-            if changed {
-                *told = Arc::new(uninjected);
-            }
-            changed
-        });
+        tell(&self.conditions, core.conditions());
+        tell(
+            &self.authorization_conditions,
+            core.authorization_conditions(),
+        );
+        let uninjected = core.without_sidecar().map(Uninjected::of);
+        tell(&self.uninjected, Arc::new(uninjected.collect()));
+        tell(&self.meshed, Arc::new(core.meshed_namespaces()));
     }
+}
+
+fn tell<T: PartialEq>(told: &watch::Sender<Arc<T>>, now: Arc<T>) {
+    told.send_if_modified(|told| {
+        let changed = !Arc::ptr_eq(told, &now) && **told != *now;
+        *told = now;
+        changed
+    });
 }
 
 /// What of all this the admin endpoint shows.
@@ -147,11 +154,22 @@ pub struct Shared {
     pub decided: Arc<Decided>,
     /// Takes the reports' address to the core.
     pub events: mpsc::Sender<Vec<Event>>,
+    /// Whom sidecars trust, where there are identities.
+    pub trust: Option<watch::Receiver<Option<Arc<Trust>>>>,
     /// Turns true when the process ends.
     pub ending: watch::Receiver<bool>,
 }
 
-type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
+/// Remora's own namespace: a replica's, or as REMORA_NAMESPACE says.
+pub fn system_namespace(replica: Option<&Replica>) -> String {
+    let own = replica.map(|replica| replica.namespace.clone());
+    own.or_else(|| variable("REMORA_NAMESPACE"))
+        .unwrap_or_else(|| well_known::SYSTEM_NAMESPACE.to_owned())
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
 
 /// Starts the election, and what the leader does; nothing where this replica
 /// has no name.
@@ -169,15 +187,25 @@ pub fn elect(tasks: &mut Tasks, shared: Shared, replica: Option<Replica>) -> Opt
     let written = Arc::new(events::written());
     let (notices, noticed) = events::Notices::new(written.clone());
     let client = shared.cluster.client.clone();
-    let status = status::Inputs {
-        statuses: status::present::Statuses::new(client.clone()),
-        policies: shared.cluster.policies.clone(),
-        conditions: shared.decided.conditions.subscribe(),
+    let status = |kind, policies: &Arc<Policies>, conditions: &watch::Sender<_>| status::Inputs {
+        kind,
+        statuses: status::present::Statuses::new(client.clone(), kind),
+        policies: policies.clone(),
+        conditions: conditions.subscribe(),
         sidecars: shared.sidecars.clone(),
         leadership: leadership.clone(),
         writes: writes.clone(),
-        notices,
+        notices: notices.clone(),
     };
+    let (cluster, decided) = (&shared.cluster, &shared.decided);
+    let statuses = [
+        status(Kind::TrafficPolicy, &cluster.policies, &decided.conditions),
+        status(
+            Kind::AuthorizationPolicy,
+            &cluster.authorizations,
+            &decided.authorization_conditions,
+        ),
+    ];
     let events = events::Inputs {
         client: client.clone(),
         pod: replica.pod.clone(),
@@ -188,7 +216,19 @@ pub fn elect(tasks: &mut Tasks, shared: Shared, replica: Option<Replica>) -> Opt
         leadership: leadership.clone(),
         written: written.clone(),
     };
-    tasks.spawn(async move { match status::keep(status).await {} });
+    if let Some(trust) = shared.trust {
+        let inputs = spread::Inputs {
+            client: client.clone(),
+            system_namespace: replica.namespace.clone(),
+            namespaces: shared.decided.meshed.subscribe(),
+            trust,
+            leadership: leadership.clone(),
+        };
+        tasks.spawn(async move { match spread::keep(inputs).await {} });
+    }
+    for status in statuses {
+        tasks.spawn(async move { match status::keep(status).await {} });
+    }
     tasks.spawn(async move { match events::keep(events).await {} });
     tasks.spawn(tell_address(leadership.clone(), shared.events));
     let ending = shared.ending;

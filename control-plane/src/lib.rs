@@ -7,6 +7,8 @@
 //! - [`core`](mod@core): objects in, resources out; free of Kubernetes and of the transport.
 //! - [`stream`]: the resources to the sidecars (xDS incremental).
 //! - [`reports`]: what the sidecars tell.
+//! - [`identity`]: the CA, and who a caller is.
+//! - [`serve`]: the port of both, with or without TLS.
 //! - [`cluster`]: what a replica does in a cluster besides serving.
 //! - [`leader`]: which replica leads.
 //! - [`status`]: the status of policies, which the leader writes.
@@ -29,17 +31,19 @@ pub mod cluster;
 pub mod core;
 pub mod counters;
 pub mod events;
+pub mod identity;
 pub mod leader;
 pub mod policy;
 pub mod problems;
 pub mod random;
 pub mod reports;
+pub mod serve;
 pub mod source;
 pub mod status;
 pub mod stream;
 pub mod text;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -50,12 +54,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tonic::transport::server::TcpIncoming;
 
 use crate::cluster::{Decided, ReplicaError};
 use crate::core::Core;
 use crate::core::objects::Event;
 use crate::core::store::Store;
+use crate::identity::keep::Trust;
+use crate::identity::start::Identity;
 use crate::leader::Replica;
 use crate::problems::Problems;
 use crate::reports::Sidecars;
@@ -65,12 +70,6 @@ use crate::stream::server::AdsServer;
 
 /// How long streams may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often a connection without traffic is asked whether it is alive.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long it may take to say so.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Streams on one connection: a sidecar needs two.
-const MAX_STREAMS_PER_CONNECTION: u32 = 16;
 /// The task that serves the streams.
 const STREAMS_TASK: &str = "the streams";
 /// Batches of events that wait for the core.
@@ -90,6 +89,9 @@ pub struct Options {
     /// Address of the admin endpoint (HTTP).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:15114")]
     pub admin: SocketAddr,
+    /// Who pods are, and how they show it.
+    #[command(flatten)]
+    pub identity: identity::Options,
 }
 
 /// Where objects come from.
@@ -130,6 +132,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The parts of a process, each by its name; none of them should end.
+pub(crate) type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
+
 /// A control plane that runs. Dropping it ends it at once.
 pub struct Running {
     /// Where its streams are served.
@@ -137,7 +142,7 @@ pub struct Running {
     /// Where its admin endpoint is.
     pub admin: SocketAddr,
     ending: watch::Sender<bool>,
-    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    tasks: Tasks,
     /// Whose end [`Running::stop`] waits for.
     awaited: Vec<&'static str>,
 }
@@ -203,55 +208,55 @@ pub async fn start_as(
     let (listen, admin) = (streams.local_addr()?, admin_listener.local_addr()?);
 
     let store = Arc::new(Store::default());
-    let problems = Arc::new(Problems::default());
-    let sidecars = Arc::new(Sidecars::new(store.clone()));
-    let decided = Arc::new(Decided::default());
     let (synced_sender, synced) = watch::channel(false);
     let (ending, ended) = watch::channel(false);
     let (event_sender, events) = mpsc::channel(MAX_WAITING_EVENTS);
+    let common = Common {
+        problems: Arc::default(),
+        sidecars: Arc::new(Sidecars::new(store.clone())),
+        decided: Arc::default(),
+        store,
+        synced,
+        ended,
+    };
 
     let mut tasks = JoinSet::new();
     let mut awaited = vec![STREAMS_TASK];
     let mut election = None;
+    let mut this_replica = None;
+    if let Origin::Kubernetes(_) = &origin {
+        this_replica = replica(listen)?;
+    }
+    let own = this_replica.as_ref();
+    let identity = identities(&mut tasks, options.identity, &origin, own, listen, &common)?;
     if let Origin::Kubernetes(cluster) = &origin {
-        let shared = cluster::Shared {
-            cluster: cluster.clone(),
-            store: store.clone(),
-            sidecars: sidecars.clone(),
-            decided: decided.clone(),
-            events: event_sender.clone(),
-            ending: ended.clone(),
-        };
-        election = cluster::elect(&mut tasks, shared, replica(listen)?);
+        let trust = identity.as_ref().map(|identity| identity.trust.clone());
+        let shared = common.for_cluster(cluster, event_sender.clone(), trust);
+        election = cluster::elect(&mut tasks, shared, this_replica);
         awaited.extend(election.is_some().then_some(cluster::LEADER_TASK));
     }
-    tasks.spawn(origin.feed(event_sender, problems.clone()));
-    let core = Core::new(store.clone());
+    tasks.spawn(origin.feed(event_sender, common.problems.clone()));
+    let trust_domain = identity.as_ref().map(|identity| &*identity.trust_domain);
+    let core = Core::new(common.store.clone(), trust_domain);
     let told = Told {
-        problems: problems.clone(),
-        decided,
+        problems: common.problems.clone(),
+        decided: common.decided.clone(),
         synced: synced_sender,
     };
     tasks.spawn(feed(core, events, told));
     let peers = Peers::default();
-    let ads = AdsServer::new(
-        store.clone(),
-        sidecars.clone(),
-        synced.clone(),
-        ended.clone(),
-        peers.clone(),
-    );
-    let reports = reports::server::service(sidecars.clone(), ended.clone(), peers);
+    let ads = common.ads(peers.clone());
     let shown = admin::Admin {
-        store,
-        sidecars,
-        problems,
+        store: common.store.clone(),
+        sidecars: common.sidecars.clone(),
+        problems: common.problems.clone(),
         watches,
         sent: ads.sent(),
-        synced,
+        synced: common.synced.clone(),
         election,
+        identity: identity.as_ref().map(admin::Identity::of),
     };
-    tasks.spawn(async move { (STREAMS_TASK, serve(streams, ads, reports, ended).await) });
+    tasks.spawn(streams_task(streams, (ads, peers), common, identity));
     tasks.spawn(show(admin_listener, shown));
     tracing::info!(%listen, %admin, "the control plane runs");
     Ok(Running {
@@ -261,6 +266,92 @@ pub async fn start_as(
         tasks,
         awaited,
     })
+}
+
+/// What the parts share.
+struct Common {
+    store: Arc<Store>,
+    problems: Arc<Problems>,
+    sidecars: Arc<Sidecars>,
+    decided: Arc<Decided>,
+    synced: watch::Receiver<bool>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Common {
+    fn for_cluster(
+        &self,
+        cluster: &Cluster,
+        events: mpsc::Sender<Vec<Event>>,
+        trust: Option<watch::Receiver<Option<Arc<Trust>>>>,
+    ) -> cluster::Shared {
+        cluster::Shared {
+            cluster: cluster.clone(),
+            store: self.store.clone(),
+            sidecars: self.sidecars.clone(),
+            decided: self.decided.clone(),
+            events,
+            trust,
+            ending: self.ended.clone(),
+        }
+    }
+
+    fn ads(&self, peers: Peers) -> AdsServer {
+        AdsServer::new(
+            self.store.clone(),
+            self.sidecars.clone(),
+            self.synced.clone(),
+            self.ended.clone(),
+            peers,
+        )
+    }
+}
+
+async fn streams_task(
+    listener: TcpListener,
+    (ads, peers): (AdsServer, Peers),
+    common: Common,
+    identity: Option<Identity>,
+) -> (&'static str, anyhow::Result<()>) {
+    let (sidecars, ended) = (common.sidecars, common.ended);
+    let reports = reports::server::service(sidecars, ended.clone(), peers);
+    let served = serve::serve(listener, ads, reports, identity, ended);
+    (STREAMS_TASK, served.await)
+}
+
+/// Identities, where they are wanted.
+fn identities(
+    tasks: &mut Tasks,
+    options: identity::Options,
+    origin: &Origin,
+    replica: Option<&Replica>,
+    listen: SocketAddr,
+    common: &Common,
+) -> anyhow::Result<Option<Identity>> {
+    let client = match origin {
+        Origin::Files(_) => None,
+        Origin::Kubernetes(cluster) => Some(cluster.client.clone()),
+    };
+    if !options.are_wanted(client.is_some())? {
+        return Ok(None);
+    }
+    let mut addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let own = replica.map(|replica| replica.reports_address.ip());
+    let bound = Some(listen.ip()).filter(|ip| !ip.is_unspecified());
+    for address in own.into_iter().chain(bound) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    let inputs = identity::start::Inputs {
+        options,
+        client,
+        system_namespace: cluster::system_namespace(replica),
+        addresses,
+        store: common.store.clone(),
+        synced: common.synced.clone(),
+    };
+    Ok(Some(identity::start::start(tasks, inputs)?))
 }
 
 /// The one source of a control plane.
@@ -355,30 +446,24 @@ async fn feed(
     ("the core", Ok(()))
 }
 
-async fn serve(
-    listener: TcpListener,
-    ads: AdsServer,
-    reports: remora_proto::v1::reports_server::ReportsServer<reports::server::ReportService>,
-    mut ending: watch::Receiver<bool>,
-) -> anyhow::Result<()> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
-        .add_service(ads)
-        .add_service(reports)
-        .serve_with_incoming_shutdown(incoming, async move {
-            // The sender lives as long as the process does.
-            let _ = ending.wait_for(|ending| *ending).await;
-        })
-        .await?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn the_command_line_is_whole() {
+        use clap::{CommandFactory, Parser};
+        Line::command().debug_assert();
+        let line = ["x", "--source=files:a", "--ca-dir=b", "--token-key=c"];
+        let options = Line::try_parse_from(line).unwrap().options;
+        assert_eq!(options.identity.are_wanted(false), Ok(true));
+    }
 
     #[tokio::test]
     async fn one_cluster_or_some_folders_are_the_source() {

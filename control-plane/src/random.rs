@@ -1,6 +1,7 @@
 //! The only place that makes random numbers. Everything else is handed a `u64`.
 //!
-//! Not for secrets: these numbers spread what would else happen at once.
+//! Not for secrets, but for [`serial`]: these numbers spread what would else
+//! happen at once. (Keys are made by the cryptographic library itself.)
 
 use std::cell::RefCell;
 
@@ -11,6 +12,20 @@ thread_local! {
 /// The next number of this thread's generator.
 pub fn next() -> u64 {
     GENERATOR.with_borrow_mut(|generator| generator.u64(..))
+}
+
+/// The serial number of a certificate: 128 bits that nobody can foretell
+/// (CA/Browser Forum's Baseline Requirements ask for 64), never zero.
+///
+/// # Errors
+/// When the system gives no random numbers.
+pub fn serial() -> Result<[u8; 16], aws_lc_rs::error::Unspecified> {
+    let mut serial = [0; 16];
+    aws_lc_rs::rand::fill(&mut serial)?;
+    if serial == [0; 16] {
+        serial[15] = 1;
+    }
+    Ok(serial)
 }
 
 /// Maps `random` evenly onto `0.0 ..= 1.0`.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::Pod;
-use remora_proto::well_known::{INJECT, MESH_PROTOCOLS, PREFIX};
+use remora_proto::well_known::{IDENTITY, INJECT, MESH_PROTOCOLS, PREFIX};
 
 use crate::INJECTED;
 use crate::settings::Resources;
@@ -177,7 +177,7 @@ fn unknown(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = Strin
     ours.filter(|key| {
         let name = key.strip_prefix(PREFIX);
         let known = KNOWN.iter().any(|(known, ..)| name == Some(known));
-        !known && ![INJECT, INJECTED, MESH_PROTOCOLS].contains(&key.as_str())
+        !known && ![INJECT, INJECTED, MESH_PROTOCOLS, IDENTITY].contains(&key.as_str())
     })
     .map(|key| format!("annotation {key} is not known"))
 }

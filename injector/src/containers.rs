@@ -7,6 +7,7 @@ use remora_proto::well_known::{
 use serde_json::{Map, Value, json};
 
 use crate::annotations::Wishes;
+use crate::identity;
 use crate::operations::{Operations, at};
 use crate::probes::{self, Probe};
 use crate::settings::{Resources, Settings};
@@ -22,18 +23,17 @@ const STARTUP_SECONDS: u32 = 600;
 
 /// Whether a first run has put both containers there.
 pub fn are_present(pod: &Pod) -> bool {
-    has(pod, is_intercept) && has_sidecar(pod)
+    find(pod, is_intercept).is_some() && sidecar_of(pod).is_some()
 }
 
-/// Whether a sidecar of ours is there already, native, as the injector makes it.
-pub fn has_sidecar(pod: &Pod) -> bool {
-    has(pod, is_sidecar)
+/// The sidecar of ours, where there is one already, native, as the injector makes it.
+pub fn sidecar_of(pod: &Pod) -> Option<&Container> {
+    find(pod, is_sidecar)
 }
 
-fn has(pod: &Pod, is_it: fn(&Container) -> bool) -> bool {
-    let spec = pod.spec.as_ref();
-    let init = spec.and_then(|spec| spec.init_containers.as_deref());
-    init.is_some_and(|init| init.iter().any(is_it))
+fn find(pod: &Pod, is_it: fn(&Container) -> bool) -> Option<&Container> {
+    let init = pod.spec.as_ref()?.init_containers.as_ref()?;
+    init.iter().find(|container| is_it(container))
 }
 
 /// Whether an init container is one that the injector wrote. By its name alone
@@ -284,6 +284,12 @@ fn sidecar(new_probes: &[Probe], around: &Surroundings<'_>) -> Value {
         "terminationMessagePolicy": "FallbackToLogsOnError",
     });
     given(&mut container, around);
+    let ours = identity::mounts(settings);
+    match container.get_mut("volumeMounts") {
+        Some(Value::Array(mounts)) => mounts.extend(ours),
+        _ if ours.is_empty() => {}
+        _ => container["volumeMounts"] = ours.into(),
+    }
     container
 }
 
@@ -296,6 +302,7 @@ fn environment(new_probes: &[Probe], wishes: &Wishes, settings: &Settings) -> Ve
         field("REMORA_NODE", "spec.nodeName"),
         variable("REMORA_CONTROL_PLANE", &settings.control_plane),
     ];
+    env.extend(identity::variables(settings).map(|(name, value)| variable(name, value)));
     let mark = settings.socket_mark;
     env.extend(mark.map(|mark| variable("REMORA_SOCKET_MARK", format!("{mark:#x}"))));
     env.extend(

@@ -12,6 +12,7 @@
 //! - [`annotations`]: what the pod's author wishes; [`values`]: how it is read.
 //! - [`probes`]: the kubelet's probes and hooks, pointed at the sidecar.
 //! - [`containers`]: the redirect step and the sidecar.
+//! - [`identity`]: what the sidecar shows who it is by.
 //! - [`operations`]: the patch, one operation at a time.
 //!
 //! The webhook, in the order in which a review meets it:
@@ -29,7 +30,8 @@
 //! have the mesh). httpGet (over plain HTTP), tcpSocket and grpc probes and
 //! httpGet hooks of all other containers go to the sidecar's probe port. The annotation
 //! `remora.io/injected` is `true`, and `remora.io/mesh-protocols` says what the
-//! sidecar takes from others.
+//! sidecar takes from others. With identities there are two volumes more, which
+//! the sidecar alone mounts, and the annotation `remora.io/trust-domain`.
 //!
 //! # A second run
 //! The API server calls webhooks again when a later one has changed the pod
@@ -47,6 +49,7 @@ pub mod clock;
 pub mod containers;
 pub mod daemon;
 pub mod decide;
+pub mod identity;
 pub mod metrics;
 pub mod namespaces;
 pub mod operations;
@@ -71,7 +74,6 @@ pub use settings::{KubernetesVersion, NamespaceFacts, Resources, Settings};
 use annotations::Wishes;
 use decide::Verdict;
 use operations::Operations;
-use remora_proto::well_known::{MESH_PROTOCOLS, mesh};
 
 /// The annotation that says whether a pod was injected: `true`, or
 /// `false: <reason>`.
@@ -140,6 +142,9 @@ pub fn patch(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Deci
         Verdict::Decline(reason) => return decline(pod, reason),
         Verdict::Inject => {}
     }
+    if let Some(reason) = identity::conflict(pod, settings) {
+        return decline(pod, reason);
+    }
     let mut warnings = Vec::new();
     let wishes = match Wishes::of(pod, &settings.resources) {
         Ok(wishes) => wishes,
@@ -155,13 +160,15 @@ pub fn patch(pod: &Pod, namespace: &NamespaceFacts, settings: &Settings) -> Deci
     };
     warnings.extend(doubts(pod, settings));
     let mut operations = Operations::new();
-    let mut annotations = vec![(INJECTED, "true")];
+    let mut annotations = vec![(INJECTED, "true".to_owned())];
     // For a sidecar that is there already whoever put it there has spoken: it
     // may be of another version.
-    if !containers::has_sidecar(pod) {
-        annotations.push((MESH_PROTOCOLS, mesh::TAKEN));
+    if containers::sidecar_of(pod).is_none() {
+        annotations.extend(identity::annotations(settings));
+        identity::unsay(pod, settings, &mut operations);
     }
     operations.annotate(pod, &annotations);
+    identity::place(pod, settings, &mut operations);
     let rewritten = probes::rewrite(pod, &mut operations, &mut warnings);
     containers::place(pod, &rewritten, &wishes, settings, &mut operations);
     Decision::Inject {
@@ -213,7 +220,7 @@ fn decline_unwritten() -> Decision {
 fn decline(pod: &Pod, reason: String) -> Decision {
     let reason = review::cut(&reason, MAX_REASON).to_owned();
     let mut operations = Operations::new();
-    operations.annotate(pod, &[(INJECTED, &format!("false: {reason}"))]);
+    operations.annotate(pod, &[(INJECTED, format!("false: {reason}"))]);
     Decision::Decline {
         patch: operations.into_patch(),
         warnings: vec![format!("remora: no sidecar for this pod: {reason}")],

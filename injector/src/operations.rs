@@ -53,7 +53,7 @@ impl Operations {
 
     /// Gives the pod annotations, of which those that it has already stay.
     /// At most once for each pod: where it has none at all, this makes the map.
-    pub fn annotate(&mut self, pod: &Pod, wanted: &[(&str, &str)]) {
+    pub fn annotate(&mut self, pod: &Pod, wanted: &[(&str, String)]) {
         let Some(annotations) = &pod.metadata.annotations else {
             self.add(
                 at(["metadata", "annotations"]),

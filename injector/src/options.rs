@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use remora_proto::spiffe::is_trust_domain;
 use remora_proto::well_known::{CONTROL_PLANE, CONTROL_PLANE_PORT, INJECTOR, SYSTEM_NAMESPACE};
 
 use crate::settings::{KubernetesVersion, Resources, Settings};
@@ -34,9 +35,14 @@ pub struct Options {
     #[arg(long, value_name = "POLICY")]
     pub image_pull_policy: Option<PullPolicy>,
     /// Where sidecars find the control plane [default:
-    /// http://remora-control-plane.<system namespace>.svc:15110].
-    #[arg(long, value_name = "http://HOST:PORT")]
+    /// http://remora-control-plane.<system namespace>.svc:15110; https with
+    /// --trust-domain].
+    #[arg(long, value_name = "http[s]://HOST:PORT")]
     pub control_plane: Option<String>,
+    /// Sidecars have identities in this trust domain, which is the control
+    /// plane's, and speak TLS. Without it they have none.
+    #[arg(long, value_name = "NAME")]
+    pub trust_domain: Option<String>,
     /// CPU that a sidecar requests, where its pod does not say otherwise.
     #[arg(long, value_name = "QUANTITY|none", default_value = "10m")]
     pub sidecar_cpu_request: String,
@@ -142,9 +148,17 @@ impl Options {
         }
         let control_plane = self.control_plane.clone().unwrap_or_else(|| {
             let namespace = &self.system_namespace;
-            format!("http://{CONTROL_PLANE}.{namespace}.svc:{CONTROL_PLANE_PORT}")
+            let scheme = self.scheme();
+            format!("{scheme}://{CONTROL_PLANE}.{namespace}.svc:{CONTROL_PLANE_PORT}")
         });
-        wrong.extend(wrong_url(&control_plane));
+        wrong.extend(wrong_url(&control_plane, self.scheme()));
+        if let Some(name) = &self.trust_domain
+            && !is_trust_domain(name)
+        {
+            wrong.push(format!(
+                "--trust-domain: {name:?} is not 1 to 255 of a-z, 0-9, '.', '-' and '_'"
+            ));
+        }
         wrong.extend(self.wrong_names());
         if !wrong.is_empty() {
             return Err(OptionsError(wrong));
@@ -158,8 +172,17 @@ impl Options {
             system_namespace: self.system_namespace.clone(),
             kubernetes,
             resources,
+            trust_domain: self.trust_domain.clone(),
             socket_mark: None,
         })
+    }
+
+    /// Tokens are told to nobody in plaintext.
+    fn scheme(&self) -> &'static str {
+        match self.trust_domain {
+            Some(_) => "https",
+            None => "http",
+        }
     }
 
     /// What the certificate is for: the names by which API servers dial.
@@ -199,13 +222,15 @@ fn too_much(what: &str, [request, limit]: [&Option<String>; 2]) -> Option<String
     more.then(|| format!("--sidecar-{what}-request {request} is more than the limit {limit}"))
 }
 
-fn wrong_url(text: &str) -> Option<String> {
+fn wrong_url(text: &str, scheme: &str) -> Option<String> {
     let wrong = |why: &str| Some(format!("--control-plane: {text:?} {why}"));
     let Ok(uri) = text.parse::<http::Uri>() else {
         return wrong("is not a URL");
     };
-    if uri.scheme_str() != Some("http") {
-        return wrong("does not begin with http://");
+    if uri.scheme_str() != Some(scheme) {
+        return wrong(&format!(
+            "does not begin with {scheme}:// (https with --trust-domain, http without)"
+        ));
     }
     if uri.port_u16().is_none_or(|port| port == 0) {
         return wrong("names no port");
@@ -339,6 +364,13 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} in {error}");
         }
+        let with = |url: &str| settings(&["--trust-domain=a.b", "--control-plane", url]);
+        assert!(with("http://x:1").is_err() && with("https://x:1").is_ok());
+        assert!(settings(&["--control-plane=https://x:1"]).is_err());
+        assert!(settings(&["--trust-domain=A"]).is_err());
+        let own = settings(&["--trust-domain=a.b"]).unwrap();
+        assert!(own.control_plane.starts_with("https://"), "{own:?}");
+        assert_eq!(own.trust_domain.as_deref(), Some("a.b"));
         let error = settings(&[
             "--sidecar-memory-limit=1Mi",
             "--sidecar-memory-request=none",

@@ -13,7 +13,8 @@ pub struct Settings {
     pub image: String,
     /// Its `imagePullPolicy`; `None` leaves it to Kubernetes.
     pub image_pull_policy: Option<String>,
-    /// Where sidecars find the control plane, `http://host:port`.
+    /// Where sidecars find the control plane, `http://host:port`, or `https`
+    /// where they have identities.
     pub control_plane: String,
     /// Remora's own namespace, in which nothing is injected.
     pub system_namespace: String,
@@ -21,6 +22,9 @@ pub struct Settings {
     pub kubernetes: KubernetesVersion,
     /// Of the sidecar, where the pod does not say otherwise.
     pub resources: Resources,
+    /// The trust domain in which sidecars have an identity; `None`: they have
+    /// none, and speak plaintext.
+    pub trust_domain: Option<String>,
     /// The mark that tells the sidecar's own connections where user ids cannot
     /// be had (the rootless playground). In a cluster `None`: setting a mark
     /// needs a capability that the sidecar does not have.
@@ -39,6 +43,7 @@ impl Default for Settings {
             system_namespace: "remora-system".to_owned(),
             kubernetes: KubernetesVersion::NATIVE_SIDECARS,
             resources: Resources::default(),
+            trust_domain: None,
             socket_mark: None,
         }
     }

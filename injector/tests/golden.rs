@@ -23,6 +23,15 @@ fn settings() -> Settings {
     }
 }
 
+/// With identities.
+fn trusting() -> Settings {
+    Settings {
+        trust_domain: Some("cluster.local".to_owned()),
+        control_plane: "https://remora-control-plane.remora-system.svc:15110".to_owned(),
+        ..settings()
+    }
+}
+
 fn pods() -> Vec<(String, Pod)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut pods: Vec<(String, Pod)> = std::fs::read_dir(folder)
@@ -73,18 +82,23 @@ fn every_golden_pod_becomes_what_its_snapshot_says() {
     assert!(pods.len() >= 9, "the golden pods are not found");
     for (name, pod) in pods {
         let decision = patch(&pod, &shop(), &settings());
-        insta::assert_snapshot!(name, told(&pod, &decision));
+        insta::assert_snapshot!(name.as_str(), told(&pod, &decision));
+        let decision = patch(&pod, &shop(), &trusting());
+        insta::assert_snapshot!(format!("identity-{name}"), told(&pod, &decision));
     }
 }
 
 #[test]
 fn a_second_run_on_every_golden_pod_changes_nothing() {
-    for (name, pod) in pods() {
-        let Some(first) = patch(&pod, &shop(), &settings()).patch().cloned() else {
+    let both = [settings(), trusting()];
+    let all = pods().into_iter();
+    for ((name, pod), settings) in all.flat_map(|one| both.clone().map(|each| (one.clone(), each)))
+    {
+        let Some(first) = patch(&pod, &shop(), &settings).patch().cloned() else {
             continue;
         };
         let once = apply(&pod, &first).unwrap();
-        let second = patch(&once, &shop(), &settings());
+        let second = patch(&once, &shop(), &settings);
         assert!(
             second.patch().is_some_and(|patch| patch.0.is_empty()),
             "{name}: {second:?}"
@@ -126,6 +140,38 @@ fn what_a_sidecar_takes_is_said_of_our_own_and_of_no_other() {
     let annotations = later.metadata.annotations.as_mut().unwrap();
     annotations.insert(SAID.to_owned(), "remora-h3".to_owned());
     assert_eq!(said(&run(&later)).as_deref(), Some("remora-h3"));
+}
+
+#[test]
+fn an_identity_is_said_by_the_injector_alone() {
+    const SAID: &str = "remora.io/trust-domain";
+    let run = |pod: &Pod, settings: &Settings| {
+        apply(pod, patch(pod, &shop(), settings).patch().unwrap()).unwrap()
+    };
+    let said = |pod: &Pod| pod.metadata.annotations.as_ref()?.get(SAID).cloned();
+    let mut pod = named("wishes");
+    let annotations = pod.metadata.annotations.as_mut().unwrap();
+    annotations.insert(SAID.to_owned(), "evil".to_owned());
+    assert_eq!(said(&run(&pod, &settings())), None);
+    let injected = run(&pod, &trusting());
+    assert_eq!(said(&injected).as_deref(), Some("cluster.local"));
+
+    // A sidecar of an injector without identities gets none later, nor the
+    // other way round.
+    let older = run(&pod, &settings());
+    assert_eq!(run(&older, &trusting()), older);
+    assert_eq!(run(&injected, &settings()), injected);
+
+    // What others took away is put back.
+    let mut lost = injected.clone();
+    let volumes = lost.spec.as_mut().unwrap().volumes.as_mut().unwrap();
+    volumes.retain(|volume| volume.name != "remora-trust");
+    let names = |pod: &Pod| -> Vec<String> {
+        let volumes = pod.spec.as_ref().unwrap().volumes.iter().flatten();
+        volumes.map(|volume| volume.name.clone()).collect()
+    };
+    let again = names(&run(&lost, &trusting()));
+    assert_eq!(again.len(), names(&injected).len(), "{again:?}");
 }
 
 #[test]

@@ -120,11 +120,25 @@ fn asked(value: &Value, paths: &mut Vec<String>) {
     }
 }
 
+/// The same, with identities.
+fn run_trusting(pod: &Pod) -> Pod {
+    let settings = Settings {
+        trust_domain: Some("cluster.local".to_owned()),
+        ..Settings::default()
+    };
+    match patch(pod, &shop(), &settings) {
+        Decision::Inject { patch, .. } => apply(pod, &patch).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
 proptest! {
     #[test]
     fn twice_is_once(pod in pod()) {
         let once = run(&pod);
         prop_assert_eq!(&run(&once), &once);
+        let once = run_trusting(&pod);
+        prop_assert_eq!(&run_trusting(&once), &once);
     }
 
     #[test]

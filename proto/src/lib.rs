@@ -5,7 +5,8 @@
 //!   annotations, type URLs, forms of resource names).
 //! - [`bounds`]: what a resource may hold.
 //! - [`ports`]: ranges of ports as annotations and settings write them.
-//! - [`v1`]: the resources of the stream and the report stream (`proto/remora/v1`).
+//! - [`spiffe`]: the ids of pods.
+//! - [`v1`]: the resources of the stream, the report stream and certificates (`proto/remora/v1`).
 //! - [`discovery`]: the published xDS v3 incremental transport that carries them.
 //!
 //! The code under `generated` comes from `proto/` by `tests/generated.rs`
@@ -14,6 +15,7 @@
 
 pub mod bounds;
 pub mod ports;
+pub mod spiffe;
 pub mod well_known;
 
 /// Remora's own resources and the report stream.

@@ -67,6 +67,23 @@ pub const ENDPOINT_TYPE: &str = "type.googleapis.com/remora.v1.Endpoint";
 /// Type URL of [`crate::v1::Workload`].
 pub const WORKLOAD_TYPE: &str = "type.googleapis.com/remora.v1.Workload";
 
+/// Type URL of [`crate::v1::TrustBundle`].
+pub const TRUST_BUNDLE_TYPE: &str = "type.googleapis.com/remora.v1.TrustBundle";
+/// The name of the one [`crate::v1::TrustBundle`].
+pub const TRUST_BUNDLE: &str = "trust-bundle";
+/// The trust domain where none is set.
+pub const TRUST_DOMAIN: &str = "cluster.local";
+/// The ConfigMap of every injected namespace that holds the roots by which
+/// sidecars know the control plane, under [`TRUST_KEY`].
+pub const TRUST_CONFIG_MAP: &str = "remora-trust";
+/// The key of the roots in [`TRUST_CONFIG_MAP`]: certificates in PEM.
+pub const TRUST_KEY: &str = "ca.crt";
+/// The audience of the tokens by which sidecars show who they are.
+pub const TOKEN_AUDIENCE: &str = "remora.io";
+/// The annotation by which the injector says that the sidecar which it put into
+/// a pod has an identity, and of which trust domain.
+pub const IDENTITY: &str = "remora.io/trust-domain";
+
 /// The alias by which a Service is found from an address.
 pub fn address_alias(address: std::net::IpAddr) -> String {
     format!("address/{}", address.to_canonical())
@@ -111,11 +128,12 @@ pub mod mesh {
     pub const TCP: &str = "remora-tcp";
     /// All of them, the most wanted first.
     pub const ALL: [&str; 3] = [H2, H1, TCP];
-    /// What a sidecar of this version takes, as [`MESH_PROTOCOLS`] says it.
-    /// (Bytes have nothing to be marked by before they are encrypted.)
+    /// What a sidecar without an identity takes, as [`MESH_PROTOCOLS`] says it;
+    /// one with an identity takes [`ALL`]. (Bytes have nothing to be marked by
+    /// unless they are encrypted.)
     ///
     /// [`MESH_PROTOCOLS`]: super::MESH_PROTOCOLS
-    pub const TAKEN: &str = "remora-h2,remora-h1";
+    pub const PLAINTEXT: &str = "remora-h2,remora-h1";
 
     /// Before plaintext [`H2`]; the HTTP/2 connection preface (RFC 9113,
     /// section 3.4) follows. No HTTP and no TLS begins with NUL.
@@ -136,6 +154,9 @@ pub mod header {
     ///
     /// [`mesh::H2`]: super::mesh::H2
     pub const HTTP: &str = "x-remora-http";
+    /// On a request to the application: the SPIFFE id of the caller, as its
+    /// certificate shows it.
+    pub const CLIENT_IDENTITY: &str = "x-remora-client-identity";
     /// Every header of ours begins so, and is stripped where it comes from outside.
     pub const PREFIX: &str = "x-remora-";
 }
@@ -157,11 +178,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_is_among_the_names() {
-        let taken: Vec<&str> = mesh::TAKEN.split(',').collect();
-        assert!(
-            taken.iter().all(|name| mesh::ALL.contains(name)),
-            "{taken:?}"
-        );
+    fn everything_but_bytes_is_taken_in_plaintext() {
+        let taken: Vec<&str> = mesh::PLAINTEXT.split(',').collect();
+        let mut all = mesh::ALL.to_vec();
+        all.retain(|name| *name != mesh::TCP);
+        assert_eq!(taken, all);
     }
 }

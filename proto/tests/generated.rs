@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
+    "remora/v1/identity.proto",
     "remora/v1/resources.proto",
     "remora/v1/report.proto",
     "envoy/service/discovery/v3/discovery.proto",

@@ -34,6 +34,9 @@ pub struct Line<'a> {
     pub endpoint: Option<&'a str>,
     /// The caller's address.
     pub peer: std::net::SocketAddr,
+    /// The SPIFFE id that the caller has shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<&'a str>,
     /// The method.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<&'a str>,
@@ -170,6 +173,7 @@ mod tests {
             service: "shop/catalog",
             endpoint: Some("catalog-1"),
             peer: "10.0.0.1:5".parse().unwrap(),
+            identity: None,
             method: Some("GET"),
             path: Some(path),
             status: Some(200),

@@ -54,6 +54,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/config", get(config))
+        .route("/identity", get(identity))
         .route("/breakers", get(breakers))
         .route("/stats", get(stats))
         .route("/drain", post(drain))
@@ -72,16 +73,22 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Cow<'static, str
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
     }
     if admin.ready_at.borrow().is_none() {
-        let why = match admin.shared.mesh.refused_workload() {
-            Some(why) => format!(
-                "this pod's Workload was refused: {why}; check the policies of its Services\n"
-            )
-            .into(),
-            None => "the workload has not arrived; check that the control plane runs\n".into(),
-        };
-        return (StatusCode::SERVICE_UNAVAILABLE, why);
+        return (StatusCode::SERVICE_UNAVAILABLE, not_ready(&admin.shared));
     }
     (StatusCode::OK, "ready\n".into())
+}
+
+fn not_ready(shared: &Shared) -> Cow<'static, str> {
+    if let Some(why) = shared.mesh.refused_workload() {
+        return format!(
+            "this pod's Workload was refused: {why}; check the policies of its Services\n"
+        )
+        .into();
+    }
+    if !shared.mesh.is_ready() {
+        return "the workload has not arrived; check that the control plane runs\n".into();
+    }
+    "there is no certificate yet; GET /identity says why\n".into()
 }
 
 async fn metrics(Extension(registry): Extension<Arc<Registry>>) -> Response {
@@ -155,6 +162,10 @@ async fn config(State(admin): State<Arc<Admin>>) -> Json<Value> {
         "applied": applied,
         "refused": refused,
     }))
+}
+
+async fn identity(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    Json(admin.shared.identity.json(&admin.shared.tls))
 }
 
 async fn breakers(State(admin): State<Arc<Admin>>) -> Json<Value> {

@@ -31,11 +31,13 @@ pub enum Reason {
     RetriesExhausted,
     /// The request itself is wrong.
     BadRequest,
+    /// The caller may not do this.
+    Denied,
 }
 
 impl Reason {
     /// Every reason, in the order of [`Reason::index`].
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::BreakerOpen,
         Self::Overloaded,
         Self::RateLimited,
@@ -44,6 +46,7 @@ impl Reason {
         Self::Timeout,
         Self::RetriesExhausted,
         Self::BadRequest,
+        Self::Denied,
     ];
 
     /// The word for it.
@@ -57,6 +60,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::RetriesExhausted => "retries_exhausted",
             Self::BadRequest => "bad_request",
+            Self::Denied => "denied",
         }
     }
 
@@ -72,6 +76,7 @@ impl Reason {
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::RetriesExhausted => StatusCode::BAD_GATEWAY,
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::BreakerOpen | Self::Overloaded | Self::NoEndpoints | Self::ConnectFailed => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

@@ -34,6 +34,7 @@ use crate::worker::Worker;
 
 mod endings;
 mod held_answer;
+mod own_pod;
 
 use self::endings::{late, record_failure};
 
@@ -246,6 +247,7 @@ impl<'a> Attempting<'a> {
             endpoint: &endpoint.runtime,
             address,
             wire: Wire::of(&self.parts, mesh),
+            secured: self.worker.shared.secured(&endpoint.config, address),
             outbound: &self.policy().outbound,
         };
         self.pass_deadline_on(now);
@@ -282,10 +284,16 @@ impl<'a> Attempting<'a> {
         has_sidecar: bool,
         bounds: Bounds,
     ) -> Result<(Response<Incoming>, Held), Failure> {
+        // Without a hop in between, the application hears of us from us.
+        let is_own_pod = self.worker.shared.is_own_pod(target.address.ip());
+        let own = is_own_pod
+            .then(|| self.worker.shared.tls.own().clone())
+            .flatten();
         let sent = Sent {
             head: Head {
                 parts: &self.parts,
                 attempt: Some(self.exchange.attempts),
+                identity: own.as_ref().map(|own| &own.header),
             },
             source: &self.source,
             caller: self.exchange.caller(),
@@ -364,23 +372,6 @@ impl<'a> Attempting<'a> {
             permit,
             retry_permits,
         })
-    }
-
-    /// Where the pick is the sidecar's own pod its inbound rules are asked here,
-    /// in process: the connection that follows passes no redirect.
-    fn ask_own_pod(&mut self, endpoint: &Endpoint) -> Option<Response<ResponseBody>> {
-        let address = endpoint.config.address_for(self.destination);
-        if !self.worker.shared.is_own_pod(address.ip()) {
-            return None;
-        }
-        let inbound = self.worker.shared.inbound.port(address.port());
-        pipeline::limit_rate(
-            &mut self.exchange,
-            &inbound.limiter,
-            &self.parts,
-            self.peer.ip(),
-            |limit| inbound.applies(limit),
-        )
     }
 
     fn answered(&mut self, endpoint: &Endpoint, mut response: Response<Incoming>) -> Attempted {

@@ -87,6 +87,20 @@ pub fn unix_ms(at: Timestamp) -> u64 {
     origin().unix_ms + since_origin_ms
 }
 
+/// The system's clock, in milliseconds since the Unix epoch, for what a
+/// certificate says: it follows that clock's jumps, as certificates do.
+#[allow(clippy::disallowed_methods)] // the one place where the clocks are read
+pub fn system_ms() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |age| age.as_millis() as u64)
+}
+
+/// [`system_ms`] in whole seconds.
+pub fn system_seconds() -> u64 {
+    system_ms() / 1_000
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use remora_proto::spiffe::is_trust_domain;
 use remora_proto::well_known;
 
 use crate::ports::PortSet;
@@ -37,6 +38,22 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
+/// Where an identity begins. The files are read each time that they are needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// The trust domain: `cluster.local`.
+    pub trust_domain: String,
+    /// The pod's own token for the control plane.
+    pub token: PathBuf,
+    /// Roots by which the control plane is known, in PEM.
+    pub roots: PathBuf,
+}
+
+/// The token's place where none is said.
+const TOKEN_FILE: &str = "/var/run/secrets/remora.io/token";
+/// The roots'.
+const TRUST_FILE: &str = "/var/run/configmaps/remora.io/ca.crt";
+
 /// All that a sidecar is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -50,8 +67,11 @@ pub struct Config {
     pub pod_ips: Vec<IpAddr>,
     /// The pod's node; empty where nobody said.
     pub node: String,
-    /// The control plane's stream, `http://host:port`.
+    /// The control plane's stream, `http://host:port`; `https://` where this
+    /// sidecar has an identity.
     pub control_plane: String,
+    /// Whether this sidecar has an identity, and where it begins.
+    pub identity: Option<IdentityFiles>,
     /// How connections come.
     pub mode: Mode,
     /// Takes the pod's outgoing connections.
@@ -147,14 +167,33 @@ impl Reader<'_> {
         addresses
     }
 
-    fn control_plane(&mut self) -> String {
+    /// Encrypted where there is an identity, and only there.
+    fn control_plane(&mut self, has_identity: bool) -> String {
         let url = self.required("REMORA_CONTROL_PLANE");
-        if !url.is_empty() && !url.starts_with("http://") {
+        let (scheme, why) = match has_identity {
+            true => ("https://", "with REMORA_TRUST_DOMAIN"),
+            false => ("http://", "without REMORA_TRUST_DOMAIN"),
+        };
+        if !url.is_empty() && !url.starts_with(scheme) {
             self.problems.push(format!(
-                "REMORA_CONTROL_PLANE={url:?}: expected http://host:port"
+                "REMORA_CONTROL_PLANE={url:?}: expected {scheme}host:port {why}"
             ));
         }
         url
+    }
+
+    fn identity(&mut self) -> Option<IdentityFiles> {
+        let trust_domain = self.parsed(
+            "REMORA_TRUST_DOMAIN",
+            "a trust domain such as cluster.local",
+            |value| is_trust_domain(value).then(|| value.to_owned()),
+        )?;
+        let file = |name, default: &str| PathBuf::from(self.text(name).unwrap_or(default));
+        Some(IdentityFiles {
+            token: file("REMORA_TOKEN_FILE", TOKEN_FILE),
+            roots: file("REMORA_TRUST_FILE", TRUST_FILE),
+            trust_domain,
+        })
     }
 
     fn mode(&mut self) -> Mode {
@@ -206,7 +245,9 @@ impl Config {
             problems: Vec::new(),
         };
         let pod_ips = reader.pod_ips();
-        let control_plane = reader.control_plane();
+        let identity = reader.identity();
+        let has_identity = reader.text("REMORA_TRUST_DOMAIN").is_some();
+        let control_plane = reader.control_plane(has_identity);
         let config = Self {
             namespace: reader.required("REMORA_NAMESPACE"),
             pod: reader.required("REMORA_POD"),
@@ -214,6 +255,7 @@ impl Config {
             pod_ips,
             node: reader.text("REMORA_NODE").unwrap_or_default().to_owned(),
             control_plane,
+            identity,
             mode: reader.mode(),
             outbound_listen: reader.listen("REMORA_OUTBOUND_LISTEN", well_known::OUTBOUND_PORT),
             inbound_listen: reader.listen("REMORA_INBOUND_LISTEN", well_known::INBOUND_PORT),
@@ -366,6 +408,36 @@ mod tests {
                 "{name} missing in {problems:?}"
             );
         }
+    }
+
+    #[test]
+    fn an_identity_asks_for_an_encrypted_stream_and_without_one_there_is_none() {
+        let with = [
+            ("REMORA_TRUST_DOMAIN", "cluster.local"),
+            ("REMORA_CONTROL_PLANE", "https://10.77.0.1:15110"),
+            ("REMORA_TOKEN_FILE", "/t"),
+        ];
+        let identity = Config::from_variables(&variables(&with)).unwrap().identity;
+        let expected = IdentityFiles {
+            trust_domain: "cluster.local".into(),
+            token: "/t".into(),
+            roots: TRUST_FILE.into(),
+        };
+        assert_eq!(identity, Some(expected));
+        for wrong in [&with[..1], &with[1..2]] {
+            let error = Config::from_variables(&variables(wrong)).unwrap_err();
+            assert!(
+                error.to_string().contains("REMORA_CONTROL_PLANE"),
+                "{error}"
+            );
+        }
+        let error = Config::from_variables(&variables(&[("REMORA_TRUST_DOMAIN", "A B")]));
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .contains("REMORA_TRUST_DOMAIN")
+        );
     }
 
     #[test]

@@ -12,11 +12,14 @@ use remora_proto::well_known as names;
 use tokio::net::TcpStream;
 
 use crate::clock::Timestamp;
+use crate::io::Stream;
 use crate::policy::config::Outbound;
 use crate::policy::limit::Kind;
 use crate::pool::{Idle, Lease, Lifetime, Place};
 use crate::runtime::{ConnectionPermits, EndpointRuntime, ServiceRuntime};
 use crate::shared::{Opening, Shared};
+use crate::state::Secured;
+use crate::tls::{self, Alpn, HandshakeError, HandshakeResult, Side};
 use crate::wire::Wire;
 use crate::worker::Worker;
 use crate::{clock, http1, http2};
@@ -32,6 +35,8 @@ pub struct Target<'a> {
     pub address: SocketAddr,
     /// What is spoken there.
     pub wire: Wire,
+    /// Who must be there, and is sent nothing but TLS; `None`: plaintext.
+    pub secured: Option<&'a Secured>,
     /// `outbound`.
     pub outbound: &'a Outbound,
 }
@@ -89,7 +94,8 @@ pub enum Carrier {
 
 impl Target<'_> {
     fn place(&self) -> Place {
-        (self.endpoint.id, self.address, self.wire)
+        let tag = self.secured.map_or(0, |secured| secured.tag);
+        (self.endpoint.id, self.address, self.wire, tag)
     }
 }
 
@@ -266,8 +272,8 @@ async fn open(
     target: Target<'_>,
     permits: ConnectionPermits,
 ) -> Result<Idle, ConnectError> {
-    let stream = dial(worker, target.address, target.outbound).await?;
-    if target.wire == Wire::MeshHttp1 {
+    let stream = dial_target(worker, target).await?;
+    if target.wire == Wire::MeshHttp1 && target.secured.is_none() {
         // A few bytes on a socket that has just opened are always taken at once.
         let taken = stream.try_write(names::mesh::H1_PREFACE);
         if !matches!(taken, Ok(length) if length == names::mesh::H1_PREFACE.len()) {
@@ -285,7 +291,7 @@ async fn open(
 /// Makes an HTTP/1 connection of a stream that stands already.
 pub fn adopt(
     worker: &Rc<Worker>,
-    stream: TcpStream,
+    stream: Stream,
     target: Target<'_>,
     permits: ConnectionPermits,
 ) -> Idle {
@@ -300,9 +306,9 @@ async fn open_shared(
     target: Target<'_>,
     permits: ConnectionPermits,
 ) -> Result<Rc<Shared>, ConnectError> {
-    let stream = dial(worker, target.address, target.outbound).await?;
+    let stream = dial_target(worker, target).await?;
     // Many share it, and all of them would go on to a node that is gone.
-    crate::socket::end_unacknowledged(&stream, http2::settings::SOCKET_STALL)
+    crate::socket::end_unacknowledged(stream.socket(), http2::settings::SOCKET_STALL)
         .map_err(|source| refused(target, source))?;
     let opened = if target.wire == Wire::MeshHttp2 {
         http2::connection::Connection::open_mesh(stream).await
@@ -326,6 +332,61 @@ fn refused(target: Target<'_>, source: io::Error) -> ConnectError {
         address: target.address,
         source,
     }
+}
+
+async fn dial_target(worker: &Worker, target: Target<'_>) -> Result<Stream, ConnectError> {
+    let Target {
+        address, outbound, ..
+    } = target;
+    let alpn = target.wire.alpn();
+    dial_endpoint(worker, address, target.secured, alpn, outbound).await
+}
+
+/// Opens a connection to an endpoint within the connect timeout: with mutual
+/// TLS, and nothing less, where it is `secured`.
+///
+/// # Errors
+/// A handshake that fails is a connection that did not come about.
+pub async fn dial_endpoint(
+    worker: &Worker,
+    address: SocketAddr,
+    secured: Option<&Secured>,
+    alpn: Alpn,
+    outbound: &Outbound,
+) -> Result<Stream, ConnectError> {
+    let Some(secured) = secured else {
+        return dial(worker, address, outbound).await.map(Stream::Plain);
+    };
+    let deadline = clock::instant(clock::now().after(outbound.connect_timeout));
+    let socket = dial(worker, address, outbound).await?;
+    let shaking = Box::pin(shake_hands(worker, socket, address, secured, alpn));
+    let shaken = tokio::time::timeout_at(deadline, shaking).await;
+    let handshakes = &worker.shared.tls.handshakes;
+    match shaken.unwrap_or_else(|_| Err(tls::handshake::late())) {
+        Ok(stream) => {
+            handshakes.count(Side::Outbound, HandshakeResult::Ok);
+            Ok(stream)
+        }
+        Err(error) => {
+            handshakes.failed(Side::Outbound, address, &error);
+            let source = io::Error::other(error);
+            Err(ConnectError::Refused { address, source })
+        }
+    }
+}
+
+async fn shake_hands(
+    worker: &Worker,
+    socket: TcpStream,
+    address: SocketAddr,
+    secured: &Secured,
+    alpn: Alpn,
+) -> Result<Stream, HandshakeError> {
+    let mutual = worker.shared.tls.mutual().clone();
+    let mutual = mutual.ok_or_else(tls::handshake::no_certificate)?;
+    let config = worker.tls_clients.of(&mutual, &secured.id, alpn)?;
+    let stream = tls::handshake::connect(config, socket, address.ip()).await?;
+    Ok(stream.into())
 }
 
 /// Opens a TCP connection within the connect timeout.

@@ -22,13 +22,15 @@ use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::{Config, Mode};
 use crate::heap;
+use crate::identity;
 use crate::inbound::Inbound;
 use crate::policy::breaker::State;
 use crate::probes::{self, ProbeTarget};
 use crate::runtime::label_of;
 use crate::socket;
-use crate::state::Mesh;
+use crate::state::MtlsMode;
 use crate::stream::{ControlPlane, Identity, NumberedChange, Options, ReportSource, Streams};
+use crate::tls;
 use crate::worker::{self, ConnectionCounters, Listeners, Shared};
 
 /// So often the end of a drain is looked for.
@@ -84,15 +86,30 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
             pod_uid: config.pod_uid.clone(),
             service_account: String::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            trust_domain: config
+                .identity
+                .as_ref()
+                .map(|files| files.trust_domain.clone()),
         },
-        control_plane: ControlPlane::parse(&config.control_plane, config.socket_mark)?,
+        control_plane: ControlPlane::parse(
+            &config.control_plane,
+            config.socket_mark,
+            config.identity.as_ref(),
+        )?,
     };
+    let control_plane = options.control_plane.clone();
     let (mesh, streams) = Streams::new(options);
     let shared = Arc::new(Shared {
         access_log: AccessLogger::open(&config.access_log)?,
         journal: Arc::clone(mesh.journal()),
         mesh,
-        inbound: Inbound::new(),
+        // Where there are identities, nobody is let in on a guess.
+        inbound: Inbound::new(match config.identity {
+            Some(_) => MtlsMode::Strict,
+            None => MtlsMode::Permissive,
+        }),
+        tls: tls::Context::new(config.identity.is_some()),
+        identity: identity::Status::default(),
         connections: ConnectionCounters::default(),
         connection_wanted: tokio::sync::Notify::new(),
         config,
@@ -102,6 +119,7 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
     let workers = start_workers(&shared, &draining, &stopping)?;
     let mut running = streams.spawn(Arc::new(Source(Arc::clone(&shared))));
     let ready_at = when_ready(&shared, started);
+    let giving_back = give_memory_back(&shared, ready_at.clone());
     let admin = Arc::new(Admin {
         shared: Arc::clone(&shared),
         drain: drain.clone(),
@@ -111,19 +129,37 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
     let admin_server = serve_admin(&shared, admin);
     let probe_server = serve_probes(&shared);
     let workload = follow_workload(&shared, &drain);
+    let identity = keep_identity(&shared, control_plane);
     let ended = tokio::select! {
         result = admin_server => result.context("the admin endpoint ended"),
         result = probe_server => result.context("the probe endpoint ended"),
         result = &mut running.configuration => Err(anyhow!("the configuration stream's task ended: {result:?}")),
         result = &mut running.reports => Err(anyhow!("the report stream's task ended: {result:?}")),
-        () = give_memory_back(&shared) => Err(anyhow!("the task that gives memory back ended")),
+        () = giving_back => Err(anyhow!("the task that gives memory back ended")),
         () = workload => Err(anyhow!("the workload's task ended")),
+        () = identity => Err(anyhow!("the identity's task ended")),
         name = workers => Err(anyhow!("worker {name} ended")),
         // Meanwhile the others go on: a drain can be watched, and is watched over.
         () = drained_when_told(&shared, &drain) => Ok(()),
     };
     stop.send_replace(true);
     ended
+}
+
+/// Where the sidecar has an identity: its certificate and the trust bundle.
+async fn keep_identity(shared: &Shared, control_plane: ControlPlane) {
+    let Some(files) = &shared.config.identity else {
+        return std::future::pending().await;
+    };
+    let agent = identity::Agent::new(
+        control_plane,
+        &shared.config.namespace,
+        &files.trust_domain,
+        &shared.mesh,
+        &shared.tls,
+        &shared.identity,
+    );
+    agent.run().await;
 }
 
 async fn drained_when_told(shared: &Shared, drain: &watch::Sender<bool>) {
@@ -175,13 +211,19 @@ fn in_flight(shared: &Shared) -> u64 {
         .sum()
 }
 
-/// After a peak, see [`heap`].
-async fn give_memory_back(shared: &Shared) {
+/// Once it has been ready for a moment, and after each peak; see [`heap`].
+async fn give_memory_back(shared: &Shared, ready_at: watch::Receiver<Option<clock::Timestamp>>) {
     let mut trimmer = heap::Trimmer::default();
+    let mut was_ready = false;
     loop {
         tokio::time::sleep(heap::LOOK_EVERY).await;
         let demand = in_flight(shared) + shared.connections.open.load(Relaxed);
-        if trimmer.look(demand, heap::resident_bytes()) {
+        let is_started = !was_ready && ready_at.borrow().is_some();
+        if is_started {
+            was_ready = true;
+            heap::give_back_program();
+        }
+        if is_started || trimmer.look(demand, heap::resident_bytes()) {
             heap::give_back();
             trimmer.trimmed(demand, heap::resident_bytes());
         }
@@ -325,21 +367,24 @@ async fn serve_probes(shared: &Shared) -> anyhow::Result<()> {
     Ok(axum::serve(listener, probes::router(target)).await?)
 }
 
-/// Says when the workload had arrived.
+/// Says when the workload had arrived, and the certificate where there is to be one.
 fn when_ready(
     shared: &Arc<Shared>,
     started: clock::Timestamp,
 ) -> watch::Receiver<Option<clock::Timestamp>> {
     let (sender, receiver) = watch::channel(None);
     let mut ready = shared.mesh.ready();
-    let mesh: Arc<Mesh> = Arc::clone(&shared.mesh);
+    let mut certified = shared.identity.certified();
+    let shared = Arc::clone(shared);
     tokio::spawn(async move {
+        if shared.tls.has_identity() && certified.wait_for(|certified| *certified).await.is_err() {
+            return;
+        }
         if ready.wait_for(|ready| *ready).await.is_ok() {
             let now = clock::now();
             sender.send_replace(Some(now));
             tracing::info!(ready_ms = now.since(started).as_millis() as u64, "ready");
         }
-        drop(mesh);
     });
     receiver
 }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!            bytes that settle it
-//!  Silent ───────────────────────────► Http1 | Http2 | MeshHttp1 | MeshHttp2 | Opaque
+//!  Silent ───────────────────────────► Http1 | Http2 | Mesh… | ForeignTls | Opaque
 //!    │ │                                  ▲
 //!    │ └── bytes that may yet be HTTP ──► Ambiguous ── 1 s without more ──► Opaque
 //!    └── 50 ms ──► Quiet: the server may speak first
@@ -15,12 +15,17 @@ use std::time::Duration;
 
 use remora_proto::well_known::mesh;
 
+use crate::tls::hello::{self, HANDSHAKE_RECORD, Hello};
+
 /// After so long without a byte from the client, the server may speak first.
 pub const SILENCE: Duration = Duration::from_millis(50);
 
 /// A client that began something that may be HTTP has so long for each next
 /// piece; then it is taken at its word so far and relayed as it is.
 pub const HESITATION: Duration = Duration::from_secs(1);
+
+/// The same for one that began TLS, where that is looked for.
+pub const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A request line is settled within so many bytes: longer ones that still look
 /// like HTTP are left to the HTTP parser's own limits.
@@ -45,8 +50,28 @@ pub enum Verdict {
     MeshHttp1,
     /// Another sidecar, which multiplexes.
     MeshHttp2,
+    /// Another sidecar, which begins mutual TLS.
+    MeshTls,
+    /// An application, which begins TLS of its own.
+    ForeignTls,
     /// Something else: relayed untouched.
     Opaque,
+}
+
+impl Verdict {
+    /// Whether another sidecar speaks.
+    pub const fn is_mesh(self) -> bool {
+        matches!(self, Self::MeshHttp1 | Self::MeshHttp2 | Self::MeshTls)
+    }
+
+    /// Whether it is nothing that is understood here, but bytes.
+    pub const fn is_bytes(self) -> bool {
+        match self {
+            Self::ForeignTls | Self::Opaque | Self::Undecided => true,
+            Self::Http1 | Self::Http2 => false,
+            Self::MeshHttp1 | Self::MeshHttp2 | Self::MeshTls => false,
+        }
+    }
 }
 
 /// Judges the bytes that a client has sent so far, all of them from the first.
@@ -154,9 +179,43 @@ pub enum Step {
 #[derive(Debug, Default)]
 pub struct Detector {
     seen: Vec<u8>,
+    /// TLS is told apart; without it, it is [`Verdict::Opaque`].
+    tls: bool,
+    /// What is not TLS is [`Verdict::Opaque`], HTTP included.
+    only_tls: bool,
 }
 
 impl Detector {
+    /// Tells HTTP apart, and TLS too where that is said.
+    pub fn of_http(tls: bool) -> Self {
+        Self {
+            tls,
+            ..Self::default()
+        }
+    }
+
+    /// Tells TLS apart, and nothing else.
+    pub fn of_tls() -> Self {
+        Self {
+            tls: true,
+            only_tls: true,
+            ..Self::default()
+        }
+    }
+
+    fn judge(&self) -> Verdict {
+        if !self.tls {
+            return judge(&self.seen);
+        }
+        match hello::judge(&self.seen) {
+            Hello::Undecided => Verdict::Undecided,
+            Hello::Mesh => Verdict::MeshTls,
+            Hello::Foreign => Verdict::ForeignTls,
+            Hello::NotTls if self.only_tls => Verdict::Opaque,
+            Hello::NotTls => judge(&self.seen),
+        }
+    }
+
     /// What to do before anything was read.
     pub fn start(&self) -> Step {
         Step::Read(SILENCE)
@@ -165,7 +224,11 @@ impl Detector {
     /// The client sent `bytes`.
     pub fn feed(&mut self, bytes: &[u8]) -> Step {
         self.seen.extend_from_slice(bytes);
-        match judge(&self.seen) {
+        match self.judge() {
+            // A ClientHello takes two segments, and the network may lose one.
+            Verdict::Undecided if self.tls && self.seen.first() == Some(&HANDSHAKE_RECORD) => {
+                Step::Read(HELLO_PATIENCE)
+            }
             Verdict::Undecided => Step::Read(HESITATION),
             verdict => Step::Decided(verdict),
         }
@@ -234,6 +297,27 @@ mod tests {
         let detector = Detector::default();
         assert_eq!(detector.start(), Step::Read(SILENCE));
         assert_eq!(detector.silent(), Step::Race);
+    }
+
+    #[test]
+    fn tls_is_told_apart_only_where_it_is_looked_for() {
+        let begun = b"\x16\x03\x01\x00\xff\x01";
+        assert_eq!(
+            Detector::default().feed(begun),
+            Step::Decided(Verdict::Opaque)
+        );
+        let both = [Detector::of_http(true), Detector::of_tls()];
+        for mut detector in both {
+            assert_eq!(detector.feed(begun), Step::Read(HELLO_PATIENCE));
+            assert_eq!(detector.silent(), Step::Decided(Verdict::Opaque));
+        }
+        let request = b"GET / HTTP/1.1\r\n";
+        let verdict = |mut detector: Detector| detector.feed(request);
+        assert_eq!(
+            verdict(Detector::of_http(true)),
+            Step::Decided(Verdict::Http1)
+        );
+        assert_eq!(verdict(Detector::of_tls()), Step::Decided(Verdict::Opaque));
     }
 
     #[test]

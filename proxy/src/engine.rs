@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::{Request, Response};
-use remora_proto::well_known::mesh;
 
 use crate::body::Incoming;
 use crate::body::response::ResponseBody;
@@ -37,7 +36,7 @@ impl Spoken {
             Verdict::Http2 => Some(Self::Http2),
             Verdict::MeshHttp1 => Some(Self::MeshHttp1),
             Verdict::MeshHttp2 => Some(Self::MeshHttp2),
-            Verdict::Opaque | Verdict::Undecided => None,
+            Verdict::MeshTls | Verdict::ForeignTls | Verdict::Opaque | Verdict::Undecided => None,
         }
     }
 
@@ -56,7 +55,8 @@ pub const fn declared(protocol: Protocol) -> Verdict {
     }
 }
 
-/// Serves a connection until it ends; `handle` answers each request.
+/// Serves a connection, of which a preface of ours is gone, until it ends;
+/// `handle` answers each request.
 pub async fn serve<H, F>(
     worker: &Rc<Worker>,
     spoken: Spoken,
@@ -68,9 +68,7 @@ pub async fn serve<H, F>(
     F: Future<Output = Response<ResponseBody>> + 'static,
 {
     match spoken {
-        Spoken::Http1 => http1::serve::serve(worker, stream, peer, handle).await,
-        Spoken::MeshHttp1 => {
-            let stream = stream.without(mesh::H1_PREFACE.len());
+        Spoken::Http1 | Spoken::MeshHttp1 => {
             http1::serve::serve(worker, stream, peer, handle).await;
         }
         Spoken::Http2 => {
@@ -84,7 +82,6 @@ pub async fn serve<H, F>(
             .await;
         }
         Spoken::MeshHttp2 => {
-            let stream = stream.without(mesh::H2_PREFACE.len());
             http2::serve::serve(worker, stream, peer, http2::serve::Kind::Mesh, handle).await;
         }
     }

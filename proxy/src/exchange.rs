@@ -25,6 +25,7 @@ use crate::policy::breaker::{BreakerPermit, Outcome};
 use crate::policy::config::{AttemptEnd, Conditions};
 use crate::policy::limit::Permit;
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
+use crate::tls::Peer;
 use crate::worker::Worker;
 
 /// Whose request it is.
@@ -146,6 +147,8 @@ pub struct Exchange {
     answered: Option<Timestamp>,
     /// Kept only where there is an access log.
     head: Option<(Method, Uri)>,
+    /// The same: who the caller has shown to be.
+    identity: Option<Arc<Peer>>,
     status: Option<StatusCode>,
     reason: Option<Reason>,
     /// It is a gRPC call.
@@ -181,6 +184,7 @@ impl Exchange {
             started,
             answered: None,
             head: None,
+            identity: None,
             status: None,
             reason: None,
             is_grpc: false,
@@ -199,6 +203,13 @@ impl Exchange {
         self.is_grpc = grpc::is_call(&parts.headers);
         if self.worker.shared.access_log.is_on() {
             self.head = Some((parts.method.clone(), parts.uri.clone()));
+        }
+    }
+
+    /// Remembers who the caller has shown to be, where the access log tells it.
+    pub fn note_identity(&mut self, identity: Option<&Arc<Peer>>) {
+        if self.worker.shared.access_log.is_on() {
+            self.identity = identity.map(Arc::clone);
         }
     }
 
@@ -343,6 +354,7 @@ impl Exchange {
             service: &self.side.runtime().name,
             endpoint: self.endpoint_name.as_deref(),
             peer: self.peer,
+            identity: self.identity.as_ref().map(|peer| peer.id.as_str()),
             method: Some(method.as_str()),
             path: uri
                 .path_and_query()

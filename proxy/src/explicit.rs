@@ -145,7 +145,7 @@ async fn connect(
         return;
     }
     if let Some((service, destination)) = found {
-        tcp::outbound(worker, stream, rest, peer, &service, destination).await;
+        tcp::outbound(worker, stream.into(), rest, peer, &service, destination).await;
     }
 }
 

@@ -86,6 +86,7 @@ pub fn timeout_value(left: Duration) -> HeaderValue {
 pub const fn status_of(reason: Reason) -> HeaderValue {
     HeaderValue::from_static(match reason {
         Reason::RateLimited => "8",
+        Reason::Denied => "7",
         Reason::Timeout => "4",
         // As gRPC's own mapping of HTTP 400.
         Reason::BadRequest => "13",

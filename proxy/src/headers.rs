@@ -8,6 +8,9 @@ pub const REASON: HeaderName = HeaderName::from_static(ours::REASON);
 /// The number of an attempt.
 pub const ATTEMPT: HeaderName = HeaderName::from_static(ours::ATTEMPT);
 
+/// The SPIFFE id of the caller, for the application.
+pub const CLIENT_IDENTITY: HeaderName = HeaderName::from_static(ours::CLIENT_IDENTITY);
+
 /// Headers that concern one connection only (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 4] = [
     HeaderName::from_static("keep-alive"),
@@ -106,7 +109,12 @@ pub fn upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
         .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
     let protocol = headers.get(header::UPGRADE).filter(|_| asked)?;
     let mut words = protocol.to_str().ok()?.split(',');
-    (!words.any(|word| word.trim().eq_ignore_ascii_case("h2c"))).then_some(protocol)
+    // With its version it is the same protocol: `h2c/1` (RFC 9110, section 7.8).
+    let is_h2c = |word: &str| {
+        let name = word.trim().split('/').next();
+        name.is_some_and(|name| name.eq_ignore_ascii_case("h2c"))
+    };
+    (!words.any(is_h2c)).then_some(protocol)
 }
 
 /// Removes every header of ours that came from outside; the others keep their order.
@@ -135,7 +143,15 @@ fn keep_only(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
 }
 
 fn is_ours(name: &HeaderName) -> bool {
-    name.as_str().starts_with(ours::PREFIX)
+    let start = name.as_str().as_bytes().get(..ours::PREFIX.len());
+    start.is_some_and(|start| is_read_as(start, ours::PREFIX))
+}
+
+/// Whether an application may take a name for `ours`: to those behind CGI, WSGI
+/// and their like `-` and `_` are the same (RFC 3875, section 4.1.18).
+pub fn is_read_as(name: &[u8], ours: &str) -> bool {
+    let same = |(one, other): (&u8, &u8)| one == other || (*one == b'_' && *other == b'-');
+    name.len() == ours.len() && name.iter().zip(ours.as_bytes()).all(same)
 }
 
 /// The number of an attempt, from 1, as a header's value.
@@ -223,6 +239,10 @@ mod tests {
         ]);
         assert_eq!(upgrade(&both).unwrap(), "websocket");
         assert_eq!(upgrade(&map(&[("upgrade", "websocket")])), None);
+        for written in ["h2c/1", "websocket, H2C/2.0"] {
+            let versioned = map(&[("connection", "upgrade"), ("upgrade", written)]);
+            assert_eq!(upgrade(&versioned), None, "{written}");
+        }
         let h2c = map(&[
             ("connection", "upgrade, http2-settings"),
             ("upgrade", "h2c"),
@@ -235,6 +255,8 @@ mod tests {
         let mut headers = map(&[
             ("x-remora-reason", "timeout"),
             ("x-remora-anything", "1"),
+            ("x_remora_client_identity", "spiffe://a/ns/b/sa/c"),
+            ("x-remora_client-identity", "spiffe://a/ns/b/sa/c"),
             ("x-request-id", "7"),
         ]);
         strip_ours(&mut headers);

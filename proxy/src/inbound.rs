@@ -1,4 +1,5 @@
-//! The life of a request to the pod: rate limits, then the application.
+//! The life of a request to the pod: whether it may, rate limits, then the
+//! application.
 //!
 //! Owns what is counted and limited for each of the pod's ports. A connection
 //! to the application is a plain one; nothing is retried here, because only
@@ -13,9 +14,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::request::Parts;
 use http::{Request, Response};
+use tokio::sync::watch;
 
 use crate::answer::Reason;
 use crate::attempt::{self, Bounds, Failure, Held, Sent};
+use crate::authorization::Authorization;
 use crate::body::Incoming;
 use crate::body::request::RequestSource;
 use crate::body::response::{ResponseBody, Until};
@@ -25,14 +28,16 @@ use crate::connect::Target;
 use crate::exchange::{BodyFailures, Exchange, LiveAttempt, Side};
 use crate::grpc;
 use crate::headers;
+use crate::inbound_connection::Arrival;
 use crate::pipeline;
 use crate::policy::breaker::Journal;
 use crate::policy::config::{AttemptEnd, Outbound, RateLimit, ServicePolicy};
 use crate::policy::limit::Kind;
-use crate::policy::rate_limit::RateLimiter;
+use crate::policy::rate_limit::{self, RateLimiter};
 use crate::policy::retry;
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
-use crate::state::{MeshProtocols, Protocol, WorkloadConfig};
+use crate::state::{MeshProtocols, MtlsMode, Protocol, WorkloadConfig};
+use crate::tls::context::Refused;
 use crate::upstream::Head;
 use crate::wire::Wire;
 use crate::worker::Worker;
@@ -56,6 +61,8 @@ pub struct InboundPort {
     pub application: Arc<EndpointRuntime>,
     /// What it speaks.
     pub protocol: Protocol,
+    /// What it takes without mutual TLS.
+    pub mtls: MtlsMode,
     /// Every rate limit of the pod; a limit is one bucket for all ports.
     pub limiter: Arc<RateLimiter>,
     /// Which of them hold for this port.
@@ -76,29 +83,46 @@ impl InboundPort {
 
 #[derive(Debug)]
 struct Rules {
-    ports: BTreeMap<u16, (Protocol, Arc<Vec<LimitName>>)>,
+    ports: BTreeMap<u16, Rule>,
     /// For ports that no Service covers.
-    others: Arc<Vec<LimitName>>,
+    others: Rule,
+}
+
+/// What holds for a port.
+#[derive(Clone, Debug, Default)]
+struct Rule {
+    protocol: Protocol,
+    mtls: MtlsMode,
+    limits: Arc<Vec<LimitName>>,
 }
 
 /// The pod's ports.
 #[derive(Debug)]
 pub struct Inbound {
+    /// Who may call.
+    pub authorization: Authorization,
     limiter: Arc<RateLimiter>,
     rules: ArcSwap<Rules>,
+    changes: watch::Sender<()>,
     counted: ArcSwap<BTreeMap<u16, Arc<Counted>>>,
     journal: Arc<Journal>,
 }
 
 impl Inbound {
-    /// Before the workload has arrived nothing is limited.
-    pub fn new() -> Self {
+    /// Before the workload has arrived nothing is limited, and every port is
+    /// `mtls`.
+    pub fn new(mtls: MtlsMode) -> Self {
         Self {
+            authorization: Authorization::default(),
             limiter: Arc::new(RateLimiter::new(&[])),
             rules: ArcSwap::from_pointee(Rules {
                 ports: BTreeMap::new(),
-                others: Arc::default(),
+                others: Rule {
+                    mtls,
+                    ..Rule::default()
+                },
             }),
+            changes: watch::Sender::default(),
             counted: ArcSwap::default(),
             journal: Journal::new(),
         }
@@ -119,30 +143,54 @@ impl Inbound {
             };
             Arc::new(limits.iter().map(name).collect())
         };
-        let others = names(&workload.rate_limits);
+        let others = Rule {
+            protocol: Protocol::Detect,
+            mtls: workload.mtls,
+            limits: names(&workload.rate_limits),
+        };
         let ports = workload
             .ports
             .iter()
-            .map(|(port, rules)| (*port, (rules.protocol, names(&rules.rate_limits))))
+            .map(|(port, of_port)| {
+                let rule = Rule {
+                    protocol: of_port.protocol,
+                    mtls: of_port.mtls,
+                    limits: names(&of_port.rate_limits),
+                };
+                (*port, rule)
+            })
             .collect();
+        self.authorization.configure(&workload.authorizations);
         self.limiter.reconfigure(&all, clock::now());
         self.rules.store(Arc::new(Rules { ports, others }));
+        self.changes.send_replace(());
+    }
+
+    /// Completes when the port takes nothing but mutual TLS.
+    pub async fn until_strict(&self, port: u16) {
+        let mut changes = self.changes.subscribe();
+        let is_strict = || {
+            let rules = self.rules.load();
+            rules.ports.get(&port).unwrap_or(&rules.others).mtls == MtlsMode::Strict
+        };
+        while !is_strict() {
+            // The sender lives as long as this does.
+            let _ = changes.changed().await;
+        }
     }
 
     /// One of the pod's ports, known to the workload or not.
     pub fn port(&self, port: u16) -> InboundPort {
         let rules = self.rules.load();
-        let (protocol, limits) = match rules.ports.get(&port) {
-            Some((protocol, limits)) => (*protocol, Arc::clone(limits)),
-            None => (Protocol::Detect, Arc::clone(&rules.others)),
-        };
+        let rule = rules.ports.get(&port).unwrap_or(&rules.others);
         let counted = self.counted(port);
         InboundPort {
             runtime: Arc::clone(&counted.runtime),
             application: Arc::clone(&counted.application),
-            protocol,
+            protocol: rule.protocol,
+            mtls: rule.mtls,
             limiter: Arc::clone(&self.limiter),
-            limits,
+            limits: Arc::clone(&rule.limits),
         }
     }
 
@@ -195,69 +243,76 @@ impl Inbound {
 
 impl Default for Inbound {
     fn default() -> Self {
-        Self::new()
+        Self::new(MtlsMode::default())
     }
 }
 
-/// Carries `request` to the application at `address`, and the answer back.
+/// Carries `request`, which came on `arrival`, to the application, and the
+/// answer back.
 pub async fn serve(
     worker: Rc<Worker>,
     caller: Caller,
-    address: SocketAddr,
-    peer: SocketAddr,
+    arrival: Rc<Arrival>,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let started = clock::now();
-    let port = worker.shared.inbound.port(address.port());
+    let port = worker.shared.inbound.port(arrival.address.port());
     let (mut parts, body) = request.into_parts();
     let mut exchange = Exchange::new(
         &worker,
         caller,
         Side::Inbound(Arc::clone(&port.runtime)),
-        peer,
+        arrival.peer,
         started,
     );
     exchange.note_head(&parts);
+    exchange.note_identity(arrival.identity.as_ref());
+    if port.mtls == MtlsMode::Strict && arrival.identity.is_none() {
+        // Nothing reached the application: a sidecar that asks asks again, in TLS.
+        worker.shared.tls.refused(Refused::Plaintext);
+        let detail = "the port takes nothing but mutual TLS now; this connection is from before";
+        return pipeline::refuse(exchange, Reason::ConnectFailed, detail.to_owned());
+    }
     headers::strip_ours_but_attempt(&mut parts.headers);
-    let limited = pipeline::limit_rate(&mut exchange, &port.limiter, &parts, peer.ip(), |limit| {
+    let authorization = &worker.shared.inbound.authorization;
+    if let Err((reason, detail)) = authorization.request(&mut parts, &arrival.asks()) {
+        return pipeline::refuse(exchange, reason, detail);
+    }
+    let who = rate_limit::Caller {
+        address: arrival.peer.ip(),
+        identity: arrival.identity.as_deref(),
+    };
+    let limited = pipeline::limit_rate(&mut exchange, &port.limiter, &parts, &who, |limit| {
         port.applies(limit)
     });
     if let Some(answer) = limited {
         return pipeline::answering(answer, exchange);
     }
-    let forwarded = forward(
-        &worker,
-        &port,
-        worker.shared.application_address(address),
-        parts,
-        body,
-        exchange,
-    );
+    let forwarded = forward(&worker, &port, &arrival, parts, body, exchange);
     Box::pin(forwarded).await
 }
 
 async fn forward(
     worker: &Rc<Worker>,
     port: &InboundPort,
-    address: SocketAddr,
+    arrival: &Arrival,
     parts: Parts,
     body: Incoming,
     mut exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
     let outbound = Outbound::default();
+    let address = worker.shared.application_address(arrival.address);
     let target = Target {
         service: &port.runtime,
         endpoint: &port.application,
         address,
         wire: Wire::of(&parts, MeshProtocols::default()),
+        secured: None,
         outbound: &outbound,
     };
     let Some(permit) = port.application.limits.try_acquire(Kind::Requests) else {
-        return pipeline::refuse(
-            exchange,
-            Reason::Overloaded,
-            "the application is at its limit".to_owned(),
-        );
+        let detail = "the application is at its limit".to_owned();
+        return pipeline::refuse(exchange, Reason::Overloaded, detail);
     };
     let began = exchange.started();
     let load = port.application.load.start(began);
@@ -267,6 +322,7 @@ async fn forward(
         head: Head {
             parts: &parts,
             attempt: None,
+            identity: arrival.identity.as_ref().map(|peer| &peer.header),
         },
         source: &source,
         caller: exchange.caller(),

@@ -5,8 +5,8 @@
 //! - [`intercept`]: the redirect rules that bring connections here.
 //! - [`worker`]: a data worker; [`socket`] its listeners, [`callers`] its callers.
 //! - [`outbound_connection`], [`inbound_connection`], [`explicit`]: where a
-//!   connection was going, and what it speaks ([`sniff`], [`detect`]);
-//!   [`engine`]: who serves it then.
+//!   connection was going, and what it speaks ([`sniff`], [`detect`],
+//!   [`patience`]); [`engine`]: who serves it then.
 //! - [`http1`] and [`http2`]: the engines, with [`io`] beneath them; [`caller`]:
 //!   whom they serve; [`body`]: what peers send; [`headers`]; [`upstream`]: how
 //!   they are asked to send.
@@ -14,8 +14,10 @@
 //!   machines; [`attempts`] and [`attempt`]; [`select`] over [`balance`];
 //!   [`connect`], [`wire`], [`pool`] and [`shared`]; [`exchange`], what a
 //!   request holds; [`grpc`]; [`answer`], what Remora itself says.
-//! - [`inbound`]: the life of a request to the pod.
+//! - [`inbound`]: the life of a request to the pod; [`authorization`]: whether it
+//!   may, and [`normalize`]: its path, for the rules of that.
 //! - [`tcp`] over [`relay`]: raw connections.
+//! - [`tls`]: mutual TLS between sidecars; [`identity`]: our own certificate.
 //! - [`runtime`]: what all workers share about a service and an endpoint.
 //! - [`state`]: what the control plane says; [`stream`]: how it gets here.
 //! - [`admin`], [`metrics`], [`access_log`], [`probes`] with
@@ -29,6 +31,7 @@ pub mod alarm;
 pub mod answer;
 pub mod attempt;
 pub mod attempts;
+pub mod authorization;
 pub mod balance;
 pub mod body;
 pub mod caller;
@@ -46,12 +49,15 @@ pub mod headers;
 pub mod heap;
 pub mod http1;
 pub mod http2;
+pub mod identity;
 pub mod inbound;
 pub mod inbound_connection;
 pub mod intercept;
 pub mod io;
 pub mod metrics;
+pub mod normalize;
 pub mod outbound_connection;
+pub mod patience;
 pub mod pipeline;
 pub mod policy;
 pub mod pool;
@@ -68,6 +74,7 @@ pub mod socket;
 pub mod state;
 pub mod stream;
 pub mod tcp;
+pub mod tls;
 pub mod upstream;
 pub mod wire;
 pub mod worker;

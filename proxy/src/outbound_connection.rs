@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 use crate::callers::IDLE_TIMEOUT;
 use crate::clock;
 use crate::config::Mode;
-use crate::detect::Verdict;
+use crate::detect::{Detector, Verdict};
 use crate::engine::{self, Spoken};
-use crate::io::Prefixed;
+use crate::io::{Prefixed, Stream};
 use crate::pipeline::{self, Call};
 use crate::policy::config::Outbound;
 use crate::relay;
@@ -75,6 +75,7 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
 async fn pass(worker: &Rc<Worker>, stream: TcpStream, destination: SocketAddr) {
     match crate::connect::dial(worker, destination, &Outbound::default()).await {
         Ok(upstream) => {
+            let (stream, upstream) = (Stream::Plain(stream), Stream::Plain(upstream));
             relay::relay(
                 &stream,
                 &upstream,
@@ -99,15 +100,19 @@ async fn to_service(
     service: Arc<Service>,
     destination: Destination,
 ) {
+    let stream = Stream::Plain(stream);
     let protocol = protocol(worker, &service, destination.port);
     let sniffed = match protocol {
         Protocol::Tcp => {
             return tcp::outbound(worker, stream, Bytes::new(), peer, &service, destination).await;
         }
-        Protocol::Detect => sniff::sniff(&stream).await,
-        declared => sniff::sniff_http(&stream, engine::declared(declared), IDLE_TIMEOUT)
-            .await
-            .map(|(verdict, seen)| Sniffed::Decided(verdict, seen)),
+        Protocol::Detect => sniff::sniff(&stream, Detector::default()).await,
+        declared => {
+            let declared = engine::declared(declared);
+            sniff::sniff_http(&stream, Detector::default(), declared, IDLE_TIMEOUT)
+                .await
+                .map(|(verdict, seen)| Sniffed::Decided(verdict, seen))
+        }
     };
     match sniffed {
         Ok(Sniffed::Decided(verdict, seen)) => match spoken(verdict) {

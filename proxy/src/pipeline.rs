@@ -70,14 +70,17 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
     exchange.note_head(&parts);
     headers::strip_ours(&mut parts.headers);
 
-    if let Some(answer) = limit_rate(
-        &mut exchange,
-        runtime.rate_limiter(),
-        &parts,
-        peer.ip(),
-        |_| true,
-    ) {
-        return answering(answer, exchange);
+    let limiter = runtime.rate_limiter();
+    if !limiter.is_empty() {
+        // Of its own pod's calls a sidecar knows one caller: itself.
+        let own = worker.shared.tls.own();
+        let caller = rate_limit::Caller {
+            address: peer.ip(),
+            identity: own.as_deref(),
+        };
+        if let Some(answer) = limit_rate(&mut exchange, limiter, &parts, &caller, |_| true) {
+            return answering(answer, exchange);
+        }
     }
     match runtime.limits.try_acquire(Kind::Requests) {
         Some(permit) => exchange.permit = Some(permit),
@@ -121,14 +124,14 @@ pub fn limit_rate(
     exchange: &mut Exchange,
     limiter: &rate_limit::RateLimiter,
     parts: &Parts,
-    remote: IpAddr,
+    caller: &rate_limit::Caller<'_>,
     applies: impl Fn(&RateLimit) -> bool,
 ) -> Option<Response<ResponseBody>> {
     if limiter.is_empty() {
         return None;
     }
     let Decision::Refused(refusal) =
-        limiter.check_those(&Facts { parts, remote }, exchange.started(), applies)
+        limiter.check_those(&Facts { parts, caller }, exchange.started(), applies)
     else {
         return None;
     };
@@ -152,7 +155,7 @@ pub fn limit_rate(
 
 struct Facts<'a> {
     parts: &'a Parts,
-    remote: IpAddr,
+    caller: &'a rate_limit::Caller<'a>,
 }
 
 impl rate_limit::Facts for Facts<'_> {
@@ -172,7 +175,11 @@ impl rate_limit::Facts for Facts<'_> {
     }
 
     fn remote_address(&self) -> Option<IpAddr> {
-        Some(self.remote)
+        Some(self.caller.address)
+    }
+
+    fn client_identity(&self) -> Option<&str> {
+        self.caller.identity.map(|peer| peer.id.as_str())
     }
 }
 
@@ -226,7 +233,7 @@ mod tests {
             ("outbound", size_of_future(|| outbound(some(), some()))),
             (
                 "inbound",
-                size_of_future(|| crate::inbound::serve(some(), some(), some(), some(), some())),
+                size_of_future(|| crate::inbound::serve(some(), some(), some(), some())),
             ),
             (
                 "attempts",

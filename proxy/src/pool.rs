@@ -56,8 +56,11 @@ impl Lifetime {
     }
 }
 
-/// An endpoint, an address of it, and what is spoken there.
-pub type Place = (u64, SocketAddr, Wire);
+/// An endpoint, an address of it, what is spoken there, and who is there by
+/// [`Secured::tag`]: 0 where nobody proves it.
+///
+/// [`Secured::tag`]: crate::state::Secured::tag
+pub type Place = (u64, SocketAddr, Wire, u64);
 
 /// What an open connection upstream holds, beside its socket.
 #[derive(Debug)]

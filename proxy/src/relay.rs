@@ -9,10 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use crate::clock::{self, Timestamp};
+use crate::io::Stream;
 
 /// What one read may take; the copy costs half of what it does with 8 KiB.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
@@ -74,6 +73,8 @@ pub enum RelayEnd {
     UpstreamBroke,
     /// No byte either way for the idle timeout.
     Idle,
+    /// The caller may no longer.
+    Denied,
 }
 
 /// What a relayed connection carried, and how it ended.
@@ -104,12 +105,26 @@ enum Side {
 /// neither has sent a byte for `idle`. `prefix` was read from the caller
 /// already. `first_byte` is called once, when the upstream's first byte comes.
 pub async fn relay(
-    caller: &TcpStream,
-    upstream: &TcpStream,
+    caller: &Stream,
+    upstream: &Stream,
     prefix: Bytes,
     idle: Option<Duration>,
     scratch: &Scratch,
     first_byte: impl FnOnce(),
+) -> Relayed {
+    let never = std::future::pending();
+    relay_until(caller, upstream, prefix, idle, scratch, first_byte, never).await
+}
+
+/// The same, at most until `denied`.
+pub async fn relay_until(
+    caller: &Stream,
+    upstream: &Stream,
+    prefix: Bytes,
+    idle: Option<Duration>,
+    scratch: &Scratch,
+    first_byte: impl FnOnce(),
+    denied: impl Future<Output = ()>,
 ) -> Relayed {
     let activity = Activity {
         last: Cell::new(clock::now()),
@@ -155,11 +170,12 @@ pub async fn relay(
     let end = tokio::select! {
         end = both => end,
         () = until_idle(&activity, idle) => RelayEnd::Idle,
+        () = denied => RelayEnd::Denied,
     };
     if end != RelayEnd::Closed {
         // Each side learns that this was no good end.
-        crate::socket::reset_on_close(caller);
-        crate::socket::reset_on_close(upstream);
+        caller.reset_on_close();
+        upstream.reset_on_close();
     }
     Relayed {
         end,
@@ -176,8 +192,8 @@ fn blame(side: Side, reader: RelayEnd, writer: RelayEnd) -> RelayEnd {
 }
 
 async fn pump(
-    from: &TcpStream,
-    to: &TcpStream,
+    from: &Stream,
+    to: &Stream,
     scratch: &Scratch,
     activity: &Activity,
     mut count: impl FnMut(&Activity, usize),
@@ -193,7 +209,7 @@ async fn pump(
                     activity.last.set(clock::now());
                     count(activity, read);
                     if read < buffer.len() {
-                        has_no_more(from);
+                        from.has_no_more();
                     }
                     let written = try_write(to, &buffer[..read]).map_err(|_| Side::Write)?;
                     most = if written < read {
@@ -216,29 +232,27 @@ async fn pump(
             activity.last.set(clock::now());
         }
     }
-    // A peer that is gone already cannot be told that no more will come.
-    let _ = socket2::SockRef::from(to).shutdown(std::net::Shutdown::Write);
+    to.shutdown_in_order().await;
     Ok(())
 }
 
-/// A read that did not fill the buffer took all that had come. Saying so saves
-/// the call that would find nothing; what comes later is an event of its own.
-fn has_no_more(from: &TcpStream) {
-    let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-    // It gives back what it was given.
-    let _ = from.try_io(Interest::READABLE, nothing);
-}
-
-fn try_write(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    match to.try_write(bytes) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        written => written,
+/// As much as is taken now; TLS takes some records at a time.
+fn try_write(to: &Stream, bytes: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match to.try_write(&bytes[written..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
     }
+    Ok(written)
 }
 
-async fn write_all(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+async fn write_all(to: &Stream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        to.ready(Interest::WRITABLE).await?;
+        to.writable().await?;
         let written = try_write(to, bytes)?;
         bytes = &bytes[written..];
     }
@@ -264,21 +278,21 @@ async fn until_idle(activity: &Activity, idle: Option<Duration>) {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    async fn pair() -> (TcpStream, Stream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, server) = tokio::join!(
             TcpStream::connect(listener.local_addr().unwrap()),
             listener.accept()
         );
-        (client.unwrap(), server.unwrap().0)
+        (client.unwrap(), server.unwrap().0.into())
     }
 
     #[tokio::test]
     async fn bytes_and_half_closes_pass_both_ways() {
         let (mut client, caller) = pair().await;
-        let (upstream, mut server) = pair().await;
+        let (mut server, upstream) = pair().await;
         let relaying = async {
             relay(
                 &caller,
@@ -316,7 +330,7 @@ mod tests {
     #[tokio::test]
     async fn an_idle_connection_is_reset() {
         let (mut client, caller) = pair().await;
-        let (upstream, _server) = pair().await;
+        let (_server, upstream) = pair().await;
         let idle = Some(Duration::from_millis(30));
         let relayed = relay(
             &caller,

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Connections that wait to be accepted, for each listener.
@@ -113,6 +114,14 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 pub fn reset_on_close(stream: &TcpStream) {
     // A socket that cannot take the option is already broken; closing it is all that is left.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// A read that did not fill its buffer took all that had come. Saying so saves
+/// the call that would find nothing; what comes later is an event of its own.
+pub fn has_no_more(stream: &TcpStream) {
+    let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+    // It gives back what it was given.
+    let _ = stream.try_io(Interest::READABLE, nothing);
 }
 
 /// Whether `address` is this machine's own and never leaves it.

@@ -1,32 +1,35 @@
 //! Raw TCP: to an endpoint of a service under its breaker and limits, or to
 //! the application.
 
+mod allowed;
+mod told;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 
-use crate::access_log::Line;
+use self::told::{Ends, log};
 use crate::balance::LoadGuard;
 use crate::clock::{self, Timestamp};
 use crate::connect::{self, Target};
 use crate::detect::{Detector, Verdict};
 use crate::engine::Spoken;
 use crate::inbound::InboundPort;
-use crate::io::Prefixed;
+use crate::inbound_connection::Arrival;
+use crate::io::{Prefixed, Stream};
 use crate::policy::breaker::{BreakerPermit, Outcome};
 use crate::policy::config::{AttemptEnd, Outbound};
 use crate::policy::retry::MAX_RESENDS;
 use crate::pool::Idle;
-use crate::relay::{self, RelayEnd, Relayed};
+use crate::relay::{self, RelayEnd};
 use crate::runtime::{ConnectionPermits, EndpointRuntime, ServiceRuntime};
 use crate::select::{self, Tried};
 use crate::sniff::{self, Sniffed};
-use crate::socket;
 use crate::state::{Destination, Endpoint, Service};
+use crate::tls::Alpn;
 use crate::wire::Wire;
 use crate::worker::Worker;
 
@@ -35,8 +38,10 @@ const PICKS: usize = 8;
 
 /// A connection that stands, to an endpoint of a service.
 struct Upstream<'a> {
-    stream: TcpStream,
+    stream: Stream,
     endpoint: &'a Endpoint,
+    /// Of the pod itself, reached without a hop: its own rules hold.
+    own_port: Option<u16>,
     permits: ConnectionPermits,
     breaker: BreakerPermit,
     load: LoadGuard,
@@ -46,7 +51,7 @@ struct Upstream<'a> {
 /// Carries a raw connection to `service`.
 pub async fn outbound(
     worker: &Rc<Worker>,
-    caller: TcpStream,
+    caller: Stream,
     seen: Bytes,
     peer: SocketAddr,
     service: &Service,
@@ -60,9 +65,9 @@ pub async fn outbound(
 }
 
 /// Nothing reached an application: the caller sees a reset.
-fn refuse(caller: &TcpStream, runtime: &ServiceRuntime) {
+fn refuse(caller: &Stream, runtime: &ServiceRuntime) {
     runtime.traffic.tcp_failures.fetch_add(1, Relaxed);
-    socket::reset_on_close(caller);
+    caller.reset_on_close();
 }
 
 /// The client of an undeclared port is silent: connects, and lets whoever
@@ -70,7 +75,7 @@ fn refuse(caller: &TcpStream, runtime: &ServiceRuntime) {
 /// to speak HTTP; the connection upstream then waits in the pool.
 pub async fn whoever_speaks_first(
     worker: &Rc<Worker>,
-    caller: TcpStream,
+    caller: Stream,
     detector: Detector,
     peer: SocketAddr,
     service: &Service,
@@ -78,22 +83,14 @@ pub async fn whoever_speaks_first(
 ) -> Option<(Spoken, Prefixed)> {
     let started = clock::now();
     let Some(upstream) = open(worker, peer, service, destination).await else {
-        // Perhaps it speaks HTTP and can be told why; else its first bytes end it.
-        return match sniff::resume(&caller, detector).await {
-            Ok(Sniffed::Decided(Verdict::Http1, seen)) => {
-                Some((Spoken::Http1, Prefixed::new(seen, caller)))
-            }
-            Ok(Sniffed::Decided(Verdict::Http2, seen)) => {
-                Some((Spoken::Http2, Prefixed::new(seen, caller)))
-            }
-            _ => {
-                refuse(&caller, &service.runtime);
-                None
-            }
-        };
+        // At once, though it may yet turn out to speak HTTP and could be told why:
+        // the client of a server that speaks first would wait for nothing.
+        refuse(&caller, &service.runtime);
+        return None;
     };
     match first_words(&caller, &upstream.stream, detector).await {
-        FirstWords::Http(Spoken::Http1, seen) => {
+        // Under TLS it carries bytes, and no requests of others.
+        FirstWords::Known(Verdict::Http1, seen) if matches!(upstream.stream, Stream::Plain(_)) => {
             let Upstream {
                 stream,
                 endpoint,
@@ -107,6 +104,7 @@ pub async fn whoever_speaks_first(
                 endpoint: &endpoint.runtime,
                 address: endpoint.config.address_for(destination),
                 wire: Wire::Http1,
+                secured: None,
                 outbound: &service.config.policy.outbound,
             };
             let Idle { connection, lease } = connect::adopt(worker, stream, target, permits);
@@ -114,10 +112,11 @@ pub async fn whoever_speaks_first(
             Some((Spoken::Http1, Prefixed::new(seen, caller)))
         }
         // Multiplexed on a connection that others may share: this one is of no use.
-        FirstWords::Http(spoken, seen) if !spoken.is_mesh() => {
+        FirstWords::Known(verdict @ (Verdict::Http1 | Verdict::Http2), seen) => {
+            let spoken = Spoken::of(verdict)?;
             Some((spoken, Prefixed::new(seen, caller)))
         }
-        FirstWords::Http(_, seen) | FirstWords::Opaque(seen) => {
+        FirstWords::Known(_, seen) | FirstWords::Opaque(seen) => {
             carry(worker, &caller, upstream, seen, peer, service, started).await;
             None
         }
@@ -126,25 +125,28 @@ pub async fn whoever_speaks_first(
 }
 
 enum FirstWords {
-    /// The client speaks HTTP.
-    Http(Spoken, Bytes),
+    /// The client speaks HTTP, or begins TLS as another sidecar.
+    Known(Verdict, Bytes),
     /// Something else; what the client has said.
     Opaque(Bytes),
     /// Both are gone.
     Nobody,
 }
 
-async fn first_words(caller: &TcpStream, upstream: &TcpStream, detector: Detector) -> FirstWords {
+async fn first_words(caller: &Stream, upstream: &Stream, detector: Detector) -> FirstWords {
     tokio::select! {
         biased;
         _ = caller.readable() => {}
         _ = upstream.readable() => return FirstWords::Opaque(Bytes::new()),
     }
     match sniff::resume(caller, detector).await {
-        Ok(Sniffed::Decided(verdict, seen)) => match Spoken::of(verdict) {
-            Some(spoken) => FirstWords::Http(spoken, seen),
-            None => FirstWords::Opaque(seen),
-        },
+        Ok(Sniffed::Decided(verdict, seen)) => {
+            if verdict.is_bytes() {
+                FirstWords::Opaque(seen)
+            } else {
+                FirstWords::Known(verdict, seen)
+            }
+        }
         // It closed its side, and the server may still have something to say.
         Ok(Sniffed::Silent(_) | Sniffed::Closed) => FirstWords::Opaque(Bytes::new()),
         Err(_) => FirstWords::Nobody,
@@ -189,12 +191,16 @@ async fn open<'a>(
         let load = endpoint.runtime.load.start(now);
         endpoint.runtime.attempts.fetch_add(1, Relaxed);
         let address = endpoint.config.address_for(destination);
-        match connect::dial(worker, address, &service.config.policy.outbound).await {
+        let own_port = allowed::itself(worker, peer, address)?;
+        let secured = worker.shared.secured(&endpoint.config, address);
+        let outbound = &service.config.policy.outbound;
+        match connect::dial_endpoint(worker, address, secured, Alpn::Tcp, outbound).await {
             Ok(stream) => {
                 let service_breaker = Some(service_breaker);
                 return Some(Upstream {
                     stream,
                     endpoint,
+                    own_port,
                     permits,
                     breaker,
                     load,
@@ -203,14 +209,9 @@ async fn open<'a>(
             }
             Err(error) => {
                 tracing::debug!(service = %runtime.name, %error, "a raw connection did not come about");
-                fail(
-                    service,
-                    &endpoint.runtime,
-                    AttemptEnd::ConnectFailure,
-                    breaker,
-                    &load,
-                );
-                record(service, AttemptEnd::ConnectFailure, service_breaker);
+                let end = AttemptEnd::ConnectFailure;
+                fail(service, &endpoint.runtime, end, breaker, &load);
+                record(service, end, service_breaker);
                 refused += 1;
                 if refused > MAX_RESENDS || service.is_direct() {
                     return None;
@@ -250,7 +251,7 @@ fn record(service: &Service, end: AttemptEnd, breaker: BreakerPermit) {
 /// first byte comes; a reset before that counts as if it had not connected.
 async fn carry(
     worker: &Rc<Worker>,
-    caller: &TcpStream,
+    caller: &Stream,
     upstream: Upstream<'_>,
     seen: Bytes,
     peer: SocketAddr,
@@ -260,6 +261,7 @@ async fn carry(
     let Upstream {
         stream,
         endpoint,
+        own_port,
         permits,
         breaker,
         load,
@@ -269,7 +271,7 @@ async fn carry(
     let mut outcome = Some((breaker, load));
     let mut service_outcome = service_breaker;
     let idle = service.config.policy.timeouts.idle;
-    let relayed = relay::relay(caller, &stream, seen, idle, &worker.scratch, || {
+    let answered = || {
         let now = clock::now();
         if let Some((breaker, load)) = outcome.take() {
             load.answered(now);
@@ -278,8 +280,11 @@ async fn carry(
         if let Some(breaker) = service_outcome.take() {
             breaker.record(Outcome::Success, None, now, crate::random::next());
         }
-    })
-    .await;
+    };
+    let denied = allowed::until_denied_itself(worker, peer, own_port);
+    let scratch = &worker.scratch;
+    let relaying = relay::relay_until(caller, &stream, seen, idle, scratch, answered, denied);
+    let relayed = relaying.await;
     if relayed.end == RelayEnd::UpstreamBroke {
         service.runtime.traffic.tcp_failures.fetch_add(1, Relaxed);
         if let Some((breaker, load)) = outcome.take() {
@@ -296,28 +301,29 @@ async fn carry(
         }
     }
     drop(permits);
-    log(
-        worker,
-        &service.runtime,
-        "outbound",
-        Some(&endpoint.runtime.name),
+    let ends = Ends {
+        direction: "outbound",
+        endpoint: Some(&endpoint.runtime.name),
         peer,
-        started,
-        relayed,
-    );
+        identity: None,
+    };
+    log(worker, &service.runtime, ends, started, relayed);
 }
 
 /// Carries a raw connection to the application.
 pub async fn inbound(
     worker: &Rc<Worker>,
-    caller: TcpStream,
+    caller: Stream,
     seen: Bytes,
     port: &InboundPort,
-    address: SocketAddr,
+    arrival: &Arrival,
 ) {
-    match dial_application(worker, port, address).await {
-        Some(stream) => carry_inbound(worker, &caller, &stream, seen, port).await,
-        None => socket::reset_on_close(&caller),
+    if !allowed::may(worker, &caller, port, arrival) {
+        return;
+    }
+    match dial_application(worker, port, arrival.address).await {
+        Some(stream) => carry_inbound(worker, &caller, &stream, seen, port, arrival).await,
+        None => caller.reset_on_close(),
     }
 }
 
@@ -325,11 +331,11 @@ async fn dial_application(
     worker: &Rc<Worker>,
     port: &InboundPort,
     address: SocketAddr,
-) -> Option<TcpStream> {
+) -> Option<Stream> {
     port.runtime.traffic.tcp_connections.fetch_add(1, Relaxed);
     let application = worker.shared.application_address(address);
     match connect::dial(worker, application, &Outbound::default()).await {
-        Ok(stream) => Some(stream),
+        Ok(stream) => Some(stream.into()),
         Err(error) => {
             port.runtime.traffic.tcp_failures.fetch_add(1, Relaxed);
             tracing::debug!(%error, "the application does not take a raw connection");
@@ -340,51 +346,57 @@ async fn dial_application(
 
 async fn carry_inbound(
     worker: &Rc<Worker>,
-    caller: &TcpStream,
-    stream: &TcpStream,
+    caller: &Stream,
+    stream: &Stream,
     seen: Bytes,
     port: &InboundPort,
+    arrival: &Arrival,
 ) {
     let started = clock::now();
     let _open = OpenConnection::count(&port.runtime);
-    let relayed = relay::relay(caller, stream, seen, None, &worker.scratch, || ()).await;
+    let denied = allowed::until_denied(worker, arrival);
+    let scratch = &worker.scratch;
+    let relaying = relay::relay_until(caller, stream, seen, None, scratch, || (), denied);
+    let relayed = relaying.await;
     if relayed.end == RelayEnd::UpstreamBroke {
         port.runtime.traffic.tcp_failures.fetch_add(1, Relaxed);
     }
-    if let Ok(peer) = caller.peer_addr() {
-        log(
-            worker,
-            &port.runtime,
-            "inbound",
-            None,
-            socket::canonical(peer),
-            started,
-            relayed,
-        );
-    }
+    log(
+        worker,
+        &port.runtime,
+        Ends::inbound(arrival),
+        started,
+        relayed,
+    );
 }
 
 /// As [`whoever_speaks_first`], with the application as the only endpoint.
 pub async fn whoever_speaks_first_inbound(
     worker: &Rc<Worker>,
-    caller: TcpStream,
+    caller: Stream,
     detector: Detector,
     port: &InboundPort,
-    address: SocketAddr,
-) -> Option<(Spoken, Prefixed)> {
-    let Some(stream) = dial_application(worker, port, address).await else {
-        socket::reset_on_close(&caller);
+    arrival: &Arrival,
+) -> Option<(Verdict, Prefixed)> {
+    let authorization = &worker.shared.inbound.authorization;
+    if !authorization.would_take(&arrival.asks()) {
+        // In a box: it is rare, and all would carry its size.
+        return Box::pin(allowed::only_http(worker, caller, detector, port, arrival)).await;
+    }
+    let Some(stream) = dial_application(worker, port, arrival.address).await else {
+        caller.reset_on_close();
         return None;
     };
-    let address = worker.shared.application_address(address);
+    let address = worker.shared.application_address(arrival.address);
     match first_words(&caller, &stream, detector).await {
-        FirstWords::Http(Spoken::Http1, seen) => {
+        FirstWords::Known(Verdict::Http1, seen) => {
             let outbound = Outbound::default();
             let target = Target {
                 service: &port.runtime,
                 endpoint: &port.application,
                 address,
                 wire: Wire::Http1,
+                secured: None,
                 outbound: &outbound,
             };
             if let Some(permits) = ConnectionPermits::try_acquire(&port.runtime, &port.application)
@@ -392,11 +404,16 @@ pub async fn whoever_speaks_first_inbound(
                 let Idle { connection, lease } = connect::adopt(worker, stream, target, permits);
                 worker.pool.give_back(connection, lease, clock::now());
             }
-            Some((Spoken::Http1, Prefixed::new(seen, caller)))
+            Some((Verdict::Http1, Prefixed::new(seen, caller)))
         }
-        FirstWords::Http(spoken, seen) => Some((spoken, Prefixed::new(seen, caller))),
+        // Mesh prefaces within TLS are the application's own bytes.
+        FirstWords::Known(verdict, seen) if arrival.is_bytes(verdict) => {
+            carry_inbound(worker, &caller, &stream, seen, port, arrival).await;
+            None
+        }
+        FirstWords::Known(verdict, seen) => Some((verdict, Prefixed::new(seen, caller))),
         FirstWords::Opaque(seen) => {
-            carry_inbound(worker, &caller, &stream, seen, port).await;
+            carry_inbound(worker, &caller, &stream, seen, port, arrival).await;
             None
         }
         FirstWords::Nobody => None,
@@ -417,42 +434,4 @@ impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.traffic.tcp_open.fetch_sub(1, Relaxed);
     }
-}
-
-fn log(
-    worker: &Worker,
-    runtime: &ServiceRuntime,
-    direction: &'static str,
-    endpoint: Option<&str>,
-    peer: SocketAddr,
-    started: Timestamp,
-    relayed: Relayed,
-) {
-    if !worker.shared.access_log.is_on() {
-        return;
-    }
-    let reason = match relayed.end {
-        RelayEnd::Closed => None,
-        RelayEnd::CallerBroke => Some("caller_left"),
-        RelayEnd::UpstreamBroke => Some("upstream_broke_off"),
-        RelayEnd::Idle => Some("timeout"),
-    };
-    let duration_ms = clock::now().since(started).as_secs_f64() * 1_000.0;
-    worker.shared.access_log.write(&Line {
-        at_ms: clock::unix_ms(started),
-        direction,
-        protocol: "tcp",
-        service: &runtime.name,
-        endpoint,
-        peer,
-        method: None,
-        path: None,
-        status: None,
-        reason,
-        grpc_status: None,
-        attempts: 0,
-        latency_ms: duration_ms,
-        duration_ms,
-        received_bytes: relayed.received_bytes,
-    });
 }

@@ -1,6 +1,7 @@
 //! What the pipeline says to an engine that carries a request upstream, and
 //! what it is told when no answer comes: the same words for HTTP/1 and HTTP/2.
 
+use http::HeaderValue;
 use http::request::Parts;
 
 use crate::body::BodyError;
@@ -15,6 +16,9 @@ pub struct Head<'a> {
     /// The attempt's number from 1, sent as `x-remora-attempt`; a target's
     /// sidecar leaves the one that the caller's set.
     pub attempt: Option<u32>,
+    /// Who the caller is, for the application: sent as
+    /// `x-remora-client-identity`, and never by anybody else.
+    pub identity: Option<&'a HeaderValue>,
 }
 
 /// Why a request got no response head.

@@ -5,6 +5,7 @@ use http::{Method, Version};
 
 use crate::headers;
 use crate::state::MeshProtocols;
+use crate::tls::Alpn;
 
 /// How a request travels to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +44,16 @@ impl Wire {
         matches!(self, Self::Http2 | Self::MeshHttp2)
     }
 
+    /// What TLS to another sidecar says that travels in it. What only the
+    /// application itself speaks are bytes to its sidecar.
+    pub const fn alpn(self) -> Alpn {
+        match self {
+            Self::MeshHttp2 => Alpn::H2,
+            Self::MeshHttp1 => Alpn::H1,
+            Self::Http1 | Self::Http2 => Alpn::Tcp,
+        }
+    }
+
     /// Whether another sidecar is at the other end.
     pub const fn is_mesh(self) -> bool {
         matches!(self, Self::MeshHttp1 | Self::MeshHttp2)
@@ -64,7 +75,11 @@ mod tests {
     use super::*;
     use http::{HeaderMap, HeaderValue, Request, Uri, header};
 
-    const BOTH: MeshProtocols = MeshProtocols { h2: true, h1: true };
+    const BOTH: MeshProtocols = MeshProtocols {
+        h2: true,
+        h1: true,
+        tcp: false,
+    };
 
     fn parts(version: Version, method: Method, uri: &str) -> Parts {
         let (mut parts, ()) = Request::new(()).into_parts();

@@ -16,11 +16,12 @@ use crate::callers::Callers;
 use crate::clock;
 use crate::config::{Config, Mode};
 use crate::inbound::Inbound;
+use crate::patience::Patience;
 use crate::policy::breaker::Journal;
 use crate::pool::Pool;
 use crate::relay::Scratch;
-use crate::state::Mesh;
-use crate::{inbound_connection, outbound_connection};
+use crate::state::{EndpointConfig, Mesh, Secured};
+use crate::{identity, inbound_connection, outbound_connection, tls};
 
 /// How often a worker looks through its pool and its callers.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -44,6 +45,10 @@ pub struct Shared {
     pub journal: Arc<Journal>,
     /// Numbers about connections.
     pub connections: ConnectionCounters,
+    /// Who we are, and whom we believe.
+    pub tls: tls::Context,
+    /// How our certificate stands.
+    pub identity: identity::Status,
     /// A request waits at `maxConnections`, perhaps for what another worker keeps idle.
     pub connection_wanted: Notify,
 }
@@ -71,6 +76,18 @@ impl Shared {
         self.config.mode == Mode::Intercept && self.config.pod_ips.contains(&address)
     }
 
+    /// Who must prove to be at `address` of an endpoint; `None` where it is sent
+    /// plaintext: it has no identity, or this sidecar has none, or it is the
+    /// pod's own application.
+    pub fn secured<'a>(
+        &self,
+        endpoint: &'a EndpointConfig,
+        address: SocketAddr,
+    ) -> Option<&'a Secured> {
+        let secured = endpoint.secured.as_ref()?;
+        (self.tls.has_identity() && !self.is_own_pod(address.ip())).then_some(secured)
+    }
+
     /// Where the application listens that is reached at `address`.
     pub fn application_address(&self, address: SocketAddr) -> SocketAddr {
         match self.config.mode {
@@ -91,6 +108,10 @@ pub struct Worker {
     pub callers: Callers,
     /// The read buffer of its raw connections.
     pub scratch: Scratch,
+    /// For its connections upstream.
+    pub tls_clients: tls::ClientConfigs,
+    /// With callers that have not spoken yet.
+    pub patience: Patience,
     /// True once draining has begun: each answer asks its caller to go elsewhere.
     pub draining: Cell<bool>,
 }
@@ -116,6 +137,8 @@ pub async fn run(
         pool: Pool::default(),
         callers: Callers::default(),
         scratch: Scratch::default(),
+        tls_clients: tls::ClientConfigs::default(),
+        patience: Patience::default(),
         draining: Cell::new(false),
     });
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));

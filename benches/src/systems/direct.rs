@@ -18,6 +18,7 @@ fn start(stage: &Stage) -> anyhow::Result<Running> {
         scenario,
         address: loopback(port),
         host: "upstream",
+        pids: Vec::new(),
     };
     Ok(Running {
         measured: None,
@@ -27,5 +28,6 @@ fn start(stage: &Stage) -> anyhow::Result<Running> {
             target(Scenario::Http2, stage.upstream.http2),
             target(Scenario::TcpBulk, stage.upstream.bulk),
         ],
+        door: None,
     })
 }

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use super::{Running, Stage, System, Tool, ports, words};
+use super::haproxy::ON_PORTS;
+use super::{Running, Stage, System, Tool, doors, ports, words};
 use crate::process::{Process, free_port};
-use crate::scenario::Scenario;
 
 const CONFIGURATION: &str = include_str!("../../peers/envoy.yaml");
 /// The version that the tables were made with.
@@ -96,8 +96,9 @@ fn ask(command: &mut Command, advice: &str) -> anyhow::Result<()> {
 }
 
 fn start(stage: &Stage) -> anyhow::Result<Running> {
-    let ports = ports(&Scenario::ALL)?;
+    let ports = ports(&ON_PORTS)?;
     let mut values = words(&ports);
+    let doors = doors(&mut values)?;
     values.push(("ADMIN", free_port()?));
     let file = stage.write("envoy.yaml", CONFIGURATION, &values)?;
     let mut command = Command::new(find(stage)?);
@@ -108,5 +109,5 @@ fn start(stage: &Stage) -> anyhow::Result<Running> {
         .args(["--log-level", "error"]);
     let cores = stage.cores;
     let process = Process::start("envoy", &command, cores.system, cores, &stage.dir)?;
-    Running::on_ports(process, &ports)
+    Running::on_ports(process, &ports)?.with_doors(stage, doors, "envoy")
 }

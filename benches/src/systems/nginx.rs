@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{Running, Stage, System, Tool, ask_version, ports, program, words};
+use super::{Running, Stage, System, Tool, ask_version, doors, ports, program, words};
 use crate::process::{Process, find_program};
 use crate::scenario::Scenario;
 
@@ -38,11 +38,17 @@ fn start(stage: &Stage) -> anyhow::Result<Running> {
         Scenario::Http1Features,
         Scenario::Http1AsTcp,
         Scenario::TcpBulk,
+        Scenario::MtlsOut,
+        Scenario::MtlsPair,
+        Scenario::MtlsBulk,
+        Scenario::MtlsBulkOut,
     ])?;
-    let file = stage.write("nginx.conf", CONFIGURATION, &words(&ports))?;
+    let mut values = words(&ports);
+    let doors = doors(&mut values)?;
+    let file = stage.write("nginx.conf", CONFIGURATION, &values)?;
     let mut command = Command::new(program("nginx")?);
     command.args(["-c"]).arg(file);
     let cores = stage.cores;
     let process = Process::start("nginx", &command, cores.system, cores, &stage.dir)?;
-    Running::on_ports(process, &ports)
+    Running::on_ports(process, &ports)?.with_doors(stage, doors, "nginx")
 }

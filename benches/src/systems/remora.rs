@@ -10,17 +10,31 @@
 //! that the upstreams' ports, which play the pod's application, speak TCP (the
 //! outbound side of explicit mode wants a CONNECT first, which no load generator
 //! sends).
+//!
+//! Every sidecar has an identity. For mutual TLS there are four:
+//!
+//! ```text
+//!  the load's core                       the system's core
+//!
+//!               mtls-out, mtls-bulk-out, mtls-pair, mtls-bulk
+//!  load ───────────────────────────────► caller ──┐ TLS
+//!    │  mtls-in, mtls-bulk-in              │ TLS  │ mtls-pair, mtls-bulk
+//!    └────► far caller ─────────────────── │ ───┐ │
+//!                         TLS              │    ▼ ▼
+//!  upstream ◄─ far callee ◄────────────────┘   callee ─► upstream
+//! ```
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::{PATIENCE, Running, Stage, System, Target};
+use super::{Door, PATIENCE, Running, Stage, System, Target};
 use crate::clock::Moment;
 use crate::http;
+use crate::identity::TRUST_DOMAIN;
 use crate::process::{Process, free_port, loopback};
 use crate::scenario::Scenario;
 use crate::stop;
@@ -93,6 +107,53 @@ fn program(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// Which pod of [`OBJECTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// On the system's core, and measured.
+    Caller = 1,
+    /// The same.
+    Callee = 2,
+    /// On the load's core.
+    FarCaller = 3,
+    /// The same.
+    FarCallee = 4,
+}
+
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Callee => "callee",
+            Self::FarCaller => "far-caller",
+            Self::FarCallee => "far-callee",
+        }
+    }
+
+    /// Its address, where the first pod has `pod`.
+    pub const fn address(self, pod: Ipv4Addr) -> Ipv4Addr {
+        let [first, second, _, last] = pod.octets();
+        Ipv4Addr::new(first, second, self as u8, last)
+    }
+
+    const fn core(self, stage: &Stage) -> usize {
+        match self {
+            Self::Caller | Self::Callee => stage.cores.system,
+            Self::FarCaller | Self::FarCallee => stage.cores.load,
+        }
+    }
+
+    /// The ports that its sidecar binds for the upstreams, which play its application.
+    fn inbound(self, stage: &Stage) -> Vec<u16> {
+        let ports = stage.upstream;
+        match self {
+            Self::Caller => vec![ports.http1, ports.bulk],
+            Self::Callee | Self::FarCallee => vec![ports.http1, ports.bulk_http],
+            Self::FarCaller => Vec::new(),
+        }
+    }
+}
+
 /// A control plane that serves [`OBJECTS`].
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -129,7 +190,12 @@ pub fn control_plane(stage: &Stage) -> anyhow::Result<ControlPlane> {
         .arg("--source")
         .arg(format!("files:{}", folder.display()))
         .args(["--listen", &format!("127.0.0.1:{stream}")])
-        .args(["--admin", &admin.to_string()]);
+        .args(["--admin", &admin.to_string()])
+        .args(["--trust-domain", TRUST_DOMAIN])
+        .arg("--ca-dir")
+        .arg(stage.identities.ca())
+        .arg("--token-key")
+        .arg(stage.identities.token_key());
     let cores = stage.cores;
     let mut process = Process::start("control-plane", &command, cores.load, cores, &stage.dir)?;
     wait_ready(&mut process, admin, Duration::from_millis(10))?;
@@ -140,37 +206,42 @@ pub fn control_plane(stage: &Stage) -> anyhow::Result<ControlPlane> {
     }
     Ok(ControlPlane {
         process,
-        url: format!("http://127.0.0.1:{stream}"),
+        url: format!("https://127.0.0.1:{stream}"),
     })
 }
 
-/// Starts a sidecar on the core of systems, and waits until it is ready.
+/// Starts a pod's sidecar, and waits until it is ready: its certificate is in hand.
 ///
 /// # Errors
 /// When it does not become ready.
-pub fn sidecar(stage: &Stage, control_plane: &str) -> anyhow::Result<Sidecar> {
+pub fn sidecar(stage: &Stage, control_plane: &str, role: Role) -> anyhow::Result<Sidecar> {
+    let (name, address) = (role.name(), role.address(stage.pod));
+    // Another for each stage: tokens lie beside each other.
+    let uid = format!("{name}-{}", stage.pod.octets()[3]);
+    let token = stage.identities.token("bench", name, &uid)?;
+    let inbound: Vec<String> = role.inbound(stage).iter().map(u16::to_string).collect();
     let outbound = loopback(free_port()?);
     let admin = loopback(free_port()?);
     let mut command = Command::new(&stage.remora.sidecar);
     command
         .env("REMORA_NAMESPACE", "bench")
-        .env("REMORA_POD", "caller")
-        .env("REMORA_POD_UID", "caller-uid")
-        .env("REMORA_POD_IPS", stage.pod.to_string())
+        .env("REMORA_POD", name)
+        .env("REMORA_POD_UID", &uid)
+        .env("REMORA_POD_IPS", address.to_string())
         .env("REMORA_CONTROL_PLANE", control_plane)
+        .env("REMORA_TRUST_DOMAIN", TRUST_DOMAIN)
+        .env("REMORA_TOKEN_FILE", token)
+        .env("REMORA_TRUST_FILE", stage.identities.ca().join("ca.crt"))
         .env("REMORA_MODE", "explicit")
         .env("REMORA_APP_ADDRESS", "127.0.0.1")
-        .env(
-            "REMORA_EXPLICIT_INBOUND",
-            format!("{},{}", stage.upstream.http1, stage.upstream.bulk),
-        )
+        .env("REMORA_EXPLICIT_INBOUND", inbound.join(","))
         .env("REMORA_OUTBOUND_LISTEN", outbound.to_string())
         .env("REMORA_ADMIN_LISTEN", admin.to_string())
         .env("REMORA_PROBE_LISTEN", "127.0.0.1:0")
         .env("REMORA_CONCURRENCY", "1");
     let cores = stage.cores;
     let started = Moment::now();
-    let mut process = Process::start("remora-proxy", &command, cores.system, cores, &stage.dir)?;
+    let mut process = Process::start(name, &command, role.core(stage), cores, &stage.dir)?;
     wait_ready(&mut process, admin, Duration::from_millis(1))?;
     let ready_after = started.elapsed();
     Ok(Sidecar {
@@ -195,22 +266,37 @@ fn wait_ready(process: &mut Process, admin: SocketAddr, glance: Duration) -> any
     }
 }
 
-/// Starts both.
+/// Starts all.
 ///
 /// # Errors
 /// When one does not become ready.
 pub fn start(stage: &Stage) -> anyhow::Result<Running> {
     let control_plane = control_plane(stage)?;
-    let sidecar = sidecar(stage, &control_plane.url)?;
+    let sidecar = |role| sidecar(stage, &control_plane.url, role);
+    let callee = sidecar(Role::Callee)?;
+    let far_callee = sidecar(Role::FarCallee)?;
+    let caller = sidecar(Role::Caller)?;
+    let far_caller = sidecar(Role::FarCaller)?;
+    let (first, second) = (caller.process.id(), callee.process.id());
     let called = |scenario, host| Target {
         scenario,
-        address: sidecar.outbound,
+        address: caller.outbound,
         host,
+        pids: vec![first],
     };
     let own = |scenario, port| Target {
-        scenario,
         address: (stage.pod, port).into(),
-        host: "own",
+        ..called(scenario, "own")
+    };
+    let pair = |scenario, host| Target {
+        pids: vec![first, second],
+        ..called(scenario, host)
+    };
+    let inbound = |scenario, host| Target {
+        scenario,
+        address: far_caller.outbound,
+        host,
+        pids: vec![second],
     };
     let targets = vec![
         called(Scenario::Http1, "plain"),
@@ -218,10 +304,27 @@ pub fn start(stage: &Stage) -> anyhow::Result<Running> {
         called(Scenario::Http2, "http2"),
         own(Scenario::Http1AsTcp, stage.upstream.http1),
         own(Scenario::TcpBulk, stage.upstream.bulk),
+        called(Scenario::MtlsOut, "far-callee"),
+        inbound(Scenario::MtlsIn, "callee"),
+        pair(Scenario::MtlsPair, "callee"),
+        pair(Scenario::MtlsBulk, "callee-bulk"),
+        called(Scenario::MtlsBulkOut, "far-callee-bulk"),
+        inbound(Scenario::MtlsBulkIn, "callee-bulk"),
     ];
+    let address = Role::Callee.address(stage.pod);
     Ok(Running {
-        measured: Some(sidecar.process),
-        helpers: vec![control_plane.process],
+        measured: Some(caller.process),
+        helpers: vec![
+            callee.process,
+            far_callee.process,
+            far_caller.process,
+            control_plane.process,
+        ],
         targets,
+        door: Some(Door {
+            address: (address, stage.upstream.http1).into(),
+            alpn: "remora-h1",
+            pid: second,
+        }),
     })
 }

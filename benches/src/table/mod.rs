@@ -5,24 +5,42 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::idle::IdleReport;
+use crate::idle::{Connections, IdleReport};
 use crate::machine::Machine;
 
 mod ab;
 mod compare;
+mod handshakes;
 mod memory;
 
 pub use ab::ab;
 pub use compare::{caption, compare};
+pub use handshakes::handshakes;
 pub use memory::memory;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
 fn idle(text: &mut String, reports: &[IdleReport]) {
+    for connections in [Connections::Plain, Connections::Tls] {
+        let of_these: Vec<&IdleReport> = reports
+            .iter()
+            .filter(|report| report.kind == connections)
+            .collect();
+        if !of_these.is_empty() {
+            idle_table(text, connections, &of_these);
+        }
+    }
+}
+
+fn idle_table(text: &mut String, kind: Connections, reports: &[&IdleReport]) {
     let connections = reports.first().map_or(0, |report| report.connections);
+    let kind = match kind {
+        Connections::Plain => "HTTP/1.1",
+        Connections::Tls => "mutual-TLS",
+    };
     let _ = write!(
         text,
-        "\n| memory, MiB | at rest: RSS | PSS | of it heap and stacks | RSS over {connections} idle HTTP/1.1 connections | KiB each | RSS after them |\n\
+        "\n| memory, MiB | at rest: RSS | PSS | of it heap and stacks | RSS over {connections} idle {kind} connections | KiB each | RSS after them |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n"
     );
     for report in reports {

@@ -10,6 +10,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use kube::client::{Body, Client};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use remora_proto::spiffe::is_name;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -250,7 +251,7 @@ impl Api {
         path: &str,
     ) -> Result<T, Error> {
         // Names come from the cluster: what is no name never becomes a path.
-        if !text::is_name(namespace) || !text::is_name(pod) {
+        if !is_name(namespace) || !is_name(pod) {
             return Err(Error::NotFound(format!("{namespace}/{pod} is no pod")));
         }
         let base = PODS.path(Some(namespace), None);

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use k8s_openapi::api::core::v1::Pod;
 use remora_control_plane::source::yaml;
 use remora_injector::{Decision, NamespaceFacts, Settings};
+use remora_proto::spiffe::parse_trust_domain;
 use remora_proto::well_known::{
-    CONTROL_PLANE, CONTROL_PLANE_PORT, INJECT, INJECT_ENABLED, SYSTEM_NAMESPACE,
+    CONTROL_PLANE, CONTROL_PLANE_PORT, INJECT, INJECT_ENABLED, SYSTEM_NAMESPACE, TRUST_DOMAIN,
 };
 use serde_json::Value;
 
@@ -39,6 +40,12 @@ pub struct Options {
     /// The namespace of Remora's own daemons, where sidecars find the control plane.
     #[arg(long, value_name = "NAMESPACE", default_value = SYSTEM_NAMESPACE, value_parser = parse_name)]
     pub system_namespace: String,
+    /// The trust domain of the mesh, which is the control plane's and the injector's.
+    #[arg(long, value_name = "NAME", default_value = TRUST_DOMAIN, value_parser = parse_trust_domain)]
+    pub trust_domain: String,
+    /// For a mesh without identities, whose control plane has no CA.
+    #[arg(long, conflicts_with = "trust_domain")]
+    pub without_identity: bool,
 }
 
 /// What came of a stream.
@@ -72,11 +79,15 @@ pub fn run(options: &Options) -> Result<ExitCode, Error> {
 }
 
 fn settings(options: &Options) -> Settings {
+    let trust_domain = (!options.without_identity).then(|| options.trust_domain.clone());
+    // Tokens are told to nobody in plaintext.
+    let scheme = trust_domain.as_ref().map_or("http", |_| "https");
     let mut settings = Settings {
         control_plane: format!(
-            "http://{CONTROL_PLANE}.{}.svc:{CONTROL_PLANE_PORT}",
+            "{scheme}://{CONTROL_PLANE}.{}.svc:{CONTROL_PLANE_PORT}",
             options.system_namespace
         ),
+        trust_domain,
         system_namespace: options.system_namespace.clone(),
         ..Settings::default()
     };
@@ -254,6 +265,27 @@ mod tests {
         assert!(text.contains("ports: [{port: 0x50}]\n"), "{text}");
         assert!(text.ends_with("data:\n  a: |\n    x\n      y\n"), "{text}");
         assert_eq!(documents(&text).len(), 3);
+    }
+
+    #[test]
+    fn a_sidecar_finds_the_control_plane_as_it_is_installed() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        let of = |arguments: &[&str]| {
+            let line = ["x", "-f", "-"].iter().chain(arguments);
+            let line: Line = clap::Parser::try_parse_from(line).unwrap();
+            let settings = settings(&line.options);
+            (settings.trust_domain, settings.control_plane)
+        };
+        let (trust_domain, control_plane) = of(&[]);
+        assert_eq!(trust_domain.as_deref(), Some(TRUST_DOMAIN));
+        assert!(control_plane.starts_with("https://remora-control-plane.remora-system.svc:"));
+        assert_eq!(of(&["--trust-domain=a.b"]).0.as_deref(), Some("a.b"));
+        let (trust_domain, control_plane) = of(&["--without-identity"]);
+        assert!(trust_domain.is_none() && control_plane.starts_with("http://"));
     }
 
     #[test]

@@ -158,6 +158,19 @@ pub async fn replicas(api: &Api) -> Result<Vec<String>, Error> {
     Ok(running.filter_map(|pod| pod.metadata.name).collect())
 }
 
+/// A pod by its name.
+///
+/// # Errors
+/// When there is none, or the API server cannot be asked.
+pub async fn pod(api: &Api, namespace: &str, name: &str) -> Result<Pod, Error> {
+    let pod = api.find(&PODS, Some(namespace), name).await?;
+    pod.ok_or_else(|| {
+        Error::NotFound(format!(
+            "there is no pod {name} in namespace {namespace} (check the name and -n)"
+        ))
+    })
+}
+
 /// `Pending`, `Running`, `Succeeded`, `Failed`, or empty.
 pub fn phase(pod: &Pod) -> &str {
     let phase = pod
@@ -170,7 +183,7 @@ pub fn phase(pod: &Pod) -> &str {
 /// Whether a sidecar of ours is among its containers; one that only has its
 /// name is none.
 pub fn has_sidecar(pod: &Pod) -> bool {
-    containers::has_sidecar(pod)
+    containers::sidecar_of(pod).is_some()
 }
 
 /// Why the injector left it alone, where it says so.

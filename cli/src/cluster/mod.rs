@@ -11,8 +11,8 @@
 //! - [`text`]: what came from a cluster, before it reaches a terminal;
 //!   [`output`]: tables, JSON, YAML.
 //! - [`mesh`]: pods and sidecars.
-//! - The commands: [`check`], [`status`], [`top`], [`explain`], [`version`], and
-//!   without a cluster [`inject`] and [`completions`].
+//! - The commands: [`check`], [`status`], [`top`], [`explain`], [`identity`],
+//!   [`authorize`], [`version`], and without a cluster [`inject`] and [`completions`].
 
 use std::process::ExitCode;
 
@@ -30,9 +30,11 @@ pub mod output;
 
 pub mod mesh;
 
+pub mod authorize;
 pub mod check;
 pub mod completions;
 pub mod explain;
+pub mod identity;
 pub mod inject;
 pub mod status;
 pub mod top;

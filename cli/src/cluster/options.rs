@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use remora_control_plane::policy::units;
+use remora_proto::spiffe::is_name;
 use remora_proto::well_known::SYSTEM_NAMESPACE;
 
 use super::error::Error;
-use super::text;
 
 /// The longest that a request to the API server may be given.
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
@@ -89,7 +89,7 @@ pub struct Output {
 
 /// A name of Kubernetes, so that nothing else gets into a path of the API.
 pub fn parse_name(text: &str) -> Result<String, String> {
-    if text::is_name(text) {
+    if is_name(text) {
         Ok(text.to_owned())
     } else {
         Err("not a name of Kubernetes: lower case letters, digits, - and ., at most 253".to_owned())
@@ -109,13 +109,35 @@ pub fn parse_timeout(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// [`Error::Usage`].
 pub fn checked_name(text: &str) -> Result<&str, Error> {
-    if text::is_name(text) {
+    if is_name(text) {
         Ok(text)
     } else {
         Err(Error::Usage(format!(
             "{text:?} is not a name of Kubernetes"
         )))
     }
+}
+
+/// Namespace, where one is named, and name of a pod as it is given (`web-1`,
+/// `shop/web-1`), beside which a namespace may be given too.
+///
+/// # Errors
+/// [`Error::Usage`] where the two namespaces differ, or it has no name.
+pub fn pod_and_namespace<'a>(
+    pod: &'a str,
+    namespace: Option<&'a str>,
+) -> Result<(Option<&'a str>, &'a str), Error> {
+    let (named, name) = match pod.split_once('/') {
+        Some((named, name)) => (Some(named), name),
+        None => (namespace, pod),
+    };
+    if let (Some(one), Some(other)) = (named, namespace)
+        && one != other
+    {
+        let message = format!("{pod} is not in namespace {other}");
+        return Err(Error::Usage(message));
+    }
+    Ok((named, checked_name(name)?))
 }
 
 #[cfg(test)]

@@ -48,6 +48,9 @@ pub const MUTATING_WEBHOOKS: Resource = resource(
 );
 /// TrafficPolicies.
 pub const TRAFFIC_POLICIES: Resource = resource("remora.io", "v1alpha1", "trafficpolicies");
+/// AuthorizationPolicies.
+pub const AUTHORIZATION_POLICIES: Resource =
+    resource("remora.io", "v1alpha1", "authorizationpolicies");
 /// PodDisruptionBudgets.
 pub const DISRUPTION_BUDGETS: Resource = resource("policy", "v1", "poddisruptionbudgets");
 /// NetworkPolicies.

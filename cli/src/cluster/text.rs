@@ -41,17 +41,6 @@ pub fn clean_value(value: &mut Value) {
     }
 }
 
-/// An RFC 1123 subdomain, as Kubernetes has for names.
-pub fn is_name(text: &str) -> bool {
-    let mark =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
-    let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
-    text.len() <= 253
-        && text.bytes().all(mark)
-        && ends(text.bytes().next())
-        && ends(text.bytes().last())
-}
-
 /// A length of time as kubectl shows ages: `12s`, `5m`, `3h`, `2d`.
 pub fn age(seconds: u64) -> String {
     match seconds {

@@ -14,8 +14,8 @@
 //! - [`caller`]: one request from inside a pod.
 //!
 //! # HTTP of each role
-//! - `GET /healthz`: 200 `{"role":"web","pod":"web-1"}`. (All roles; inventory
-//!   serves HTTP at `CONTROL_PORT`.)
+//! - `GET /healthz`: 200 `{"role":"web","pod":"web-1"}`, and `caller` where a
+//!   mesh says who that is. (All roles; inventory serves HTTP at `CONTROL_PORT`.)
 //! - `POST /slow?ms=N`: answers come N ms late (0 to 60000; 0 mends).
 //!   `POST /break?status=N`: every answer is that status (400 to 599; 0 mends);
 //!   the inventory closes its connections instead. (All roles but visitor,

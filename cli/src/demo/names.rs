@@ -24,6 +24,8 @@ const MAX_NAMES: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     known: Arc<Mutex<HashMap<String, Known>>>,
+    /// Held while a name is looked up for the first time.
+    first: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +40,17 @@ impl Names {
     /// # Errors
     /// When there are none, or the name server gave no answer in time and never did.
     pub async fn look_up(&self, authority: &str) -> io::Result<Vec<SocketAddr>> {
+        if self.last(authority).is_none()
+            && let Some(first) = self.first(authority)
+        {
+            // Whoever comes meanwhile waits for that one answer.
+            let _alone = first.lock().await;
+            return self.look_up_now(authority).await;
+        }
+        self.look_up_now(authority).await
+    }
+
+    async fn look_up_now(&self, authority: &str) -> io::Result<Vec<SocketAddr>> {
         let now = clock::now();
         let last = self.last(authority);
         if let Some(last) = last.as_ref().filter(|last| now < last.until) {
@@ -60,6 +73,12 @@ impl Names {
             ),
         };
         last.map(|last| last.addresses).ok_or(failure)
+    }
+
+    fn first(&self, authority: &str) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = first.len() < MAX_NAMES || first.contains_key(authority);
+        may.then(|| Arc::clone(first.entry(authority.to_owned()).or_default()))
     }
 
     fn last(&self, authority: &str) -> Option<Known> {

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use remora_proto::well_known::header::CLIENT_IDENTITY;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -97,7 +98,8 @@ pub fn not_found() -> Answer {
 }
 
 struct Role<H> {
-    health: Bytes,
+    name: &'static str,
+    pod: String,
     handler: H,
     switches: Option<Arc<Switches>>,
 }
@@ -111,10 +113,9 @@ pub async fn serve<H: Handler>(
     switches: Option<Arc<Switches>>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let pod = std::env::var("HOSTNAME").unwrap_or_default();
-    let health = serde_json::json!({"role": name, "pod": pod}).to_string();
     let role = Arc::new(Role {
-        health: health.into(),
+        name,
+        pod: std::env::var("HOSTNAME").unwrap_or_default(),
         handler,
         switches,
     });
@@ -189,7 +190,12 @@ async fn connection<H: Handler>(
 async fn respond<H: Handler>(role: &Role<H>, request: Request<Incoming>) -> Answer {
     let query = request.uri().query().unwrap_or_default();
     match (request.method(), request.uri().path(), &role.switches) {
-        (&Method::GET, "/healthz", _) => return json(StatusCode::OK, role.health.clone()),
+        (&Method::GET, "/healthz", _) => {
+            return json(
+                StatusCode::OK,
+                health(role.name, &role.pod, request.headers()),
+            );
+        }
         (&Method::POST, "/slow", Some(switches)) => return switched(switches.set_slow(query)),
         (&Method::POST, "/break", Some(switches)) => return switched(switches.set_broken(query)),
         _ => {}
@@ -203,6 +209,16 @@ async fn respond<H: Handler>(role: &Role<H>, request: Request<Incoming>) -> Answ
         }
     }
     role.handler.handle(request).await
+}
+
+/// Who answers, and who asked, where a mesh says so.
+fn health(role: &str, pod: &str, headers: &HeaderMap) -> String {
+    let caller = headers.get(CLIENT_IDENTITY);
+    match caller.map(|caller| String::from_utf8_lossy(caller.as_bytes())) {
+        Some(caller) => serde_json::json!({"role": role, "pod": pod, "caller": caller}),
+        None => serde_json::json!({"role": role, "pod": pod}),
+    }
+    .to_string()
 }
 
 fn switched(result: Result<(), String>) -> Answer {

@@ -11,14 +11,19 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Now, in milliseconds since 1970.
+/// Now, since 1970.
 #[allow(
     clippy::disallowed_methods,
     reason = "the one place that reads the clock"
 )]
-pub fn unix_ms() -> u64 {
+pub fn since_epoch() -> Duration {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    u64::try_from(since.unwrap_or(Duration::ZERO).as_millis()).unwrap_or(u64::MAX)
+    since.unwrap_or(Duration::ZERO)
+}
+
+/// Now, in milliseconds since 1970.
+pub fn unix_ms() -> u64 {
+    millis(since_epoch())
 }
 
 /// Whole milliseconds of a duration, saturating.

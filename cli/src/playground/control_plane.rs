@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 
 use super::cluster::catalogue::Problem;
 use super::cluster::container::OURSELVES;
+use super::identity;
 use super::measure::client::Client;
 use super::options::{Isolation, Plan};
 use super::process::become_process;
@@ -84,6 +85,10 @@ impl ControlPlane {
                 "--source",
                 &source("generated"),
             ])
+            .args(identity::flags(
+                &stage,
+                self.plan.scenario.identity_lifetime(),
+            ))
             .args(["--listen", &Self::address(self.plan.isolation).to_string()])
             .args(["--admin", &Self::admin(self.plan.isolation).to_string()])
             .env_remove(Plan::VARIABLE)

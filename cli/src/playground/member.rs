@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::cluster::catalogue::Key;
 use super::cluster::kubelet::Order;
+use super::measure::client::Place;
 
 /// How a pod is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub struct Member {
     /// How long its sidecar took to be ready, first seen, in milliseconds.
     pub sidecar_ready_ms: Option<u64>,
     /// Where its application answers orders.
-    pub application: Option<SocketAddr>,
+    pub application: Option<Place>,
     pub(super) number: u8,
     pub(super) template: String,
     pub(super) orders: mpsc::Sender<Order>,

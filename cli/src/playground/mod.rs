@@ -11,8 +11,8 @@
 //! - [`stage`]: mounts and the network between pods.
 //! - [`cluster`]: controllers and kubelet; [`world`]: the cluster as it is,
 //!   [`member`]: a pod of it.
-//! - [`control_plane`]: its process.
-//! - [`measure`]: what is seen of the mesh.
+//! - [`control_plane`]: its process; [`identity`]: by what pods show who they are.
+//! - [`measure`]: what is seen of the mesh; [`capture`]: what travels in it.
 //! - [`show`]: the loop that ties all this together.
 //! - [`report`]: the JSON at the end; [`view`]: the live view.
 //! - [`control_socket`]: orders from another terminal.
@@ -27,8 +27,10 @@ pub mod folder;
 pub mod process;
 pub mod stage;
 
+pub mod capture;
 pub mod cluster;
 pub mod control_plane;
+pub mod identity;
 pub mod member;
 pub mod world;
 

@@ -39,6 +39,10 @@ pub struct Options {
     /// Copy the logs of every process there at the end.
     #[arg(long, value_name = "DIR")]
     pub keep_logs: Option<PathBuf>,
+    /// Write what travels between pods there, for tcpdump or Wireshark (pcap, at
+    /// most 256 MiB); with network namespaces only.
+    #[arg(long, value_name = "FILE")]
+    pub capture: Option<PathBuf>,
 }
 
 /// An order to a running playground.
@@ -118,6 +122,8 @@ pub struct Plan {
     pub json: bool,
     /// Where logs are copied at the end.
     pub keep_logs: Option<PathBuf>,
+    /// Where what travels is written.
+    pub capture: Option<PathBuf>,
 }
 
 impl Plan {
@@ -173,6 +179,22 @@ pub fn manifests_folder(given: &Path) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
+/// Checks a set length against what the scenario needs.
+///
+/// # Errors
+/// When not all of it would happen.
+pub fn check_length(scenario: Scenario, length: Option<Duration>) -> anyhow::Result<()> {
+    let shortest = scenario.shortest();
+    if length.is_some_and(|length| length < shortest) {
+        bail!(
+            "--scenario {} needs --for {}s or longer: certificates have to come to be renewed",
+            scenario.word(),
+            shortest.as_secs()
+        );
+    }
+    Ok(())
+}
+
 /// Parses `30s`, `2m`, `1500ms`, `1h`.
 fn parse_length(text: &str) -> Result<Duration, String> {
     let length = parse_duration(text)
@@ -218,6 +240,16 @@ mod tests {
             "-5s",
         ] {
             assert!(parse_length(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_scenario_that_would_not_happen_whole_is_refused() {
+        let short = Some(Duration::from_secs(149));
+        let error = check_length(Scenario::RootRotation, short).unwrap_err();
+        assert!(error.to_string().contains("150s"), "{error}");
+        for (scenario, length) in [(Scenario::Demo, short), (Scenario::CaOutage, None)] {
+            check_length(scenario, length).unwrap();
         }
     }
 

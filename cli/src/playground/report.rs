@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::measure::breakers::Counts;
+use super::measure::identity::Summary;
 use super::measure::propagation::Spread;
 use super::measure::visitor::{Failure, Quantiles};
 use super::scenario::Scenario;
@@ -94,6 +95,8 @@ pub struct Report {
     pub killed: Option<Killed>,
     /// The sidecars.
     pub sidecars: Vec<Sidecar>,
+    /// Their certificates.
+    pub identities: Summary,
     /// What happened.
     pub events: Vec<Event>,
     /// The last failures of the load.
@@ -113,6 +116,8 @@ pub struct Circumstances {
     pub changes_after_outage: Option<usize>,
     /// Whether user pods made the load at all.
     pub has_load: bool,
+    /// Pods whose certificate was not renewed since a root was replaced.
+    pub identities_behind: Vec<String>,
 }
 
 impl Report {
@@ -143,12 +148,41 @@ impl Report {
             }
             _ => {}
         }
+        if scenario.identity_lifetime().is_some() {
+            self.judge_identities(scenario, circumstances, &mut problems);
+        }
         if circumstances.changes_after_outage == Some(0) && circumstances.is_complete {
             problems
                 .push("After the control plane came back no changed policy arrived.".to_owned());
         }
         self.ok = problems.is_empty();
         self.problems = problems;
+    }
+
+    fn judge_identities(
+        &self,
+        scenario: Scenario,
+        circumstances: &Circumstances,
+        problems: &mut Vec<String>,
+    ) {
+        if self.failed_other > 0 {
+            problems.push(format!(
+                "{} other requests failed; none may, since nothing was killed that serves them.",
+                self.failed_other
+            ));
+        }
+        if !circumstances.is_complete {
+            return;
+        }
+        if self.identities.renewals == 0 {
+            problems.push("No certificate was renewed.".to_owned());
+        }
+        if scenario == Scenario::RootRotation && !circumstances.identities_behind.is_empty() {
+            let pods = circumstances.identities_behind.join(", ");
+            problems.push(format!(
+                "Not renewed since the last root was replaced: {pods}."
+            ));
+        }
     }
 
     fn judge_load(&self, circumstances: &Circumstances, problems: &mut Vec<String>) {
@@ -233,6 +267,7 @@ mod tests {
                 ready_ms: Some(21),
                 rss_bytes: Some(5 << 20),
             }],
+            identities: Summary::default(),
             events: vec![Event {
                 at_ms: 5,
                 kind: "killed",
@@ -287,6 +322,30 @@ mod tests {
                 report.problems
             );
         }
+    }
+
+    #[test]
+    fn certificates_are_judged_where_they_are_what_it_is_about() {
+        let judged = |scenario, renewals, behind: &[&str]| {
+            let mut report = good();
+            report.failed_other = 1;
+            report.identities.renewals = renewals;
+            let circumstances = Circumstances {
+                asked_rate: 1000.0,
+                is_complete: true,
+                has_load: true,
+                identities_behind: behind.iter().map(ToString::to_string).collect(),
+                ..Circumstances::default()
+            };
+            report.judge(scenario, &circumstances);
+            report.problems.join(" ")
+        };
+        let said = judged(Scenario::RootRotation, 0, &["web-1"]);
+        for part in ["1 other requests", "No certificate", "replaced: web-1"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(!judged(Scenario::CaOutage, 9, &["web-1"]).contains("web-1"));
+        assert_eq!(judged(Scenario::Demo, 0, &["web-1"]), "");
     }
 
     #[test]

@@ -13,9 +13,21 @@ pub enum Scenario {
     Demo,
     /// The control plane is killed for 10 s (at most a third of the time) and comes back.
     ControlPlaneOutage,
+    /// Certificates live 60 s, and the control plane is away for 40 s.
+    CaOutage,
+    /// Certificates live 60 s, and the root of the mesh's CA is replaced twice.
+    RootRotation,
     /// Load and nothing else.
     Steady,
 }
+
+/// How long certificates live where they are what a scenario is about: the
+/// least that a control plane takes.
+const SHORT_LIFETIME: Duration = Duration::from_secs(60);
+/// The control plane's absence, where certificates are due in the meantime.
+const CA_OUTAGE: Duration = Duration::from_secs(40);
+/// The shortest run in which a certificate is renewed before, within and after.
+const SHORTEST_WITH_RENEWALS: Duration = Duration::from_secs(150);
 
 /// The longest outage of the control plane.
 const LONGEST_OUTAGE: Duration = Duration::from_secs(10);
@@ -31,6 +43,8 @@ pub enum Act {
     KillControlPlane,
     /// A new control plane.
     StartControlPlane,
+    /// Another root in the place of the CA's.
+    ReplaceRoot,
 }
 
 impl Scenario {
@@ -39,8 +53,21 @@ impl Scenario {
         match self {
             Self::Demo => "demo",
             Self::ControlPlaneOutage => "control-plane-outage",
+            Self::CaOutage => "ca-outage",
+            Self::RootRotation => "root-rotation",
             Self::Steady => "steady",
         }
+    }
+
+    /// How long certificates live, where it is not the control plane's default.
+    pub fn identity_lifetime(self) -> Option<Duration> {
+        matches!(self, Self::CaOutage | Self::RootRotation).then_some(SHORT_LIFETIME)
+    }
+
+    /// The shortest run in which all of it happens.
+    pub fn shortest(self) -> Duration {
+        self.identity_lifetime()
+            .map_or(Duration::ZERO, |_| SHORTEST_WITH_RENEWALS)
     }
 
     /// What happens when, in a run of this length.
@@ -55,6 +82,17 @@ impl Scenario {
                     (begin, Act::KillControlPlane),
                     (begin + outage, Act::StartControlPlane),
                 ]
+            }
+            Self::CaOutage => {
+                let begin = (length.saturating_sub(CA_OUTAGE)) / 2;
+                vec![
+                    (begin, Act::KillControlPlane),
+                    (begin + CA_OUTAGE, Act::StartControlPlane),
+                ]
+            }
+            Self::RootRotation => {
+                let fifth = length / 5;
+                vec![(fifth, Act::ReplaceRoot), (fifth * 3, Act::ReplaceRoot)]
             }
             Self::Steady => Vec::new(),
         }
@@ -99,6 +137,17 @@ mod tests {
         };
         assert_eq!(length(60), Duration::from_secs(10));
         assert_eq!(length(9), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn certificates_are_renewed_before_within_and_after_what_they_are_to_bear() {
+        for scenario in [Scenario::CaOutage, Scenario::RootRotation] {
+            let (life, run) = (scenario.identity_lifetime().unwrap(), scenario.shortest());
+            let acts = scenario.acts(run);
+            assert!(acts[1].0 - acts[0].0 > life / 2, "{scenario:?}");
+            assert!(run - acts[1].0 > life / 2, "{scenario:?}");
+        }
+        assert_eq!(Scenario::Demo.shortest(), Duration::ZERO);
     }
 
     #[test]

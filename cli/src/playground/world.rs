@@ -24,6 +24,8 @@ use super::cluster::generated::{ClusterIps, Generated, hosts};
 use super::cluster::kubelet::{self, Happening, Order, PodEvent};
 use super::cluster::pods::{self, Injection};
 use super::cluster::staging::Mirror;
+use super::identity::Identities;
+use super::measure::client::Place;
 use super::member::{Member, State, order_port};
 use super::options::{Isolation, Plan};
 use super::stage::network::{GATEWAY_ADDRESS, Network, pod_address, pod_address_v6};
@@ -44,6 +46,7 @@ pub struct World {
     generated: Generated,
     ips: ClusterIps,
     control_plane: String,
+    identities: Identities,
     pods: BTreeMap<String, Member>,
     events: mpsc::Sender<PodEvent>,
     load_may_start: bool,
@@ -72,7 +75,8 @@ impl World {
             catalogue: Catalogue::default(),
             generated: Generated::new(&stage.join("generated"))?,
             ips: ClusterIps::default(),
-            control_plane: format!("http://{control_plane}"),
+            control_plane: format!("https://{control_plane}"),
+            identities: Identities::make(&stage)?,
             pods: BTreeMap::new(),
             events,
             load_may_start: false,
@@ -203,7 +207,7 @@ impl World {
         let number = self.free_number()?;
         let (addresses, application, host) = self.addresses(number);
         pods::place(&mut pod, &addresses, host);
-        let fd: Option<Arc<OwnedFd>> = match &self.network {
+        let inside: Option<Arc<OwnedFd>> = match &self.network {
             Some(network) => Some(Arc::new(network.add_pod(number).await?)),
             None => None,
         };
@@ -212,22 +216,21 @@ impl World {
         let pod = Arc::new(pod);
         let around = Surroundings {
             pod: Arc::clone(&pod),
-            namespace: fd,
+            namespace: inside.clone(),
             address: addresses[0],
             application_address: application,
             logs: self.plan.stage().join("logs"),
+            identity: self.identities.provide(&pod)?,
         };
         let member = Member {
             admin: has_sidecar(&pod).then(|| SocketAddr::new(addresses[0], ADMIN_PORT)),
-            application: order_port(&pod).map(|port| {
-                SocketAddr::new(
-                    if has_sidecar(&pod) {
-                        application
-                    } else {
-                        addresses[0]
-                    },
-                    port,
-                )
+            application: order_port(&pod).map(|port| Place {
+                address: match &inside {
+                    Some(_) => (Ipv4Addr::LOCALHOST, port).into(),
+                    None if has_sidecar(&pod) => SocketAddr::new(application, port),
+                    None => SocketAddr::new(addresses[0], port),
+                },
+                inside,
             }),
             pod,
             deployment: deployment.clone(),
@@ -416,11 +419,11 @@ impl World {
     }
 
     /// Where the load's own counts are.
-    pub fn load_stats(&self) -> Option<SocketAddr> {
+    pub fn load_stats(&self) -> Option<Place> {
         self.pods
             .values()
             .find(|member| member.deployment.1 == LOAD)
-            .and_then(|member| member.application)
+            .and_then(|member| member.application.clone())
     }
 
     /// The folder of logs.

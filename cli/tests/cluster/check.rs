@@ -7,6 +7,8 @@ use crate::api::Api;
 
 const CRDS: &str =
     "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/trafficpolicies.remora.io";
+const AUTHORIZATION_CRD: &str =
+    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/authorizationpolicies.remora.io";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/remora-system/deployments";
 const LEASE: &str =
     "/apis/coordination.k8s.io/v1/namespaces/remora-system/leases/remora-control-plane";
@@ -44,6 +46,9 @@ fn installed() -> Api {
     let mut crd = definition::definition();
     crd["status"] = json!({"conditions": [{"type": "Established", "status": "True"}]});
     api.get(CRDS, crd);
+    let mut crd = definition::authorization();
+    crd["status"] = json!({"conditions": [{"type": "Established", "status": "True"}]});
+    api.get(AUTHORIZATION_CRD, crd);
     for name in ["remora-control-plane", "remora-injector"] {
         api.get(&format!("{DEPLOYMENTS}/{name}"), deployment(name, 2));
     }
@@ -68,6 +73,8 @@ fn installed() -> Api {
     api.get(SIDECARS, json!([sidecar("web-1"), sidecar("web-2")]));
     api.list("/apis/remora.io/v1alpha1/trafficpolicies", json!([{"metadata": {"namespace": "shop", "name": "p", "generation": 1},
         "status": {"conditions": [{"type": "Accepted", "status": "True", "observedGeneration": 1}]}}]));
+    api.list("/apis/remora.io/v1alpha1/authorizationpolicies", json!([{"metadata": {"namespace": "shop", "name": "a", "generation": 1},
+        "status": {"conditions": [{"type": "Accepted", "status": "True", "observedGeneration": 1}]}}]));
     api
 }
 
@@ -76,7 +83,7 @@ fn an_installation_that_is_well_is_told_so() {
     let ran = installed().run(&["check"]);
     assert_eq!((ran.status, ran.error.as_str()), (0, ""), "{}", ran.out);
     assert!(
-        ran.out.contains("No problems: 11 things checked, 10 fine."),
+        ran.out.contains("No problems: 13 things checked, 12 fine."),
         "{}",
         ran.out
     );
@@ -161,9 +168,16 @@ fn what_does_not_run_as_it_should_is_found() {
     api.get(&injector, scaled);
     api.forget(SIDECARS);
     api.get(SIDECARS, json!([sidecar("web-1")]));
+    let policies = "/apis/remora.io/v1alpha1/authorizationpolicies";
+    api.forget(policies);
+    api.list(policies, json!([{"metadata": {"namespace": "shop", "name": "a", "generation": 1},
+        "status": {"conditions": [{"type": "Accepted", "status": "False", "reason": "TargetNotFound",
+            "message": "there is no Service x"}]}}]));
     let ran = api.run(&["check", "-o", "json"]);
     assert_eq!(ran.status, 1);
     for wanted in [
+        "AuthorizationPolicy shop/a is not in force: TargetNotFound: there is no Service x",
+        "kubectl -n shop describe authorizationpolicy a",
         "cp-1 has not renewed the Lease for 32m",
         "1 sidecar not connected: shop/web-2",
         "1 sidecar not connected yet, of pods that are new or not ready: shop/new-1",

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test may fail by them
 
 mod api;
+mod authorize;
 mod check;
+mod identity;
 mod shown;
 mod without;

@@ -239,7 +239,16 @@ fn versions_and_completions_need_no_cluster() {
 
 #[test]
 fn every_command_documents_its_exit_status_and_rights() {
-    for command in ["check", "status", "top", "explain", "inject", "version"] {
+    for command in [
+        "check",
+        "status",
+        "top",
+        "explain",
+        "identity",
+        "authorize",
+        "inject",
+        "version",
+    ] {
         let ran = Ran::of(remora(&[command, "--help"]));
         assert!(ran.out.contains("Exit status:"), "{command}: {}", ran.out);
         assert!(ran.out.contains("Needs"), "{command}: {}", ran.out);

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use super::authorizations::Authorizations;
 use super::objects::{
-    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Reach, Service, SliceEndpoint, Target,
-    TrafficPolicy,
+    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Reach, Service, SliceEndpoint,
 };
 use super::policies::{Age, Named, Policies};
+use super::ports::selects;
 
 /// One endpoint of a Service over all its slices: the pod where there is one,
 /// so that a pod of two address families is one endpoint.
@@ -49,6 +50,8 @@ pub struct Index {
     pub pods: BTreeMap<Id, Pod>,
     /// Policies.
     pub policies: Policies,
+    /// Who may call.
+    pub authorizations: Authorizations,
     /// Of each Namespace whether it asks for sidecars.
     pub inject: HashMap<Name, bool>,
     pub(super) slices: HashMap<Id, EndpointSlice>,
@@ -61,10 +64,20 @@ pub struct Index {
     gone: HashMap<Id, Name>,
     ages: HashMap<Id, Age>,
     seen: u64,
-    dirty: Dirty,
+    pub(super) dirty: Dirty,
+    /// That of the mesh; `None`: pods have no identities.
+    pub(super) trust_domain: Option<Name>,
 }
 
 impl Index {
+    /// An empty one, in which pods have identities of this trust domain, or none.
+    pub fn new(trust_domain: Option<Name>) -> Self {
+        Self {
+            trust_domain,
+            ..Self::default()
+        }
+    }
+
     /// Takes an object, new or changed.
     pub fn apply(&mut self, object: Object) {
         match object {
@@ -72,6 +85,7 @@ impl Index {
             Object::EndpointSlice(slice) => self.apply_slice(slice),
             Object::Pod(pod) => self.apply_pod(pod),
             Object::TrafficPolicy(policy) => self.apply_policy(*policy),
+            Object::AuthorizationPolicy(policy) => self.apply_authorization(*policy),
             Object::Namespace(namespace) => {
                 self.inject.insert(namespace.id.name, namespace.inject);
             }
@@ -99,10 +113,8 @@ impl Index {
                     self.touch_pod(&key.id);
                 }
             }
-            Kind::TrafficPolicy => {
-                let touched = self.policies.delete(&key.id);
-                self.touch_targets(&key.id.namespace, touched);
-            }
+            Kind::TrafficPolicy => self.delete_policy(&key.id),
+            Kind::AuthorizationPolicy => self.delete_authorization(&key.id),
             Kind::Namespace => {
                 self.inject.remove(&key.id.name);
             }
@@ -254,7 +266,9 @@ impl Index {
         }
     }
 
-    fn apply_pod(&mut self, pod: Pod) {
+    fn apply_pod(&mut self, mut pod: Pod) {
+        // Nobody could prove one: it is not to be asked for.
+        pod.trust_domain = pod.trust_domain.filter(|_| self.trust_domain.is_some());
         if self.pods.get(&pod.id) != Some(&pod) {
             let id = pod.id.clone();
             if self.gone.get(&id) == Some(&pod.uid) {
@@ -289,38 +303,6 @@ impl Index {
         self.gone.get(&id) == Some(uid)
     }
 
-    fn apply_policy(&mut self, policy: TrafficPolicy) {
-        let namespace = policy.id.namespace.clone();
-        let touched = self.policies.apply(policy);
-        self.touch_targets(&namespace, touched);
-    }
-
-    fn touch_targets(&mut self, namespace: &Name, targets: Vec<Target>) {
-        for target in targets {
-            match target {
-                Target::Service(name) => {
-                    let id = Id {
-                        namespace: namespace.clone(),
-                        name,
-                    };
-                    let pods = self.services.get(&id).map(|service| self.pods_of(service));
-                    self.dirty.services.insert(id);
-                    self.dirty.pods.extend(pods.into_iter().flatten());
-                }
-                Target::Namespace => {
-                    let services: Vec<Id> = within(&self.services, namespace)
-                        .map(|(id, _)| id.clone())
-                        .collect();
-                    self.dirty.services.extend(services);
-                    let pods: Vec<Id> = within(&self.pods, namespace)
-                        .map(|(id, _)| id.clone())
-                        .collect();
-                    self.dirty.pods.extend(pods);
-                }
-            }
-        }
-    }
-
     fn touch_service(&mut self, service: &Service) {
         self.dirty.services.insert(service.id.clone());
         let pods = self.pods_of(service);
@@ -345,13 +327,26 @@ impl Index {
 
     /// The pod is an endpoint of each of these: what one Service says of a
     /// port, the endpoints of the others say too.
-    fn touch_seats(&mut self, id: &Id) {
+    pub(super) fn touch_seats(&mut self, id: &Id) {
         let slices = self.listed_in.get(id).into_iter().flatten();
         let services = slices
             .filter_map(|slice| self.slices.get(slice))
             .filter_map(service_id);
         let seats = services.map(|service| (service, Seat::Pod(id.name.clone())));
         self.dirty.seats.extend(seats.collect::<Vec<_>>());
+    }
+
+    /// Namespaces that ask for sidecars, or have some.
+    pub fn meshed_namespaces(&self) -> BTreeSet<Name> {
+        let asking = self.inject.iter().filter(|(_, asks)| **asks);
+        let asking = asking.map(|(name, _)| name);
+        let having = self.pods.values().filter(|pod| pod.sidecar);
+        // Pods stand by their namespaces: of each one is enough.
+        let mut last = None;
+        let having = having
+            .map(|pod| &pod.id.namespace)
+            .filter(|name| last.replace(*name) != Some(*name));
+        asking.chain(having).cloned().collect()
     }
 
     /// The slices of a Service, in the order of their names.
@@ -414,7 +409,7 @@ impl Index {
         services
     }
 
-    fn pods_of(&self, service: &Service) -> BTreeSet<Id> {
+    pub(super) fn pods_of(&self, service: &Service) -> BTreeSet<Id> {
         let namespace = &service.id.namespace;
         let listed = self
             .slices_of(&service.id)
@@ -442,7 +437,8 @@ fn service_id(slice: &EndpointSlice) -> Option<Id> {
     })
 }
 
-fn within<'a, T>(
+/// Those of a namespace.
+pub(super) fn within<'a, T>(
     map: &'a BTreeMap<Id, T>,
     namespace: &Name,
 ) -> impl Iterator<Item = (&'a Id, &'a T)> {
@@ -453,14 +449,4 @@ fn within<'a, T>(
     let namespace = namespace.clone();
     map.range(first..)
         .take_while(move |(id, _)| id.namespace == namespace)
-}
-
-/// Whether a Service selects a pod by its labels.
-pub fn selects(service: &Service, pod: &Pod) -> bool {
-    !service.selector.is_empty()
-        && service.id.namespace == pod.id.namespace
-        && service
-            .selector
-            .iter()
-            .all(|(label, value)| pod.labels.get(label) == Some(value))
 }

@@ -3,30 +3,37 @@
 //!
 //! # Layout
 //! - [`objects`]: what events are about.
-//! - [`settings`]: what one policy says.
+//! - [`scope`]: whom one policy is for.
+//! - [`settings`]: what it says.
 //! - [`policies`]: which policy is in force where, and what is said of the others.
 //! - [`index`]: the objects, and in reverse who depends on which.
 //! - [`notes`]: what is to be said of them though each is right in itself.
 //! - [`resolve`]: policies to what a sidecar does.
+//! - [`authorizations`]: who may call a pod.
+//! - [`mtls`]: what a pod's ports take without the mesh's TLS.
 //! - [`ports`]: what is spoken on a pod's ports, and between sidecars there.
 //! - [`enforced`]: the rate limits of a pod's own sidecar, within their bounds.
 //! - [`publish`]: objects to resources.
 //! - [`store`]: the resources, encoded once, and who is woken for which.
 
+pub mod authorizations;
 pub mod enforced;
 pub mod index;
+pub mod mtls;
 pub mod notes;
 pub mod objects;
 pub mod policies;
 pub mod ports;
 pub mod publish;
 pub mod resolve;
+pub mod scope;
 pub mod settings;
 pub mod store;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use objects::{Event, Key, Pod};
+use objects::{Event, Key, Name, Pod};
 use policies::Condition;
 
 /// The control plane's knowledge, and the resources made of it.
@@ -35,6 +42,7 @@ pub struct Core {
     publisher: publish::Publisher,
     synced: bool,
     conditions: Arc<Vec<Condition>>,
+    authorization_conditions: Arc<Vec<Condition>>,
 }
 
 /// Something that one object alone did not show to be wrong.
@@ -51,13 +59,15 @@ pub struct Note {
 }
 
 impl Core {
-    /// An empty one, which publishes into `store`.
-    pub fn new(store: Arc<store::Store>) -> Self {
+    /// An empty one, which publishes into `store`; with a trust domain it says
+    /// who pods are, where their sidecars can show it.
+    pub fn new(store: Arc<store::Store>, trust_domain: Option<&str>) -> Self {
         Self {
-            index: index::Index::default(),
+            index: index::Index::new(trust_domain.map(Name::from)),
             publisher: publish::Publisher::new(store),
             synced: false,
             conditions: Arc::default(),
+            authorization_conditions: Arc::default(),
         }
     }
 
@@ -93,6 +103,13 @@ impl Core {
                 self.conditions = Arc::new(conditions);
             }
         }
+        if judged_anew {
+            let named = |id: &objects::Id| self.index.named(id);
+            let conditions = authorizations::conditions(&self.index.authorizations, named);
+            if *self.authorization_conditions != conditions {
+                self.authorization_conditions = Arc::new(conditions);
+            }
+        }
     }
 
     /// Whether the source has given all it had at the start.
@@ -100,7 +117,12 @@ impl Core {
         self.synced
     }
 
-    /// The conditions of every policy, for its status.
+    /// The conditions of every AuthorizationPolicy, for its status.
+    pub fn authorization_conditions(&self) -> Arc<Vec<Condition>> {
+        self.authorization_conditions.clone()
+    }
+
+    /// The conditions of every TrafficPolicy, for its status.
     pub fn conditions(&self) -> Arc<Vec<Condition>> {
         self.conditions.clone()
     }
@@ -117,16 +139,22 @@ impl Core {
         self.index.without_sidecar()
     }
 
+    /// Namespaces that ask for sidecars, or have some.
+    pub fn meshed_namespaces(&self) -> BTreeSet<Name> {
+        self.index.meshed_namespaces()
+    }
+
     /// What is wrong between objects, and what is only to be known.
     pub fn notes(&self) -> Vec<Note> {
         let mut notes = self.index.notes();
-        let refused = self
-            .conditions
-            .iter()
-            .filter(|condition| !condition.accepted);
-        notes.extend(refused.map(|condition| Note {
+        let of_kind = |kind, conditions| refused(conditions).map(move |one| (kind, one));
+        let refused = of_kind(objects::Kind::TrafficPolicy, &self.conditions).chain(of_kind(
+            objects::Kind::AuthorizationPolicy,
+            &self.authorization_conditions,
+        ));
+        notes.extend(refused.map(|(kind, condition)| Note {
             key: Key {
-                kind: objects::Kind::TrafficPolicy,
+                kind,
                 id: condition.policy.clone(),
             },
             field: format!("spec.targetRefs[{}]", condition.target_index),
@@ -139,7 +167,12 @@ impl Core {
 
 /// Whether objects of this kind decide which policy is in force where.
 fn judges_policies(kind: objects::Kind) -> bool {
-    matches!(kind, objects::Kind::TrafficPolicy | objects::Kind::Service)
+    use objects::Kind::{AuthorizationPolicy, Service, TrafficPolicy};
+    matches!(kind, TrafficPolicy | AuthorizationPolicy | Service)
+}
+
+fn refused(conditions: &[Condition]) -> impl Iterator<Item = &Condition> {
+    conditions.iter().filter(|condition| !condition.accepted)
 }
 
 #[cfg(test)]

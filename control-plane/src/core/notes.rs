@@ -30,6 +30,7 @@ impl Index {
             }
         }
         notes.extend(self.shared_addresses());
+        notes.extend(self.without_identities());
         let unowned = self.slices.values().filter(|slice| slice.service.is_none());
         let mut unowned: Vec<&Id> = unowned.map(|slice| &slice.id).collect();
         unowned.sort();
@@ -44,6 +45,45 @@ impl Index {
             information: false,
         }));
         notes
+    }
+
+    /// What can have no effect, or a bad one, for want of identities.
+    fn without_identities(&self) -> Vec<Note> {
+        let Some(trust_domain) = &self.trust_domain else {
+            let mut policies: Vec<&Id> = self.policies.with_mtls().collect();
+            policies.sort();
+            let note = |id: &Id| Note {
+                key: Key {
+                    kind: Kind::TrafficPolicy,
+                    id: id.clone(),
+                },
+                field: "spec.mtls".to_owned(),
+                message: "there are no identities: the control plane runs without a CA \
+                          (--ca-secret, or --ca-dir)"
+                    .to_owned(),
+                information: false,
+            };
+            return policies.into_iter().map(note).collect();
+        };
+        let other = |pod: &&Pod| {
+            let said = pod.trust_domain.as_ref().filter(|_| pod.sidecar);
+            said.is_some_and(|said| said != trust_domain)
+        };
+        let note = |pod: &Pod| Note {
+            key: Key {
+                kind: Kind::Pod,
+                id: pod.id.clone(),
+            },
+            field: format!("metadata.annotations.{}", well_known::IDENTITY),
+            message: format!(
+                "its sidecar is of the trust domain {}, the control plane issues for \
+                 {trust_domain}: its calls fail until it is made anew (is --trust-domain the \
+                 same for injector and control plane?)",
+                pod.trust_domain.as_deref().unwrap_or_default()
+            ),
+            information: false,
+        };
+        self.pods.values().filter(other).map(note).collect()
     }
 
     /// Cluster IPs that several Services claim, or that are a pod's: an API

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use remora_proto::v1::Protocol;
 
+use super::authorizations::AuthorizationPolicy;
+use super::scope::Scope;
 use super::settings::Settings;
 
 /// A name, shared wherever it stands.
@@ -50,11 +52,18 @@ pub enum Kind {
     Pod,
     /// remora.io/v1alpha1 TrafficPolicy
     TrafficPolicy,
+    /// remora.io/v1alpha1 AuthorizationPolicy
+    AuthorizationPolicy,
     /// apps/v1 Deployment: read and checked, of no meaning for the stream.
     Deployment,
 }
 
 impl Kind {
+    /// Whether it is a policy, which has a status of ours.
+    pub fn is_policy(self) -> bool {
+        matches!(self, Self::TrafficPolicy | Self::AuthorizationPolicy)
+    }
+
     /// As it is written in YAML.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -63,6 +72,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
             Self::TrafficPolicy => "TrafficPolicy",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::Deployment => "Deployment",
         }
     }
@@ -113,6 +123,8 @@ pub enum Object {
     Pod(Pod),
     /// A TrafficPolicy.
     TrafficPolicy(Box<TrafficPolicy>),
+    /// An AuthorizationPolicy.
+    AuthorizationPolicy(Box<AuthorizationPolicy>),
     /// A Deployment (its name is enough).
     Deployment(Id),
 }
@@ -126,6 +138,7 @@ impl Object {
             Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.id),
             Self::Pod(pod) => (Kind::Pod, &pod.id),
             Self::TrafficPolicy(policy) => (Kind::TrafficPolicy, &policy.id),
+            Self::AuthorizationPolicy(policy) => (Kind::AuthorizationPolicy, &policy.id),
             Self::Deployment(id) => (Kind::Deployment, id),
         };
         Key {
@@ -269,6 +282,8 @@ pub struct Pod {
     pub sidecar: bool,
     /// Its phase is Running.
     pub running: bool,
+    /// Its phase is Succeeded or Failed: nothing of it runs any more.
+    pub ended: bool,
     /// It is to have no sidecar: it says so, or is on its host's network.
     pub declines_sidecar: bool,
     /// Why the injector left it alone, where it says so.
@@ -276,6 +291,9 @@ pub struct Pod {
     /// What that sidecar takes from others, as the injector wrote: names of
     /// [`remora_proto::well_known::mesh`], each once and in their order.
     pub mesh_protocols: Vec<&'static str>,
+    /// The trust domain in which its sidecar has an identity, as the injector
+    /// wrote; `None`: it has none.
+    pub trust_domain: Option<Name>,
 }
 
 /// Whether any of the ranges holds the port.
@@ -292,8 +310,8 @@ pub struct TrafficPolicy {
     pub created: Created,
     /// Rises with each change of the spec.
     pub generation: i64,
-    /// What it is for.
-    pub targets: Vec<Target>,
+    /// Whom it is for.
+    pub scope: Scope,
     /// What it says.
     pub settings: Settings,
 }
@@ -305,4 +323,14 @@ pub enum Target {
     Service(Name),
     /// The namespace.
     Namespace,
+}
+
+impl Target {
+    /// In words, for a policy of this namespace.
+    pub fn shown(&self, namespace: &str) -> String {
+        match self {
+            Self::Service(name) => format!("Service {namespace}/{name}"),
+            Self::Namespace => format!("Namespace {namespace}"),
+        }
+    }
 }

@@ -1,10 +1,13 @@
 //! Which policy is in force on which target. On one target the oldest is in
 //! force whole, every newer one is Conflicted there; a target that is not
-//! there is TargetNotFound, and the policy in force as soon as it is.
+//! there is TargetNotFound, and the policy in force as soon as it is. Of those
+//! that select pods all count: what they say (modes) has a strictest.
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::objects::{Created, Id, Name, Target, TrafficPolicy};
+use super::index::{Index, within};
+use super::objects::{Created, Id, Name, Pod, Target, TrafficPolicy};
+use super::scope::{Scope, Selector};
 
 /// Where an object stands among its like, oldest first: those that say when
 /// they were made before those that do not (those stand in the order of first
@@ -91,12 +94,16 @@ pub struct Condition {
 pub struct Policies {
     by_id: HashMap<Id, (TrafficPolicy, Age)>,
     by_target: HashMap<(Name, Target), BTreeSet<Age>>,
+    /// Of each namespace those that select pods.
+    of_pods: HashMap<Name, BTreeSet<Id>>,
     seen: u64,
+    /// Of each namespace how many have an `mtls` block.
+    mtls: HashMap<Name, usize>,
 }
 
 impl Policies {
-    /// Takes a policy; returns the targets that it touches now or touched before.
-    pub fn apply(&mut self, policy: TrafficPolicy) -> Vec<Target> {
+    /// Takes a policy; returns whom it is for now, and whom it was for before.
+    pub fn apply(&mut self, policy: TrafficPolicy) -> Vec<Scope> {
         let held = self.by_id.get(&policy.id);
         if held.is_some_and(|(held, _)| *held == policy) {
             return Vec::new();
@@ -106,23 +113,37 @@ impl Policies {
             self.seen += 1;
             self.seen
         });
-        let mut touched = self.delete(&policy.id);
+        let mut touched: Vec<Scope> = self.delete(&policy.id).into_iter().collect();
         let age = Age::new(policy.created, first_seen, policy.id.clone());
-        for target in &policy.targets {
-            let at = (policy.id.namespace.clone(), target.clone());
+        let namespace = &policy.id.namespace;
+        for target in policy.scope.targets() {
+            let at = (namespace.clone(), target.clone());
             self.by_target.entry(at).or_default().insert(age.clone());
-            touched.push(target.clone());
         }
+        if policy.scope.selector().is_some() {
+            let of_pods = self.of_pods.entry(namespace.clone()).or_default();
+            of_pods.insert(policy.id.clone());
+        }
+        if policy.settings.mtls.is_some() {
+            *self.mtls.entry(namespace.clone()).or_default() += 1;
+        }
+        touched.push(policy.scope.clone());
         self.by_id.insert(policy.id.clone(), (policy, age));
         touched
     }
 
-    /// Forgets a policy; returns the targets that it touched.
-    pub fn delete(&mut self, id: &Id) -> Vec<Target> {
-        let Some((policy, age)) = self.by_id.remove(id) else {
-            return Vec::new();
-        };
-        for target in &policy.targets {
+    /// Forgets a policy; returns whom it was for.
+    pub fn delete(&mut self, id: &Id) -> Option<Scope> {
+        let (policy, age) = self.by_id.remove(id)?;
+        if policy.settings.mtls.is_some()
+            && let Some(count) = self.mtls.get_mut(&id.namespace)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.mtls.remove(&id.namespace);
+            }
+        }
+        for target in policy.scope.targets() {
             let at = (id.namespace.clone(), target.clone());
             if let Some(ages) = self.by_target.get_mut(&at) {
                 ages.remove(&age);
@@ -131,7 +152,25 @@ impl Policies {
                 }
             }
         }
-        policy.targets
+        if let Some(of_pods) = self.of_pods.get_mut(&id.namespace) {
+            of_pods.remove(id);
+            if of_pods.is_empty() {
+                self.of_pods.remove(&id.namespace);
+            }
+        }
+        Some(policy.scope)
+    }
+
+    /// The policies with an `mtls` block.
+    pub fn with_mtls(&self) -> impl Iterator<Item = &Id> {
+        let policies = self.by_id.values().map(|(policy, _)| policy);
+        let with = policies.filter(|policy| policy.settings.mtls.is_some());
+        with.map(|policy| &policy.id)
+    }
+
+    /// Whether any policy of a namespace has an `mtls` block.
+    pub fn say_mtls(&self, namespace: &Name) -> bool {
+        self.mtls.contains_key(namespace)
     }
 
     /// The policy in force on a target.
@@ -140,29 +179,35 @@ impl Policies {
         self.by_id.get(&oldest.id).map(|(policy, _)| policy)
     }
 
+    /// The policies of a namespace that select pods, in the order of their names.
+    pub fn of_pods(&self, namespace: &Name) -> impl Iterator<Item = (&TrafficPolicy, &Selector)> {
+        let ids = self.of_pods.get(namespace).into_iter().flatten();
+        let policies = ids.filter_map(|id| self.by_id.get(id));
+        policies.filter_map(|(policy, _)| Some((policy, policy.scope.selector()?)))
+    }
+
+    /// Those of them that select this pod.
+    pub fn selecting(&self, pod: &Pod) -> impl Iterator<Item = &TrafficPolicy> {
+        let of_pods = self.of_pods(&pod.id.namespace);
+        let selecting = of_pods.filter(|(_, selector)| selector.selects(&pod.labels));
+        selecting.map(|(policy, _)| policy)
+    }
+
     /// How old a policy is among its like; an older one is less.
     pub fn age(&self, id: &Id) -> Option<&Age> {
         self.by_id.get(id).map(|(_, age)| age)
     }
 
-    /// Of each policy and target, in the order of names.
+    /// Of each policy and target, in the order of names. Of a selector the
+    /// target is the Namespace.
     pub fn conditions(&self, named: impl Fn(&Id) -> Named) -> Vec<Condition> {
         let mut conditions = Vec::new();
         let mut policies: Vec<_> = self.by_id.values().map(|(policy, _)| policy).collect();
         policies.sort_by(|a, b| a.id.cmp(&b.id));
         for policy in policies {
-            for (target_index, target) in policy.targets.iter().enumerate() {
-                let (reason, message) = self.verdict(policy, target, &named);
-                conditions.push(Condition {
-                    policy: policy.id.clone(),
-                    generation: policy.generation,
-                    target: target.clone(),
-                    target_index,
-                    accepted: reason == Reason::Accepted,
-                    reason,
-                    message,
-                });
-            }
+            let verdict = |target: &Target| self.verdict(policy, target, &named);
+            let judged = judged(&policy.id, policy.generation, &policy.scope, verdict);
+            conditions.extend(judged);
         }
         conditions
     }
@@ -174,30 +219,9 @@ impl Policies {
         named: impl Fn(&Id) -> Named,
     ) -> (Reason, String) {
         let namespace = &policy.id.namespace;
-        let shown = match target {
-            Target::Service(name) => format!("Service {namespace}/{name}"),
-            Target::Namespace => format!("Namespace {namespace}"),
-        };
-        if let Target::Service(name) = target {
-            let id = Id {
-                namespace: namespace.clone(),
-                name: name.clone(),
-            };
-            let wrong = match named(&id) {
-                Named::Service => None,
-                Named::Nothing => Some((
-                    Reason::TargetNotFound,
-                    "does not exist; the policy is in force as soon as it does",
-                )),
-                Named::External => Some((
-                    Reason::Invalid,
-                    "is an ExternalName Service, which has no address of its own: calls to it \
-                     are relayed untouched",
-                )),
-            };
-            if let Some((reason, why)) = wrong {
-                return (reason, format!("{shown} {why}"));
-            }
+        let shown = target.shown(namespace);
+        if let Some(missing) = missing(namespace, target, named) {
+            return missing;
         }
         match self.in_force(namespace, target.clone()) {
             Some(older) if older.id != policy.id => (
@@ -209,5 +233,145 @@ impl Policies {
             ),
             _ => (Reason::Accepted, format!("in force on {shown}")),
         }
+    }
+}
+
+/// The conditions of one policy, of each target by this verdict. Of a selector
+/// the target is the Namespace; that it selects no pod now is no fault.
+pub fn judged(
+    policy: &Id,
+    generation: i64,
+    scope: &Scope,
+    verdict: impl Fn(&Target) -> (Reason, String),
+) -> Vec<Condition> {
+    let condition = |target: &Target, target_index, (reason, message)| Condition {
+        policy: policy.clone(),
+        generation,
+        target: target.clone(),
+        target_index,
+        accepted: reason == Reason::Accepted,
+        reason,
+        message,
+    };
+    match scope {
+        Scope::Pods(_) => {
+            let namespace = &policy.namespace;
+            let message =
+                format!("in force on the pods of Namespace {namespace} that podSelector selects");
+            vec![condition(
+                &Target::Namespace,
+                0,
+                (Reason::Accepted, message),
+            )]
+        }
+        Scope::Targets(targets) => {
+            let targets = targets.iter().enumerate();
+            let judged = targets.map(|(index, target)| condition(target, index, verdict(target)));
+            judged.collect()
+        }
+    }
+}
+
+/// Why a target cannot have any policy, where it cannot: with the reason in words.
+pub fn missing(
+    namespace: &Name,
+    target: &Target,
+    named: impl Fn(&Id) -> Named,
+) -> Option<(Reason, String)> {
+    let Target::Service(name) = target else {
+        return None;
+    };
+    let id = Id {
+        namespace: namespace.clone(),
+        name: name.clone(),
+    };
+    let (reason, why) = match named(&id) {
+        Named::Service => return None,
+        Named::Nothing => (
+            Reason::TargetNotFound,
+            "does not exist; the policy is in force as soon as it does",
+        ),
+        Named::External => (
+            Reason::Invalid,
+            "is an ExternalName Service, which has no address of its own: calls to it are \
+             relayed untouched",
+        ),
+    };
+    Some((reason, format!("{} {why}", target.shown(namespace))))
+}
+
+impl Index {
+    pub(super) fn apply_policy(&mut self, policy: TrafficPolicy) {
+        let namespace = policy.id.namespace.clone();
+        let modes = self.policies.say_mtls(&namespace);
+        let touched = self.policies.apply(policy);
+        let modes = modes || self.policies.say_mtls(&namespace);
+        self.touch_scopes(&namespace, touched, modes);
+    }
+
+    pub(super) fn delete_policy(&mut self, id: &Id) {
+        let modes = self.policies.say_mtls(&id.namespace);
+        let touched = self.policies.delete(id);
+        self.touch_scopes(&id.namespace, touched, modes);
+    }
+
+    /// `modes`: endpoints too may be others, because they say their mtls mode.
+    fn touch_scopes(
+        &mut self,
+        namespace: &Name,
+        scopes: impl IntoIterator<Item = Scope>,
+        modes: bool,
+    ) {
+        for scope in scopes {
+            match scope {
+                Scope::Targets(targets) => {
+                    for target in targets {
+                        self.touch_target(namespace, target, modes);
+                    }
+                }
+                Scope::Pods(selector) => {
+                    let pods = self.pods_where(namespace, |pod| selector.selects(&pod.labels));
+                    self.touch_pods(pods, modes);
+                }
+            }
+        }
+    }
+
+    fn touch_target(&mut self, namespace: &Name, target: Target, modes: bool) {
+        match target {
+            Target::Service(name) => {
+                let id = Id {
+                    namespace: namespace.clone(),
+                    name,
+                };
+                let pods = self.services.get(&id).map(|service| self.pods_of(service));
+                self.dirty.services.insert(id);
+                self.touch_pods(pods.unwrap_or_default(), modes);
+            }
+            Target::Namespace => {
+                let services: Vec<Id> = within(&self.services, namespace)
+                    .map(|(id, _)| id.clone())
+                    .collect();
+                self.dirty.services.extend(services);
+                let pods = self.pods_where(namespace, |_| true);
+                self.touch_pods(pods, modes);
+            }
+        }
+    }
+
+    pub(super) fn pods_where(
+        &self,
+        namespace: &Name,
+        holds: impl Fn(&Pod) -> bool,
+    ) -> BTreeSet<Id> {
+        let pods = within(&self.pods, namespace).filter(|(_, pod)| holds(pod));
+        pods.map(|(id, _)| id.clone()).collect()
+    }
+
+    fn touch_pods(&mut self, pods: BTreeSet<Id>, modes: bool) {
+        for pod in pods.iter().filter(|_| modes) {
+            self.touch_seats(pod);
+        }
+        self.dirty.pods.extend(pods);
     }
 }

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use remora_proto::ports::PortRange;
+use remora_proto::spiffe::SpiffeId;
 use remora_proto::v1;
+use remora_proto::well_known::mesh;
 
-use super::index::{Index, Seat, selects};
+use super::index::{Index, Seat};
 use super::objects::{Name, Pod, PortReference, Service, in_ranges};
 
 /// Ranges of opaque ports up to this length name ports of a pod.
@@ -86,6 +88,33 @@ pub fn covered_ports(index: &Index, service: &Service, pod: &Pod) -> BTreeMap<u1
     covered
 }
 
+/// The SPIFFE id that the pod's sidecar proves; empty where it has none.
+pub fn identity(pod: &Pod) -> String {
+    let trust_domain = pod.trust_domain.as_ref().filter(|_| pod.sidecar);
+    let id = trust_domain.and_then(|trust_domain| {
+        SpiffeId::new(trust_domain, &pod.id.namespace, &pod.service_account).ok()
+    });
+    id.map(|id| id.to_string()).unwrap_or_default()
+}
+
+/// The id that it proves on one port: none where it does not stand in between.
+pub fn identity_at(pod: &Pod, port: u16) -> String {
+    if in_ranges(&pod.excluded_ports, port) {
+        return String::new();
+    }
+    identity(pod)
+}
+
+/// The id that it proves on every port: none where there are some on which it
+/// does not stand in between.
+pub fn identity_at_every(pod: &Pod) -> String {
+    if pod.excluded_ports.is_empty() {
+        identity(pod)
+    } else {
+        String::new()
+    }
+}
+
 /// Named ports by their names; of one name the first.
 pub fn by_name(ports: &[(Name, u16)]) -> HashMap<&str, u16> {
     let last_first = ports.iter().rev();
@@ -95,30 +124,48 @@ pub fn by_name(ports: &[(Name, u16)]) -> HashMap<&str, u16> {
 }
 
 /// What the pod's sidecar takes from others on one port of the pod, all of
-/// whose ports are `ports`: nothing where it relays bytes, or does not stand in
-/// between at all.
+/// whose ports are `ports`: nothing where it does not stand in between at all,
+/// and where it relays bytes only those, encrypted.
 pub fn mesh_protocols(ports: &BTreeMap<u16, v1::Protocol>, pod: &Pod, port: u16) -> Vec<String> {
     let relayed = || {
         let known = ports.get(&port).copied();
         known == Some(v1::Protocol::Tcp) || in_ranges(&pod.opaque_ports, port)
     };
-    if in_ranges(&pod.excluded_ports, port) || relayed() {
+    if in_ranges(&pod.excluded_ports, port) {
         return Vec::new();
     }
-    taken(pod)
+    let relayed = relayed();
+    taken(pod, |name| !relayed || name == mesh::TCP)
 }
 
 /// What it takes on every port that [`pod_ports`] does not name as TCP: nothing
-/// where there are others on which it takes nothing.
+/// where there are others on which it takes nothing, and only bytes where it
+/// relays those on some.
 pub fn mesh_protocols_of_every(pod: &Pod) -> Vec<String> {
     let unnamed = |range: &PortRange| range.last() - range.first() >= MAX_NAMED_RANGE;
-    if !pod.excluded_ports.is_empty() || pod.opaque_ports.iter().any(unnamed) {
+    if !pod.excluded_ports.is_empty() {
         return Vec::new();
     }
-    taken(pod)
+    let relayed = pod.opaque_ports.iter().any(unnamed);
+    taken(pod, |name| !relayed || name == mesh::TCP)
 }
 
-fn taken(pod: &Pod) -> Vec<String> {
+/// Bytes have nothing to be marked by before they are encrypted.
+fn taken(pod: &Pod, fits: impl Fn(&str) -> bool) -> Vec<String> {
+    let is_encrypted = pod.trust_domain.is_some();
     let protocols = pod.mesh_protocols.iter().filter(|_| pod.sidecar);
-    protocols.map(|name| (*name).to_owned()).collect()
+    protocols
+        .filter(|name| fits(name) && (is_encrypted || **name != mesh::TCP))
+        .map(|name| (*name).to_owned())
+        .collect()
+}
+
+/// Whether a Service selects a pod by its labels.
+pub fn selects(service: &Service, pod: &Pod) -> bool {
+    !service.selector.is_empty()
+        && service.id.namespace == pod.id.namespace
+        && service
+            .selector
+            .iter()
+            .all(|(label, value)| pod.labels.get(label) == Some(value))
 }

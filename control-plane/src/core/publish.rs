@@ -9,10 +9,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use remora_proto::{bounds, v1, well_known};
 
+use super::authorizations;
 use super::enforced::{LeftOut, enforced};
 use super::index::{Dirty, Index, Seat};
+use super::mtls::{Modes, modes};
 use super::objects::{EndpointSlice, Id, Name, Pod, Reach, Service, SliceEndpoint};
-use super::ports::{by_name, mesh_protocols, mesh_protocols_of_every, pod_ports};
+use super::ports::{
+    by_name, identity, identity_at, identity_at_every, mesh_protocols, mesh_protocols_of_every,
+    pod_ports,
+};
 use super::resolve;
 use super::store::{Resource, ResourceType, Store};
 
@@ -134,11 +139,11 @@ impl Publisher {
             self.note_left_out(id, Vec::new());
             return;
         };
-        let ports = pod_ports(index, pod);
+        let (ports, modes) = (pod_ports(index, pod), modes(index, pod));
         if pod.addresses.is_empty() {
             self.store.remove(ResourceType::Service, &direct);
         } else {
-            let message = pod_service(index, pod, &ports);
+            let message = pod_service(index, pod, &ports, &modes);
             let aliases = aliases(&pod.addresses);
             let resource = Resource::new(
                 ResourceType::Service,
@@ -150,9 +155,18 @@ impl Publisher {
             .with_policies(&message.policies);
             self.store.set(ResourceType::Service, resource);
         }
+        if pod.ended {
+            // Nothing of it runs that could ask, and who has its token is not it.
+            self.store.remove(ResourceType::Workload, &workload_name);
+            self.note_left_out(id, Vec::new());
+            return;
+        }
         let node = well_known::node_id(&id.namespace, &id.name, &pod.uid);
-        let (message, left_out) = workload(index, pod, ports, &self.reports_address);
+        let (mut message, left_out) = workload(index, pod, ports, &modes, &self.reports_address);
         self.note_left_out(id, left_out);
+        let policies = message.policies.clone();
+        let authorizations = authorizations::add(index, pod, &mut message);
+        message.policies.truncate(bounds::MAX_POLICIES);
         let resource = Resource::new(
             ResourceType::Workload,
             workload_name.into(),
@@ -160,7 +174,9 @@ impl Publisher {
             Some(node.into()),
             &message,
         )
-        .with_policies(&message.policies);
+        .from_addresses(&pod.addresses)
+        .with_policies(&policies)
+        .with_authorizations(&authorizations);
         self.store.set(ResourceType::Workload, resource);
     }
 }
@@ -233,13 +249,20 @@ fn endpoints(index: &Index, id: &Id, seat: &Seat) -> Vec<(Name, v1::Endpoint)> {
     made
 }
 
-/// The ports of a seat's pod, found once for all ports of the Service.
+/// What is known of a seat's pod, found once for all ports of the Service.
 #[derive(Default)]
-struct KnownPorts(OnceCell<BTreeMap<u16, v1::Protocol>>);
+struct KnownPorts {
+    protocols: OnceCell<BTreeMap<u16, v1::Protocol>>,
+    modes: OnceCell<Modes>,
+}
 
 impl KnownPorts {
-    fn of(&self, index: &Index, pod: &Pod) -> &BTreeMap<u16, v1::Protocol> {
-        self.0.get_or_init(|| pod_ports(index, pod))
+    fn protocols(&self, index: &Index, pod: &Pod) -> &BTreeMap<u16, v1::Protocol> {
+        self.protocols.get_or_init(|| pod_ports(index, pod))
+    }
+
+    fn modes(&self, index: &Index, pod: &Pod) -> &Modes {
+        self.modes.get_or_init(|| modes(index, pod))
     }
 }
 
@@ -305,14 +328,27 @@ fn one_endpoint(
         hint_zones: endpoint.hint_zones.clone(),
         sidecar: pod.is_some_and(|pod| pod.sidecar),
         mesh_protocols: pod
-            .map(|pod| mesh_protocols(known.of(index, pod), pod, target_port))
+            .map(|pod| mesh_protocols(known.protocols(index, pod), pod, target_port))
             .unwrap_or_default(),
+        identity: pod
+            .map(|pod| identity_at(pod, target_port))
+            .unwrap_or_default(),
+        mtls: pod
+            .map_or(v1::MtlsMode::Permissive, |pod| {
+                known.modes(index, pod).at(target_port)
+            })
+            .into(),
     };
     (name.into(), message)
 }
 
 /// The Service by which a pod is reached at its own address.
-fn pod_service(index: &Index, pod: &Pod, ports: &BTreeMap<u16, v1::Protocol>) -> v1::Service {
+fn pod_service(
+    index: &Index,
+    pod: &Pod,
+    ports: &BTreeMap<u16, v1::Protocol>,
+    modes: &Modes,
+) -> v1::Service {
     let headless = index.services_that_list(&pod.id).into_iter();
     let headless = headless.filter(|service| service.reach == Reach::Headless);
     let headless: Vec<&Service> = headless.collect();
@@ -355,6 +391,8 @@ fn pod_service(index: &Index, pod: &Pod, ports: &BTreeMap<u16, v1::Protocol>) ->
             serving: pod.ready || (pod.lost && !pod.draining),
             sidecar: pod.sidecar,
             mesh_protocols: mesh_protocols_of_every(pod),
+            identity: identity_at_every(pod),
+            mtls: modes.strictest().into(),
             ..v1::Endpoint::default()
         }),
     }
@@ -378,15 +416,27 @@ fn zone(index: &Index, pod: &Pod) -> String {
 fn workload(
     index: &Index,
     pod: &Pod,
-    ports: BTreeMap<u16, v1::Protocol>,
+    mut ports: BTreeMap<u16, v1::Protocol>,
+    modes: &Modes,
     reports_address: &str,
 ) -> (v1::Workload, Vec<LeftOut>) {
     let namespace = &pod.id.namespace;
+    for port in modes.by_port.keys() {
+        ports.entry(*port).or_insert(v1::Protocol::Detect);
+    }
     let mut enforced = enforced(index, pod, ports.keys().copied());
+    let mut policies = enforced.policies;
+    // What they say counts, however many they are; a sidecar takes so many names.
+    for policy in &modes.policies {
+        if policies.len() < bounds::MAX_POLICIES && !policies.contains(policy) {
+            policies.push(policy.clone());
+        }
+    }
     let inbound = ports.into_iter().map(|(port, protocol)| v1::InboundPort {
         port: port.into(),
         protocol: protocol.into(),
         rate_limits: enforced.by_port.remove(&port).unwrap_or_default(),
+        mtls: modes.at(port).into(),
     });
     let inbound = inbound.collect();
     let workload = v1::Workload {
@@ -399,9 +449,12 @@ fn workload(
         addresses: pod.addresses.iter().copied().map(octets).collect(),
         draining: pod.draining,
         ports: inbound,
-        policies: enforced.policies,
+        policies,
         rate_limits: enforced.elsewhere,
         reports_address: reports_address.to_owned(),
+        identity: identity(pod),
+        mtls: modes.general.into(),
+        ..v1::Workload::default()
     };
     (workload, enforced.left_out)
 }

@@ -5,7 +5,7 @@ pub mod leaves;
 
 use remora_proto::v1;
 
-use super::objects::{Name, Target, TrafficPolicy};
+use super::objects::{Id, Name, Target, TrafficPolicy};
 use super::policies::Policies;
 use super::settings::{CircuitBreaker, Outbound, RateLimit, Retries, Settings, defaults};
 use crate::policy::conditions::{default_failures, default_retry_on};
@@ -25,7 +25,7 @@ pub struct Effective {
 pub fn effective(policies: &Policies, namespace: &Name, service: Option<&Name>) -> Effective {
     let mut result = Effective::default();
     for policy in levels(policies, namespace, service) {
-        let reference = reference(policy);
+        let reference = reference(&policy.id, policy.generation);
         if result.settings.rate_limits.is_none() && policy.settings.rate_limits.is_some() {
             result.rate_limits_from = Some(reference.clone());
         }
@@ -53,11 +53,12 @@ fn levels<'a>(
     targets.filter_map(move |target| policies.in_force(&namespace, target))
 }
 
-fn reference(policy: &TrafficPolicy) -> v1::PolicyReference {
+/// A policy as those name it who say that it takes part.
+pub fn reference(policy: &Id, generation: i64) -> v1::PolicyReference {
     v1::PolicyReference {
-        namespace: policy.id.namespace.to_string(),
-        name: policy.id.name.to_string(),
-        generation: policy.generation,
+        namespace: policy.namespace.to_string(),
+        name: policy.name.to_string(),
+        generation,
     }
 }
 

@@ -2,7 +2,11 @@
 //! unset where the policy is silent. Merging is leaf by leaf, defaults are
 //! filled in only after it.
 
+use std::collections::BTreeMap;
+
 use remora_proto::v1;
+
+use super::mtls::stricter;
 
 /// All that one policy says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +21,17 @@ pub struct Settings {
     pub timeouts: Option<v1::Timeouts>,
     /// `rateLimits`, in the order written.
     pub rate_limits: Option<Vec<RateLimit>>,
+    /// `mtls`
+    pub mtls: Option<Mtls>,
+}
+
+/// `mtls`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mtls {
+    /// `mode`
+    pub mode: Option<v1::MtlsMode>,
+    /// `ports`
+    pub ports: BTreeMap<u16, v1::MtlsMode>,
 }
 
 /// `circuitBreaker`
@@ -144,6 +159,7 @@ impl Settings {
             retries: both(self.retries, &general.retries, Retries::over),
             timeouts: both(self.timeouts, &general.timeouts, timeouts_over),
             rate_limits: self.rate_limits.or_else(|| general.rate_limits.clone()),
+            mtls: both(self.mtls, &general.mtls, Mtls::over),
         }
     }
 }
@@ -153,6 +169,28 @@ fn both<T: Clone>(specific: Option<T>, general: &Option<T>, over: fn(T, &T) -> T
         (Some(specific), Some(general)) => Some(over(specific, general)),
         (Some(specific), None) => Some(specific),
         (None, general) => general.clone(),
+    }
+}
+
+impl Mtls {
+    /// What is said of a port.
+    pub fn at(&self, port: u16) -> Option<v1::MtlsMode> {
+        self.ports.get(&port).copied().or(self.mode)
+    }
+
+    /// Of each port the strictest of what both say.
+    fn over(self, general: &Self) -> Self {
+        let strictest =
+            |one: Option<v1::MtlsMode>, other| one.into_iter().chain(other).reduce(stricter);
+        let named = self.ports.keys().chain(general.ports.keys());
+        let ports = named.filter_map(|port| {
+            let mode = strictest(self.at(*port), general.at(*port))?;
+            Some((*port, mode))
+        });
+        Self {
+            ports: ports.collect(),
+            mode: strictest(self.mode, general.mode),
+        }
     }
 }
 

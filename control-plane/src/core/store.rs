@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use prost::Message;
 use remora_proto::{v1, well_known};
 use tokio::sync::Notify;
 
-use super::objects::{Id, Name};
+use super::objects::{Id, Kind, Name};
 
 /// The types of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,11 +22,18 @@ pub enum ResourceType {
     Endpoint,
     /// [`remora_proto::v1::Workload`]
     Workload,
+    /// [`remora_proto::v1::TrustBundle`]
+    TrustBundle,
 }
 
 impl ResourceType {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Service, Self::Endpoint, Self::Workload];
+    pub const ALL: [Self; 4] = [
+        Self::Service,
+        Self::Endpoint,
+        Self::Workload,
+        Self::TrustBundle,
+    ];
 
     /// Its type URL.
     pub fn url(self) -> &'static str {
@@ -33,6 +41,7 @@ impl ResourceType {
             Self::Service => well_known::SERVICE_TYPE,
             Self::Endpoint => well_known::ENDPOINT_TYPE,
             Self::Workload => well_known::WORKLOAD_TYPE,
+            Self::TrustBundle => well_known::TRUST_BUNDLE_TYPE,
         }
     }
 
@@ -54,8 +63,13 @@ pub struct Resource {
     /// The only node that may have it, where it is not for all: a pod's
     /// `sidecar/<namespace>/<pod>/` with its uid where that is known.
     pub only_for: Option<Name>,
-    /// The policies that take part in it.
+    /// The addresses from which that node may ask for it, where callers are
+    /// known; none: from any.
+    pub only_from: Vec<IpAddr>,
+    /// The TrafficPolicies that take part in it.
     pub policies: Vec<Id>,
+    /// The AuthorizationPolicies that do.
+    pub authorizations: Vec<Id>,
     /// A whole `envoy.service.discovery.v3.Resource`, encoded.
     pub encoded: Bytes,
 }
@@ -109,19 +123,50 @@ impl Resource {
             aliases,
             version: version.into(),
             only_for,
+            only_from: Vec::new(),
             policies: Vec::new(),
+            authorizations: Vec::new(),
             encoded,
         }
     }
 
-    /// The same, with the policies that take part in it.
-    pub fn with_policies(mut self, policies: &[v1::PolicyReference]) -> Self {
-        let ids = policies.iter();
-        self.policies = ids
-            .map(|policy| Id::new(&policy.namespace, &policy.name))
-            .collect();
+    /// The same, for a node that asks from one of these addresses.
+    pub fn from_addresses(mut self, addresses: &[IpAddr]) -> Self {
+        self.only_from = addresses.iter().map(IpAddr::to_canonical).collect();
         self
     }
+
+    /// What is in it.
+    pub fn open<T: Message + Default>(&self) -> Option<T> {
+        let whole = ResourceBytes::decode(self.encoded.clone()).ok()?;
+        T::decode(whole.resource?.value).ok()
+    }
+
+    /// The same, with the TrafficPolicies that take part in it.
+    pub fn with_policies(mut self, policies: &[v1::PolicyReference]) -> Self {
+        self.policies = ids(policies);
+        self
+    }
+
+    /// The same, with the AuthorizationPolicies that take part in it.
+    pub fn with_authorizations(mut self, policies: &[v1::PolicyReference]) -> Self {
+        self.authorizations = ids(policies);
+        self
+    }
+
+    /// The policies of a kind that take part in it.
+    pub fn policies_of(&self, kind: Kind) -> &[Id] {
+        match kind {
+            Kind::AuthorizationPolicy => &self.authorizations,
+            _ => &self.policies,
+        }
+    }
+}
+
+fn ids(policies: &[v1::PolicyReference]) -> Vec<Id> {
+    let ids = policies.iter();
+    ids.map(|policy| Id::new(&policy.namespace, &policy.name))
+        .collect()
 }
 
 /// The glob collection that a name is a member of: all but its last two
@@ -158,7 +203,7 @@ struct Type {
 /// The resources.
 #[derive(Default)]
 pub struct Store {
-    types: [Mutex<Type>; 3],
+    types: [Mutex<Type>; 4],
 }
 
 /// What changed of all that one stream watches, each name once.
@@ -288,12 +333,12 @@ impl Store {
         self.of(kind).resources.get(name).cloned()
     }
 
-    /// The resources in which some policy takes part.
-    pub fn with_policies(&self, kind: ResourceType) -> Vec<Arc<Resource>> {
+    /// The resources in which some policy of a kind takes part.
+    pub fn with_policies(&self, kind: ResourceType, policies: Kind) -> Vec<Arc<Resource>> {
         let held = self.of(kind);
         let resources = held.resources.values();
         resources
-            .filter(|resource| !resource.policies.is_empty())
+            .filter(|resource| !resource.policies_of(policies).is_empty())
             .cloned()
             .collect()
     }

@@ -1,5 +1,8 @@
 //! Objects in, resources out.
 
+mod authorizations;
+mod selected;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,6 +13,7 @@ use remora_proto::{discovery, v1};
 use super::Core;
 use super::objects::*;
 use super::policies::Reason;
+use super::scope::{Requirement, Scope, Selector};
 use super::settings::{CircuitBreaker, RateLimit, Settings};
 use super::store::{Mailbox, ResourceType, Store};
 
@@ -21,7 +25,7 @@ struct World {
 fn world() -> World {
     let store = Arc::new(Store::default());
     World {
-        core: Core::new(store.clone()),
+        core: Core::new(store.clone(), Some("cluster.local")),
         store,
     }
 }
@@ -101,6 +105,26 @@ fn cluster_ip(name: &str, addresses: &[&str]) -> Object {
     ))
 }
 
+/// Two Services with a pod each, made so.
+fn cart_and_web(pod: fn(&str, &str, &str) -> Pod) -> World {
+    let mut world = world();
+    world.apply([
+        cluster_ip("cart", &["10.0.0.1"]),
+        cluster_ip("web", &["10.0.0.2"]),
+        Object::Pod(pod("c-1", "cart", "10.1.0.1")),
+        Object::Pod(pod("w-1", "web", "10.1.0.2")),
+        slice("cart-x", "cart", vec![seat("c-1", "10.1.0.1")]),
+        slice("web-x", "web", vec![seat("w-1", "10.1.0.2")]),
+    ]);
+    world
+}
+
+/// The pods whose label `app` has this value.
+fn of_app(app: &str) -> Selector {
+    let requirement = Requirement::In("app".to_owned(), vec![app.to_owned()]);
+    Selector(vec![requirement])
+}
+
 fn pod(name: &str, app: &str, address: &str) -> Pod {
     Pod {
         id: Id::new("shop", name),
@@ -117,10 +141,12 @@ fn pod(name: &str, app: &str, address: &str) -> Pod {
         opaque_ports: Vec::new(),
         excluded_ports: Vec::new(),
         running: true,
+        ended: false,
         declines_sidecar: false,
         not_injected: None,
         sidecar: true,
         mesh_protocols: vec!["remora-h2", "remora-h1"],
+        trust_domain: None,
     }
 }
 
@@ -152,7 +178,9 @@ fn policy(name: &str, target: Option<&str>, settings: Settings) -> TrafficPolicy
         id: Id::new("shop", name),
         created: None,
         generation: 1,
-        targets: vec![target.map_or(Target::Namespace, |name| Target::Service(name.into()))],
+        scope: Scope::Targets(vec![
+            target.map_or(Target::Namespace, |name| Target::Service(name.into())),
+        ]),
         settings,
     }
 }
@@ -471,6 +499,171 @@ fn an_endpoint_says_what_its_sidecar_takes() {
     assert_eq!(taken(&world).0, both);
 }
 
+fn meshed(name: &str, app: &str, address: &str) -> Pod {
+    Pod {
+        mesh_protocols: vec!["remora-h2", "remora-h1", "remora-tcp"],
+        trust_domain: Some("cluster.local".into()),
+        service_account: "web".into(),
+        ..pod(name, app, address)
+    }
+}
+
+#[test]
+fn an_identity_is_said_of_who_can_prove_it_where_it_stands_in_between() {
+    const ID: &str = "spiffe://cluster.local/ns/shop/sa/web";
+    let said = |world: &World| {
+        let endpoint = world.endpoint("shop/catalog/80/c-1-uid").unwrap();
+        let direct = world.service("pod/shop/c-1").unwrap().pod.unwrap();
+        let workload = world.workload("shop/c-1");
+        (endpoint.identity, direct.identity, workload.identity)
+    };
+    let all = (ID.to_owned(), ID.to_owned(), ID.to_owned());
+    let none = (String::new(), String::new(), String::new());
+    let objects = || {
+        [
+            cluster_ip("catalog", &["10.0.0.1"]),
+            Object::Pod(meshed("c-1", "catalog", "10.1.0.1")),
+            slice("catalog-a", "catalog", vec![seat("c-1", "10.1.0.1")]),
+        ]
+    };
+    let mut world = world();
+    world.apply(objects());
+    assert_eq!(said(&world), all);
+    let every = ["remora-h2", "remora-h1", "remora-tcp"]
+        .map(str::to_owned)
+        .to_vec();
+    assert_eq!(taken(&world), (every.clone(), every.clone()));
+
+    // Opaque bytes travel encrypted too.
+    let changed = |change: fn(&mut Pod)| {
+        let mut changed = meshed("c-1", "catalog", "10.1.0.1");
+        change(&mut changed);
+        [Object::Pod(changed)]
+    };
+    world.apply(changed(|pod| {
+        pod.opaque_ports = vec!["8000-9000".parse().unwrap()]
+    }));
+    let bytes = vec!["remora-tcp".to_owned()];
+    assert_eq!(
+        (said(&world), taken(&world)),
+        (all.clone(), (bytes.clone(), bytes))
+    );
+    // What is not intercepted is plaintext; by its own address any port may be.
+    world.apply(changed(|pod| {
+        pod.excluded_ports = vec!["22".parse().unwrap()]
+    }));
+    assert_eq!(said(&world), (ID.to_owned(), String::new(), ID.to_owned()));
+    world.apply(changed(|pod| {
+        pod.excluded_ports = vec!["8080".parse().unwrap()]
+    }));
+    assert_eq!(said(&world).0, "");
+    assert!(taken(&world).0.is_empty());
+    world.apply(changed(|pod| pod.sidecar = false));
+    assert_eq!(said(&world), none);
+    world.apply(changed(|pod| pod.trust_domain = None));
+    assert_eq!(said(&world), none);
+}
+
+#[test]
+fn what_is_meant_for_identities_and_finds_none_or_others_is_said() {
+    let objects = |trust_domain: &'static str| {
+        let mut pod = meshed("c-1", "catalog", "10.1.0.1");
+        pod.trust_domain = Some(trust_domain.into());
+        [
+            cluster_ip("catalog", &["10.0.0.1"]),
+            Object::Pod(pod),
+            slice("catalog-a", "catalog", vec![seat("c-1", "10.1.0.1")]),
+            Object::TrafficPolicy(Box::new(policy(
+                "all",
+                None,
+                mtls(Some(v1::MtlsMode::Strict), &[]),
+            ))),
+        ]
+    };
+    let notes = |world: &World| -> Vec<String> {
+        let notes = world.core.notes().into_iter();
+        notes
+            .map(|note| format!("{} {}", note.key, note.field))
+            .collect()
+    };
+    // A control plane without a CA promises none.
+    let store = Arc::new(Store::default());
+    let core = Core::new(store.clone(), None);
+    let mut without = World { core, store };
+    without.apply(objects("cluster.local"));
+    let endpoint = without.endpoint("shop/catalog/80/c-1-uid").unwrap();
+    assert_eq!(endpoint.identity, "");
+    assert_eq!(without.workload("shop/c-1").identity, "");
+    assert_eq!(taken(&without).0, ["remora-h2", "remora-h1"]);
+    assert_eq!(notes(&without), ["TrafficPolicy shop/all spec.mtls"]);
+
+    // One of another mesh.
+    let mut world = world();
+    world.apply(objects("cluster.local"));
+    assert!(notes(&world).is_empty());
+    world.apply(objects("other"));
+    let field = "metadata.annotations.remora.io/trust-domain";
+    assert_eq!(notes(&world), [format!("Pod shop/c-1 {field}")]);
+    let endpoint = world.endpoint("shop/catalog/80/c-1-uid").unwrap();
+    let never_plaintext_instead = endpoint.identity.starts_with("spiffe://other/");
+    assert!(never_plaintext_instead, "{endpoint:?}");
+}
+
+fn mtls(mode: Option<v1::MtlsMode>, ports: &[(u16, v1::MtlsMode)]) -> Settings {
+    Settings {
+        mtls: Some(super::settings::Mtls {
+            mode,
+            ports: ports.iter().copied().collect(),
+        }),
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn of_all_modes_that_are_said_of_a_port_the_strictest_is_in_force() {
+    use v1::MtlsMode::{Disabled, Permissive, Strict};
+    let mut world = world();
+    world.apply([
+        cluster_ip("catalog", &["10.0.0.1"]),
+        Object::Pod(meshed("c-1", "catalog", "10.1.0.1")),
+        slice("catalog-a", "catalog", vec![seat("c-1", "10.1.0.1")]),
+    ]);
+    let said = |world: &World| {
+        let endpoint = world.endpoint("shop/catalog/80/c-1-uid").unwrap();
+        let workload = world.workload("shop/c-1");
+        let ports = workload.ports.iter().map(|port| (port.port, port.mtls()));
+        (endpoint.mtls(), workload.mtls(), ports.collect::<Vec<_>>())
+    };
+    assert_eq!(said(&world).0, Permissive);
+    let set = |name: &str, target: Option<&str>, settings: Settings| {
+        [Object::TrafficPolicy(Box::new(policy(
+            name, target, settings,
+        )))]
+    };
+    world.apply(set("all", None, mtls(Some(Strict), &[(9090, Permissive)])));
+    let (endpoint, general, ports) = said(&world);
+    assert_eq!((endpoint, general), (Strict, Strict));
+    assert!(ports.contains(&(9090, Permissive)) && ports.contains(&(8080, Strict)));
+    assert_eq!(world.workload("shop/c-1").policies[0].name, "all");
+    // A Service cannot loosen what its Namespace says.
+    world.apply(set(
+        "one",
+        Some("catalog"),
+        mtls(Some(Disabled), &[(9090, Strict)]),
+    ));
+    let (endpoint, general, ports) = said(&world);
+    assert_eq!((endpoint, general), (Strict, Strict));
+    assert!(ports.contains(&(9090, Strict)));
+    let direct = world.service("pod/shop/c-1").unwrap().pod.unwrap();
+    assert_eq!(direct.mtls(), Strict);
+    // Alone it can; ports that it does not cover are as ever.
+    world.delete(Kind::TrafficPolicy, "all");
+    let (endpoint, general, _) = said(&world);
+    assert_eq!((endpoint, general), (Disabled, Permissive));
+    world.delete(Kind::TrafficPolicy, "one");
+    assert_eq!((said(&world).0, said(&world).1), (Permissive, Permissive));
+}
+
 #[test]
 fn what_any_service_declares_tcp_takes_no_mesh_protocol() {
     let mut world = world();
@@ -750,7 +943,10 @@ fn a_resource_knows_the_policies_that_take_part_in_it() {
     ];
     world.apply(objects);
     let of = |world: &World| -> Vec<(String, Vec<Id>)> {
-        let taking_part = world.store.with_policies(ResourceType::Service).into_iter();
+        let taking_part = world
+            .store
+            .with_policies(ResourceType::Service, Kind::TrafficPolicy)
+            .into_iter();
         let named = taking_part.map(|one| (one.name.to_string(), one.policies.clone()));
         named.collect()
     };

@@ -1,9 +1,12 @@
 //! What is worth an Event. Pure.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::core::objects::{Id, Name};
+use remora_proto::v1;
+
+use crate::core::objects::{self, Id, Name};
+use crate::core::store::{ResourceType, Store};
 use crate::policy::status::TrafficPolicyStatus;
 use crate::reports::Opened;
 use crate::reports::tally::Refusal;
@@ -28,6 +31,8 @@ pub const NOT_INJECTED: &str = "NotInjected";
 pub enum Kind {
     /// A TrafficPolicy.
     TrafficPolicy,
+    /// An AuthorizationPolicy.
+    AuthorizationPolicy,
     /// A Pod.
     Pod,
     /// A Service.
@@ -70,9 +75,13 @@ pub fn of_status(
     refusal: Option<&Refusal>,
 ) -> Vec<Notice> {
     let mut notices = Vec::new();
+    let kind = match seen.kind {
+        objects::Kind::AuthorizationPolicy => Kind::AuthorizationPolicy,
+        _ => Kind::TrafficPolicy,
+    };
     let mut notice = |reason, action, note| {
         notices.push(Notice {
-            kind: Kind::TrafficPolicy,
+            kind,
             id: seen.id.clone(),
             uid: Some(seen.uid.clone()),
             reason,
@@ -109,6 +118,38 @@ pub fn of_status(
         notice(REFUSED, "Apply", note);
     }
     notices
+}
+
+/// Leaves out breakers of what is no Service, and of pods that are no endpoint of
+/// it: a sidecar tells of its own calls, and else could have Events written
+/// about whatever it names.
+pub fn keep_endpoints(store: &Store, opened: &mut Vec<Opened>) {
+    let mut pods: HashMap<String, HashSet<String>> = HashMap::new();
+    opened.retain(|opened| {
+        if store
+            .exact(ResourceType::Service, &opened.service)
+            .is_none()
+        {
+            return false;
+        }
+        if !is_pod(&opened.endpoint) {
+            return true;
+        }
+        let pods = pods
+            .entry(opened.service.clone())
+            .or_insert_with(|| pods_of(store, &opened.service));
+        pods.contains(&opened.endpoint)
+    });
+}
+
+fn pods_of(store: &Store, service: &str) -> HashSet<String> {
+    let members = store.members(ResourceType::Endpoint, service);
+    let endpoints = members
+        .iter()
+        .filter_map(|name| store.exact(ResourceType::Endpoint, name)?.open());
+    endpoints
+        .map(|endpoint: v1::Endpoint| endpoint.pod)
+        .collect()
 }
 
 /// Of breakers that opened at about the same time: one for each target.
@@ -186,10 +227,12 @@ pub fn of_uninjected(uninjected: &[Uninjected], told: &mut HashSet<Name>) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::store::Resource;
     use crate::policy::status::{SidecarCounts, StatusCondition};
 
     fn seen() -> PolicySeen {
         PolicySeen {
+            kind: crate::core::objects::Kind::TrafficPolicy,
             id: Id::new("shop", "catalog"),
             uid: "u".into(),
             generation: 1,
@@ -271,6 +314,42 @@ mod tests {
             cause: "3 consecutive failures".to_owned(),
             at_ms: 1,
         }
+    }
+
+    #[test]
+    fn a_breaker_of_what_is_no_endpoint_of_the_service_is_no_event() {
+        let store = Store::default();
+        let resource = |kind, name: &str, message: &v1::Endpoint| {
+            Resource::new(kind, name.into(), Vec::new(), None, message)
+        };
+        let none = v1::Endpoint::default();
+        store.set(
+            ResourceType::Service,
+            resource(ResourceType::Service, "shop/catalog", &none),
+        );
+        let endpoint = v1::Endpoint {
+            pod: "catalog-1".to_owned(),
+            ..v1::Endpoint::default()
+        };
+        let name = "shop/catalog/8080/uid-1";
+        store.set(
+            ResourceType::Endpoint,
+            resource(ResourceType::Endpoint, name, &endpoint),
+        );
+        let elsewhere = Opened {
+            service: "vault/keys".to_owned(),
+            ..opened("web-1", "10.0.0.1")
+        };
+        let mut told = vec![
+            opened("web-1", "catalog-1"),
+            opened("web-1", "payment-1"),
+            opened("web-1", "10.0.0.1:8080"),
+            opened("web-1", ""),
+            elsewhere,
+        ];
+        keep_endpoints(&store, &mut told);
+        let kept: Vec<_> = told.iter().map(|one| one.endpoint.as_str()).collect();
+        assert_eq!(kept, ["catalog-1", "10.0.0.1:8080", ""]);
     }
 
     #[test]

@@ -143,7 +143,9 @@ impl Writer<'_> {
                     self.told.remove(uid);
                 }
             }
-            for notice in decide::of_opened(self.inputs.sidecars.take_opened()) {
+            let mut opened = self.inputs.sidecars.take_opened();
+            decide::keep_endpoints(&self.inputs.store, &mut opened);
+            for notice in decide::of_opened(opened) {
                 self.write_or_drop(notice).await;
             }
             let next = tokio::time::sleep(GATHER);
@@ -190,7 +192,7 @@ impl Writer<'_> {
     /// What `kubectl describe` finds an Event by.
     async fn uid(&self, notice: &Notice) -> Option<Name> {
         match notice.kind {
-            Kind::TrafficPolicy => None,
+            Kind::TrafficPolicy | Kind::AuthorizationPolicy => None,
             Kind::Pod => {
                 let name = format!("{}/{}", notice.id.namespace, notice.id.name);
                 let workload = self.inputs.store.exact(ResourceType::Workload, &name)?;

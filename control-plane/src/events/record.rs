@@ -104,6 +104,7 @@ impl Recorder {
 fn event(notice: &Notice, instance: &str, unix_ms: u64) -> Event {
     let (api_version, kind) = match notice.kind {
         Kind::TrafficPolicy => ("remora.io/v1alpha1", "TrafficPolicy"),
+        Kind::AuthorizationPolicy => ("remora.io/v1alpha1", "AuthorizationPolicy"),
         Kind::Pod => ("v1", "Pod"),
         Kind::Service => ("v1", "Service"),
     };

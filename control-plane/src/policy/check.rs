@@ -28,10 +28,24 @@ impl fmt::Display for FieldError {
 /// The schema of `spec`, as the definition that an API server is given has it.
 static SPEC: LazyLock<Value> = LazyLock::new(|| definition::schema_of("spec"));
 
-/// Checks `spec` against the schema; what is at fault is removed from it.
+/// The same of an AuthorizationPolicy.
+static AUTHORIZATION: LazyLock<Value> =
+    LazyLock::new(|| definition::part_of(&definition::authorization(), "spec"));
+
+/// Checks the `spec` of a TrafficPolicy against the schema; what is at fault is
+/// removed from it.
 pub fn spec(value: &mut Value) -> Vec<FieldError> {
+    against(&SPEC, value)
+}
+
+/// The same of an AuthorizationPolicy.
+pub fn authorization(value: &mut Value) -> Vec<FieldError> {
+    against(&AUTHORIZATION, value)
+}
+
+fn against(schema: &Value, value: &mut Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    node(&SPEC, value, "spec", &mut errors);
+    node(schema, value, "spec", &mut errors);
     errors
 }
 
@@ -83,6 +97,10 @@ fn object(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldE
         );
         return;
     };
+    if schema["additionalProperties"].is_object() {
+        map(schema, fields, path, errors);
+        return;
+    }
     let empty = Map::new();
     let known = schema["properties"].as_object().unwrap_or(&empty);
     // A leaf without a value is one that is not given.
@@ -119,6 +137,23 @@ fn object(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldE
             fault(errors, &path, "is missing and must be given".to_owned());
         }
     }
+}
+
+/// An object whose fields the user names.
+fn map(schema: &Value, fields: &mut Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
+    let most = schema["maxProperties"].as_u64();
+    let count = fields.len() as u64;
+    if most.is_some_and(|most| count > most) {
+        let allowed = range(None, most.map(|n| n as f64));
+        fault(
+            errors,
+            path,
+            format!("has {count} entries, must have {allowed}"),
+        );
+        return;
+    }
+    let inner = &schema["additionalProperties"];
+    fields.retain(|name, field| node(inner, field, &format!("{path}.{name}"), errors));
 }
 
 fn array(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) {

@@ -4,6 +4,7 @@
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
+use super::authorization::schema::AuthorizationPolicy;
 use super::bounds::DURATION_MESSAGE;
 use super::forms;
 use super::schema::TrafficPolicy;
@@ -13,7 +14,16 @@ const SCHEMA: &str = "/spec/versions/0/schema/openAPIV3Schema";
 
 /// The definition of `TrafficPolicy`, as JSON.
 pub fn definition() -> Value {
-    let mut definition = serde_json::to_value(TrafficPolicy::crd()).unwrap_or_default();
+    of::<TrafficPolicy>()
+}
+
+/// The definition of `AuthorizationPolicy`, as JSON.
+pub fn authorization() -> Value {
+    of::<AuthorizationPolicy>()
+}
+
+fn of<K: CustomResourceExt>() -> Value {
+    let mut definition = serde_json::to_value(K::crd()).unwrap_or_default();
     if let Some(schema) = definition.pointer_mut(SCHEMA) {
         tidy(schema);
         if let Some(spec) = schema.pointer_mut("/properties/spec") {
@@ -23,9 +33,13 @@ pub fn definition() -> Value {
     definition
 }
 
-/// The schema of one part of an object: `spec` or `status`.
+/// The schema of one part of a TrafficPolicy: `spec` or `status`.
 pub fn schema_of(part: &str) -> Value {
-    let definition = definition();
+    part_of(&definition(), part)
+}
+
+/// The schema of one part of a definition's objects: `spec` or `status`.
+pub fn part_of(definition: &Value, part: &str) -> Value {
     let schema = definition.pointer(&format!("{SCHEMA}/properties/{part}"));
     schema.cloned().unwrap_or_default()
 }
@@ -62,8 +76,10 @@ fn tidy(schema: &mut Value) {
     if let Some(nested) = fields.get_mut("properties").and_then(Value::as_object_mut) {
         nested.values_mut().for_each(tidy);
     }
-    if let Some(items) = fields.get_mut("items") {
-        tidy(items);
+    for inner in ["items", "additionalProperties"] {
+        if let Some(inner) = fields.get_mut(inner) {
+            tidy(inner);
+        }
     }
 }
 
@@ -99,6 +115,10 @@ pub fn bounds(schema: &Value) -> Option<String> {
                 Some(least) => format!("From {least} to {most} entries"),
                 None => format!("At most {most} entries"),
             })
+        }
+        "object" => {
+            let most = number("maxProperties")?;
+            Some(format!("At most {most} entries"))
         }
         "string" if schema["pattern"] == forms::DURATION => {
             let rules = schema["x-kubernetes-validations"].as_array()?;

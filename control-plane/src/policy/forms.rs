@@ -92,8 +92,8 @@ pub fn any_method() -> Value {
 
 /// One part of a rate limit's key.
 pub fn key_part() -> Value {
-    let pattern = "^(remoteAddress|path|method|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)$";
-    let message = "must be one of: remoteAddress, path, method, header:NAME";
+    let pattern = "^(clientIdentity|remoteAddress|path|method|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)$";
+    let message = "must be one of: clientIdentity, remoteAddress, path, method, header:NAME";
     let mut schema = word("header:".len() as u32 + HEADER_LENGTH, pattern, message);
     if let Some(Value::Array(rules)) = schema.get_mut("x-kubernetes-validations") {
         rules.push(json!(not_ours("header:")));
@@ -184,4 +184,28 @@ impl JsonSchema for IntOrString {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "x-kubernetes-int-or-string": true })
     }
+}
+
+/// What a label's value must be.
+pub const LABEL_VALUE: &str = "a label's value: at most 63 letters, digits, -, _ and ., with a \
+    letter or digit at either end, or empty";
+
+/// A label's value.
+pub fn label_value() -> Value {
+    let form = "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$";
+    json!({
+        "type": "string",
+        "maxLength": 63,
+        "x-kubernetes-validations": [
+            { "rule": format!("self.matches('{form}')"), "message": format!("must be {LABEL_VALUE}") },
+        ],
+    })
+}
+
+/// Whether [`label_value`] takes it.
+pub fn is_label_value(text: &str) -> bool {
+    let mark = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let ends = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63 && text.bytes().all(mark) && ends(bytes.first()) && ends(bytes.last())
 }

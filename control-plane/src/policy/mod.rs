@@ -1,4 +1,5 @@
-//! TrafficPolicy: the custom resource, and its reading into typed settings.
+//! The custom resources TrafficPolicy and AuthorizationPolicy, and their reading
+//! into typed settings.
 //!
 //! # Layout
 //! - [`schema`]: the object as users write it, and its schema.
@@ -7,19 +8,25 @@
 //! - [`status`]: what the control plane writes back into it.
 //! - [`check`]: every fault that the schema alone shows, each with its path.
 //! - [`units`]: durations and quantities.
+//! - `scope`: `targetRefs` and `podSelector`, of both kinds.
+//! - [`mtls`]: its block of that name.
 //! - [`conditions`]: the words of `failures` and `on`.
 //! - [`parse`]: from the object to [`crate::core::settings`], once.
+//! - [`authorization`]: AuthorizationPolicy; all else is of TrafficPolicy, or of both.
 //!
 //! What several policies together mean is not here but in [`crate::core::resolve`].
 
+pub mod authorization;
 pub mod bounds;
 pub mod check;
 pub mod conditions;
 pub mod definition;
 pub mod forms;
+pub mod mtls;
 pub mod parse;
 pub mod rates;
 pub mod schema;
+mod scope;
 pub mod status;
 pub mod units;
 

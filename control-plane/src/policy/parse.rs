@@ -2,21 +2,22 @@
 //! object is reported together.
 
 use remora_proto::v1;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::bounds::{self, Span};
 use super::check::{self, FieldError};
 use super::forms::IntOrString;
-use super::schema::{self, TargetKind, TrafficPolicySpec};
-use super::{conditions, rates, units};
-use crate::core::objects::Target;
+use super::schema::{self, TrafficPolicySpec};
+use super::{conditions, mtls, rates, scope, units};
+use crate::core::scope::Scope;
 use crate::core::settings::{self, Settings, defaults};
 
 /// What a policy says, typed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parsed {
-    /// What it is for, without repetition.
-    pub targets: Vec<Target>,
+    /// Whom it is for, without repetition.
+    pub scope: Scope,
     /// What it says.
     pub settings: Settings,
 }
@@ -26,21 +27,15 @@ pub struct Parsed {
 /// # Errors
 /// Every fault of the object, each with its field path and what is allowed.
 pub fn spec(namespace: &str, name: &str, spec: &Value) -> Result<Parsed, Vec<FieldError>> {
-    let mut value = spec.clone();
-    let mut faults = Faults {
-        errors: check::spec(&mut value),
-    };
-    let read = match serde_json::from_value::<TrafficPolicySpec>(value) {
-        Ok(read) => read,
-        // What is left out stands in `errors` already; else serde says it.
-        Err(error) if faults.errors.is_empty() => {
-            faults.add("spec", error.to_string());
-            return Err(faults.errors);
-        }
-        Err(_) => return Err(faults.errors),
-    };
+    let (read, mut faults) = Faults::read::<TrafficPolicySpec>(spec, check::spec)?;
+    of_pods(&read, &mut faults);
     let parsed = Parsed {
-        targets: targets(namespace, &read.target_refs, &mut faults),
+        scope: scope::read(
+            namespace,
+            (read.target_refs.as_ref(), read.pod_selector.as_ref()),
+            spec,
+            &mut faults,
+        ),
         settings: Settings {
             circuit_breaker: read
                 .circuit_breaker
@@ -51,12 +46,29 @@ pub fn spec(namespace: &str, name: &str, spec: &Value) -> Result<Parsed, Vec<Fie
             rate_limits: read
                 .rate_limits
                 .map(|limits| rates::limits(&format!("{namespace}/{name}"), &limits, &mut faults)),
+            mtls: read.mtls.map(|block| mtls::block(&block, &mut faults)),
         },
     };
-    if faults.errors.is_empty() {
-        Ok(parsed)
-    } else {
-        Err(faults.errors)
+    faults.or(parsed)
+}
+
+/// What may stand beside `podSelector`, and must.
+fn of_pods(read: &TrafficPolicySpec, faults: &mut Faults) {
+    if read.pod_selector.is_none() {
+        return;
+    }
+    let blocks = [
+        ("circuitBreaker", read.circuit_breaker.is_some()),
+        ("outbound", read.outbound.is_some()),
+        ("retries", read.retries.is_some()),
+        ("timeouts", read.timeouts.is_some()),
+        ("rateLimits", read.rate_limits.is_some()),
+    ];
+    for (block, _) in blocks.into_iter().filter(|(_, is_there)| *is_there) {
+        faults.add(format!("spec.{block}"), schema::NOT_OF_PODS);
+    }
+    if read.mtls.is_none() && !faults.are_below("spec.mtls") {
+        faults.add("spec.mtls", schema::MTLS_OF_PODS);
     }
 }
 
@@ -66,6 +78,44 @@ pub(super) struct Faults {
 }
 
 impl Faults {
+    /// What can be read of a `spec`, of which `check` takes out what is at
+    /// fault; the faults alone where what is left is none.
+    pub(super) fn read<T: DeserializeOwned>(
+        spec: &Value,
+        check: fn(&mut Value) -> Vec<FieldError>,
+    ) -> Result<(T, Self), Vec<FieldError>> {
+        let mut value = spec.clone();
+        let mut faults = Self {
+            errors: check(&mut value),
+        };
+        match serde_json::from_value(value) {
+            Ok(read) => Ok((read, faults)),
+            // What is left out stands among the faults already; else serde says it.
+            Err(error) => {
+                if faults.errors.is_empty() {
+                    faults.add("spec", error.to_string());
+                }
+                Err(faults.errors)
+            }
+        }
+    }
+
+    /// What was made of it, where nothing was at fault.
+    pub(super) fn or<T>(self, parsed: T) -> Result<T, Vec<FieldError>> {
+        if self.errors.is_empty() {
+            Ok(parsed)
+        } else {
+            Err(self.errors)
+        }
+    }
+
+    /// Whether something is wrong within this field.
+    pub(super) fn are_below(&self, field: &str) -> bool {
+        self.errors
+            .iter()
+            .any(|error| error.field.starts_with(field))
+    }
+
     pub(super) fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.errors.push(FieldError {
             field: field.into(),
@@ -80,6 +130,25 @@ impl Faults {
             rest.is_some_and(|rest| rest.starts_with('.'))
         };
         self.errors.iter().any(below)
+    }
+
+    /// Says of each word of a list that is not of its form where it stands and
+    /// what it must be.
+    pub(super) fn words(
+        &mut self,
+        at: &str,
+        words: Option<&Vec<String>>,
+        is: fn(&str) -> bool,
+        what: &str,
+    ) {
+        for (index, word) in words.into_iter().flatten().enumerate() {
+            if !is(word) {
+                self.add(
+                    format!("{at}[{index}]"),
+                    format!("is {word:?}, must be {what}"),
+                );
+            }
+        }
     }
 
     /// A duration between two bounds, in milliseconds.
@@ -136,36 +205,6 @@ impl Faults {
             );
         }
     }
-}
-
-fn targets(namespace: &str, refs: &[schema::TargetRef], faults: &mut Faults) -> Vec<Target> {
-    let mut targets = Vec::new();
-    for (index, reference) in refs.iter().enumerate() {
-        let field = format!("spec.targetRefs[{index}]");
-        if !reference.group.is_empty() {
-            let message = format!("is {:?}, must be \"\" (the core group)", reference.group);
-            faults.add(format!("{field}.group"), message);
-        }
-        let target = match reference.kind {
-            TargetKind::Service => Target::Service(reference.name.as_str().into()),
-            TargetKind::Namespace => {
-                if reference.name != namespace {
-                    let message = format!(
-                        "is {:?}, must be {namespace:?}: a policy is for its own namespace only",
-                        reference.name
-                    );
-                    faults.add(format!("{field}.name"), message);
-                }
-                Target::Namespace
-            }
-        };
-        if targets.contains(&target) {
-            faults.add(field, "names a target that stands before it already");
-        } else {
-            targets.push(target);
-        }
-    }
-    targets
 }
 
 fn circuit_breaker(

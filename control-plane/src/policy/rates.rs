@@ -119,6 +119,7 @@ fn key(at: &str, parts: &[String], faults: &mut Faults) -> Vec<v1::KeyPart> {
     for (index, part) in parts.iter().enumerate() {
         let at = format!("{at}[{index}]");
         let part = match part.as_str() {
+            "clientIdentity" => Part::ClientIdentity(true),
             "remoteAddress" => Part::RemoteAddress(true),
             "path" => Part::Path(true),
             "method" => Part::Method(true),
@@ -126,7 +127,8 @@ fn key(at: &str, parts: &[String], faults: &mut Faults) -> Vec<v1::KeyPart> {
                 Some(name) => Part::Header(header_name(&at, name, faults)),
                 None => {
                     let message = format!(
-                        "is {other:?}, must be one of: remoteAddress, path, method, header:NAME"
+                        "is {other:?}, must be one of: clientIdentity, remoteAddress, path, \
+                         method, header:NAME"
                     );
                     faults.add(at, message);
                     continue;

@@ -17,7 +17,7 @@ pub struct TrafficPolicyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// What became of the policy at each of its targets, one entry for each, at most 16
-    /// (Gateway API policy attachment, GEP-713).
+    /// (Gateway API policy attachment, GEP-713). Of a podSelector it is the Namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub ancestors: Vec<PolicyAncestorStatus>,

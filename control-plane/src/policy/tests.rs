@@ -8,6 +8,7 @@ use super::definition::definition;
 use super::parse::{self, Parsed};
 use crate::core::objects::Target;
 use crate::core::resolve::service_policy;
+use crate::core::scope::{Requirement, Scope, Selector};
 
 fn read(spec: &str) -> Result<Parsed, Vec<FieldError>> {
     let text = format!("targetRefs: [{{group: \"\", kind: Service, name: catalog}}]\n{spec}");
@@ -40,7 +41,9 @@ fn the_definition_has_every_field() {
         names,
         [
             "circuitBreaker",
+            "mtls",
             "outbound",
+            "podSelector",
             "rateLimits",
             "retries",
             "targetRefs",
@@ -142,14 +145,9 @@ fn what_comes_in_later_issues_is_refused_by_name() {
         ("healthCheck: {}", "spec.healthCheck"),
         ("fallback: {}", "spec.fallback"),
         ("fault: {}", "spec.fault"),
-        ("mtls: {}", "spec.mtls"),
         (
             "rateLimits: [{name: a, limit: {requests: 1, per: second}, scope: Mesh}]",
             "spec.rateLimits[0].scope",
-        ),
-        (
-            "rateLimits: [{name: a, limit: {requests: 1, per: second}, key: [clientIdentity]}]",
-            "spec.rateLimits[0].key[0]",
         ),
     ] {
         let found = errors(spec);
@@ -249,7 +247,7 @@ fn a_rate_limit_is_read_whole() {
 - name: per-caller
   limit: {requests: 100, per: minute, burst: 10}
   match: {methods: [GET], path: {prefix: /x/}, headers: [{name: X-A, value: b}]}
-  key: [remoteAddress, path, method, \"header:X-User\"]
+  key: [remoteAddress, path, method, \"header:X-User\", clientIdentity]
   enforcedAt: Caller
   mode: Shadow
   maxKeys: 7";
@@ -266,6 +264,8 @@ fn a_rate_limit_is_read_whole() {
         limit.key[3].part,
         Some(v1::key_part::Part::Header("x-user".into()))
     );
+    let identity = Some(v1::key_part::Part::ClientIdentity(true));
+    assert_eq!(limit.key[4].part, identity);
     let found = errors(
         "rateLimits: [{name: a, limit: {requests: 1, per: second}, match: {path: {exact: /x, prefix: /y}}}, {name: a, limit: {requests: 1, per: second}}]",
     );
@@ -286,26 +286,92 @@ fn a_policy_is_for_its_own_namespace_only() {
         parse::spec("shop", "p", &value)
     };
     let own = targets("targetRefs: [{kind: Namespace, name: shop}]").unwrap();
-    assert_eq!(own.targets, [Target::Namespace]);
+    assert_eq!(own.scope.targets(), [Target::Namespace]);
     assert!(targets("targetRefs: [{kind: Namespace, name: other}]").is_err());
     assert!(targets("targetRefs: [{kind: Service, name: a, namespace: other}]").is_err());
     assert!(targets("targetRefs: [{kind: Service, name: a}, {kind: Service, name: a}]").is_err());
     assert!(targets("targetRefs: []").is_err());
     let missing = targets("retries: {}").unwrap_err();
-    assert_eq!(missing[0].field, "spec.targetRefs");
+    assert_eq!(missing[0].field, "spec");
     let route =
         targets("targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}]")
             .unwrap_err();
     assert_eq!(route[0].field, "spec.targetRefs[0].kind");
 }
 
+fn of_pods(text: &str) -> Result<Parsed, Vec<String>> {
+    let value: Value = serde_saphyr::from_str(text).unwrap();
+    let parsed = parse::spec("shop", "p", &value);
+    parsed.map_err(|errors| errors.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_policy_of_pods_is_read_with_its_modes() {
+    let parsed = of_pods(
+        "podSelector: {matchLabels: {app: catalog}, matchExpressions: [{key: track, operator: Exists}]}
+mtls: {ports: {\"9090\": Strict}}",
+    )
+    .unwrap();
+    let selector = Selector(vec![
+        Requirement::In("app".to_owned(), vec!["catalog".to_owned()]),
+        Requirement::Exists("track".to_owned()),
+    ]);
+    assert_eq!(parsed.scope, Scope::Pods(selector));
+    let mtls = parsed.settings.mtls.unwrap();
+    assert_eq!((mtls.mode, mtls.ports.len()), (None, 1));
+    let every = of_pods("{podSelector: {}, mtls: {}}").unwrap();
+    assert_eq!(every.scope, Scope::Pods(Selector::default()));
+}
+
+#[test]
+fn a_policy_of_pods_has_mtls_and_no_other_block() {
+    let refused = |text: &str| of_pods(text).unwrap_err();
+    let both = "{podSelector: {}, targetRefs: [{kind: Service, name: a}], mtls: {}}";
+    let one = "spec: must have exactly one of: targetRefs, podSelector";
+    assert_eq!(refused(both), [one]);
+    assert_eq!(refused("mtls: {}"), [one]);
+    let silent = "spec.mtls: must be given where podSelector is";
+    assert_eq!(refused("podSelector: {}"), [silent]);
+    let all = refused(
+        "{podSelector: {}, mtls: {}, circuitBreaker: {}, outbound: {}, retries: {}, timeouts: {}, rateLimits: []}",
+    );
+    let words = "is about calls to a Service: a policy with podSelector has only mtls";
+    let blocks = [
+        "circuitBreaker",
+        "outbound",
+        "retries",
+        "timeouts",
+        "rateLimits",
+    ];
+    assert_eq!(all, blocks.map(|block| format!("spec.{block}: {words}")));
+    // What is without a value is neither there nor left out.
+    let empty = refused("{podSelector: , mtls: {}}");
+    assert_eq!(empty.len(), 1, "{empty:?}");
+    assert!(
+        empty[0].starts_with("spec.podSelector: is empty"),
+        "{empty:?}"
+    );
+    let empty = refused("{podSelector: {}, mtls: }");
+    assert_eq!(empty.len(), 1, "{empty:?}");
+    assert!(empty[0].starts_with("spec.mtls: is empty"), "{empty:?}");
+    let word = refused("{podSelector: {matchLabels: {a: 'b c'}}, mtls: {}}");
+    assert!(
+        word[0].starts_with("spec.podSelector.matchLabels.a: "),
+        "{word:?}"
+    );
+}
+
 proptest::proptest! {
     #[test]
     fn no_value_panics(text in "[ -~]{0,60}", number in proptest::prelude::any::<i64>()) {
         for value in [json!(text), json!(number), json!([text, number]), json!({text.as_str(): number})] {
-            for field in ["circuitBreaker", "retries", "timeouts", "rateLimits", "outbound", "targetRefs"] {
+            for field in ["circuitBreaker", "retries", "timeouts", "rateLimits", "outbound", "targetRefs", "podSelector", "mtls"] {
                 let _ = parse::spec("shop", "p", &json!({field: value}));
             }
+            let _ = parse::spec("shop", "p", &json!({
+                "podSelector": {"matchLabels": value, "matchExpressions": [value]},
+                "mtls": {"ports": value},
+            }));
             let _ = parse::spec("shop", "p", &json!({
                 "targetRefs": [{"kind": "Service", "name": text}],
                 "retries": {"on": [value], "bufferBytes": value, "maxRetryAfter": value, "methods": [value]},

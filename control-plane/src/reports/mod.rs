@@ -89,6 +89,11 @@ impl Sidecars {
         }
     }
 
+    /// Whose resources the sidecars hold.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Node, Sidecar>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -178,18 +183,18 @@ impl Sidecars {
             || !report.dropped.is_empty()
             || !report.refused.is_empty();
         for dropped in report.dropped {
-            if let Some(key) = self.key(&dropped.type_url, &dropped.name) {
+            if let Some(key) = self.key(node, &dropped.type_url, &dropped.name) {
                 sidecar.drop_resource(&key);
             }
         }
         for applied in report.applied {
-            if let Some(key) = self.key(&applied.type_url, &applied.name) {
+            if let Some(key) = self.key(node, &applied.type_url, &applied.name) {
                 let version = self.version(&key, &applied.version);
                 sidecar.apply(key, version);
             }
         }
         for refused in report.refused {
-            if let Some(key) = self.key(&refused.type_url, &refused.name) {
+            if let Some(key) = self.key(node, &refused.type_url, &refused.name) {
                 let version = self.version(&key, &refused.version);
                 sidecar.refuse(key, version, &refused.reason);
             }
@@ -230,14 +235,18 @@ impl Sidecars {
         opened.drain(..over);
     }
 
-    /// What is reported of a type that is not ours, or under a name that no
-    /// resource can have, is not kept.
-    fn key(&self, type_url: &str, name: &str) -> Option<(ResourceType, Name)> {
+    /// What is reported of a type that is not ours, under a name that no resource
+    /// can have, or of what another sidecar alone may have, is not kept.
+    fn key(&self, node: &Node, type_url: &str, name: &str) -> Option<(ResourceType, Name)> {
         let kind = ResourceType::from_url(type_url)?;
         if name.len() > MAX_TEXT_BYTES {
             return None;
         }
         let held = self.store.exact(kind, name);
+        let owner = held.as_ref().and_then(|held| held.only_for.as_deref());
+        if owner.is_some_and(|owner| !node.is(owner)) {
+            return None;
+        }
         let name = held.map_or_else(|| shortened(name).into(), |held| held.name.clone());
         Some((kind, name))
     }
@@ -325,6 +334,41 @@ mod tests {
             breaker_changes: vec![change],
             ..v1::SidecarReport::default()
         }
+    }
+
+    #[test]
+    fn nobody_reports_what_only_another_may_have() {
+        let store = Arc::new(Store::default());
+        for (pod, uid) in [("web-1", "u"), ("web-2", "u2")] {
+            let node = format!("sidecar/shop/{pod}/{uid}");
+            let name = format!("shop/{pod}");
+            store.set(
+                ResourceType::Workload,
+                crate::core::store::Resource::new(
+                    ResourceType::Workload,
+                    name.into(),
+                    Vec::new(),
+                    Some(node.into()),
+                    &v1::Workload::default(),
+                ),
+            );
+        }
+        let sidecars = Arc::new(Sidecars::new(store));
+        let node = Node::parse("sidecar/shop/web-1/u").unwrap();
+        let _connected = sidecars.connect(&node, "1", Origin::Reports);
+        let of = |name: &str| v1::RefusedResource {
+            type_url: ResourceType::Workload.url().to_owned(),
+            name: name.to_owned(),
+            version: "v".to_owned(),
+            reason: "no".to_owned(),
+        };
+        let report = v1::SidecarReport {
+            refused: vec![of("shop/web-1"), of("shop/web-2")],
+            ..v1::SidecarReport::default()
+        };
+        sidecars.report(&node, report, true);
+        let wanted = ("shop/web-1".to_owned(), "no".to_owned());
+        assert_eq!(refused(&sidecars), [wanted]);
     }
 
     #[test]

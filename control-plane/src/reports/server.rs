@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Origin, Sidecars};
+use crate::identity::gate::{self, Admitted};
 use crate::stream::peers::Peers;
 use crate::stream::session::Node;
 
@@ -53,9 +54,11 @@ impl Reports for ReportService {
         let (sender, receiver) = mpsc::channel(4);
         let sidecars = self.sidecars.clone();
         let mut ending = self.ending.clone();
+        let admitted = request.extensions().get::<Admitted>().cloned();
         tokio::spawn(async move {
             let ended = tokio::select! {
-                ended = take(&sidecars, request.into_inner(), &sender) => ended,
+                ended = take(&sidecars, request.into_inner(), &sender, admitted.clone()) => ended,
+                gone = gate::gone(sidecars.store(), admitted.as_ref()) => Err(gone),
                 _ = ending.wait_for(|ending| *ending) => {
                     Err(Status::unavailable("the control plane is ending; connect again"))
                 }
@@ -74,6 +77,7 @@ async fn take(
     sidecars: &Arc<Sidecars>,
     mut reports: Streaming<SidecarReport>,
     sender: &Acknowledgements,
+    admitted: Option<Admitted>,
 ) -> Result<(), Status> {
     let mut connected = None;
     while let Some(report) = reports.message().await? {
@@ -87,6 +91,9 @@ async fn take(
                     "the first report must name the sidecar: namespace, pod, pod_uid",
                 )
             })?;
+            if let Some(admitted) = &admitted {
+                admitted.is(&node)?;
+            }
             let permit = sidecars.connect(&node, &sidecar.version, Origin::Reports);
             connected = Some((node, permit));
         }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use super::Sidecars;
 use super::sidecar::{Sidecar, State};
-use crate::core::objects::{Id, Name};
+use crate::core::objects::{Id, Kind, Name};
 use crate::core::store::{ResourceType, Store};
 use crate::stream::session::Node;
 
@@ -57,7 +57,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(store: &Store) -> Self {
+    fn of(store: &Store, of: Kind) -> Self {
         let mut parts = Self {
             ids: Vec::new(),
             by_resource: HashMap::new(),
@@ -66,14 +66,15 @@ impl Parts {
         let mut numbers: HashMap<Id, usize> = HashMap::new();
         // No policy takes part in an Endpoint.
         for kind in [ResourceType::Service, ResourceType::Workload] {
-            for resource in store.with_policies(kind) {
+            for resource in store.with_policies(kind, of) {
                 let number = |id: &Id| {
                     *numbers.entry(id.clone()).or_insert_with(|| {
                         parts.ids.push(id.clone());
                         parts.ids.len() - 1
                     })
                 };
-                let policies: Vec<usize> = resource.policies.iter().map(number).collect();
+                let policies = resource.policies_of(of).iter();
+                let policies: Vec<usize> = policies.map(number).collect();
                 if kind == ResourceType::Service {
                     let name = resource.name.clone();
                     parts.services.insert(name, policies.clone());
@@ -98,9 +99,9 @@ struct Mark {
 }
 
 impl Sidecars {
-    /// Of every policy in which a resource of the store has part.
-    pub fn tally(&self) -> HashMap<Id, Tally> {
-        let parts = Parts::of(&self.store);
+    /// Of every policy of a kind that takes part in a resource of the store.
+    pub fn tally(&self, of: Kind) -> HashMap<Id, Tally> {
+        let parts = Parts::of(&self.store, of);
         let mut tallies = vec![Tally::default(); parts.ids.len()];
         let mut marks = vec![Mark::default(); parts.ids.len()];
         let mut touched = Vec::new();

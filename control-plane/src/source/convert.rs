@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use remora_proto::bounds;
 use remora_proto::ports::{self, NotPorts, PortRange};
+use remora_proto::spiffe::is_trust_domain;
 use remora_proto::v1::Protocol;
 use remora_proto::well_known;
 
@@ -372,9 +373,11 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         // A pod that the injector left alone may have a container of that name.
         sidecar: not_injected.is_none() && has_sidecar(spec),
         running: phase == Some("Running"),
+        ended,
         declines_sidecar: on_host || declined,
         not_injected,
         mesh_protocols: mesh_protocols(&pod.metadata),
+        trust_domain: trust_domain(&pod.metadata, errors),
     }
 }
 
@@ -417,6 +420,20 @@ fn mesh_protocols(metadata: &ObjectMeta) -> Vec<&'static str> {
         words.any(|word| word.trim() == *known)
     };
     well_known::mesh::ALL.into_iter().filter(listed).collect()
+}
+
+/// The trust domain of the injected sidecar's identity. One that cannot be a
+/// trust domain is nobody's: its callers would send plaintext, so it is said.
+fn trust_domain(metadata: &ObjectMeta, errors: &mut Errors) -> Option<Name> {
+    let text = annotation(metadata, well_known::IDENTITY)?;
+    if !is_trust_domain(text) {
+        errors.add(
+            format!("metadata.annotations.{}", well_known::IDENTITY),
+            format!("is {text:?}, must be a trust domain such as cluster.local"),
+        );
+        return None;
+    }
+    Some(text.into())
 }
 
 /// A native sidecar of ours is among the init containers.

@@ -12,9 +12,11 @@ use serde_json::Value;
 
 use super::convert::{self, Errors};
 use super::yaml::{self, Document, Node, Position};
+use crate::core::authorizations::AuthorizationPolicy;
 use crate::core::objects::{Id, Key, Kind, Object, TrafficPolicy};
+use crate::core::scope::Scope;
 use crate::policy::check::FieldError;
-use crate::policy::parse;
+use crate::policy::{authorization, parse};
 
 /// What a document is.
 pub enum Read {
@@ -115,18 +117,50 @@ fn noted_fields(object: &Object) -> Vec<String> {
     match object {
         Object::Service(_) => vec!["spec.externalName".to_owned(), "spec.clusterIP".to_owned()],
         Object::EndpointSlice(_) => vec!["metadata.labels".to_owned()],
-        Object::TrafficPolicy(policy) => {
-            let indexes = 0..policy.targets.len();
-            indexes
-                .map(|index| format!("spec.targetRefs[{index}]"))
-                .collect()
-        }
+        Object::TrafficPolicy(policy) => target_fields(&policy.scope),
+        Object::AuthorizationPolicy(policy) => target_fields(&policy.scope),
         Object::Namespace(_) | Object::Pod(_) | Object::Deployment(_) => Vec::new(),
     }
 }
 
+/// Of a selector nothing is noted.
+fn target_fields(scope: &Scope) -> Vec<String> {
+    let indexes = 0..scope.targets().len();
+    indexes
+        .map(|index| format!("spec.targetRefs[{index}]"))
+        .collect()
+}
+
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+/// A kind by its names, `None` for one that has no meaning here; else the field
+/// that is wrong, and what it must be.
+fn known_kind(version: &str, kind: &str) -> Result<Option<Kind>, (&'static str, &'static str)> {
+    Ok(Some(match (version, kind) {
+        ("v1", "Namespace") => Kind::Namespace,
+        ("v1", "Service") => Kind::Service,
+        ("v1", "Pod") => Kind::Pod,
+        ("discovery.k8s.io/v1", "EndpointSlice") => Kind::EndpointSlice,
+        ("apps/v1", "Deployment") => Kind::Deployment,
+        ("remora.io/v1alpha1", "TrafficPolicy") => Kind::TrafficPolicy,
+        ("remora.io/v1alpha1", "AuthorizationPolicy") => Kind::AuthorizationPolicy,
+        (_, "Namespace" | "Service" | "Pod") => return Err(("apiVersion", "must be v1")),
+        (_, "EndpointSlice") => return Err(("apiVersion", "must be discovery.k8s.io/v1")),
+        (_, "Deployment") => return Err(("apiVersion", "must be apps/v1")),
+        (_, "TrafficPolicy" | "AuthorizationPolicy") => {
+            return Err(("apiVersion", "must be remora.io/v1alpha1"));
+        }
+        (version, _) if version.starts_with("remora.io/") => {
+            return Err(("kind", "must be TrafficPolicy or AuthorizationPolicy"));
+        }
+        ("v1", "List") => {
+            let message = "List is not read: write its items as documents of their own";
+            return Err(("kind", message));
+        }
+        _ => return Ok(None),
+    }))
 }
 
 /// Which object it is; `None` is one of a kind that has no meaning here.
@@ -148,27 +182,9 @@ fn identity(value: &Value) -> Result<Option<Key>, Vec<FieldError>> {
     if version.is_empty() {
         return Err(error("apiVersion", "must be given, such as v1"));
     }
-    let kind = match (version, kind) {
-        ("v1", "Namespace") => Kind::Namespace,
-        ("v1", "Service") => Kind::Service,
-        ("v1", "Pod") => Kind::Pod,
-        ("discovery.k8s.io/v1", "EndpointSlice") => Kind::EndpointSlice,
-        ("apps/v1", "Deployment") => Kind::Deployment,
-        ("remora.io/v1alpha1", "TrafficPolicy") => Kind::TrafficPolicy,
-        (_, "Namespace" | "Service" | "Pod") => return Err(error("apiVersion", "must be v1")),
-        (_, "EndpointSlice") => return Err(error("apiVersion", "must be discovery.k8s.io/v1")),
-        (_, "Deployment") => return Err(error("apiVersion", "must be apps/v1")),
-        (_, "TrafficPolicy") => return Err(error("apiVersion", "must be remora.io/v1alpha1")),
-        (version, _) if version.starts_with("remora.io/") => {
-            return Err(error("kind", "must be TrafficPolicy"));
-        }
-        ("v1", "List") => {
-            return Err(error(
-                "kind",
-                "List is not read: write its items as documents of their own",
-            ));
-        }
-        _ => return Ok(None),
+    let known = known_kind(version, kind);
+    let Some(kind) = known.map_err(|(field, message)| error(field, message))? else {
+        return Ok(None);
     };
     let metadata = &value["metadata"];
     let name = text(&metadata["name"]);
@@ -216,6 +232,9 @@ fn object(key: &Key, text: &str, node: &Node, value: &Value) -> Result<Object, V
             Object::EndpointSlice(convert::endpoint_slice(id, &slice, &mut errors))
         }
         Kind::TrafficPolicy => Object::TrafficPolicy(Box::new(policy(id, value)?)),
+        Kind::AuthorizationPolicy => {
+            Object::AuthorizationPolicy(Box::new(authorization_policy(id, value)?))
+        }
     };
     if errors.0.is_empty() {
         Ok(object)
@@ -235,8 +254,38 @@ fn typed<T: DeserializeOwned>(text: &str, node: &Node) -> Result<T, Vec<FieldErr
     })
 }
 
-/// A policy; its generation is still to be told.
-pub(super) fn policy(id: Id, value: &Value) -> Result<TrafficPolicy, Vec<FieldError>> {
+/// An AuthorizationPolicy; its generation is still to be told.
+pub(super) fn authorization_policy(
+    id: Id,
+    value: &Value,
+) -> Result<AuthorizationPolicy, Vec<FieldError>> {
+    let parsed = authorization::parse::spec(&id.namespace, &value["spec"]);
+    let parsed = whole(parsed, unknown_fields(value))?;
+    Ok(AuthorizationPolicy {
+        id,
+        generation: 0,
+        scope: parsed.scope,
+        says: parsed.says,
+    })
+}
+
+/// What was read, where nothing beside it is wrong; else all faults together.
+fn whole<T>(
+    parsed: Result<T, Vec<FieldError>>,
+    mut errors: Vec<FieldError>,
+) -> Result<T, Vec<FieldError>> {
+    match parsed {
+        Ok(parsed) if errors.is_empty() => Ok(parsed),
+        Ok(_) => Err(errors),
+        Err(more) => {
+            errors.extend(more);
+            Err(errors)
+        }
+    }
+}
+
+/// What stands beside `spec` of a policy and is not known there.
+fn unknown_fields(value: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let known = ["apiVersion", "kind", "metadata", "spec", "status"];
     for name in value
@@ -252,6 +301,12 @@ pub(super) fn policy(id: Id, value: &Value) -> Result<TrafficPolicy, Vec<FieldEr
             });
         }
     }
+    errors
+}
+
+/// A policy; its generation is still to be told.
+pub(super) fn policy(id: Id, value: &Value) -> Result<TrafficPolicy, Vec<FieldError>> {
+    let mut errors = unknown_fields(value);
     let created = &value["metadata"]["creationTimestamp"];
     let created = match created {
         Value::Null => None,
@@ -269,18 +324,13 @@ pub(super) fn policy(id: Id, value: &Value) -> Result<TrafficPolicy, Vec<FieldEr
             }
         },
     };
-    match parse::spec(&id.namespace, &id.name, &value["spec"]) {
-        Ok(parsed) if errors.is_empty() => Ok(TrafficPolicy {
-            id,
-            created,
-            generation: 0,
-            targets: parsed.targets,
-            settings: parsed.settings,
-        }),
-        Ok(_) => Err(errors),
-        Err(more) => {
-            errors.extend(more);
-            Err(errors)
-        }
-    }
+    let parsed = parse::spec(&id.namespace, &id.name, &value["spec"]);
+    let parsed = whole(parsed, errors)?;
+    Ok(TrafficPolicy {
+        id,
+        created,
+        generation: 0,
+        scope: parsed.scope,
+        settings: parsed.settings,
+    })
 }

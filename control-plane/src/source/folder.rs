@@ -180,12 +180,17 @@ fn counted(mut object: Object, before: Option<&Object>) -> Object {
     if let Object::TrafficPolicy(policy) = &mut object {
         policy.generation = match before {
             Some(Object::TrafficPolicy(before)) => {
-                let same = before.settings == policy.settings && before.targets == policy.targets;
-                if same {
-                    before.generation
-                } else {
-                    before.generation + 1
-                }
+                let same = before.settings == policy.settings && before.scope == policy.scope;
+                before.generation + i64::from(!same)
+            }
+            _ => 1,
+        };
+    }
+    if let Object::AuthorizationPolicy(policy) = &mut object {
+        policy.generation = match before {
+            Some(Object::AuthorizationPolicy(before)) => {
+                let same = before.scope == policy.scope && before.says == policy.says;
+                before.generation + i64::from(!same)
             }
             _ => 1,
         };

@@ -1,6 +1,6 @@
-//! The status of every TrafficPolicy, written by the replica that leads: what
-//! is in force where and why not, how many sidecars have it, which breakers it
-//! has open.
+//! The status of every policy, each kind by a task of its own, written by the
+//! replica that leads: what is in force where and why not, how many sidecars
+//! have it, which breakers it has open.
 //!
 //! # Layout
 //! - here: the task that writes.
@@ -8,8 +8,8 @@
 //! - [`pace`]: when it may be written.
 //! - [`present`]: reading and writing it at the API server.
 //!
-//! The API server must allow `list` of `trafficpolicies` and `patch` of
-//! `trafficpolicies/status` (remora.io).
+//! The API server must allow `list` of `trafficpolicies` and
+//! `authorizationpolicies`, and `patch` of their `status` (remora.io).
 
 pub mod pace;
 pub mod plan;
@@ -27,7 +27,7 @@ use self::pace::{Change, Pace};
 use self::plan::Counts;
 use self::present::{Present, Statuses};
 use crate::answer::RequestError;
-use crate::core::objects::Id;
+use crate::core::objects::{Id, Kind};
 use crate::core::policies::Condition;
 use crate::counters::Counters;
 use crate::events;
@@ -75,6 +75,8 @@ pub const fn writes() -> Writes {
 
 /// Where a status comes from, and who is told of it.
 pub struct Inputs {
+    /// The kind of the policies.
+    pub kind: Kind,
     /// The statuses at the API server.
     pub statuses: Statuses,
     /// What the source read.
@@ -174,7 +176,8 @@ impl<'a> Writer<'a> {
             }
         } else if let Err(error) = self.read().await {
             self.read_due = clock::now() + READ_PAUSE;
-            self.complain("list trafficpolicies", &error);
+            let what = format!("list {}", self.inputs.statuses.plural());
+            self.complain(&what, &error);
             return self.read_due;
         }
         let mut next = self.count(begun);
@@ -222,7 +225,7 @@ impl<'a> Writer<'a> {
             return due;
         }
         self.sidecar_changes.mark_unchanged();
-        self.tallies = self.inputs.sidecars.tally();
+        self.tallies = self.inputs.sidecars.tally(self.inputs.kind);
         self.tallied_at = Some(now);
         now + RECOUNT_INTERVAL
     }
@@ -300,7 +303,8 @@ impl<'a> Writer<'a> {
                     // Another object of the same name, or none: what was read is history.
                     self.present.remove(&seen.id);
                 }
-                let what = format!("patch trafficpolicies/status of {}", seen.id);
+                let plural = self.inputs.statuses.plural();
+                let what = format!("patch {plural}/status of {}", seen.id);
                 self.complain(&what, &error);
             }
         }

@@ -3,7 +3,7 @@
 
 use remora_proto::well_known;
 
-use crate::core::objects::{Id, Target};
+use crate::core::objects::{Id, Kind, Target};
 use crate::core::policies::{Condition, Reason};
 use crate::policy::status::{
     AncestorRef, BreakerCounts, PolicyAncestorStatus, SidecarCounts, StatusCondition,
@@ -72,7 +72,11 @@ pub fn desired(
         }
     });
     let (sidecars, breakers) = match counts {
-        Counts::Known(tally) => (Some(sidecars(tally)), Some(breakers(tally))),
+        Counts::Known(tally) => {
+            // Who may call breaks nothing off.
+            let breakers = (seen.kind == Kind::TrafficPolicy).then(|| breakers(tally));
+            (Some(sidecars(tally)), breakers)
+        }
         Counts::NotYet => (
             present.and_then(|status| status.sidecars),
             present.and_then(|status| status.breakers),

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::plan::ACCEPTED;
 use crate::answer::{self, RequestError};
-use crate::core::objects::{Id, Name};
+use crate::core::objects::{Id, Kind, Name};
+use crate::policy::authorization::schema::AuthorizationPolicy;
 use crate::policy::schema::TrafficPolicy;
 use crate::policy::status::TrafficPolicyStatus;
 use crate::source::kubernetes::PolicySeen;
@@ -17,7 +18,8 @@ use crate::source::kubernetes::PolicySeen;
 /// Objects in one answer to a list.
 const PAGE: u32 = 500;
 
-/// The status of one object.
+/// The status of one object. That of an AuthorizationPolicy has the same form,
+/// without breakers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Present {
     /// Of which object of this name.
@@ -34,10 +36,18 @@ pub struct Statuses {
 }
 
 impl Statuses {
-    /// Those of a cluster.
-    pub fn new(client: kube::Client) -> Self {
-        let resource = ApiResource::erase::<TrafficPolicy>(&());
+    /// Those of a cluster, of one kind of policies.
+    pub fn new(client: kube::Client, kind: Kind) -> Self {
+        let resource = match kind {
+            Kind::AuthorizationPolicy => ApiResource::erase::<AuthorizationPolicy>(&()),
+            _ => ApiResource::erase::<TrafficPolicy>(&()),
+        };
         Self { client, resource }
+    }
+
+    /// As RBAC names the kind.
+    pub fn plural(&self) -> &str {
+        &self.resource.plural
     }
 
     /// All that there are now.

@@ -4,17 +4,17 @@ use crate::core::store::ResourceType;
 use crate::counters::Counters;
 
 /// The types, and what is of none of them.
-const WORDS: [&str; 4] = ["Service", "Endpoint", "Workload", "other"];
+const WORDS: [&str; 5] = ["Service", "Endpoint", "Workload", "TrustBundle", "other"];
 
 /// What was sent since the process began.
 #[derive(Debug)]
 pub struct Sent {
     /// Responses, those without any resource among them.
-    pub responses: Counters<4>,
+    pub responses: Counters<5>,
     /// Resources in them, each as often as it was sent.
-    pub resources: Counters<4>,
+    pub resources: Counters<5>,
     /// Bytes of the responses, encoded; what gRPC adds is not counted.
-    pub bytes: Counters<4>,
+    pub bytes: Counters<5>,
 }
 
 impl Default for Sent {
@@ -34,6 +34,7 @@ impl Sent {
             Some(ResourceType::Service) => "Service",
             Some(ResourceType::Endpoint) => "Endpoint",
             Some(ResourceType::Workload) => "Workload",
+            Some(ResourceType::TrustBundle) => "TrustBundle",
             None => "other",
         };
         self.responses.count(word);

@@ -20,6 +20,7 @@ use super::protocol::{self, Answer};
 use super::sent::Sent;
 use super::session::{MAX_TYPES, Node, Session, Violation};
 use crate::core::store::{ResourceType, Store};
+use crate::identity::gate::{self, Admitted};
 use crate::reports::{Origin, Sidecars};
 
 /// Bytes of one request: some 16,000 names with versions.
@@ -124,8 +125,14 @@ impl tonic::server::StreamingService<DeltaDiscoveryRequest> for Method {
             let permit = shared.peers.admit(request.remote_addr())?;
             // Of each type at most one response is in flight, and one error.
             let (sender, receiver) = mpsc::channel(MAX_TYPES + 1);
+            let admitted = request.extensions().get::<Admitted>().cloned();
             tokio::spawn(async move {
-                if let Err(status) = serve(&shared, request.into_inner(), &sender).await {
+                let requests = request.into_inner();
+                let ended = tokio::select! {
+                    ended = serve(&shared, requests, &sender, admitted.clone()) => ended,
+                    gone = gate::gone(&shared.store, admitted.as_ref()) => Err(gone),
+                };
+                if let Err(status) = ended {
                     tracing::debug!(code = ?status.code(), reason = status.message(), "stream ends");
                     // No place, or no receiver: then nobody wants the reason.
                     let _ = sender.try_send(Err(status));
@@ -143,6 +150,7 @@ async fn serve(
     shared: &Shared,
     mut requests: Streaming<DeltaDiscoveryRequest>,
     sender: &Sender,
+    admitted: Option<Admitted>,
 ) -> Result<(), Status> {
     let mut synced = shared.synced.clone();
     let mut ending = shared.ending.clone();
@@ -155,7 +163,10 @@ async fn serve(
     };
     let node = first.node.clone().unwrap_or_default();
     let identity = Node::parse(&node.id).map_err(refuse)?;
-    let mut session = Session::new(shared.store.clone(), identity);
+    if let Some(admitted) = &admitted {
+        admitted.is(&identity)?;
+    }
+    let mut session = Session::new(shared.store.clone(), identity, admitted);
     let _connected =
         shared
             .sidecars

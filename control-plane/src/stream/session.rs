@@ -9,6 +9,7 @@ use remora_proto::discovery::DeltaDiscoveryRequest;
 use super::protocol::{Answer, Request, Response, TypeStream, View};
 use crate::core::objects::Name;
 use crate::core::store::{Mailbox, Resource, ResourceType, Store, glob_prefix};
+use crate::identity::gate::Admitted;
 
 /// Names that one stream may subscribe to, over all types.
 pub const MAX_SUBSCRIPTIONS: usize = 16_384;
@@ -83,7 +84,7 @@ impl Node {
 
     /// Whether a resource that is for one node only is for this one. Where
     /// either side has no uid, namespace and name decide.
-    fn may_have(&self, only_for: &str) -> bool {
+    pub(crate) fn is(&self, only_for: &str) -> bool {
         let Ok(owner) = Self::parse(only_for) else {
             return false;
         };
@@ -105,16 +106,31 @@ struct NodeView<'a> {
     store: &'a Store,
     kind: Option<ResourceType>,
     node: &'a Node,
+    /// As its token says, where callers are known.
+    admitted: Option<&'a Admitted>,
+}
+
+impl NodeView<'_> {
+    /// What is for one node is for that one, and where callers are known from
+    /// its own address alone.
+    fn may_have(&self, resource: &Resource) -> bool {
+        let Some(owner) = &resource.only_for else {
+            return true;
+        };
+        match self.admitted {
+            None => self.node.is(owner),
+            Some(admitted) => {
+                let is_owner = Node::parse(owner).as_ref() == Ok(self.node);
+                is_owner && admitted.calls_from(&resource.only_from)
+            }
+        }
+    }
 }
 
 impl View for NodeView<'_> {
     fn find(&self, name: &str) -> Option<Arc<Resource>> {
         let resource = self.store.find(self.kind?, name)?;
-        let allowed = resource
-            .only_for
-            .as_ref()
-            .is_none_or(|owner| self.node.may_have(owner));
-        allowed.then_some(resource)
+        self.may_have(&resource).then_some(resource)
     }
 
     fn members(&self, prefix: &str) -> Vec<Name> {
@@ -128,17 +144,20 @@ impl View for NodeView<'_> {
 pub struct Session {
     store: Arc<Store>,
     node: Node,
+    admitted: Option<Admitted>,
     mailbox: Arc<Mailbox>,
     types: BTreeMap<String, TypeStream>,
     watched: BTreeSet<(ResourceType, Name)>,
 }
 
 impl Session {
-    /// A stream of this node.
-    pub fn new(store: Arc<Store>, node: Node) -> Self {
+    /// A stream of this node, whose token says that it is it where callers are
+    /// known.
+    pub fn new(store: Arc<Store>, node: Node, admitted: Option<Admitted>) -> Self {
         Self {
             store,
             node,
+            admitted,
             mailbox: Arc::default(),
             types: BTreeMap::new(),
             watched: BTreeSet::new(),
@@ -210,6 +229,7 @@ impl Session {
             store: &self.store,
             kind,
             node: &self.node,
+            admitted: self.admitted.as_ref(),
         };
         let stream = self
             .types
@@ -231,6 +251,7 @@ impl Session {
                 store: &self.store,
                 kind,
                 node: &self.node,
+                admitted: self.admitted.as_ref(),
             };
             responses.extend(stream.next(&view).map(|response| (url.clone(), response)));
         }

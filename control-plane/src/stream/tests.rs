@@ -34,7 +34,7 @@ fn set(store: &Store, kind: ResourceType, name: &str, aliases: &[&str], content:
 /// held at the version that the store has, `init!` at another.
 fn replay(kind: ResourceType, exchange: &str) {
     let store = Arc::new(Store::default());
-    let mut session = Session::new(store.clone(), node());
+    let mut session = Session::new(store.clone(), node(), None);
     for (number, line) in exchange
         .lines()
         .map(str::trim)
@@ -266,7 +266,7 @@ fn who_comes_back_hears_only_what_changed_and_what_is_gone() {
 
 #[test]
 fn an_unknown_type_has_nothing_and_spoils_nothing() {
-    let mut session = Session::new(Arc::default(), node());
+    let mut session = Session::new(Arc::default(), node(), None);
     let request = DeltaDiscoveryRequest {
         type_url: "type.googleapis.com/remora.v1.Later".into(),
         resource_names_subscribe: vec!["a".into()],
@@ -279,7 +279,7 @@ fn an_unknown_type_has_nothing_and_spoils_nothing() {
 #[test]
 fn hostile_requests_are_refused() {
     let ask = |names: Vec<String>, type_url: &str| {
-        let mut session = Session::new(Arc::default(), node());
+        let mut session = Session::new(Arc::default(), node(), None);
         session.request(DeltaDiscoveryRequest {
             type_url: type_url.into(),
             resource_names_subscribe: names,
@@ -325,7 +325,11 @@ fn a_workload_of_another_uid_is_another_pod() {
         )
     };
     store.set(ResourceType::Workload, owner("old"));
-    let mut session = Session::new(store.clone(), Node::parse("sidecar/shop/db-0/new").unwrap());
+    let mut session = Session::new(
+        store.clone(),
+        Node::parse("sidecar/shop/db-0/new").unwrap(),
+        None,
+    );
     session
         .request(request(
             &store,
@@ -530,7 +534,7 @@ proptest! {
     #[test]
     fn no_change_is_lost_and_nothing_is_sent_unchanged(steps in proptest::collection::vec(step(), 1..60)) {
         let store = Arc::new(Store::default());
-        let mut session = Session::new(store.clone(), node());
+        let mut session = Session::new(store.clone(), node(), None);
         let mut model = Model::default();
         for step in steps {
             match step {

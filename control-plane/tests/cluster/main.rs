@@ -6,6 +6,8 @@
 //! server is also stopped and started.
 
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod leading;
 #[cfg(test)]
 mod replica;
@@ -18,5 +20,10 @@ mod sidecar;
 mod statuses;
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+// Shared with `whole`, which uses all of it.
+#[allow(dead_code)]
+#[path = "../whole/tls.rs"]
+mod tls;
 #[cfg(test)]
 mod world;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, ListParams};
+use remora_control_plane::identity::Options as IdentityOptions;
 use remora_control_plane::leader::Replica;
 use remora_control_plane::policy::status::TrafficPolicyStatus;
 use remora_control_plane::{Options, Running, Source, start_as};
@@ -25,10 +26,15 @@ pub struct Plane {
 
 impl Plane {
     pub async fn start(world: &World, pod: &str) -> Self {
+        Self::start_with(world, pod, IdentityOptions::default()).await
+    }
+
+    pub async fn start_with(world: &World, pod: &str, identity: IdentityOptions) -> Self {
         let options = Options {
             sources: vec![Source::Kubernetes],
             listen: "127.0.0.1:0".parse().unwrap(),
             admin: "127.0.0.1:0".parse().unwrap(),
+            identity,
         };
         let pod = pod.to_owned();
         let namespace = world.namespace.clone();

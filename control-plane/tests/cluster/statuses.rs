@@ -20,7 +20,15 @@ async fn what_sidecars_refuse_and_break_off_is_in_the_status_and_in_events() {
     };
     let plane = Plane::start(&world, "plane-1").await;
     plane.until_leading().await;
-    world.pod("catalog-1", &["10.9.0.1"]).await;
+    let uid = world.pod("catalog-1", &["10.9.0.1"]).await;
+    let slice = json!({
+        "metadata": {"labels": {"kubernetes.io/service-name": "catalog"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{"addresses": ["10.9.0.1"],
+                       "targetRef": {"kind": "Pod", "name": "catalog-1", "uid": uid}}],
+    });
+    world.apply("EndpointSlice", "catalog-by-hand", slice).await;
     settled(&world).await;
     let (namespace, listen) = (&world.namespace, plane.running.listen);
     let name = format!("{namespace}/catalog");
@@ -172,6 +180,72 @@ async fn a_status_is_written_at_most_once_a_second_and_for_counts_once_in_five()
     }
     let writes = plane.metric(written).await - before;
     assert!(writes <= 2, "{writes} in six seconds");
+    plane.running.stop().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_authorization_policy_has_a_status_of_the_same_form() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let plane = Plane::start(&world, "plane-1").await;
+    plane.until_leading().await;
+    let kind = "AuthorizationPolicy";
+    let target = json!([{"group": "", "kind": "Service", "name": "catalog"}]);
+    let of_service = json!({"spec": {"targetRefs": target, "action": "Deny"}});
+    let of_pods = json!({"spec": {"podSelector": {}, "action": "Audit"}});
+    world.apply(kind, "of-service", of_service).await;
+    world.apply(kind, "of-pods", of_pods).await;
+    let until = async |name: &str, reason: &str| {
+        eventually(&format!("{name} to be {reason}"), async || {
+            let object = world.api(kind).get(name).await.unwrap();
+            let status = object.data["status"].clone();
+            (status["conditions"][0]["reason"] == reason).then_some(status)
+        })
+        .await
+    };
+    let missing = until("of-service", "TargetNotFound").await;
+    assert_eq!(missing["ancestors"][0]["ancestorRef"]["name"], "catalog");
+    event(&world, "of-service", "TargetNotFound").await;
+    let accepted = until("of-pods", "Accepted").await;
+    let ancestor = &accepted["ancestors"][0]["ancestorRef"];
+    assert_eq!(
+        (&ancestor["kind"], &ancestor["name"]),
+        (&json!("Namespace"), &json!(world.namespace))
+    );
+    world.apply("Service", "catalog", service()).await;
+    let there = until("of-service", "Accepted").await;
+    assert_eq!(there["observedGeneration"], 1);
+    assert_eq!(there["breakers"], Value::Null);
+    plane.running.stop().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_traffic_policy_of_pods_is_accepted_on_its_namespace() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let plane = Plane::start(&world, "plane-1").await;
+    plane.until_leading().await;
+    let selector = json!({"matchLabels": {"app": "nobody-yet"}});
+    let spec = json!({"spec": {"podSelector": selector, "mtls": {"mode": "Strict"}}});
+    world.apply("TrafficPolicy", "of-pods", spec).await;
+    let status = until(&world, "of-pods", "it to be accepted", |status| {
+        reason(status) == "Accepted"
+    })
+    .await;
+    let ancestor = &status.ancestors[0].ancestor_ref;
+    assert_eq!(
+        (ancestor.kind.as_str(), &ancestor.name),
+        ("Namespace", &world.namespace)
+    );
+    assert!(
+        status.conditions[0].message.contains("podSelector"),
+        "{status:?}"
+    );
+    assert_eq!(counts(&status), [0, 0, 0]);
     plane.running.stop().await;
     world.end().await;
 }

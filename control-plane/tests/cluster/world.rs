@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use remora_control_plane::policy::definition::definition;
+use remora_control_plane::policy::definition::{authorization, definition};
 use remora_control_plane::source::kubernetes::Cluster;
 use remora_control_plane::{Options, Running, Source, start};
 use serde_json::{Value, json};
@@ -54,6 +54,7 @@ impl World {
         })
         .await;
         world.define(definition()).await;
+        world.define(authorization()).await;
         Some(world)
     }
 
@@ -69,7 +70,7 @@ impl World {
     pub fn api(&self, kind: &str) -> Api<DynamicObject> {
         let (group, version) = match kind {
             "EndpointSlice" => ("discovery.k8s.io", "v1"),
-            "TrafficPolicy" => ("remora.io", "v1alpha1"),
+            "TrafficPolicy" | "AuthorizationPolicy" => ("remora.io", "v1alpha1"),
             "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1"),
             "Event" => ("events.k8s.io", "v1"),
             "Lease" => ("coordination.k8s.io", "v1"),
@@ -98,7 +99,7 @@ impl World {
     ) -> kube::Result<DynamicObject> {
         let api_version = match kind {
             "EndpointSlice" => "discovery.k8s.io/v1",
-            "TrafficPolicy" => "remora.io/v1alpha1",
+            "TrafficPolicy" | "AuthorizationPolicy" => "remora.io/v1alpha1",
             _ => "v1",
         };
         object["apiVersion"] = api_version.into();
@@ -155,13 +156,16 @@ impl World {
     pub async fn define(&self, definition: Value) {
         let definitions = self.api("CustomResourceDefinition");
         let parameters = PatchParams::apply("remora-test").force();
+        let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
+        let kind = definition["spec"]["names"]["kind"].clone();
+        let kind = kind.as_str().unwrap();
         let definition = Patch::Apply(definition);
         definitions
-            .patch(DEFINITION, &parameters, &definition)
+            .patch(&name, &parameters, &definition)
             .await
             .unwrap();
-        let policies = self.api("TrafficPolicy");
-        eventually("TrafficPolicy to be served", async || {
+        let policies = self.api(kind);
+        eventually(&format!("{kind} to be served"), async || {
             policies.list(&Default::default()).await.ok().map(|_| ())
         })
         .await;
@@ -187,6 +191,7 @@ impl World {
                 sources: vec![Source::Kubernetes],
                 listen: "127.0.0.1:0".parse().unwrap(),
                 admin: "127.0.0.1:0".parse().unwrap(),
+                identity: Default::default(),
             })
             .await
             .unwrap(),

@@ -8,7 +8,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use super::fields::{self, Field};
-use super::table::{FULL, spec};
+use super::table::{FULL, FULL_OF_PODS, spec};
 
 /// A text that is right somewhere, or nearly.
 fn word() -> impl Strategy<Value = String> {
@@ -90,8 +90,12 @@ pub fn policies(count: usize) -> Vec<Value> {
     let all = fields::all();
     let changes = proptest::collection::vec(0..all.len(), 1..3);
     let mut policy = || {
-        let mut policy = spec(FULL);
-        for index in changes.new_tree(&mut runner).unwrap().current() {
+        let changes = changes.new_tree(&mut runner).unwrap().current();
+        // Beside a selector, where that alone is changed; else in one that is for targets.
+        let is_of_pods = |index: &usize| all[*index].pointer.starts_with("/podSelector/");
+        let of_pods = changes.iter().all(is_of_pods);
+        let mut policy = spec(if of_pods { FULL_OF_PODS } else { FULL });
+        for index in changes {
             let value = value(&all[index]).new_tree(&mut runner).unwrap();
             set(&mut policy, &all[index], value.current());
         }

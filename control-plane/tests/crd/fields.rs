@@ -7,7 +7,7 @@ use remora_control_plane::policy::forms;
 use remora_control_plane::policy::units::duration_ms;
 use serde_json::{Value, json};
 
-use super::table::{Bad, FULL, Server, spec};
+use super::table::{Bad, FULL, FULL_OF_PODS, Server, spec};
 
 /// One field: its place in an object, and its schema.
 pub struct Field {
@@ -30,9 +30,15 @@ impl Field {
 
 /// All fields of `spec`, outer ones first; of a list its first entry.
 pub fn all() -> Vec<Field> {
-    let mut fields = Vec::new();
-    properties(&schema_of("spec"), "", "spec", &mut fields);
+    let fields = of(&schema_of("spec"));
     assert!(fields.len() > 60, "only {} fields", fields.len());
+    fields
+}
+
+/// All fields of the `spec` with this schema.
+pub fn of(spec: &Value) -> Vec<Field> {
+    let mut fields = Vec::new();
+    properties(spec, "", "spec", &mut fields);
     fields
 }
 
@@ -68,9 +74,22 @@ fn push(field: Field, fields: &mut Vec<Field>) {
     }
 }
 
+/// The full object in which a field stands.
+pub fn around(field: &Field) -> Value {
+    spec(if field.pointer.starts_with("/podSelector") {
+        FULL_OF_PODS
+    } else {
+        FULL
+    })
+}
+
 /// The full object with one field changed; `None` takes the field out.
 pub fn with(field: &Field, value: Option<Value>) -> Value {
-    let mut object = spec(FULL);
+    let mut object = around(field);
+    if field.pointer == "/podSelector" && value == Some(Value::Null) {
+        // It counts as absent, and one of the two must be there.
+        object = spec(FULL);
+    }
     let (parent, name) = field.pointer.rsplit_once('/').unwrap();
     let parent = object
         .pointer_mut(parent)
@@ -85,6 +104,12 @@ pub fn with(field: &Field, value: Option<Value>) -> Value {
                 .find(|pair| pair.0 == name)
             {
                 fields.remove(other.1);
+            }
+            // These two have no values.
+            if name == "operator"
+                && (value == Some(json!("Exists")) || value == Some(json!("DoesNotExist")))
+            {
+                fields.remove("values");
             }
             if let Some(value) = value {
                 fields.insert(name.to_owned(), value);
@@ -120,7 +145,7 @@ pub fn bad() -> Vec<Bad> {
             });
         }
         if field.is_block() {
-            let mut block = spec(FULL).pointer(&field.pointer).unwrap().clone();
+            let mut block = around(&field).pointer(&field.pointer).unwrap().clone();
             block["nonsense"] = json!(1);
             bad.push(Bad {
                 spec: with(&field, Some(block)),
@@ -162,7 +187,7 @@ fn wrong(field: &Field) -> Vec<Value> {
             ]
         }
         "array" => {
-            let first = &spec(FULL)
+            let first = &around(field)
                 .pointer(&format!("{}/0", field.pointer))
                 .unwrap()
                 .clone();

@@ -2,7 +2,8 @@
 //! an API server and the control plane judge objects alike.
 //!
 //! `files` and `parity` need nothing; `server` asks a real API server and says
-//! so where there is none. `table`, `fields` and `chance` hold the objects for both.
+//! so where there is none. `table`, `fields` and `chance` hold the objects for both, and
+//! `authorization` those of AuthorizationPolicy.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +12,7 @@
     reason = "a test ends where its ground is missing"
 )]
 
+mod authorization;
 mod chance;
 mod fields;
 mod files;

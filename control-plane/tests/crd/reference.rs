@@ -1,4 +1,5 @@
-//! The reference page `docs/trafficpolicy.md`: its tables, from the schema.
+//! The reference pages `docs/trafficpolicy.md` and `docs/authorizationpolicy.md`:
+//! their tables, from the schema.
 
 use remora_control_plane::policy::definition::bounds;
 
@@ -40,22 +41,21 @@ fn cut<'a>(text: &'a str, word: &str) -> (&'a str, Option<String>) {
     }
 }
 
-/// The page with its tables made anew.
-pub fn page(page: &str) -> String {
+/// The page with its tables of these fields made anew.
+pub fn page(page: &str, all: &[Field]) -> String {
     let (before, rest) = page
         .split_once(BEGIN)
         .expect("the mark where the tables begin");
     let (_, after) = rest.split_once(END).expect("the mark where they end");
-    format!("{before}{BEGIN}{}{END}{after}", tables())
+    format!("{before}{BEGIN}{}{END}{after}", tables(all))
 }
 
-fn tables() -> String {
+fn tables(all: &[Field]) -> String {
     let mut text = String::new();
-    let all = fields::all();
-    text.push_str(&table("spec", "", &all));
+    text.push_str(&table("spec", "", all));
     for block in all.iter().filter(|field| field.is_block()) {
         let name = block.path.trim_start_matches("spec.").replace("[0]", "[]");
-        text.push_str(&table(&name, &block.pointer, &all));
+        text.push_str(&table(&name, &block.pointer, all));
     }
     text
 }
@@ -117,10 +117,11 @@ fn kind(field: &Field) -> String {
 
 #[test]
 fn every_field_says_what_it_does_its_default_and_an_example() {
-    for field in fields::all()
-        .iter()
-        .filter(|field| !field.path.ends_with(']'))
-    {
+    let all = fields::all()
+        .into_iter()
+        .chain(super::authorization::fields());
+    for field in all.filter(|field| !field.path.ends_with(']')) {
+        let field = &field;
         let text = Text::of(field);
         assert!(
             text.meaning.ends_with('.'),

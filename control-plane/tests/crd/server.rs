@@ -20,7 +20,7 @@ use remora_control_plane::policy::status::{
 use serde_json::{Value, json};
 
 use super::table::{self, Bad, Server, object, spec};
-use super::{chance, fields, files};
+use super::{authorization, chance, fields, files};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const CRD: &str = "trafficpolicies.remora.io";
@@ -195,6 +195,62 @@ async fn every_good_policy_is_taken() {
         policy["metadata"]["namespace"] = json!(ground.namespace);
         if let Err(message) = ground.post(&policy, "fieldValidation=Strict").await {
             wrong.push(message);
+        }
+    }
+    ground.end().await;
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test]
+async fn control_plane_and_api_server_agree_about_authorization_policies() {
+    const CRD: &str = "authorizationpolicies.remora.io";
+    let Some(ground) = Ground::new("authorization").await else {
+        return;
+    };
+    let client = &ground.client;
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let file: Value = serde_saphyr::from_str(&files::authorization_crd()).unwrap();
+    let apply = PatchParams::apply("remora-test").force();
+    let applied = definitions.patch(CRD, &apply, &Patch::Apply(&file)).await;
+    applied.unwrap();
+    let established = await_condition(definitions, CRD, conditions::is_crd_established());
+    tokio::time::timeout(PATIENCE, established)
+        .await
+        .unwrap()
+        .unwrap();
+    let path = format!(
+        "/apis/remora.io/v1alpha1/namespaces/{}/authorizationpolicies",
+        ground.namespace
+    );
+    let create = async |spec: &Value| {
+        let object = authorization::object(&ground.namespace, spec);
+        let request = http::Request::post(format!("{path}?fieldValidation=Strict&dryRun=All"))
+            .header("content-type", "application/json")
+            .body(serde_json::to_vec(&object).unwrap())
+            .unwrap();
+        client.request::<Value>(request).await
+    };
+    // An API server answers 404 for a little while after a kind is established.
+    let good = authorization::good();
+    let served = async {
+        while matches!(create(&good[0]).await, Err(Error::Api(status)) if status.code == 404) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, served).await.unwrap();
+    let mut wrong = Vec::new();
+    for spec in good {
+        if let Err(error) = create(&spec).await {
+            wrong.push(format!("refused: {spec}: {error}"));
+        }
+    }
+    for (field, spec) in authorization::bad() {
+        // An entry of a map stands in brackets there.
+        let field = field.replace("matchLabels.a", "matchLabels[a]");
+        match create(&spec).await {
+            Err(Error::Api(status)) if names(&status.message, &field) => {}
+            Err(error) => wrong.push(format!("{field} is not named: {error}")),
+            Ok(_) => wrong.push(format!("taken: {spec}")),
         }
     }
     ground.end().await;

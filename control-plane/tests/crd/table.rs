@@ -38,10 +38,13 @@ pub fn object(name: &str, namespace: &str, spec: &Value) -> Value {
     })
 }
 
-/// What follows `spec:`, with a target where it names none.
+/// What follows `spec:`, with a target where it is for nothing.
 pub fn spec(text: &str) -> Value {
     let mut spec: Value = serde_saphyr::from_str(text).unwrap();
-    if let Some(fields) = spec.as_object_mut() {
+    if let Some(fields) = spec
+        .as_object_mut()
+        .filter(|spec| !spec.contains_key("podSelector"))
+    {
         fields
             .entry("targetRefs")
             .or_insert(json!([{"group": "", "kind": "Service", "name": "catalog"}]));
@@ -80,11 +83,12 @@ retries:
   budget: {percent: 20, minPerSecond: 10, window: 10s}
   bufferBytes: 64KiB
 timeouts: {request: 5s, perTry: 1s, idle: 5m, responseHeaders: 1s}
+mtls: {mode: Strict, ports: {"9090": Permissive, "65535": Disabled}}
 rateLimits:
 - name: per-caller
   limit: {requests: 100, per: second, burst: 10}
   match: {methods: [GET], path: {exact: /x}, headers: [{name: x-a, value: b}]}
-  key: [remoteAddress, path, method, "header:X-User"]
+  key: [remoteAddress, path, method, "header:X-User", clientIdentity]
   enforcedAt: Target
   mode: Enforce
   maxKeys: 10000
@@ -93,16 +97,36 @@ rateLimits:
   match: {path: {prefix: /api/}}
 "#;
 
+/// The same of a policy of pods.
+pub const FULL_OF_PODS: &str = r#"
+podSelector:
+  matchLabels: {app.kubernetes.io/name: catalog, empty: ""}
+  matchExpressions:
+  - {key: track, operator: NotIn, values: [canary, ""]}
+  - {key: tier, operator: Exists}
+mtls: {mode: Strict, ports: {"9090": Permissive, "65535": Disabled}}
+"#;
+
 /// Policies that are taken.
 pub fn good() -> Vec<Value> {
     let texts = [
         FULL,
+        FULL_OF_PODS,
         "{}",
+        "{podSelector: {}, mtls: {}}",
+        "{podSelector: {}, mtls: {ports: {\"8080\": Strict}}}",
+        "{podSelector: {matchLabels: {}, matchExpressions: []}, mtls: {mode: Disabled}}",
+        "{podSelector: {matchExpressions: [{key: a, operator: In, values: [b]}, {key: c, operator: DoesNotExist}]}, mtls: {mode: Strict}}",
+        // A leaf that is not given is no targetRefs.
+        "{podSelector: {}, targetRefs: , mtls: {}}",
         "targetRefs: [{kind: Service, name: catalog}, {kind: Service, name: cart}]",
         "targetRefs: [{kind: Namespace, name: shop}, {kind: Service, name: shop}]",
         // A block that is present and empty gives its defaults.
         "{circuitBreaker: {}, outbound: {}, retries: {}, timeouts: {}, rateLimits: []}",
         "circuitBreaker: {perEndpoint: {}}",
+        "mtls: {}",
+        "mtls: {mode: , ports: {}}",
+        "mtls: {ports: {\"1\": Strict}}",
         "retries: {backoff: {}, budget: {}}",
         // A leaf without a value is one that is not given.
         "circuitBreaker: {maxRequests: , failures: , baseEjection: , scope: }",
@@ -180,12 +204,78 @@ pub fn bad() -> Vec<Bad> {
         field: "spec.targetRefs[1]".to_owned(),
         server: Server::Names("spec.targetRefs"),
     });
+    // The rule is the map's.
+    for port in ["0", "65536", "080", "http", "-1", "+1", ""] {
+        bad.push(Bad {
+            spec: spec(&format!("mtls: {{ports: {{{port:?}: Strict}}}}")),
+            field: format!("spec.mtls.ports.{port}"),
+            server: Server::Names("spec.mtls.ports"),
+        });
+    }
+    bad.push(Bad {
+        spec: spec("mtls: {ports: {\"80\": Loose}}"),
+        field: "spec.mtls.ports.80".to_owned(),
+        server: Server::SameField,
+    });
+    bad.extend(of_pods());
     // No rule of a schema sees the object's own namespace.
     bad.push(Bad {
         spec: spec("targetRefs: [{group: \"\", kind: Namespace, name: other}]"),
         field: "spec.targetRefs[0].name".to_owned(),
         server: Server::Keeps,
     });
+    bad
+}
+
+/// Policies of pods that are refused.
+fn of_pods() -> Vec<Bad> {
+    let same = |field: &str, text: &str| Bad {
+        spec: spec(text),
+        field: field.to_owned(),
+        server: Server::SameField,
+    };
+    let both = "{podSelector: {}, targetRefs: [{kind: Service, name: a}], mtls: {}}";
+    let mut bad = vec![
+        same("spec", both),
+        same("spec.mtls", "podSelector: {}"),
+        same(
+            "spec.podSelector.matchExpressions[0]",
+            "{podSelector: {matchExpressions: [{key: a, operator: In}]}, mtls: {}}",
+        ),
+        same(
+            "spec.podSelector.matchExpressions[0]",
+            "{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}, mtls: {}}",
+        ),
+        same(
+            "spec.podSelector.matchExpressions[0].operator",
+            "{podSelector: {matchExpressions: [{key: a, operator: Gt, values: ['1']}]}, mtls: {}}",
+        ),
+        Bad {
+            spec: json!({"mtls": {}}),
+            field: "spec".to_owned(),
+            server: Server::SameField,
+        },
+        // An entry of a map stands in brackets there.
+        Bad {
+            spec: spec("{podSelector: {matchLabels: {a: 'b c'}}, mtls: {}}"),
+            field: "spec.podSelector.matchLabels.a".to_owned(),
+            server: Server::Names("spec.podSelector.matchLabels[a]"),
+        },
+    ];
+    for (block, value) in [
+        ("circuitBreaker", "{}"),
+        ("outbound", "{idleTimeout: 1s}"),
+        ("retries", "{attempts: 0}"),
+        ("timeouts", "{}"),
+        ("rateLimits", "[]"),
+        (
+            "rateLimits",
+            "[{name: a, limit: {requests: 1, per: second}}]",
+        ),
+    ] {
+        let text = format!("{{podSelector: {{}}, mtls: {{}}, {block}: {value}}}");
+        bad.push(same(&format!("spec.{block}"), &text));
+    }
     bad
 }
 
@@ -424,7 +514,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "spec.rateLimits[0].key[0]",
-        "rateLimits: [{name: a, limit: {requests: 1, per: second}, key: [clientIdentity]}]",
+        "rateLimits: [{name: a, limit: {requests: 1, per: second}, key: [callerIdentity]}]",
     ),
     (
         "spec.rateLimits[0].key[1]",
@@ -497,5 +587,4 @@ const FAULTS: &[(&str, &str)] = &[
         "spec.rateLimits[0].scope",
         "rateLimits: [{name: a, limit: {requests: 1, per: second}, scope: Mesh}]",
     ),
-    ("spec.mtls", "mtls: {}"),
 ];

@@ -64,6 +64,7 @@ pub async fn run(folder: &Path) -> Running {
         sources: vec![Source::Files(folder.to_owned())],
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
+        identity: Default::default(),
     })
     .await
     .unwrap()

@@ -11,6 +11,8 @@ mod cost;
 #[path = "../../../proto/tests/contract/exchange.rs"]
 mod exchange;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 // As the one above.
 #[allow(dead_code)]
 #[path = "../../../proto/tests/contract/newer.rs"]
@@ -24,5 +26,7 @@ mod raw;
 mod sidecar;
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod versions;

@@ -12,6 +12,8 @@ use remora_proto::discovery::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status as Refused;
+use tonic::transport::{Channel, Endpoint};
 
 /// Nothing here may take longer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,27 +45,49 @@ pub struct Sidecar {
 impl Sidecar {
     /// To the streams at `listen`, as the node `id`.
     pub async fn connect_as(listen: SocketAddr, id: String) -> Self {
-        let url = format!("http://{listen}");
-        let mut client = AggregatedDiscoveryServiceClient::connect(url)
-            .await
-            .unwrap();
+        let endpoint = Endpoint::from_shared(format!("http://{listen}")).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        Self::begin(channel, id, None).await.unwrap()
+    }
+
+    /// Over this connection, with the token where there is one.
+    pub async fn begin(channel: Channel, id: String, token: Option<&str>) -> Result<Self, Refused> {
+        let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let (sender, receiver) = mpsc::channel(16);
         let node = Some(Node {
             id,
             user_agent_version: "test".into(),
             ..Node::default()
         });
-        let responses = client.delta_aggregated_resources(ReceiverStream::new(receiver));
-        let responses = tokio::time::timeout(PATIENCE, responses)
-            .await
-            .unwrap()
-            .unwrap()
-            .into_inner();
-        Self {
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+        if let Some(token) = token {
+            let value = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        let responses = client.delta_aggregated_resources(request);
+        let responses = tokio::time::timeout(PATIENCE, responses).await.unwrap()?;
+        Ok(Self {
             sender,
             node,
-            responses,
+            responses: responses.into_inner(),
             held: HashMap::new(),
+        })
+    }
+
+    /// By what the stream is ended.
+    pub async fn end(&mut self) -> Refused {
+        let ended = tokio::time::timeout(PATIENCE, self.ended());
+        ended.await.expect("an end in time")
+    }
+
+    /// The same, whenever it comes and whatever comes before.
+    pub async fn ended(&mut self) -> Refused {
+        loop {
+            match self.responses.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without a word"),
+                Err(status) => return status,
+            }
         }
     }
 

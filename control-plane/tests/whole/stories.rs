@@ -302,6 +302,50 @@ async fn a_workload_is_for_its_own_pod_and_says_when_to_drain() {
     other.nothing_comes().await;
 }
 
+/// What a pod takes is told to itself and to its callers; a mistake leaves the
+/// last good version.
+#[tokio::test]
+async fn modes_of_pods_by_their_labels_arrive_at_the_pod_and_at_its_callers() {
+    let of_pods = |selector: &str, mode: &str, more: &str| {
+        format!(
+            "apiVersion: remora.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: pods, namespace: shop}}\n\
+             spec:\n  podSelector: {selector}\n  mtls: {{mode: {mode}}}\n  {more}\n"
+        )
+    };
+    let plane = Plane::new(&[("shop.yaml", SHOP)]).await;
+    let mut own = Sidecar::connect(&plane, "catalog-1").await;
+    let mut caller = Sidecar::connect(&plane, "web-1").await;
+    own.subscribe(WORKLOAD_TYPE, &["shop/catalog-1"]).await;
+    caller.subscribe(ENDPOINT_TYPE, &["shop/catalog/*"]).await;
+    own.take().await;
+    caller.take().await;
+    let mut modes = async || {
+        let workload: v1::Workload = open(&own.take().await.resources[0]);
+        let endpoint: v1::Endpoint = open(&caller.take().await.resources[0]);
+        let policies: Vec<i64> = workload.policies.iter().map(|one| one.generation).collect();
+        (workload.mtls(), endpoint.mtls(), policies)
+    };
+    let (strict, permissive) = (v1::MtlsMode::Strict, v1::MtlsMode::Permissive);
+    plane.write(
+        "policy.yaml",
+        &of_pods("{matchLabels: {app: catalog}}", "Strict", ""),
+    );
+    assert_eq!(modes().await, (strict, strict, vec![1]));
+    plane.write(
+        "policy.yaml",
+        &of_pods("{matchLabels: {app: cart}}", "Strict", ""),
+    );
+    assert_eq!(modes().await, (permissive, permissive, vec![]));
+    plane.write("policy.yaml", &of_pods("{}", "Strict", ""));
+    assert_eq!(modes().await, (strict, strict, vec![3]));
+
+    plane.write("policy.yaml", &of_pods("{}", "Disabled", "timeouts: {}"));
+    let problem = plane.problem(|one| one["field"] == "spec.timeouts").await;
+    let message = problem["message"].as_str().unwrap_or_default();
+    assert!(message.contains("podSelector has only mtls"), "{problem}");
+    own.nothing_comes().await;
+}
+
 #[tokio::test]
 async fn a_rename_and_a_turned_link_are_seen_and_a_half_written_file_is_not() {
     let plane = Plane::new(&[]).await;

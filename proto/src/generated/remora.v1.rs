@@ -303,7 +303,7 @@ pub struct HeaderMatch {
 /// buckets would be one that the policy keeps apart.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeyPart {
-    #[prost(oneof = "key_part::Part", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "key_part::Part", tags = "1, 2, 3, 4, 5")]
     pub part: ::core::option::Option<key_part::Part>,
 }
 /// Nested message and enum types in `KeyPart`.
@@ -320,6 +320,496 @@ pub mod key_part {
         Path(bool),
         #[prost(bool, tag = "4")]
         Method(bool),
+        /// The SPIFFE id that the caller has shown.
+        #[prost(bool, tag = "5")]
+        ClientIdentity(bool),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateRequest {
+    /// PKCS#10, DER. Its key and its signature count; names and extensions that
+    /// it asks for do not.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub signing_request: ::prost::bytes::Bytes,
+    /// The lifetime that is wanted; zero, or longer than the control plane
+    /// allows: the control plane's own.
+    #[prost(uint64, tag = "2")]
+    pub lifetime_seconds: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateResponse {
+    /// X.509, DER, the pod's own certificate first, without the root.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub chain: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Whom to trust from now on: the same as the resource.
+    #[prost(message, optional, tag = "2")]
+    pub trust_bundle: ::core::option::Option<TrustBundle>,
+}
+/// Roots that certificates of peers may come from. The resource's name is
+/// `trust-bundle`; every authenticated sidecar may read it. During a rotation
+/// it holds the old root and the new one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustBundle {
+    /// `cluster.local`
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// X.509, DER. Never empty.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub roots: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// One AuthorizationPolicy as it counts for one workload. An unknown action, or
+/// a rule without a field that is known to its reader, makes the reader refuse
+/// the resource: it keeps the last good one and says so.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Authorization {
+    #[prost(message, optional, tag = "1")]
+    pub policy: ::core::option::Option<PolicyReference>,
+    #[prost(enumeration = "authorization::Action", tag = "2")]
+    pub action: i32,
+    /// Any of them; none: every caller, those without identity included.
+    #[prost(message, repeated, tag = "3")]
+    pub from: ::prost::alloc::vec::Vec<CallerMatch>,
+    /// Any of them; none: every request and connection.
+    #[prost(message, repeated, tag = "4")]
+    pub to: ::prost::alloc::vec::Vec<RequestMatch>,
+    /// The pod's ports for which it counts; none: all of them, the ports that no
+    /// Service names included.
+    #[prost(uint32, repeated, tag = "5")]
+    pub ports: ::prost::alloc::vec::Vec<u32>,
+}
+/// Nested message and enum types in `Authorization`.
+pub mod authorization {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Action {
+        Unspecified = 0,
+        Allow = 1,
+        Deny = 2,
+        /// Counted and logged as a DENY would be; nothing is refused.
+        Audit = 3,
+    }
+    impl Action {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "UNSPECIFIED",
+                Self::Allow => "ALLOW",
+                Self::Deny => "DENY",
+                Self::Audit => "AUDIT",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNSPECIFIED" => Some(Self::Unspecified),
+                "ALLOW" => Some(Self::Allow),
+                "DENY" => Some(Self::Deny),
+                "AUDIT" => Some(Self::Audit),
+                _ => None,
+            }
+        }
+    }
+}
+/// All fields that are set must match; in a list any of them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CallerMatch {
+    /// SPIFFE ids, whole.
+    #[prost(string, repeated, tag = "1")]
+    pub identities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// All fields that are set must match; in a list any of them.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RequestMatch {
+    /// Case counts (RFC 9110, section 9.1).
+    #[prost(string, repeated, tag = "1")]
+    pub methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "2")]
+    pub paths: ::prost::alloc::vec::Vec<PathRule>,
+    /// `package.Service/Method`, or `package.Service/*`.
+    #[prost(string, repeated, tag = "3")]
+    pub grpc_methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The pod's ports.
+    #[prost(uint32, repeated, tag = "4")]
+    pub ports: ::prost::alloc::vec::Vec<u32>,
+}
+/// Compared with the normalized path.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PathRule {
+    #[prost(oneof = "path_rule::Rule", tags = "1, 2")]
+    pub rule: ::core::option::Option<path_rule::Rule>,
+}
+/// Nested message and enum types in `PathRule`.
+pub mod path_rule {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Rule {
+        #[prost(string, tag = "1")]
+        Exact(::prost::alloc::string::String),
+        /// By whole segments: `/a` is `/a` and `/a/b`, not `/ab`.
+        #[prost(string, tag = "2")]
+        Prefix(::prost::alloc::string::String),
+    }
+}
+/// What a port takes from callers without the mesh's TLS. An unknown value is
+/// STRICT to its reader: a later mode can only be another way to be careful.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MtlsMode {
+    /// Plaintext and the application's own TLS too, as callers without identity.
+    Permissive = 0,
+    /// Nothing but mutual TLS between sidecars.
+    Strict = 1,
+    /// No TLS of the mesh: its sidecars send plaintext.
+    Disabled = 2,
+}
+impl MtlsMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Permissive => "PERMISSIVE",
+            Self::Strict => "STRICT",
+            Self::Disabled => "DISABLED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PERMISSIVE" => Some(Self::Permissive),
+            "STRICT" => Some(Self::Strict),
+            "DISABLED" => Some(Self::Disabled),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod certificates_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Issues certificates. Every call carries the metadata
+    /// `authorization: Bearer <token>`, the pod's own service-account token: the
+    /// identity comes from it alone.
+    #[derive(Debug, Clone)]
+    pub struct CertificatesClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl CertificatesClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> CertificatesClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> CertificatesClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            CertificatesClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// UNAUTHENTICATED: the token is missing, wrong, expired or for another
+        /// audience. PERMISSION_DENIED: it is bound to no pod, or to another than the
+        /// one that calls. INVALID_ARGUMENT: the request itself. UNAVAILABLE: the CA
+        /// or the token review cannot be had now; later is worth trying.
+        pub async fn create_certificate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CertificateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CertificateResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/remora.v1.Certificates/CreateCertificate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("remora.v1.Certificates", "CreateCertificate"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod certificates_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with CertificatesServer.
+    #[async_trait]
+    pub trait Certificates: std::marker::Send + std::marker::Sync + 'static {
+        /// UNAUTHENTICATED: the token is missing, wrong, expired or for another
+        /// audience. PERMISSION_DENIED: it is bound to no pod, or to another than the
+        /// one that calls. INVALID_ARGUMENT: the request itself. UNAVAILABLE: the CA
+        /// or the token review cannot be had now; later is worth trying.
+        async fn create_certificate(
+            &self,
+            request: tonic::Request<super::CertificateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CertificateResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Issues certificates. Every call carries the metadata
+    /// `authorization: Bearer <token>`, the pod's own service-account token: the
+    /// identity comes from it alone.
+    #[derive(Debug)]
+    pub struct CertificatesServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> CertificatesServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for CertificatesServer<T>
+    where
+        T: Certificates,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/remora.v1.Certificates/CreateCertificate" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateCertificateSvc<T: Certificates>(pub Arc<T>);
+                    impl<
+                        T: Certificates,
+                    > tonic::server::UnaryService<super::CertificateRequest>
+                    for CreateCertificateSvc<T> {
+                        type Response = super::CertificateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CertificateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Certificates>::create_certificate(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateCertificateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for CertificatesServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "remora.v1.Certificates";
+    impl<T> tonic::server::NamedService for CertificatesServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
     }
 }
 /// A service as its callers see it.
@@ -460,12 +950,22 @@ pub struct Endpoint {
     /// What that sidecar takes from another sidecar on the target port, by the
     /// ALPN names `remora-h2`, `remora-h1`, `remora-tcp`, each at most once; a
     /// word that the reader does not know is passed over. Empty: only what the
-    /// application itself speaks. Never said of a port that is declared TCP or
-    /// opaque, or that is not intercepted: there nobody looks at the bytes. For a
-    /// pod reached by its own address it is said of every port that the
-    /// Service's `ports` does not name as TCP.
+    /// application itself speaks. `remora-tcp` is said only of a sidecar with an
+    /// identity: in plaintext bytes have nothing to be marked by. Of a port that
+    /// is declared TCP or opaque nothing else is said, since nobody looks at its
+    /// bytes, and of one that is not intercepted nothing at all. For a pod reached
+    /// by its own address it is said of every port that the Service's `ports` does
+    /// not name as TCP.
     #[prost(string, repeated, tag = "16")]
     pub mesh_protocols: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The SPIFFE id that its sidecar proves. Empty: it has none, and is sent
+    /// plaintext. Otherwise it is sent TLS, unless `mtls` is DISABLED, and never
+    /// plaintext in its stead.
+    #[prost(string, tag = "17")]
+    pub identity: ::prost::alloc::string::String,
+    /// Of the target port.
+    #[prost(enumeration = "MtlsMode", tag = "18")]
+    pub mtls: i32,
 }
 /// What one sidecar enforces for its own pod.
 /// Name: `<namespace>/<pod>`.
@@ -501,6 +1001,15 @@ pub struct Workload {
     /// while nobody takes them at the address. Anything else is refused.
     #[prost(string, tag = "12")]
     pub reports_address: ::prost::alloc::string::String,
+    /// The SPIFFE id of the pod; empty where the mesh has no identities.
+    #[prost(string, tag = "13")]
+    pub identity: ::prost::alloc::string::String,
+    /// Of ports that are not among `ports`.
+    #[prost(enumeration = "MtlsMode", tag = "14")]
+    pub mtls: i32,
+    /// All that take part, in no order.
+    #[prost(message, repeated, tag = "15")]
+    pub authorizations: ::prost::alloc::vec::Vec<Authorization>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InboundPort {
@@ -512,6 +1021,9 @@ pub struct InboundPort {
     /// Of every Service that covers the port, or else of the Namespace; all apply.
     #[prost(message, repeated, tag = "3")]
     pub rate_limits: ::prost::alloc::vec::Vec<RateLimit>,
+    /// The strictest of all that cover the port.
+    #[prost(enumeration = "MtlsMode", tag = "4")]
+    pub mtls: i32,
 }
 /// Another value refuses the resource: a port must not be taken for what it is not.
 /// What is spoken by a later version goes into a field of its own, and DETECT stays

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::response::Parts;
 use http::{Method, StatusCode, Version};
 use http_body::{Frame, SizeHint};
-use tokio::net::TcpStream;
 
 use super::encode;
 use super::framing::{self, Length};
@@ -21,6 +20,7 @@ use super::wire::{HeadFault, Wire};
 use crate::body::request::{RequestBody, RequestBodyError};
 use crate::body::{BodyError, Incoming};
 use crate::caller::{Caller, Interim};
+use crate::io::Stream;
 use crate::relay::Scratch;
 use crate::upstream::{Head, SendError};
 
@@ -45,7 +45,7 @@ struct Exchange {
 
 impl Connection {
     /// Over `stream`; reads and writes through the worker's `scratch`.
-    pub fn new(stream: TcpStream, scratch: &Scratch) -> Self {
+    pub fn new(stream: Stream, scratch: &Scratch) -> Self {
         Self {
             exchange: Box::new(Exchange {
                 wire: Wire::new(stream, Bytes::new(), scratch),

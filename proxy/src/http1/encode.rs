@@ -141,6 +141,9 @@ pub fn request_head(out: &mut Vec<u8>, head: Head<'_>, said: Said, tunnel: bool)
             headers::attempt_value(attempt).as_bytes(),
         );
     }
+    if let Some(identity) = head.identity {
+        field(out, &headers::CLIENT_IDENTITY, identity.as_bytes());
+    }
     if tunnel && let Some(protocol) = headers::upgrade(&parts.headers) {
         upgrade(out, protocol);
     }

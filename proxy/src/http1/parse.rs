@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode, Uri, Version, request, response};
 use httparse::{Header, ParserConfig, Status};
 
@@ -284,7 +285,25 @@ fn target_of(method: &Method, target: Bytes) -> Result<Uri, HeadError> {
     } else {
         uri.scheme().is_some() && uri.authority().is_some()
     };
-    if fits { Ok(uri) } else { Err(malformed) }
+    if fits {
+        rooted(uri).ok_or(malformed)
+    } else {
+        Err(malformed)
+    }
+}
+
+/// A target in absolute form may leave the path out; then it is `/`, also
+/// before a query (RFC 9112, section 3.2.1), which no server would read behind
+/// nothing.
+fn rooted(uri: Uri) -> Option<Uri> {
+    let rest = uri.path_and_query().map(PathAndQuery::as_str);
+    let Some(query) = rest.filter(|rest| rest.starts_with('?')) else {
+        return Some(uri);
+    };
+    let rest = PathAndQuery::try_from(format!("/{query}")).ok()?;
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(rest);
+    Uri::from_parts(parts).ok()
 }
 
 fn http_version(minor: u8) -> Version {
@@ -327,6 +346,21 @@ mod tests {
         match HeadScan::default().find(bytes)? {
             Some(range) => response(&Bytes::copy_from_slice(&bytes[range])).map(Some),
             None => Ok(None),
+        }
+    }
+
+    #[test]
+    fn a_target_without_a_path_is_the_root_before_a_query_too() {
+        for (target, rest) in [
+            ("http://a?b=/c", "/?b=/c"),
+            ("http://a", "/"),
+            ("http://a/?b", "/?b"),
+            ("/?b", "/?b"),
+        ] {
+            let head = format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n");
+            let head = read_request(head.as_bytes()).unwrap().unwrap();
+            let read = head.parts.uri.path_and_query().unwrap();
+            assert_eq!(read.as_str(), rest, "{target}");
         }
     }
 
@@ -431,7 +465,7 @@ mod tests {
             wire.extend_from_slice(b"\r\n");
             let first = read_request(&wire).unwrap().unwrap();
             let mut written = Vec::new();
-            let head = Head { parts: &first.parts, attempt: None };
+            let head = Head { parts: &first.parts, attempt: None, identity: None };
             encode::request_head(&mut written, head, Said::AsIs, false);
             let second = read_request(&written).unwrap().unwrap();
             prop_assert_eq!(&first.parts.headers, &second.parts.headers);

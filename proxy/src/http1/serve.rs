@@ -134,7 +134,9 @@ where
         match end {
             End::KeepAlive if link.is_body_ended() || Box::pin(drain(link)).await => {}
             End::Close => {
-                link.with_wire(|wire| wire.shutdown());
+                let closing = poll_fn(|cx| link.with_wire(|wire| wire.poll_shutdown(cx)));
+                // A caller that does not take the end has had its answer.
+                let _ = tokio::time::timeout(LINGER_TIME, closing).await;
                 return Ok(());
             }
             End::KeepAlive | End::Linger => {
@@ -143,7 +145,7 @@ where
             }
             End::Abort => return Ok(()),
             End::Reset => {
-                link.with_wire(|wire| crate::socket::reset_on_close(wire.stream()));
+                link.with_wire(|wire| wire.stream().reset_on_close());
                 return Ok(());
             }
         }

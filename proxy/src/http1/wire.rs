@@ -6,17 +6,16 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::batch::Batch;
 use super::limits::{BUFFER_BYTES, COPIED_BYTES, DIRECT_BYTES};
 use super::scan::{HeadError, HeadScan};
+use crate::io::Stream;
 use crate::relay::Scratch;
 
 /// Why there is no head.
@@ -33,7 +32,7 @@ pub enum HeadFault {
 /// A connection as bytes.
 #[derive(Debug)]
 pub struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     scratch: Scratch,
     /// Read already, and nobody's yet.
     pub unread: Bytes,
@@ -46,11 +45,13 @@ pub struct Wire {
     unsent: VecDeque<Bytes>,
     /// It was closed, or something came, while it was idle.
     spoilt: Cell<bool>,
+    /// The peer was to be told that no more will come, and the socket was full.
+    closing: Cell<bool>,
 }
 
 impl Wire {
     /// `stream`, of which `unread` was read before.
-    pub fn new(stream: TcpStream, unread: Bytes, scratch: &Scratch) -> Self {
+    pub fn new(stream: Stream, unread: Bytes, scratch: &Scratch) -> Self {
         Self {
             stream,
             scratch: scratch.clone(),
@@ -60,11 +61,12 @@ impl Wire {
             direct: BytesMut::new(),
             unsent: VecDeque::new(),
             spoilt: Cell::new(false),
+            closing: Cell::new(false),
         }
     }
 
-    /// The socket.
-    pub fn stream(&self) -> &TcpStream {
+    /// The connection.
+    pub fn stream(&self) -> &Stream {
         &self.stream
     }
 
@@ -101,7 +103,7 @@ impl Wire {
     /// Whether the peer has closed its side, or broke off, behind what of its
     /// may still be unread.
     pub fn has_peer_left(&self) -> bool {
-        let ready = pin!(self.stream.ready(Interest::READABLE));
+        let ready = pin!(self.stream.read_readiness());
         // Whether or not, nobody is to be woken for it.
         let polled = ready.poll(&mut Context::from_waker(Waker::noop()));
         matches!(polled, Poll::Ready(Ok(ready)) if ready.is_read_closed())
@@ -109,8 +111,19 @@ impl Wire {
 
     /// Tells the peer that no more will come.
     pub fn shutdown(&self) {
-        // A peer that is gone already cannot be told.
-        let _ = socket2::SockRef::from(&self.stream).shutdown(Shutdown::Write);
+        self.closing.set(!self.stream.shutdown());
+    }
+
+    /// What [`Wire::shutdown`] could not say is said as soon as it can be.
+    fn go_on_closing(&mut self, cx: &mut Context<'_>) {
+        if self.closing.get() && self.poll_shutdown(cx).is_ready() {
+            self.closing.set(false);
+        }
+    }
+
+    /// As [`Wire::shutdown`]; ready when that has gone out.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     /// The next head, exactly; what follows it is [`Wire::unread`]. `None` when
@@ -171,6 +184,7 @@ impl Wire {
         cx: &mut Context<'_>,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Poll<io::Result<T>> {
+        self.go_on_closing(cx);
         let mut buffer = self.scratch.reading();
         let mut read = ReadBuf::new(&mut buffer);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
@@ -183,13 +197,14 @@ impl Wire {
         cx: &mut Context<'_>,
         limit: usize,
     ) -> Poll<io::Result<Bytes>> {
+        self.go_on_closing(cx);
         // No buffer as long as there is nothing to put into it.
         ready!(self.stream.poll_read_ready(cx))?;
         if self.direct.capacity() < DIRECT_BYTES.min(limit) {
             self.direct = BytesMut::with_capacity(limit.min(BUFFER_BYTES));
         }
-        let mut buffer = (&mut self.direct).limit(limit.min(BUFFER_BYTES));
-        ready!(pin!(self.stream.read_buf(&mut buffer)).poll(cx))?;
+        let limit = limit.min(BUFFER_BYTES);
+        ready!(self.stream.poll_read_into(cx, &mut self.direct, limit))?;
         let read = self.direct.split().freeze();
         if self.direct.capacity() < DIRECT_BYTES {
             self.direct = BytesMut::new();

@@ -15,11 +15,10 @@ use h2::Reason;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, StatusCode};
 use http_body::Body;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::frames::Frames;
-use super::io::{Deferred, Turn};
+use super::io::{Deferred, Turn, UPSTREAM_TURN_BYTES};
 use super::leaving::{Awaited, Leaving};
 use super::stall::Stall;
 use super::stream::{Receive, Send, Sending};
@@ -29,7 +28,7 @@ use crate::body::request::{RequestBody, RequestBodyError};
 use crate::caller::Caller;
 use crate::clock;
 use crate::http1::limits::INTERIM_ANSWERS;
-use crate::io::Prefixed;
+use crate::io::{Prefixed, Stream};
 use crate::upstream::{Head, SendError};
 
 /// A handle on an open HTTP/2 connection. The connection stays open until it is
@@ -93,20 +92,25 @@ impl Connection {
     ///
     /// # Errors
     /// None of the socket's: those end the connection, and what is sent on it.
-    pub async fn open(stream: TcpStream) -> Result<Self, io::Error> {
+    pub async fn open(stream: Stream) -> Result<Self, io::Error> {
         Self::begin(stream, &[]).await
     }
 
-    /// The same to a sidecar, behind [`MESH_PREFACE`].
+    /// The same to a sidecar: behind [`MESH_PREFACE`], where TLS has not said it.
     ///
     /// # Errors
     /// As for [`Connection::open`].
-    pub async fn open_mesh(stream: TcpStream) -> Result<Self, io::Error> {
-        Self::begin(stream, MESH_PREFACE).await
+    pub async fn open_mesh(stream: Stream) -> Result<Self, io::Error> {
+        let preface = match stream {
+            Stream::Plain(_) => MESH_PREFACE,
+            Stream::Tls(_) => &[],
+        };
+        Self::begin(stream, preface).await
     }
 
-    async fn begin(stream: TcpStream, preface: &[u8]) -> Result<Self, io::Error> {
-        let io = Deferred::new(Prefixed::new(Bytes::new(), stream), Frames::of_upstream());
+    async fn begin(stream: Stream, preface: &[u8]) -> Result<Self, io::Error> {
+        let stream = Prefixed::new(Bytes::new(), stream);
+        let io = Deferred::new(stream, Frames::of_upstream(), UPSTREAM_TURN_BYTES);
         io.say_first(preface);
         let (sender, connection) = settings::client()
             .handshake::<_, Bytes>(io.clone())
@@ -292,13 +296,13 @@ enum Unanswered {
     Body(RequestBodyError),
 }
 
-type Stream = (ResponseFuture, h2::SendStream<Bytes>);
+type Begun = (ResponseFuture, h2::SendStream<Bytes>);
 
 fn begin_stream(
     sender: &SendRequest<Bytes>,
     request: &mut http::Request<()>,
     ends: bool,
-) -> Result<Stream, SendError> {
+) -> Result<Begun, SendError> {
     // A stream waits in h2 until one that has ended for us has ended on the
     // wire. The handle that began it remembers it, and would take its waker for
     // the one given here, so that its body never moved again; a fresh handle

@@ -9,7 +9,6 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -22,9 +21,17 @@ use super::settings::SOCKET_STALL;
 use super::stall::Stall;
 use crate::io::Prefixed;
 
-/// One read, and all that one poll reads: other connections, and the requests
-/// that came, have their turn before more is read.
+/// One read, and all that one poll reads of a caller's connection: other
+/// connections, and the requests that came, have their turn before more is read.
 pub const READ_BYTES: usize = 64 * 1024;
+
+/// All that one poll reads of a connection upstream. The more of an answer is in
+/// hand when its caller's turn comes, the fewer are the writes to that caller,
+/// each of which wakes somebody, and the windows that are given back.
+pub const UPSTREAM_TURN_BYTES: usize = 4 * READ_BYTES;
+
+/// What is left of that and less is not worth a read of its own.
+const LEAST_READ_BYTES: usize = 4 * 1024;
 
 /// What is gathered is written without copying more to it from here on.
 const GATHER_BYTES: usize = 64 * 1024;
@@ -62,6 +69,8 @@ struct Inner {
     frames: Frames,
     /// What was read and not yet taken.
     read: Option<Read>,
+    /// Bytes that a poll may read.
+    turn: usize,
     /// Bytes that this poll may still read.
     may_read: usize,
     /// The socket had nothing more in this poll.
@@ -91,13 +100,14 @@ pub enum Turn {
 }
 
 impl Deferred {
-    /// `stream`, whose peer sends `frames`.
-    pub fn new(stream: Prefixed, frames: Frames) -> Self {
+    /// `stream`, whose peer sends `frames`, of which one poll reads `turn` bytes.
+    pub fn new(stream: Prefixed, frames: Frames, turn: usize) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             stream,
             frames,
             read: None,
-            may_read: READ_BYTES,
+            turn,
+            may_read: turn,
             drained: false,
             unwritten: Vec::new(),
             written: 0,
@@ -114,7 +124,7 @@ impl Deferred {
     /// A poll of the connection's task begins.
     pub fn begin(&self) {
         let mut inner = self.0.borrow_mut();
-        inner.may_read = READ_BYTES;
+        inner.may_read = inner.turn;
         inner.drained = false;
     }
 
@@ -149,8 +159,7 @@ impl Deferred {
     /// Ends the connection both ways, now. The peer sees that before anything
     /// that is sent to it later.
     pub fn close(&self) {
-        // One that is closed already needs no closing.
-        let _ = socket2::SockRef::from(self.0.borrow().stream.stream()).shutdown(Shutdown::Both);
+        self.0.borrow().stream.stream().close();
     }
 
     /// Our last words have been written, and the peer still speaks: reads it, for
@@ -298,7 +307,7 @@ impl Inner {
         let mut buffer = SPARE
             .with_borrow_mut(|spare| spare.read.pop())
             .unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice());
-        let mut target = ReadBuf::new(&mut buffer[..self.may_read]);
+        let mut target = ReadBuf::new(&mut buffer[..self.may_read.min(READ_BYTES)]);
         let polled = Pin::new(&mut self.stream).poll_read(cx, &mut target);
         let end = target.filled().len();
         if !matches!(polled, Poll::Ready(Ok(()))) || end == 0 {
@@ -307,6 +316,9 @@ impl Inner {
         }
         self.frames.came(&buffer[..end]);
         self.may_read -= end;
+        if self.may_read < LEAST_READ_BYTES {
+            self.may_read = 0;
+        }
         Poll::Ready(Ok(Some(Read {
             buffer,
             start: 0,

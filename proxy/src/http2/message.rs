@@ -27,9 +27,12 @@ pub fn request(head: Head<'_>) -> Request<()> {
     let parts = head.parts;
     let mut request = Request::new(());
     *request.method_mut() = parts.method.clone();
-    let mut fields = forwarded(&parts.headers, 2);
+    let mut fields = forwarded(&parts.headers, 3);
     if let Some(attempt) = head.attempt {
         fields.append(ATTEMPT, headers::attempt_value(attempt));
+    }
+    if let Some(identity) = head.identity {
+        fields.append(headers::CLIENT_IDENTITY, identity.clone());
     }
     if parts.version == Version::HTTP_2 {
         *request.uri_mut() = parts.uri.clone();
@@ -88,8 +91,23 @@ pub fn unmark(parts: &mut Parts) -> bool {
     true
 }
 
-/// Why a head that h2 lets pass is refused.
+/// Why a head that h2 lets pass is refused, one that was marked too.
+///
+/// A `#fragment` of `:path`, which no target has (RFC 9113, section 8.3.1), cannot
+/// be seen here: h2 cuts it off as it reads the head. So nobody gets it, and what
+/// rules judge is what the application is asked for. (HTTP/1 refuses it.)
+pub fn check_path(parts: &Parts) -> Result<(), &'static str> {
+    let path = parts.uri.path_and_query().map(PathAndQuery::as_str);
+    if path.is_some_and(|path| path.starts_with('?')) {
+        // RFC 9113, section 8.3.1: an empty path is said as /.
+        return Err("the request's :path does not begin with /");
+    }
+    Ok(())
+}
+
+/// Why a head that h2 lets pass, and that nobody marked, is refused.
 pub fn check(parts: &Parts) -> Result<(), &'static str> {
+    check_path(parts)?;
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     if second.is_some() {
@@ -158,4 +176,20 @@ fn is_of_connection(name: &HeaderName, value: &HeaderValue) -> bool {
         || *name == "keep-alive"
         || *name == "proxy-connection"
         || (*name == header::TE && !value.as_bytes().eq_ignore_ascii_case(b"trailers"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_stands_behind_a_path() {
+        let check = |path: &'static str| {
+            let (mut parts, ()) = Request::new(()).into_parts();
+            parts.uri = Uri::from(PathAndQuery::from_static(path));
+            check_path(&parts)
+        };
+        assert!(check("/a?b").is_ok() && check("*").is_ok());
+        assert!(check("?a=/b").is_err());
+    }
 }

@@ -17,7 +17,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 
 use super::frames::{self, Frames};
-use super::io::{Deferred, Turn};
+use super::io::{Deferred, READ_BYTES, Turn};
 use super::stall::Stall;
 use super::stream::Receive;
 use super::{answer, message, settings};
@@ -113,7 +113,7 @@ pub async fn serve_for<H, F, B>(
 {
     let state = CallerState::new(clock::now(), true);
     let watched = keeper.callers.watch(Rc::clone(&state));
-    let io = Deferred::new(stream, Frames::of_caller(kind));
+    let io = Deferred::new(stream, Frames::of_caller(kind), READ_BYTES);
     let Some(connection) = shake(&io, kind, &watched).await else {
         tracing::debug!(%peer, "a connection ended before it was HTTP/2");
         return;
@@ -296,10 +296,13 @@ where
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "the request's head has more than 256 fields",
             ))
-        } else if marked {
-            None
         } else {
-            message::check(&parts)
+            let checked = if marked {
+                message::check_path(&parts)
+            } else {
+                message::check(&parts)
+            };
+            checked
                 .err()
                 .map(|detail| (StatusCode::BAD_REQUEST, detail))
         };

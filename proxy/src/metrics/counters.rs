@@ -74,7 +74,8 @@ pub struct Traffic {
 pub struct TrafficTotals {
     /// Requests that were answered, by anyone.
     pub requests: u64,
-    /// Of those: 5xx, and what Remora itself refused but for rate limits.
+    /// Of those: 5xx, and what Remora itself refused but for rate limits and
+    /// what the caller may not do.
     pub failures: u64,
     /// Retries and resends.
     pub retries: u64,
@@ -115,7 +116,7 @@ impl Traffic {
         let rate_limited = self.reason(Reason::RateLimited);
         TrafficTotals {
             requests: classes.iter().sum::<u64>() + refused,
-            failures: classes[4] + refused - rate_limited,
+            failures: classes[4] + refused - rate_limited - self.reason(Reason::Denied),
             retries: self.retries.load(Relaxed) + self.resends.load(Relaxed),
             rate_limited,
             overloaded: self.reason(Reason::Overloaded) + self.reason(Reason::BreakerOpen),

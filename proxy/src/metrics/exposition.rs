@@ -36,8 +36,8 @@ struct Subject {
     runtime: Arc<ServiceRuntime>,
 }
 
-type Labels = Vec<(&'static str, String)>;
-type Samples<T> = Vec<(Labels, T)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
+pub(super) type Samples<T> = Vec<(Labels, T)>;
 
 impl Subject {
     fn labels(&self) -> Labels {
@@ -89,11 +89,13 @@ impl Collector for Everything {
         limits(&mut encoder, &subjects)?;
         rate_limits(&mut encoder, &subjects)?;
         self.breakers(&mut encoder)?;
-        self.sidecar(&mut encoder)
+        self.sidecar(&mut encoder)?;
+        super::authorization::encode(&self.shared, &mut encoder)?;
+        super::identity::encode(&self.shared, &mut encoder)
     }
 }
 
-fn counter(
+pub(super) fn counter(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -108,7 +110,7 @@ fn counter(
     Ok(())
 }
 
-fn gauge(
+pub(super) fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

@@ -2,10 +2,12 @@
 //!
 //! # Layout
 //! - [`counters`]: atomics that the data path adds to.
-//! - [`exposition`]: all of them in Prometheus' text form, at each scrape.
+//! - [`exposition`], `authorization`, `identity`: all of them in Prometheus' text form, at each scrape.
 //!
 //! Labels are names of Kubernetes objects and words of closed lists, never
 //! anything that a caller chose.
 
+mod authorization;
 pub mod counters;
 pub mod exposition;
+mod identity;

@@ -330,4 +330,6 @@ pub enum KeyPart {
     Path,
     /// The method.
     Method,
+    /// The caller's SPIFFE id.
+    ClientIdentity,
 }

@@ -2,6 +2,7 @@
 //!
 //! # Layout, in the order in which a request meets them
 //! - [`config`]: what a policy says.
+//! - [`authorize`]: who may call.
 //! - [`rate_limit`]: how many requests in a time.
 //! - [`limit`]: how many of anything at the same time.
 //! - [`breaker`]: which endpoint gets nothing for a while.
@@ -9,6 +10,7 @@
 //! - [`retry`]: whether an attempt is followed by another.
 //! - [`budget`]: how many retries a service bears.
 
+pub mod authorize;
 pub mod breaker;
 pub mod budget;
 pub mod config;

@@ -27,6 +27,7 @@ use super::subscriptions::{Answer, Entry, Subscriptions, Target};
 use crate::clock::Timestamp;
 use crate::stream::Kind;
 use crate::stream::protocol::Machine;
+use crate::tls::Trust;
 
 /// A collection that was not answered for so long is asked for again.
 pub const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -50,6 +51,8 @@ pub struct Identity {
     pub service_account: String,
     /// The sidecar's version.
     pub version: String,
+    /// The trust domain, where the sidecar has an identity.
+    pub trust_domain: Option<String>,
 }
 
 impl Identity {
@@ -73,6 +76,7 @@ enum Parsed {
     Service(Box<ServiceConfig>),
     Endpoint(Box<EndpointConfig>),
     Workload(Box<WorkloadConfig>),
+    TrustBundle(Box<Trust>),
 }
 
 /// The state behind a [`Mesh`].
@@ -80,6 +84,7 @@ enum Parsed {
 pub struct Controller {
     mesh: Arc<Mesh>,
     machine: Machine,
+    trust_domain: String,
     subscriptions: Subscriptions,
     services: HashMap<String, ServiceState>,
     /// Those of them that went away, and when; kept for their return.
@@ -101,9 +106,13 @@ impl Controller {
     pub(crate) fn new(identity: &Identity, mesh: Arc<Mesh>) -> Self {
         let mut machine = Machine::new(identity.node());
         machine.subscribe(Kind::Workload, &identity.workload_name());
+        if identity.trust_domain.is_some() {
+            machine.subscribe(Kind::TrustBundle, well_known::TRUST_BUNDLE);
+        }
         Self {
             mesh,
             machine,
+            trust_domain: identity.trust_domain.clone().unwrap_or_default(),
             subscriptions: Subscriptions::default(),
             services: HashMap::new(),
             absent: HashMap::new(),
@@ -161,6 +170,7 @@ impl Controller {
         response: DeltaDiscoveryResponse,
         now: Timestamp,
     ) -> Option<String> {
+        let trust_domain = &self.trust_domain;
         let received = self.machine.receive(response, |kind, name, bytes| {
             let parsed =
                 match kind {
@@ -171,6 +181,8 @@ impl Controller {
                         .map(|config| Parsed::Endpoint(Box::new(config))),
                     Kind::Workload => decode::workload(name, bytes)
                         .map(|config| Parsed::Workload(Box::new(config))),
+                    Kind::TrustBundle => decode::trust_bundle(name, bytes, trust_domain)
+                        .map(|trust| Parsed::TrustBundle(Box::new(trust))),
                 };
             parsed.map_err(|error| error.to_string())
         });

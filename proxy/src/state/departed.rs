@@ -90,6 +90,7 @@ mod tests {
             hint_zones: Vec::new(),
             sidecar: true,
             mesh: Default::default(),
+            secured: None,
         };
         let policy = ServicePolicy::default();
         let now = Timestamp::default();

@@ -20,6 +20,7 @@ use super::subscriptions::Target;
 use crate::clock::Timestamp;
 use crate::policy::breaker::Journal;
 use crate::stream::Kind;
+use crate::tls::Trust;
 
 /// So long a caller waits for the stream's answer.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -98,6 +99,7 @@ pub struct Mesh {
     workload_changes: watch::Sender<u64>,
     draining: watch::Sender<bool>,
     reports_address: watch::Sender<Option<SocketAddr>>,
+    trust: watch::Sender<Option<Arc<Trust>>>,
     ledger: Mutex<Ledger>,
     news: Notify,
     journal: Arc<Journal>,
@@ -117,6 +119,7 @@ impl Mesh {
             journal: Journal::new(),
             draining: watch::Sender::new(false),
             reports_address: watch::Sender::new(None),
+            trust: watch::Sender::new(None),
             ledger: Mutex::new(Ledger::default()),
             news: Notify::new(),
         };
@@ -231,6 +234,11 @@ impl Mesh {
         self.reports_address.subscribe()
     }
 
+    /// The trust bundle, once it has arrived.
+    pub fn trust(&self) -> watch::Receiver<Option<Arc<Trust>>> {
+        self.trust.subscribe()
+    }
+
     /// Makes the next report go out soon, because something outside of the
     /// configuration changed: a breaker.
     pub fn report_soon(&self) {
@@ -303,6 +311,10 @@ impl Mesh {
     pub(crate) fn set_reports_address(&self, address: Option<SocketAddr>) {
         self.reports_address
             .send_if_modified(|was| std::mem::replace(was, address) != address);
+    }
+
+    pub(crate) fn set_trust(&self, trust: Arc<Trust>) {
+        self.trust.send_replace(Some(trust));
     }
 
     pub(crate) fn set_held(&self, subscriptions: usize, unknown: usize) {

@@ -2,9 +2,13 @@
 //! need no checking again. [`super::decode`] makes them.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use remora_proto::spiffe::SpiffeId;
+
+use crate::policy::authorize::Rules;
 use crate::policy::config::{RateLimit, ServicePolicy};
 
 /// What is spoken on a port.
@@ -133,6 +137,40 @@ pub struct EndpointConfig {
     /// For a pod reached by its own address: on the ports that its Service
     /// does not say to be TCP.
     pub mesh: MeshProtocols,
+    /// Where it is to be sent mutual TLS: who is there.
+    pub secured: Option<Secured>,
+}
+
+/// Who an endpoint's sidecar proves to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secured {
+    /// The id.
+    pub id: SpiffeId,
+    /// Tells connections to it from those to others, and from plaintext ones,
+    /// for which it is 0.
+    pub tag: u64,
+}
+
+impl Secured {
+    /// By this id.
+    pub fn new(id: SpiffeId) -> Self {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        let tag = hasher.finish().max(1);
+        Self { id, tag }
+    }
+}
+
+/// What a port takes from callers without mutual TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MtlsMode {
+    /// Everything, as from callers without identity.
+    #[default]
+    Permissive,
+    /// Nothing.
+    Strict,
+    /// Everything, and mutual TLS is not looked for.
+    Disabled,
 }
 
 /// What an endpoint's sidecar takes from another sidecar
@@ -143,6 +181,8 @@ pub struct MeshProtocols {
     pub h2: bool,
     /// `remora-h1`: HTTP/1 as the caller spoke it.
     pub h1: bool,
+    /// `remora-tcp`: bytes. Only ever in TLS, which says that they are such.
+    pub tcp: bool,
 }
 
 impl EndpointConfig {
@@ -205,6 +245,12 @@ pub struct WorkloadConfig {
     pub policies: Vec<PolicyReference>,
     /// Where reports go; `None`: to where the stream is.
     pub reports_address: Option<SocketAddr>,
+    /// The id of the pod; `None` where the mesh has no identities.
+    pub identity: Option<SpiffeId>,
+    /// For ports that are not among `ports`.
+    pub mtls: MtlsMode,
+    /// Who may call.
+    pub authorizations: Rules,
 }
 
 /// One port of the sidecar's own pod.
@@ -214,4 +260,6 @@ pub struct InboundPort {
     pub protocol: Protocol,
     /// All apply.
     pub rate_limits: Vec<RateLimit>,
+    /// What it takes without mutual TLS.
+    pub mtls: MtlsMode,
 }

@@ -12,6 +12,12 @@ use remora_proto::well_known;
 use tokio::net::{TcpSocket, TcpStream};
 use tonic::transport::{Channel, Endpoint};
 
+use super::credentials::Credentials;
+pub use super::credentials::CredentialsError;
+use crate::config::IdentityFiles;
+use crate::io::Stream;
+use crate::tls::{self, HandshakeError, Trust};
+
 /// From the look-up of the name to the connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// So often a silent connection is asked whether it is alive.
@@ -34,6 +40,8 @@ pub struct ControlPlane {
     host: String,
     port: u16,
     socket_mark: Option<u32>,
+    /// `https`: how it is known, and we to it.
+    credentials: Option<Credentials>,
 }
 
 /// The control plane's address makes no sense.
@@ -45,6 +53,11 @@ pub enum ControlPlaneError {
     /// It is a URL that this sidecar cannot use.
     #[error("{0:?}: a control plane's address is http://host:port, without path or query")]
     NotUsable(String),
+    /// It is to be encrypted, and is not, or the other way round.
+    #[error(
+        "{0:?}: a control plane's address is https://host:port where the sidecar has an identity, and http://host:port where it has none"
+    )]
+    Scheme(String),
 }
 
 /// No connection came about.
@@ -68,6 +81,17 @@ pub enum ConnectError {
         /// Why.
         error: io::Error,
     },
+    /// What it takes to know each other is not there.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// It is not the control plane that was looked for.
+    #[error("no TLS with the control plane at {address}: {error}")]
+    Tls {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: HandshakeError,
+    },
     /// It took too long.
     #[error("no connection to {0} within {CONNECT_TIMEOUT:?}")]
     Timeout(String),
@@ -77,12 +101,17 @@ pub enum ConnectError {
 }
 
 impl ControlPlane {
-    /// Parses `http://host:port`; without a port it is the well-known one.
-    /// `socket_mark` is set on every connection (`SO_MARK`).
+    /// Parses `http://host:port`, or `https://host:port` with an identity;
+    /// without a port it is the well-known one. `socket_mark` is set on every
+    /// connection (`SO_MARK`).
     ///
     /// # Errors
     /// When it is anything else.
-    pub fn parse(url: &str, socket_mark: Option<u32>) -> Result<Self, ControlPlaneError> {
+    pub fn parse(
+        url: &str,
+        socket_mark: Option<u32>,
+        identity: Option<&IdentityFiles>,
+    ) -> Result<Self, ControlPlaneError> {
         let uri: Uri = url
             .parse()
             .map_err(|_| ControlPlaneError::NotAUrl(url.to_owned()))?;
@@ -93,20 +122,53 @@ impl ControlPlane {
             .to_owned();
         let port = uri.port_u16().unwrap_or(well_known::CONTROL_PLANE_PORT);
         let bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
-        if uri.scheme_str() != Some("http") || host.is_empty() || port == 0 || !bare {
+        if host.is_empty() || port == 0 || !bare {
             return Err(ControlPlaneError::NotUsable(url.to_owned()));
         }
+        let credentials = match (uri.scheme_str(), identity) {
+            (Some("http"), None) => None,
+            (Some("https"), Some(files)) => {
+                let credentials = Credentials::new(files, &host);
+                Some(credentials.ok_or_else(|| ControlPlaneError::NotUsable(url.to_owned()))?)
+            }
+            _ => return Err(ControlPlaneError::Scheme(url.to_owned())),
+        };
         Ok(Self {
             uri,
             host,
             port,
             socket_mark,
+            credentials,
         })
     }
 
-    /// Another one, reached in the same way.
+    /// Another one, reached in the same way: the same identity must be there.
     pub fn at(&self, address: SocketAddr) -> Result<Self, ControlPlaneError> {
-        Self::parse(&format!("http://{address}"), self.socket_mark)
+        let mut other = Self::parse(&format!("http://{address}"), self.socket_mark, None)?;
+        other.credentials.clone_from(&self.credentials);
+        Ok(other)
+    }
+
+    /// A call, with the token that says who we are, where there is an identity.
+    /// The token is read anew each time.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn request<T>(&self, message: T) -> Result<tonic::Request<T>, ConnectError> {
+        let mut request = tonic::Request::new(message);
+        if let Some(credentials) = &self.credentials {
+            let bearer = credentials.bearer()?;
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        Ok(request)
+    }
+
+    /// Who else may vouch for the control plane, beside the file: the stream's
+    /// own bundle.
+    pub fn believe(&self, trust: &std::sync::Arc<Trust>) {
+        if let Some(credentials) = &self.credentials {
+            credentials.believe(trust);
+        }
     }
 
     /// The address as people write it.
@@ -126,8 +188,17 @@ impl ControlPlane {
     }
 
     async fn connect_now(self) -> Result<Channel, ConnectError> {
-        let stream = self.dial().await?;
-        let endpoint = Endpoint::from(self.uri)
+        let socket = self.dial().await?;
+        let stream = match &self.credentials {
+            Some(credentials) => encrypt(credentials, socket).await?,
+            None => Stream::Plain(socket),
+        };
+        // The connection is made here; its scheme is of no concern to tonic.
+        let authority = format!(
+            "http://{}",
+            self.uri.authority().map_or("", |it| it.as_str())
+        );
+        let endpoint = Endpoint::from_shared(authority)?
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
@@ -179,19 +250,41 @@ impl ControlPlane {
     }
 }
 
+async fn encrypt(credentials: &Credentials, socket: TcpStream) -> Result<Stream, ConnectError> {
+    let address = socket.peer_addr().map_err(|error| ConnectError::Tls {
+        address: SocketAddr::from(([0, 0, 0, 0], 0)),
+        error: error.into(),
+    })?;
+    let refused = |error: HandshakeError| ConnectError::Tls { address, error };
+    let config = credentials.client_config()?;
+    let stream = tls::handshake::connect(config, socket, address.ip()).await;
+    Ok(stream.map_err(refused)?.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn an_address_is_a_plain_http_url() {
-        let plane = ControlPlane::parse("http://remora.remora-system:15110", None).unwrap();
+        let plane = ControlPlane::parse("http://remora.remora-system:15110", None, None).unwrap();
         assert_eq!(
             (plane.host.as_str(), plane.port),
             ("remora.remora-system", 15110)
         );
-        let plane = ControlPlane::parse("http://[::1]", None).unwrap();
+        let plane = ControlPlane::parse("http://[::1]", None, None).unwrap();
         assert_eq!((plane.host.as_str(), plane.port), ("::1", 15110));
+        let files = IdentityFiles {
+            trust_domain: "cluster.local".to_owned(),
+            token: "/token".into(),
+            roots: "/ca.crt".into(),
+        };
+        let secure = |url| ControlPlane::parse(url, None, Some(&files));
+        let plane = secure("https://remora-control-plane.remora-system.svc:15110").unwrap();
+        let leader = plane.at("10.0.0.7:15110".parse().unwrap()).unwrap();
+        assert!(leader.credentials.is_some());
+        assert!(secure("http://10.0.0.7:15110").is_err());
+        assert!(secure("https://name.NO_NAMESPACE.svc:15110").is_err());
         for bad in [
             "",
             "host:1",
@@ -200,7 +293,9 @@ mod tests {
             "http://host:1/path",
             "http://",
         ] {
-            let error = ControlPlane::parse(bad, None).unwrap_err().to_string();
+            let error = ControlPlane::parse(bad, None, None)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("http://host:"), "{bad}: {error}");
         }
     }

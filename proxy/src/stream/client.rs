@@ -110,7 +110,8 @@ impl Client {
     }
 
     async fn session(&mut self) -> Result<std::convert::Infallible, SessionError> {
-        let connecting = self.control_plane.clone().connect();
+        let control_plane = self.control_plane.clone();
+        let connecting = control_plane.clone().connect();
         let channel = self.meanwhile(connecting).await?;
         let mut client = AggregatedDiscoveryServiceClient::new(channel)
             .max_decoding_message_size(MAX_RESPONSE_BYTES);
@@ -124,12 +125,13 @@ impl Client {
             }
         }
         let accepting = async move {
-            let outgoing = ReceiverStream::new(outgoing);
-            let accepting = client.delta_aggregated_resources(outgoing);
-            tokio::time::timeout(ACCEPT_TIMEOUT, accepting).await
+            let request = control_plane.request(ReceiverStream::new(outgoing))?;
+            let accepting = client.delta_aggregated_resources(request);
+            let accepted = tokio::time::timeout(ACCEPT_TIMEOUT, accepting).await;
+            Ok::<_, SessionError>(accepted.map_err(|_| SessionError::NotAccepted)??)
         };
         let accepted = self.meanwhile(accepting).await;
-        let responses = accepted.map_err(|_| SessionError::NotAccepted)??;
+        let responses = accepted?;
         self.accepted_at = Some(clock::now());
         self.last_error = None;
         self.controller.accepted();

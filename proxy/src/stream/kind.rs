@@ -11,11 +11,18 @@ pub enum Kind {
     Service,
     /// One pod and port behind one service.
     Endpoint,
+    /// Whose certificates are believed.
+    TrustBundle,
 }
 
 impl Kind {
     /// All of them, in the order in which a new stream asks for them.
-    pub const ALL: [Self; 3] = [Self::Workload, Self::Service, Self::Endpoint];
+    pub const ALL: [Self; 4] = [
+        Self::Workload,
+        Self::Service,
+        Self::Endpoint,
+        Self::TrustBundle,
+    ];
 
     /// Its type URL.
     pub fn type_url(self) -> &'static str {
@@ -23,6 +30,7 @@ impl Kind {
             Self::Workload => well_known::WORKLOAD_TYPE,
             Self::Service => well_known::SERVICE_TYPE,
             Self::Endpoint => well_known::ENDPOINT_TYPE,
+            Self::TrustBundle => well_known::TRUST_BUNDLE_TYPE,
         }
     }
 
@@ -39,6 +47,7 @@ impl Kind {
             Self::Workload => "Workload",
             Self::Service => "Service",
             Self::Endpoint => "Endpoint",
+            Self::TrustBundle => "TrustBundle",
         }
     }
 
@@ -47,6 +56,7 @@ impl Kind {
             Self::Workload => 0,
             Self::Service => 1,
             Self::Endpoint => 2,
+            Self::TrustBundle => 3,
         }
     }
 }

@@ -5,7 +5,8 @@
 //! - [`kind`]: the types of resources.
 //! - [`protocol`]: incremental xDS as a pure state machine, with
 //!   [`collections`] for what the protocol itself leaves open.
-//! - [`channel`], [`backoff`]: a connection to the control plane, and when to try again.
+//! - [`channel`], [`backoff`]: a connection to the control plane, and when to try
+//!   again; `credentials`: how both know each other.
 //! - [`client`]: the task that keeps the configuration stream.
 //! - [`report`]: the task that keeps the report stream.
 
@@ -13,6 +14,7 @@ pub mod backoff;
 pub mod channel;
 pub mod client;
 pub mod collections;
+mod credentials;
 pub mod kind;
 pub mod protocol;
 pub mod report;

@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 
 use self::compose::{Composer, MustBeginAnew};
 pub(super) use self::way::keep_reporting;
-use super::channel::{ConnectError, ControlPlaneError};
+use super::channel::{ConnectError, ControlPlane, ControlPlaneError};
 use crate::clock::{self, Timestamp};
 use crate::state::mesh::Mesh;
 
@@ -93,6 +93,8 @@ struct Reporter<'a> {
     composer: &'a mut Composer,
     mesh: &'a Mesh,
     source: &'a dyn ReportSource,
+    /// For who we are: the same at every replica.
+    control_plane: &'a ControlPlane,
     accepted_at: Option<Timestamp>,
 }
 
@@ -107,7 +109,8 @@ impl Reporter<'_> {
             .send(self.compose()?)
             .await
             .map_err(|_| ReportError::Closed)?;
-        let accepting = client.report(ReceiverStream::new(outgoing));
+        let request = self.control_plane.request(ReceiverStream::new(outgoing))?;
+        let accepting = client.report(request);
         let accepted = tokio::time::timeout(ACKNOWLEDGE_TIMEOUT, accepting).await;
         let acknowledgements = accepted.map_err(|_| ReportError::NotAcknowledged)??;
         self.accepted_at = Some(clock::now());

@@ -130,7 +130,7 @@ pub fn declare(mesh: &Mesh, protocol: Protocol) {
         workload.ports = vec![InboundPort {
             port: PORT.into(),
             protocol: protocol as i32,
-            rate_limits: Vec::new(),
+            ..InboundPort::default()
         }];
     });
 }

@@ -18,6 +18,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+
+use crate::authority::{Authority, Issuing};
 use tonic::{Request, Response, Status, Streaming};
 
 #[derive(Clone, Debug)]
@@ -49,6 +51,7 @@ struct State {
 
 #[derive(Debug)]
 struct Shared {
+    authority: Option<Authority>,
     state: Mutex<State>,
     changed: watch::Sender<u64>,
 }
@@ -64,9 +67,15 @@ pub struct Control {
 impl Control {
     /// Listens on `address`.
     pub fn start(address: SocketAddr) -> Self {
+        Self::start_with(address, None)
+    }
+
+    /// The same, encrypted and with certificates where there is an `authority`.
+    pub fn start_with(address: SocketAddr, authority: Option<Authority>) -> Self {
         let mut control = Self {
             address,
             shared: Arc::new(Shared {
+                authority,
                 state: Mutex::default(),
                 changed: watch::channel(0).0,
             }),
@@ -78,7 +87,10 @@ impl Control {
 
     /// Where it listens.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        match self.shared.authority {
+            Some(_) => format!("https://{}", self.address),
+            None => format!("http://{}", self.address),
+        }
     }
 
     /// Puts a resource, new or in another version.
@@ -144,10 +156,23 @@ impl Control {
                 socket.set_reuseaddr(true).unwrap();
                 socket.bind(address).unwrap();
                 let listener: TcpListener = socket.listen(64).unwrap();
-                let serving = tonic::transport::Server::builder()
+                let authority = script.0.authority.clone();
+                let router = tonic::transport::Server::builder()
                     .add_service(AggregatedDiscoveryServiceServer::new(script.clone()))
-                    .add_service(ReportsServer::new(script))
-                    .serve_with_incoming(TcpListenerStream::new(listener));
+                    .add_service(ReportsServer::new(script));
+                let serving = async {
+                    match authority {
+                        None => {
+                            let incoming = TcpListenerStream::new(listener);
+                            router.serve_with_incoming(incoming).await
+                        }
+                        Some(authority) => {
+                            let incoming = authority.encrypted(listener);
+                            let router = router.add_service(Issuing::service(authority));
+                            router.serve_with_incoming(incoming).await
+                        }
+                    }
+                };
                 tokio::select! {
                     served = serving => served.unwrap(),
                     _ = stopped => {}
@@ -218,6 +243,9 @@ impl AggregatedDiscoveryService for Script {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        if let Some(authority) = &self.0.authority {
+            authority.account(&request)?;
+        }
         self.0.state.lock().unwrap().streams += 1;
         let (responses, outgoing) = mpsc::channel(64);
         let session = Session {

@@ -9,6 +9,7 @@
 //! - [`control`]: the control plane, which sends what the test says.
 //! - [`mesh`]: services, endpoints and policies as a test writes them.
 //! - [`upstream`]: applications, with all their bad manners.
+//! - [`authority`]: whose certificates sidecars use, where they have any.
 //! - [`sidecar`]: the process, its admin endpoint, its end; [`process`]: what the
 //!   kernel says about it.
 //! - [`h2_app`]: an HTTP/2 application that follows a script; [`h2_client`]: an
@@ -32,6 +33,7 @@
 )]
 
 mod attack;
+mod authority;
 mod client;
 mod control;
 #[path = "../../../proto/tests/contract/exchange.rs"]
@@ -53,6 +55,7 @@ mod tap;
 mod upstream;
 
 mod access_log;
+mod authorization;
 mod bad_input;
 mod between_sidecars;
 mod both_ways;
@@ -72,6 +75,7 @@ mod http2_attacks;
 mod http2_malformed;
 mod http2_storm;
 mod http2_upstreams;
+mod identity;
 mod inbound;
 mod leader;
 mod limits;
@@ -79,12 +83,14 @@ mod long_streams;
 mod message;
 mod rate_limits;
 mod retries;
+mod secured;
 mod soak;
 mod stream;
 mod tcp;
 mod timeouts;
 mod upgrades;
 mod versions;
+mod weak_tls;
 mod which_service;
 
 use std::future::Future;

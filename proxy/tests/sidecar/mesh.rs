@@ -57,13 +57,18 @@ impl Mesh {
     /// As [`Mesh::start`], with options for the sidecar.
     pub async fn start_with(options: Options) -> Self {
         let net = Net::next();
-        let control = Control::start(SocketAddr::new(net.ip(1), 15110));
+        let address = SocketAddr::new(net.ip(1), 15110);
+        let control = Control::start_with(address, options.authority.clone());
+        let authority = options.authority.clone();
         let sidecar = Sidecar::start(net, &control.url(), options).await;
         let mesh = Self {
             control,
             sidecar,
             net,
         };
+        if let Some(authority) = &authority {
+            mesh.trust(authority);
+        }
         mesh.workload(|_| ());
         mesh.sidecar.until_ready().await;
         mesh
@@ -88,6 +93,24 @@ impl Mesh {
             });
         }
         self.service("catalog", policy);
+    }
+
+    /// Tells the sidecars whom `authority` is to be believed now.
+    pub fn trust(&self, authority: &crate::authority::Authority) {
+        let bundle = authority.bundle();
+        let name = names::TRUST_BUNDLE;
+        self.control
+            .put(names::TRUST_BUNDLE_TYPE, name, Vec::new(), &bundle);
+    }
+
+    /// Endpoint `number` of `catalog` at this last byte, which is sent mutual TLS
+    /// and must be the pod `web-<account>`.
+    pub fn secured(&self, number: usize, host: u8, account: u8) {
+        self.endpoint("catalog", number, self.net.at(host), |endpoint| {
+            endpoint.sidecar = true;
+            endpoint.mesh_protocols = names::mesh::ALL.map(str::to_owned).to_vec();
+            endpoint.identity = crate::authority::id(&format!("web-{account}"));
+        });
     }
 
     /// An HTTP/2 client of the sidecar's outbound listener.

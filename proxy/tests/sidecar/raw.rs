@@ -81,6 +81,12 @@ impl Raw {
         .await
     }
 
+    /// Waits for bytes; how many more have come.
+    pub async fn some(&mut self) -> usize {
+        let reading = soon("some bytes", self.stream.read_buf(&mut self.seen));
+        reading.await.unwrap_or(0)
+    }
+
     /// Whether nothing comes for so long.
     pub async fn is_silent_for(&mut self, millis: u64) -> bool {
         if !self.seen.is_empty() {

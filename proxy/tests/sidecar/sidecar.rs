@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::authority::{self, Authority};
 use crate::client::{Answer, Client};
 use crate::mesh::Net;
 use crate::process::Process;
@@ -26,6 +27,10 @@ pub struct Options {
     pub drain_timeout: &'static str,
     /// The last byte of its pod's address; the application's is one more.
     pub host: u8,
+    /// Whose certificates it uses; without one it has no identity.
+    pub authority: Option<Authority>,
+    /// REMORA_PROBES
+    pub probes: &'static str,
 }
 
 impl Default for Options {
@@ -36,6 +41,8 @@ impl Default for Options {
             inbound: "8080,7000",
             drain_timeout: "5s",
             host: 1,
+            authority: None,
+            probes: "",
         }
     }
 }
@@ -67,8 +74,18 @@ impl Sidecar {
             true => folder.path().join("access").display().to_string(),
             false => "off".to_owned(),
         };
-        let child = Command::new(program())
-            .env_clear()
+        let mut command = Command::new(program());
+        command.env_clear();
+        if let Some(authority) = &options.authority {
+            let (token, roots) = (folder.path().join("token"), folder.path().join("ca.crt"));
+            std::fs::write(&token, format!("web-{host}\n")).unwrap();
+            std::fs::write(&roots, authority.roots_pem()).unwrap();
+            command
+                .env("REMORA_TRUST_DOMAIN", authority::TRUST_DOMAIN)
+                .env("REMORA_TOKEN_FILE", token)
+                .env("REMORA_TRUST_FILE", roots);
+        }
+        let child = command
             .env("REMORA_NAMESPACE", "shop")
             .env("REMORA_POD", format!("web-{host}"))
             .env("REMORA_POD_UID", format!("uid-web-{host}"))
@@ -79,6 +96,8 @@ impl Sidecar {
             .env("REMORA_APP_ADDRESS", net.ip(host + 1).to_string())
             .env("REMORA_OUTBOUND_LISTEN", format!("{}:15101", net.ip(host)))
             .env("REMORA_ADMIN_LISTEN", format!("{}:15120", net.ip(host)))
+            .env("REMORA_PROBE_LISTEN", format!("{}:15121", net.ip(host)))
+            .env("REMORA_PROBES", options.probes)
             .env("REMORA_CONCURRENCY", options.workers.to_string())
             .env("REMORA_DRAIN_TIMEOUT", options.drain_timeout)
             .env("REMORA_ACCESS_LOG", access_log)
@@ -132,6 +151,17 @@ impl Sidecar {
     /// The JSON at `path` of the admin endpoint.
     pub async fn json(&self, path: &str) -> Value {
         serde_json::from_slice(&self.get(path).await.body).unwrap()
+    }
+
+    /// The value of a counter, all its samples whose labels hold `labels` together.
+    pub async fn counter(&self, name: &str, labels: &str) -> u64 {
+        let text = self.get("/metrics").await.text();
+        let samples = text
+            .lines()
+            .filter(|line| line.starts_with(name) && line.contains(labels));
+        samples
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum()
     }
 
     /// Completes when `/ready` says so.

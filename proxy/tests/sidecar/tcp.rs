@@ -50,12 +50,21 @@ async fn tunnel(mesh: &Mesh) -> TcpStream {
 }
 
 fn inventory(mesh: &Mesh, policy: remora_proto::v1::ServicePolicy, endpoints: &[SocketAddr]) {
+    inventory_of(mesh, Protocol::Tcp, policy, endpoints);
+}
+
+fn inventory_of(
+    mesh: &Mesh,
+    protocol: Protocol,
+    policy: remora_proto::v1::ServicePolicy,
+    endpoints: &[SocketAddr],
+) {
     for (number, address) in endpoints.iter().enumerate() {
         mesh.endpoint("inventory", number, *address, |_| ());
     }
     mesh.service_with("inventory", |service| {
         service.policy = Some(policy);
-        service.ports[0].protocol = Protocol::Tcp as i32;
+        service.ports[0].protocol = protocol as i32;
     });
 }
 
@@ -141,6 +150,24 @@ async fn at_max_connections_a_raw_connection_is_refused_and_a_place_comes_free()
         soon("a byte", third.read(&mut [0; 1])).await.is_ok()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_silent_client_of_an_undeclared_port_is_refused_at_once_at_the_limit() {
+    let mesh = Mesh::start().await;
+    let _server = server(mesh.net.at(10), speaks_first).await;
+    let policy = crate::mesh::limits(|limits| limits.max_connections = Some(1));
+    inventory_of(&mesh, Protocol::Detect, policy, &[mesh.net.at(10)]);
+    let mut first = tunnel(&mesh).await;
+    soon("hello", first.read_exact(&mut [0; 6])).await.unwrap();
+    let mut fastest = Duration::MAX;
+    for _ in 0..5 {
+        let mut second = tunnel(&mesh).await;
+        let began = Instant::now();
+        assert!(soon("the refusal", second.read(&mut [0; 1])).await.is_err());
+        fastest = fastest.min(began.elapsed());
+    }
+    assert!(fastest < Duration::from_millis(500), "{fastest:?}");
 }
 
 #[tokio::test]

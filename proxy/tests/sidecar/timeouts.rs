@@ -123,7 +123,7 @@ async fn a_caller_that_takes_nothing_is_ended_and_one_that_takes_little_is_not()
     .await;
     mesh.catalog(
         within(Timeouts {
-            idle_ms: Some(500),
+            idle_ms: Some(1500),
             ..Timeouts::default()
         }),
         &[app.address()],
@@ -142,9 +142,9 @@ async fn a_caller_that_takes_nothing_is_ended_and_one_that_takes_little_is_not()
     // Slower than `idle` in all, but never standing still for so long.
     let mut slow = mesh.client().await;
     slow.send("GET", "catalog:8080", "/16000000", "", "").await;
-    for _ in 0..8 {
+    for _ in 0..10 {
         slow.take(1_000_000).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(slow.answer().await.body.len(), 16_000_000);
 }

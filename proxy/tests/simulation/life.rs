@@ -50,6 +50,10 @@ impl Facts for Anything {
     fn header(&self, _name: &str) -> Option<&[u8]> {
         None
     }
+    fn client_identity(&self) -> Option<&str> {
+        None
+    }
+
     fn remote_address(&self) -> Option<std::net::IpAddr> {
         None
     }

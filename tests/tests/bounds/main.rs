@@ -11,6 +11,8 @@
     reason = "a test ends where its ground is missing; of the table only some is used here"
 )]
 
+#[path = "../../../control-plane/tests/crd/authorization.rs"]
+mod authorization;
 #[path = "../../../control-plane/tests/crd/chance.rs"]
 mod chance;
 #[path = "../../../control-plane/tests/crd/fields.rs"]
@@ -66,7 +68,7 @@ fn policy(name: &str, spec: &Value) -> Option<Object> {
         id: Id::new(table::NAMESPACE, name),
         created: None,
         generation: 1,
-        targets: parsed.targets,
+        scope: parsed.scope,
         settings: parsed.settings,
     })))
 }
@@ -100,7 +102,7 @@ fn refusals(objects: Vec<Object>) -> Vec<String> {
         })
         .collect();
     let store = Arc::new(Store::default());
-    Core::new(store.clone()).handle(objects.into_iter().map(Event::Apply));
+    Core::new(store.clone(), None).handle(objects.into_iter().map(Event::Apply));
     let find = |kind, name: &str| {
         let resource = store.find(kind, name).expect("it was published");
         let whole = discovery::Resource::decode(resource.encoded.clone()).unwrap();
@@ -145,7 +147,7 @@ fn texts() -> Vec<Value> {
         let Some(most) = field.schema["maxLength"].as_u64() else {
             continue;
         };
-        let held = table::spec(table::FULL);
+        let held = fields::around(&field);
         let Some(held) = held
             .pointer(&field.pointer)
             .and_then(Value::as_str)

@@ -268,7 +268,10 @@ fn sidecar(pod: &'static str, place: Place, host: u8, logs: &tempfile::TempDir) 
 fn shop(place: Place, hop: Hop) -> String {
     let annotations = match hop {
         Hop::AsSpoken => String::new(),
-        Hop::Ours => format!(", annotations: {{{MESH_PROTOCOLS}: \"{}\"}}", mesh::TAKEN),
+        Hop::Ours => format!(
+            ", annotations: {{{MESH_PROTOCOLS}: \"{}\"}}",
+            mesh::PLAINTEXT
+        ),
     };
     let pod = |name: &str, host: u8| {
         let ip = place.at(host, 0).ip();

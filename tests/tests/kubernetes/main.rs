@@ -10,7 +10,8 @@
 //! # Layout
 //! - [`cluster`]: `kubectl`, and the API server's proxy to a pod's port.
 //! - [`shop`]: Remora installed and the demo shop called through it, once for all.
-//! - [`install`], [`chaos`], [`changes`], [`outage`], [`interception`], [`injection`],
+//! - [`guests`]: pods of several service accounts; [`capture`]: what travels between pods.
+//! - [`install`], [`identity`], [`encryption`], [`authorization`], [`ca`], [`chaos`], [`changes`], [`outage`], [`interception`], [`injection`],
 //!   [`least_privilege`]: what is asked of them.
 
 #![allow(
@@ -20,9 +21,15 @@
     reason = "a test ends where its ground is missing, and measures real time"
 )]
 
+mod authorization;
+mod ca;
+mod capture;
 mod changes;
 mod chaos;
 mod cluster;
+mod encryption;
+mod guests;
+mod identity;
 mod injection;
 mod install;
 mod interception;

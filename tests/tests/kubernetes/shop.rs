@@ -133,11 +133,21 @@ impl Shop {
         })
     }
 
-    /// What the visitor shows.
+    /// What the visitor shows, asked from inside its pod: by the API server's
+    /// proxy it would not answer where it takes nothing but mutual TLS.
     pub fn stats(&self) -> Result<Value, String> {
         let pods = self.cluster.pods(SHOP, "app=visitor");
-        let pod = pods.first().ok_or("no visitor")?;
-        self.cluster.served(SHOP, &name_of(pod), 8080, "/stats")
+        let pod = name_of(pods.first().ok_or("no visitor")?);
+        let url = "http://127.0.0.1:8080/stats";
+        let ask = [
+            "exec", "-n", SHOP, &pod, "-c", "visitor", "--", "remora", "demo", "caller", "--url",
+            url,
+        ];
+        let answer = self.cluster.try_kubectl(&ask, None)?;
+        let read = |text: &str| -> Result<Value, String> {
+            serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))
+        };
+        read(read(&answer)?["body"].as_str().unwrap_or_default())
     }
 
     /// What became of the requests while something happened and for a while after.
@@ -150,13 +160,26 @@ impl Shop {
         happens(&self.cluster);
         std::thread::sleep(Duration::from_secs(seconds_after));
         let after = eventually(30, "the visitor answers", || self.served()).since(before);
-        (after, self.stats().unwrap()["errors"].clone())
+        (after, kinds(&self.stats().unwrap()["errors"]))
     }
 
     /// What a sidecar shows at its admin endpoint.
     pub fn sidecar(&self, pod: &str, path: &str) -> Result<Value, String> {
         self.cluster.served(SHOP, pod, 15120, path)
     }
+}
+
+/// How often each of the last errors was, and when the first of them.
+fn kinds(errors: &Value) -> Value {
+    let mut kinds = serde_json::Map::new();
+    for error in errors.as_array().into_iter().flatten() {
+        let what = format!("{} {}: {}", error["method"], error["path"], error["what"]);
+        let kind = kinds
+            .entry(what)
+            .or_insert_with(|| serde_json::json!({"count": 0, "first_ms": error["at_ms"]}));
+        kind["count"] = (kind["count"].as_u64().unwrap_or(0) + 1).into();
+    }
+    Value::Object(kinds)
 }
 
 impl Served {

@@ -9,6 +9,7 @@
     reason = "a test ends where its ground is missing, and measures real time"
 )]
 
+mod capture;
 mod mesh;
 mod playground;
 mod stories;

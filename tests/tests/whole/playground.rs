@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::capture::{Flows, between_pods};
+
 /// One at a time: each takes the machine to itself, and loopback addresses are
 /// the same for all.
 static STAGE: Mutex<()> = Mutex::new(());
@@ -22,32 +24,89 @@ const LOW_RATE: &str = r#"{name: RATE, value: "200"}"#;
 const CART_LIMITS: &str = ": 200\n";
 /// How the playground ends what it says of a time that was too long.
 const TOO_SLOW: &str = "is the most.";
+/// Options of a run: with kills and revivals, and without.
+const DEMO: [&str; 2] = ["--for", "10s"];
+const STEADY: [&str; 4] = ["--scenario", "steady", "--for", "4s"];
+/// Ways of connections that the shop has at the least.
+const MANY: usize = 8;
+/// A line of the demo's policy for its whole namespace.
+const OF_ALL: &str = "  timeouts: {request: 5s}\n";
 /// What the playground says where the machine gives no namespaces.
 const NO_NAMESPACES: &str = "--isolation netns is not possible here";
 
 #[test]
 fn the_demo_shop_stays_whole_on_loopback_addresses() {
-    let playground = Playground::run("loopback");
+    let playground = Playground::run("loopback", &DEMO, "");
     playground.assert_ok();
     playground.assert_nothing_is_left();
 }
 
 #[test]
 fn the_demo_shop_stays_whole_in_network_namespaces() {
-    let playground = Playground::run("netns");
-    if playground.said().contains(NO_NAMESPACES) {
-        assert!(
-            std::env::var_os("REMORA_REQUIRE_NETNS").is_none(),
-            "{}",
-            playground.said()
-        );
-        // Not by `eprintln!`, whose words libtest keeps to itself.
-        let words = format!("\nSKIPPED (nothing was tested): {}\n", playground.said());
-        std::io::stderr().write_all(words.as_bytes()).unwrap();
+    let playground = Playground::run("netns", &DEMO, "");
+    if playground.is_impossible() {
         return;
     }
     playground.assert_ok();
     playground.assert_nothing_is_left();
+    // Nobody has asked for mutual TLS.
+    assert_all_is_tls(&playground.flows());
+}
+
+#[test]
+fn in_strict_mode_nothing_travels_in_plaintext_either() {
+    let playground = Playground::run("netns", &STEADY, "  mtls: {mode: Strict}\n");
+    if playground.is_impossible() {
+        return;
+    }
+    playground.assert_carried();
+    assert_all_is_tls(&playground.flows());
+}
+
+/// Else the capture might have seen nothing.
+#[test]
+fn where_mutual_tls_is_disabled_the_capture_shows_what_is_said() {
+    let playground = Playground::run("netns", &STEADY, "  mtls: {mode: Disabled}\n");
+    if playground.is_impossible() {
+        return;
+    }
+    playground.assert_carried();
+    let flows = playground.flows();
+    // Multiplexed, so that of heads little can be read; of bodies all.
+    for words in SAID {
+        let is_said = |flow: &Vec<Vec<u8>>| flow.iter().any(|bytes| contains(bytes, words));
+        assert!(flows.values().any(is_said), "no {words:?} was captured");
+    }
+}
+
+/// What two sidecars say to each other in plaintext, and the shop's programs.
+const SAID: [&str; 3] = ["\0remora-h2", "\"products\"", "inventory ready"];
+
+/// Each way of each connection begins with a record of TLS's handshake (RFC
+/// 8446, section 5.1), and nothing says what the shop's programs say.
+fn assert_all_is_tls(flows: &Flows) {
+    assert!(flows.len() > MANY, "{} flows were captured", flows.len());
+    for (ends, flow) in flows {
+        let begin = &flow[0][..flow[0].len().min(40)];
+        assert!(
+            begin.starts_with(&[22, 3]),
+            "{ends:?} begins with {:?}",
+            String::from_utf8_lossy(begin)
+        );
+        let of_http = ["HTTP/1.", "PRI * HTTP/2", "GET /", "POST /", "catalog"];
+        for words in of_http.into_iter().chain(SAID) {
+            assert!(
+                !flow.iter().any(|bytes| contains(bytes, words)),
+                "{ends:?} says {words:?}"
+            );
+        }
+    }
+}
+
+fn contains(bytes: &[u8], words: &str) -> bool {
+    bytes
+        .windows(words.len())
+        .any(|window| window == words.as_bytes())
 }
 
 /// A playground that has ended.
@@ -56,11 +115,13 @@ struct Playground {
     program: PathBuf,
     runtime: PathBuf,
     output: Output,
+    capture: PathBuf,
     _place: tempfile::TempDir,
 }
 
 impl Playground {
-    fn run(isolation: &'static str) -> Self {
+    /// `settings`: more lines of the policy for the whole namespace.
+    fn run(isolation: &'static str, options: &[&str], settings: &str) -> Self {
         let _alone = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
         let place = tempfile::tempdir().unwrap();
         // A copy of the program: its path marks every process of this run.
@@ -69,18 +130,14 @@ impl Playground {
         let runtime = place.path().join("runtime");
         fs::create_dir(&runtime).unwrap();
         let manifests = place.path().join("manifests");
-        copy_demo(&manifests);
+        copy_demo(&manifests, settings);
+        let capture = place.path().join("stage.pcap");
         let output = Command::new(&program)
-            .args([
-                "playground",
-                "--for",
-                "10s",
-                "--json",
-                "--isolation",
-                isolation,
-            ])
+            .args(["playground", "--json", "--isolation", isolation])
+            .args(options)
             .arg("--manifests")
             .arg(&manifests)
+            .args((isolation == "netns").then(|| format!("--capture={}", capture.display())))
             .env("XDG_RUNTIME_DIR", &runtime)
             .stdin(Stdio::null())
             .output()
@@ -90,12 +147,43 @@ impl Playground {
             program,
             runtime,
             output,
+            capture,
             _place: place,
         }
     }
 
     fn said(&self) -> String {
         String::from_utf8_lossy(&self.output.stderr).into_owned()
+    }
+
+    /// Where the machine gives no namespaces it says so.
+    fn is_impossible(&self) -> bool {
+        if !self.said().contains(NO_NAMESPACES) {
+            return false;
+        }
+        assert!(
+            std::env::var_os("REMORA_REQUIRE_NETNS").is_none(),
+            "{}",
+            self.said()
+        );
+        // Not by `eprintln!`, whose words libtest keeps to itself.
+        let words = format!("\nSKIPPED (nothing was tested): {}\n", self.said());
+        std::io::stderr().write_all(words.as_bytes()).unwrap();
+        true
+    }
+
+    /// What was captured between its pods.
+    fn flows(&self) -> Flows {
+        between_pods(&self.capture)
+    }
+
+    /// The load was carried, and nothing of it failed.
+    fn assert_carried(&self) {
+        let text = String::from_utf8_lossy(&self.output.stdout);
+        let told = format!("{}\n{text}\n{}", self.output.status, self.said());
+        let json: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{told}"));
+        assert!(json["requests"].as_u64().unwrap() > 100, "{told}");
+        assert_eq!(json["failed"], 0, "{told}");
     }
 
     /// All that does not depend on speed. How fast it must be (within which
@@ -146,16 +234,24 @@ impl Playground {
 
 /// The demo shop's YAML, with a load that unoptimized code can bear on a machine
 /// that other tests use too; the full one is for the release build.
-fn copy_demo(to: &Path) {
+fn copy_demo(to: &Path, settings: &str) {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     fs::create_dir(to).unwrap();
     for file in files(&top.join("manifests/demo")) {
+        // Who has no identity may not have money taken, and the load waits for it.
+        if settings.contains("Disabled") && file.ends_with("authorization.yaml") {
+            continue;
+        }
         let text = fs::read_to_string(&file).unwrap();
         let text = text
             .replace(FULL_RATE, LOW_RATE)
             .replace(CART_LIMITS, ": 5000\n");
         fs::write(to.join(file.file_name().unwrap()), text).unwrap();
     }
+    let policies = fs::read_to_string(to.join("policies.yaml")).unwrap();
+    assert!(policies.contains(OF_ALL), "no place for it in {policies}");
+    let policies = policies.replacen(OF_ALL, &format!("{OF_ALL}{settings}"), 1);
+    fs::write(to.join("policies.yaml"), policies).unwrap();
     let visitor = fs::read_to_string(to.join("visitor.yaml")).unwrap();
     assert!(visitor.contains(LOW_RATE), "no rate in {visitor}");
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::certificate;
 use super::finding::Finding;
 use super::schema;
-use super::{DEFINITION, INSTALL, VERSION};
+use super::{AUTHORIZATION_DEFINITION, DEFINITION, INSTALL, VERSION};
 use crate::cluster::api::{Api, List};
 use crate::cluster::error::Error;
 use crate::cluster::resources::{
@@ -45,8 +45,15 @@ pub async fn findings(api: &Api, now: i64) -> Vec<Finding> {
     let labels = format!("kubernetes.io/service-name={INJECTOR}");
     let slices = api.list(&ENDPOINT_SLICES, system, &labels).await;
     let secret = api.find(&SECRETS, system, CERTIFICATE_SECRET).await;
+    let traffic = api.find(&DEFINITIONS, None, DEFINITION).await;
+    let authorization = api.find(&DEFINITIONS, None, AUTHORIZATION_DEFINITION).await;
     vec![
-        definition(&api.find(&DEFINITIONS, None, DEFINITION).await),
+        definition(DEFINITION, &definition::definition(), &traffic),
+        definition(
+            AUTHORIZATION_DEFINITION,
+            &definition::authorization(),
+            &authorization,
+        ),
         deployment("control plane", CONTROL_PLANE, namespace, &control_plane),
         lease(&api.find(&LEASES, system, CONTROL_PLANE).await, now),
         deployment("injector", INJECTOR, namespace, &injector),
@@ -56,13 +63,13 @@ pub async fn findings(api: &Api, now: i64) -> Vec<Finding> {
     ]
 }
 
-/// The CustomResourceDefinition: there, established, and the one we know.
-pub fn definition(found: &Result<Option<Value>, Error>) -> Finding {
+/// A CustomResourceDefinition of ours: there, established, and the one we know.
+pub fn definition(name: &str, ours: &Value, found: &Result<Option<Value>, Error>) -> Finding {
     const SUBJECT: &str = "crd";
     let served = match found {
         Ok(Some(served)) => served,
         Ok(None) => {
-            return Finding::error(SUBJECT, format!("{DEFINITION} is not there"), INSTALL);
+            return Finding::error(SUBJECT, format!("{name} is not there"), INSTALL);
         }
         Err(error) => return Finding::unread(SUBJECT, error),
     };
@@ -74,20 +81,15 @@ pub fn definition(found: &Result<Option<Value>, Error>) -> Finding {
         return Finding::error(
             SUBJECT,
             format!(
-                "{DEFINITION} is not established: {}",
+                "{name} is not established: {}",
                 why.unwrap_or("not judged yet")
             ),
-            &format!("kubectl describe crd {DEFINITION}"),
+            &format!("kubectl describe crd {name}"),
         );
     }
-    let ours = definition::definition();
-    let schemas = schema::of_version(&ours, VERSION).zip(schema::of_version(served, VERSION));
+    let schemas = schema::of_version(ours, VERSION).zip(schema::of_version(served, VERSION));
     let Some((ours, served)) = schemas else {
-        return Finding::error(
-            SUBJECT,
-            format!("{DEFINITION} does not serve {VERSION}"),
-            INSTALL,
-        );
+        return Finding::error(SUBJECT, format!("{name} does not serve {VERSION}"), INSTALL);
     };
     let difference = schema::difference(ours, served);
     let few = |fields: &[String]| text::some_of(fields, SHOWN);
@@ -95,7 +97,7 @@ pub fn definition(found: &Result<Option<Value>, Error>) -> Finding {
         return Finding::warning(
             SUBJECT,
             format!(
-                "{DEFINITION} is older than this program, it lacks: {}",
+                "{name} is older than this program, it lacks: {}",
                 few(&difference.missing)
             ),
             "kubectl apply -k manifests/crds",
@@ -105,7 +107,7 @@ pub fn definition(found: &Result<Option<Value>, Error>) -> Finding {
         return Finding::warning(
             SUBJECT,
             format!(
-                "{DEFINITION} is newer than this program ({OURS}): {}",
+                "{name} is newer than this program ({OURS}): {}",
                 few(&difference.unknown)
             ),
             "use the `remora` of the cluster's version",
@@ -115,13 +117,13 @@ pub fn definition(found: &Result<Option<Value>, Error>) -> Finding {
         return Finding::warning(
             SUBJECT,
             format!(
-                "{DEFINITION} has other bounds than this program's: {}",
+                "{name} has other bounds than this program's: {}",
                 few(&difference.changed)
             ),
             "kubectl apply -k manifests/crds, with the manifests of this version",
         );
     }
-    Finding::ok(SUBJECT, format!("{DEFINITION} {VERSION} is established"))
+    Finding::ok(SUBJECT, format!("{name} {VERSION} is established"))
 }
 
 /// A Deployment of ours, ready and of a version that works with this program.
@@ -360,7 +362,7 @@ mod tests {
         let mut crd = definition::definition();
         crd["status"] = json!({"conditions": [{"type": "Established", "status": "True"}]});
         change(&mut crd);
-        definition(&Ok(Some(crd)))
+        definition(DEFINITION, &definition::definition(), &Ok(Some(crd)))
     }
 
     #[test]
@@ -384,7 +386,8 @@ mod tests {
         assert!(newer.message.contains("newer"), "{newer:?}");
         let none = served(|crd| crd["spec"]["versions"][0]["name"] = json!("v9"));
         assert_eq!(none.level, Level::Error);
-        assert_eq!(definition(&Ok(None)).level, Level::Error);
+        let absent = definition(DEFINITION, &definition::definition(), &Ok(None));
+        assert_eq!(absent.level, Level::Error);
     }
 
     #[test]

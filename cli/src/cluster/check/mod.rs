@@ -25,7 +25,9 @@ use crate::playground::clock;
 
 /// The CustomResourceDefinition of TrafficPolicy.
 const DEFINITION: &str = "trafficpolicies.remora.io";
-/// The version of it that this program knows.
+/// That of AuthorizationPolicy.
+const AUTHORIZATION_DEFINITION: &str = "authorizationpolicies.remora.io";
+/// The version of them that this program knows.
 const VERSION: &str = "v1alpha1";
 /// What to do where a part is missing.
 const INSTALL: &str = "kubectl apply -k manifests/install";
@@ -41,7 +43,7 @@ const INSTALL_FIRST: &str = "remora check --pre, then kubectl apply -k manifests
     cannot be asked. Warnings do not change it.\n\
     What you may not read is said and passed over. Needs, to look at everything: get \
     customresourcedefinitions, get and list mutatingwebhookconfigurations, list pods, namespaces and \
-    trafficpolicies.remora.io in the whole cluster; get deployments, leases, secrets and pods/proxy, \
+    trafficpolicies and authorizationpolicies of remora.io in the whole cluster; get deployments, leases, secrets and pods/proxy, \
     list endpointslices in Remora's namespace."
 )]
 pub struct Options {

@@ -13,7 +13,7 @@ use super::finding::Finding;
 use crate::cluster::api::{Api, List};
 use crate::cluster::error::Error;
 use crate::cluster::mesh::{self, Namespaces};
-use crate::cluster::resources::{PODS, TRAFFIC_POLICIES};
+use crate::cluster::resources::{AUTHORIZATION_POLICIES, PODS, TRAFFIC_POLICIES};
 use crate::cluster::status::{self, Row, State};
 use crate::cluster::text;
 use crate::cluster::version::{OURS, is_supported};
@@ -54,8 +54,13 @@ pub async fn findings(api: &Api, namespace: Option<&str>, now: i64) -> Vec<Findi
         // Said above already.
         (Err(_), _) => {}
     }
-    let written = api.list(&TRAFFIC_POLICIES, namespace, "").await;
-    found.extend(policies(&written));
+    for (kind, resource) in [
+        ("TrafficPolicy", &TRAFFIC_POLICIES),
+        ("AuthorizationPolicy", &AUTHORIZATION_POLICIES),
+    ] {
+        let written = api.list(resource, namespace, "").await;
+        found.extend(policies(kind, &written));
+    }
     found
 }
 
@@ -281,8 +286,8 @@ struct Metadata {
     generation: i64,
 }
 
-/// The policies: judged, and accepted.
-pub fn policies(found: &Result<List<Judged>, Error>) -> Vec<Finding> {
+/// The policies of a kind: judged, and accepted.
+pub fn policies(kind: &str, found: &Result<List<Judged>, Error>) -> Vec<Finding> {
     const SUBJECT: &str = "policies";
     let policies = match found {
         Ok(policies) => &policies.items,
@@ -292,26 +297,27 @@ pub fn policies(found: &Result<List<Judged>, Error>) -> Vec<Finding> {
     };
     let findings: Vec<Finding> = policies
         .iter()
-        .filter_map(policy)
+        .filter_map(|one| policy(kind, one))
         .take(MAX_POLICIES)
         .collect();
     if findings.is_empty() {
-        let count = text::counted(policies.len(), "TrafficPolicy");
+        let count = text::counted(policies.len(), kind);
         let count = count.replace("Policys", "Policies");
         return vec![Finding::ok(SUBJECT, format!("{count}, all in force"))];
     }
     findings
 }
 
-fn policy(policy: &Judged) -> Option<Finding> {
+fn policy(kind: &str, policy: &Judged) -> Option<Finding> {
     const SUBJECT: &str = "policies";
     let Metadata {
         namespace,
         name,
         generation,
     } = &policy.metadata;
-    let describe = format!("kubectl -n {namespace} describe trafficpolicy {name}");
-    let shown = format!("TrafficPolicy {namespace}/{name}");
+    let lower = kind.to_lowercase();
+    let describe = format!("kubectl -n {namespace} describe {lower} {name}");
+    let shown = format!("{kind} {namespace}/{name}");
     let conditions = policy.status["conditions"].as_array();
     let mut conditions = conditions.into_iter().flatten();
     let accepted = conditions.find(|condition| condition["type"] == "Accepted");
@@ -485,10 +491,11 @@ mod tests {
         let of = |status: Value| {
             let item = json!({"metadata": {"namespace": "shop", "name": "p", "generation": 2}, "status": status});
             let items = serde_json::from_value(json!([item])).unwrap();
-            policies(&Ok(List {
+            let list = List {
                 items,
                 is_cut: false,
-            }))
+            };
+            policies("AuthorizationPolicy", &Ok(list))
         };
         let condition = |status: &str, generation: i64| {
             json!({"conditions": [{"type": "Accepted", "status": status, "reason": "Conflicted",
@@ -498,7 +505,7 @@ mod tests {
         assert!(
             of(condition("False", 2))[0]
                 .message
-                .contains("Conflicted: older")
+                .contains("AuthorizationPolicy shop/p is not in force: Conflicted: older")
         );
         assert!(
             of(condition("True", 1))[0]

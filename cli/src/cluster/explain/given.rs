@@ -1,10 +1,12 @@
 //! Services and policies, from a cluster or from files, as the core takes them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use remora_control_plane::core::objects::{Event, Id, Object, Reach, TrafficPolicy};
+use remora_control_plane::policy::check::FieldError;
 use remora_control_plane::policy::parse;
 use remora_control_plane::source::convert::{self, Errors};
 use remora_control_plane::source::folder::{Change, Folder};
@@ -33,6 +35,8 @@ pub struct Given {
     pub service: Id,
     /// How it is reached.
     pub reach: &'static str,
+    /// The labels that its pods have for certain: those of its selector.
+    pub labels: BTreeMap<String, String>,
     /// The policies of its namespace.
     pub policies: Vec<TrafficPolicy>,
     /// Policies of its namespace that cannot be in force as they are.
@@ -58,10 +62,12 @@ fn shown(reach: &Reach) -> &'static str {
 
 /// A policy as the API server gives it.
 #[derive(Debug, Deserialize)]
-struct Written {
-    metadata: ObjectMeta,
+pub struct Written {
+    /// Its name and generation among it.
+    pub metadata: ObjectMeta,
+    /// As it stands there.
     #[serde(default)]
-    spec: Value,
+    pub spec: Value,
 }
 
 /// From a cluster.
@@ -84,6 +90,7 @@ pub async fn from_cluster(api: &Api, namespace: &str, name: &str) -> Result<Give
     Ok(Given {
         service: id,
         reach: shown(&read.reach),
+        labels: read.selector,
         policies,
         broken,
     })
@@ -96,7 +103,7 @@ fn no_service(namespace: &str, name: &str) -> Error {
 }
 
 /// The policies as the core takes them, and those that it cannot take.
-fn typed(namespace: &str, written: Vec<Written>) -> (Vec<TrafficPolicy>, Vec<Refused>) {
+pub fn typed(namespace: &str, written: Vec<Written>) -> (Vec<TrafficPolicy>, Vec<Refused>) {
     let (mut policies, mut broken) = (Vec::new(), Vec::new());
     for Written { metadata, spec } in written {
         let name = metadata.name.clone().unwrap_or_default();
@@ -105,21 +112,24 @@ fn typed(namespace: &str, written: Vec<Written>) -> (Vec<TrafficPolicy>, Vec<Ref
                 id: Id::new(namespace, &name),
                 created: convert::created(&metadata),
                 generation: metadata.generation.unwrap_or_default(),
-                targets: parsed.targets,
+                scope: parsed.scope,
                 settings: parsed.settings,
             }),
-            Err(errors) => {
-                let errors = errors.iter();
-                let errors = errors.map(|error| format!("{} {}", error.field, error.message));
-                broken.push(Refused {
-                    policy: name,
-                    reason: "Invalid".to_owned(),
-                    message: errors.collect::<Vec<_>>().join("; "),
-                });
-            }
+            Err(errors) => broken.push(Refused {
+                policy: name,
+                reason: "Invalid".to_owned(),
+                message: joined(&errors),
+            }),
         }
     }
     (policies, broken)
+}
+
+/// Faults in one line.
+pub fn joined(errors: &[FieldError]) -> String {
+    let errors = errors.iter();
+    let errors = errors.map(|error| format!("{} {}", error.field, error.message));
+    errors.collect::<Vec<_>>().join("; ")
 }
 
 /// From folders of YAML, as the control plane's file source reads them.
@@ -134,11 +144,11 @@ pub fn from_files(folders: &[PathBuf], namespace: &str, name: &str) -> Result<Gi
     let mut read = Folder::default();
     let events = read.update(changes);
     let id = Id::new(namespace, name);
-    let (mut reach, mut policies) = (None, Vec::new());
+    let (mut found, mut policies) = (None, Vec::new());
     for event in events {
         match event {
             Event::Apply(Object::Service(service)) if service.id == id => {
-                reach = Some(shown(&service.reach));
+                found = Some((shown(&service.reach), service.selector));
             }
             Event::Apply(Object::TrafficPolicy(policy)) if *policy.id.namespace == *namespace => {
                 policies.push(*policy);
@@ -165,9 +175,11 @@ pub fn from_files(folders: &[PathBuf], namespace: &str, name: &str) -> Result<Gi
             message: format!("{place}: {} {}", problem.field, problem.message),
         })
     });
+    let (reach, labels) = found.ok_or_else(|| no_service(namespace, name))?;
     Ok(Given {
         broken: broken.collect(),
-        reach: reach.ok_or_else(|| no_service(namespace, name))?,
+        reach,
+        labels,
         service: id,
         policies,
     })

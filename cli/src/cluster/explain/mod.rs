@@ -9,12 +9,13 @@
 pub mod given;
 pub mod show;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use remora_control_plane::core::objects::{Id, Target, TrafficPolicy};
 use remora_control_plane::core::policies::{Named, Policies};
-use remora_control_plane::core::resolve::leaves::leaves;
+use remora_control_plane::core::resolve::leaves::{leaves, listed};
 use remora_proto::v1::PolicyReference;
 use serde::Serialize;
 use serde_json::Value;
@@ -59,6 +60,9 @@ pub struct Explanation {
     pub policies: Vec<Taking>,
     /// Every leaf that is in force.
     pub fields: Vec<Field>,
+    /// The policies that select pods, where they may be the Service's: of each port the strictest
+    /// mode counts.
+    pub of_pods: Vec<OfPods>,
     /// What is not in force, and why.
     pub not_in_force: Vec<Refused>,
 }
@@ -87,6 +91,23 @@ pub struct Field {
     pub from: String,
     /// Whether it is a default, which no policy says.
     pub is_default: bool,
+}
+
+/// A policy that selects pods by their labels.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OfPods {
+    /// Its name, in the Service's namespace.
+    pub name: String,
+    /// Which of its generations.
+    pub generation: i64,
+    /// Whether it selects all pods that the Service selects; else those of them that have the
+    /// other labels too.
+    pub selects_all: bool,
+    /// Its selector, as `kubectl get pods -l` takes it; empty for all pods.
+    pub selector: String,
+    /// What it says: paths below `spec`, and their values.
+    pub fields: BTreeMap<&'static str, Value>,
 }
 
 /// A policy that is not in force.
@@ -154,6 +175,7 @@ pub fn explain(given: &Given) -> Explanation {
         reach: given.reach,
         fields: fields.collect(),
         policies: taking(given, &policies),
+        of_pods: of_pods(given, &policies),
         not_in_force: refused(given, &policies),
     }
 }
@@ -184,8 +206,28 @@ fn taking(given: &Given, policies: &Policies) -> Vec<Taking> {
     effective.policies.into_iter().map(take).collect()
 }
 
+/// The policies that select pods of the Service, or may.
+fn of_pods(given: &Given, policies: &Policies) -> Vec<OfPods> {
+    if given.reach == EXTERNAL_NAME {
+        return Vec::new();
+    }
+    let of_pods = policies.of_pods(&given.service.namespace);
+    let of_pods = of_pods.filter_map(|(policy, selector)| {
+        let selects = selector.selects_with(&given.labels);
+        (selects != Some(false)).then(|| OfPods {
+            name: policy.id.name.to_string(),
+            generation: policy.generation,
+            selects_all: selects == Some(true),
+            selector: selector.to_string(),
+            fields: listed(&policy.settings).into_iter().collect(),
+        })
+    });
+    of_pods.collect()
+}
+
 fn in_force_by(id: &Id, policy: &TrafficPolicy, policies: &Policies) -> Vec<&'static str> {
-    let targets = policy.targets.iter().filter_map(|target| about(id, target));
+    let targets = policy.scope.targets().iter();
+    let targets = targets.filter_map(|target| about(id, target));
     let holds = |target: &Target| {
         let holder = policies.in_force(&id.namespace, target.clone());
         holder.is_some_and(|holder| holder.id == policy.id)
@@ -212,7 +254,7 @@ fn refused(given: &Given, policies: &Policies) -> Vec<Refused> {
         let mut named = given.policies.iter();
         let target = named
             .find(|policy| policy.id == condition.policy)
-            .and_then(|policy| policy.targets.get(condition.target_index));
+            .and_then(|policy| policy.scope.targets().get(condition.target_index));
         if target.is_some_and(|target| about(id, target).is_some()) {
             refused.push(Refused {
                 policy: condition.policy.name.to_string(),

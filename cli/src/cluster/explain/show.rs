@@ -2,17 +2,18 @@
 
 use serde_json::Value;
 
-use super::{Explanation, Field, Taking};
+use super::{Explanation, Field, OfPods, Taking};
 use crate::cluster::output::{Cell, Paint, Table, Tone};
 use crate::cluster::text;
 
 /// The blocks of a policy, in the order of its schema.
-const BLOCKS: [&str; 5] = [
+const BLOCKS: [&str; 6] = [
     "circuitBreaker",
     "outbound",
     "retries",
     "timeouts",
     "rateLimits",
+    "mtls",
 ];
 
 /// The whole answer.
@@ -29,12 +30,18 @@ pub fn text(explanation: &Explanation, paint: Paint) -> String {
         );
     }
     if explanation.policies.is_empty() {
-        text.push_str("No policy is in force: calls are balanced, and nothing else.\n");
+        text.push_str("No policy is in force on it: calls are balanced, and nothing else.\n");
     } else {
         let policies: Vec<String> = explanation.policies.iter().map(taking).collect();
         text.push_str(&format!("Policies: {}\n\n", policies.join(", ")));
         text.push_str(&table(&explanation.fields).text(paint));
-        text.push_str(&absent(&explanation.fields));
+        text.push_str(&absent(explanation));
+    }
+    if !explanation.of_pods.is_empty() {
+        text.push_str(
+            "\nOf its pods (podSelector), where of each port the strictest mode counts:\n",
+        );
+        text.push_str(&pods(&explanation.of_pods).text(paint));
     }
     if !explanation.not_in_force.is_empty() {
         text.push_str("\nNot in force:\n");
@@ -96,11 +103,40 @@ fn table(fields: &[Field]) -> Table {
     table
 }
 
+fn pods(policies: &[OfPods]) -> Table {
+    let mut table = Table::new(&["POLICY", "PODS", "SAYS"]);
+    for policy in policies {
+        let pods = if policy.selects_all {
+            "all".to_owned()
+        } else {
+            format!("with {}", policy.selector)
+        };
+        let said = policy.fields.iter();
+        let said = said.map(|(field, said)| format!("{field} {}", value(said)));
+        let said: Vec<String> = said.collect();
+        table.row([
+            Cell::plain(format!(
+                "{} (generation {})",
+                policy.name, policy.generation
+            )),
+            Cell::plain(pods),
+            Cell::plain(if said.is_empty() {
+                "nothing".to_owned()
+            } else {
+                said.join(", ")
+            }),
+        ]);
+    }
+    table
+}
+
 /// The blocks that no policy has.
-fn absent(fields: &[Field]) -> String {
+fn absent(explanation: &Explanation) -> String {
     let is_there = |block: &&str| {
-        let named = |field: &Field| field.field.split('.').next() == Some(*block);
-        fields.iter().any(named)
+        let block_of = |field: &str| field.split('.').next() == Some(*block);
+        let mut of_pods = explanation.of_pods.iter();
+        explanation.fields.iter().any(|one| block_of(&one.field))
+            || of_pods.any(|policy| policy.fields.keys().any(|field| block_of(field)))
     };
     let absent: Vec<&str> = BLOCKS
         .into_iter()

@@ -8,7 +8,7 @@ const SERVICES: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: catalog, namespace: shop}
-spec: {clusterIP: 10.96.0.7, ports: [{port: 8080}]}
+spec: {clusterIP: 10.96.0.7, ports: [{port: 8080}], selector: {app: catalog}}
 ---
 apiVersion: v1
 kind: Service
@@ -56,12 +56,42 @@ spec:
   timeouts: {request: 1s}
 ";
 
+/// Of pods: of some of the Service's, of all of them, of none, and one that is wrong.
+const OF_PODS: &str = "
+apiVersion: remora.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: canaries, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: catalog}, matchExpressions: [{key: track, operator: In, values: [a, b]}]}
+  mtls: {mode: Strict, ports: {\"9090\": Permissive}}
+---
+apiVersion: remora.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: every, namespace: shop}
+spec: {podSelector: {}, mtls: {}}
+---
+apiVersion: remora.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: webs, namespace: shop}
+spec: {podSelector: {matchLabels: {app: web}}, mtls: {mode: Strict}}
+---
+apiVersion: remora.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: retrying, namespace: shop}
+spec: {podSelector: {}, mtls: {}, retries: {}}
+";
+
 fn explained(name: &str) -> Result<Explanation, Error> {
+    explained_with(name, "")
+}
+
+fn explained_with(name: &str, more: &str) -> Result<Explanation, Error> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("services.yaml"), SERVICES).unwrap();
     std::fs::create_dir(folder.path().join("sub")).unwrap();
     std::fs::write(folder.path().join("sub/policies.yml"), POLICIES).unwrap();
     std::fs::write(folder.path().join(".hidden.yaml"), "[").unwrap();
+    std::fs::write(folder.path().join("more.yaml"), more).unwrap();
     let folders = [folder.path().to_owned()];
     given::from_files(&folders, "shop", name).map(|given| explain(&given))
 }
@@ -113,11 +143,46 @@ fn people_read_a_table() {
         "catalog    gateway-error, 429\n",
         "rateLimits[per-caller] ",
         "100 per second, burst 10, for each remoteAddress (at most 10000), only methods GET path prefix /a/, shadow",
-        "Not set by any policy, so without effect: circuitBreaker\n",
+        "Not set by any policy, so without effect: circuitBreaker, mtls\n",
         "TrafficPolicy newer: Conflicted: the older TrafficPolicy shop/catalog is in force",
     ] {
         assert!(text.contains(wanted), "{wanted} in\n{text}");
     }
+}
+
+#[test]
+fn policies_of_its_pods_are_told_beside_it_where_they_may_select_them() {
+    let told = explained_with("catalog", OF_PODS).unwrap();
+    let of_pods: Vec<_> = told
+        .of_pods
+        .iter()
+        .map(|one| (one.name.as_str(), one.selects_all, one.selector.as_str()))
+        .collect();
+    assert_eq!(
+        of_pods,
+        [
+            ("canaries", false, "app=catalog,track in (a,b)"),
+            ("every", true, "")
+        ]
+    );
+    let broken = &told.not_in_force[0];
+    assert_eq!(broken.policy, "retrying");
+    assert!(
+        broken.message.contains("spec.retries is about calls"),
+        "{broken:?}"
+    );
+    let text = show::text(&told, Paint::plain());
+    for wanted in [
+        "Of its pods (podSelector), where of each port the strictest mode counts:\n",
+        "canaries (generation 1)   with app=catalog,track in (a,b)   mtls.mode Strict, mtls.ports 9090 Permissive\n",
+        "every (generation 1)      all ",
+        "Not set by any policy, so without effect: circuitBreaker\n",
+    ] {
+        assert!(text.contains(wanted), "{wanted} in\n{text}");
+    }
+    assert!(!text.contains("webs"), "{text}");
+    let outside = explained_with("outside", OF_PODS).unwrap();
+    assert!(outside.of_pods.is_empty());
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub struct Surroundings {
     pub application_address: IpAddr,
     /// The folder of logs.
     pub logs: PathBuf,
+    /// By what the pod's sidecar shows who it is.
+    pub identity: Vec<(&'static str, String)>,
 }
 
 impl Surroundings {
@@ -105,10 +107,14 @@ impl Surroundings {
     /// What the stage itself must tell a container.
     fn ours(&self, container: &Container) -> Vec<(&'static str, String)> {
         let listen = |port: u16| std::net::SocketAddr::new(self.address, port).to_string();
+        let of_sidecar = |mut ours: Vec<(&'static str, String)>| {
+            ours.extend(self.identity.iter().cloned());
+            ours
+        };
         match (container.name.as_str(), self.isolation()) {
             // The injector was told the mark and the control plane's address.
-            (SIDECAR_CONTAINER, Isolation::Netns) => Vec::new(),
-            (SIDECAR_CONTAINER, Isolation::Loopback) => vec![
+            (SIDECAR_CONTAINER, Isolation::Netns) => of_sidecar(Vec::new()),
+            (SIDECAR_CONTAINER, Isolation::Loopback) => of_sidecar(vec![
                 ("REMORA_MODE", "explicit".to_owned()),
                 ("REMORA_OUTBOUND_LISTEN", listen(OUTBOUND_PORT)),
                 ("REMORA_INBOUND_LISTEN", listen(INBOUND_PORT)),
@@ -116,7 +122,7 @@ impl Surroundings {
                 ("REMORA_PROBE_LISTEN", listen(PROBE_PORT)),
                 ("REMORA_EXPLICIT_INBOUND", self.application_ports()),
                 ("REMORA_APP_ADDRESS", self.application_address.to_string()),
-            ],
+            ]),
             (_, Isolation::Loopback) if has_sidecar(&self.pod) => vec![
                 ("HTTP_PROXY", format!("http://{}", listen(OUTBOUND_PORT))),
                 ("BIND", self.application_address.to_string()),
@@ -261,6 +267,7 @@ mod tests {
             address: [127, 77, 1, 3].into(),
             application_address: [127, 177, 1, 3].into(),
             logs: PathBuf::new(),
+            identity: vec![("REMORA_TOKEN_FILE", "/t".to_owned())],
         };
         let of = |name: &str| {
             BTreeMap::from_iter(around.ours(&Container {
@@ -269,6 +276,7 @@ mod tests {
             }))
         };
         assert_eq!(of("remora-proxy")["REMORA_EXPLICIT_INBOUND"], "8080");
+        assert_eq!(of("remora-proxy")["REMORA_TOKEN_FILE"], "/t");
         assert_eq!(
             of("remora-proxy")["REMORA_OUTBOUND_LISTEN"],
             "127.77.1.3:15101"

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use remora_injector::Settings;
-use remora_proto::well_known::SIDECAR_MARK;
+use remora_proto::well_known::{SIDECAR_MARK, TRUST_DOMAIN};
 use serde_json::{Value, json};
 
 use super::catalogue::Key;
@@ -52,6 +52,7 @@ impl Injection {
         // own connections are told by their mark.
         let settings = Settings {
             control_plane: control_plane.to_owned(),
+            trust_domain: Some(TRUST_DOMAIN.to_owned()),
             socket_mark: has_namespaces.then_some(SIDECAR_MARK),
             ..Settings::default()
         };

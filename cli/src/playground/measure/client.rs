@@ -2,6 +2,8 @@
 //! connection, kept.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +14,8 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::TcpStream;
+
+use crate::playground::stage::network;
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,18 +39,37 @@ pub enum ClientError {
     Answer(SocketAddr, String, String),
 }
 
+/// Where somebody answers.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The address.
+    pub address: SocketAddr,
+    /// The pod's network namespace, if the address is one inside of it: then we
+    /// come from inside too, as `kubectl port-forward` does, past the sidecar.
+    pub inside: Option<Arc<OwnedFd>>,
+}
+
+impl From<SocketAddr> for Place {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            inside: None,
+        }
+    }
+}
+
 /// A client of one address.
 #[derive(Debug)]
 pub struct Client {
-    address: SocketAddr,
+    place: Place,
     connection: Option<SendRequest<Empty<Bytes>>>,
 }
 
 impl Client {
     /// A client that connects when first asked.
-    pub fn new(address: SocketAddr) -> Self {
+    pub fn new(place: impl Into<Place>) -> Self {
         Self {
-            address,
+            place: place.into(),
             connection: None,
         }
     }
@@ -73,7 +96,7 @@ impl Client {
     /// As [`Self::get`], a status other than 200, or JSON of another shape.
     pub async fn json<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
         let (status, body) = self.get(path).await?;
-        let wrong = |what: String| ClientError::Answer(self.address, path.to_owned(), what);
+        let wrong = |what: String| ClientError::Answer(self.place.address, path.to_owned(), what);
         if status != 200 {
             return Err(wrong(format!("status {status}")));
         }
@@ -82,7 +105,7 @@ impl Client {
 
     async fn ask(&mut self, method: Method, path: &str) -> Result<(u16, Bytes), ClientError> {
         let asked = tokio::time::timeout(TIMEOUT, self.exchange(method, path)).await;
-        let result = asked.unwrap_or(Err(ClientError::Timeout(self.address)));
+        let result = asked.unwrap_or(Err(ClientError::Timeout(self.place.address)));
         if result.is_err() {
             self.connection = None;
         }
@@ -90,17 +113,18 @@ impl Client {
     }
 
     async fn exchange(&mut self, method: Method, path: &str) -> Result<(u16, Bytes), ClientError> {
-        let failed =
-            |error: &dyn std::fmt::Display| ClientError::Exchange(self.address, error.to_string());
+        let failed = |error: &dyn std::fmt::Display| {
+            ClientError::Exchange(self.place.address, error.to_string())
+        };
         let mut connection = match self.connection.take() {
             Some(connection) if !connection.is_closed() => connection,
-            _ => connect(self.address).await?,
+            _ => connect(&self.place).await?,
         };
         connection.ready().await.map_err(|error| failed(&error))?;
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header("host", self.address.to_string())
+            .header("host", self.place.address.to_string())
             .body(Empty::new())
             .map_err(|error| failed(&error))?;
         let answer = connection
@@ -119,10 +143,15 @@ impl Client {
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<SendRequest<Empty<Bytes>>, ClientError> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| ClientError::Connect(address, error))?;
+async fn connect(place: &Place) -> Result<SendRequest<Empty<Bytes>>, ClientError> {
+    let address = place.address;
+    let connected = match &place.inside {
+        None => TcpStream::connect(address).await,
+        Some(namespace) => network::connect_inside(namespace.clone(), address)
+            .await
+            .map_err(std::io::Error::other),
+    };
+    let stream = connected.map_err(|error| ClientError::Connect(address, error))?;
     let handshake = http1::handshake(TokioIo::new(stream)).await;
     let (sender, connection) =
         handshake.map_err(|error| ClientError::Exchange(address, error.to_string()))?;

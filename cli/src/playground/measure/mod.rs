@@ -6,10 +6,12 @@
 //! - [`stats`]: counters to rates, histograms to quantiles.
 //! - [`breakers`]: breaker states and their changes, each counted once.
 //! - [`propagation`]: how long a changed policy takes to be in force everywhere.
+//! - [`identity`]: certificates, and how they follow each other.
 //! - [`visitor`]: what became of the load.
 
 pub mod breakers;
 pub mod client;
+pub mod identity;
 pub mod propagation;
 pub mod sidecar;
 pub mod stats;

@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::breakers::Breakers;
 use super::client::Client;
+use super::identity::Identity;
 use super::stats::Stats;
 
 /// How often breakers are asked for: how exact the time of a change is that
@@ -25,6 +26,8 @@ pub enum Said {
     Breakers(Breakers),
     /// Its counters.
     Stats(Stats),
+    /// Its certificate.
+    Identity(Identity),
 }
 
 /// Starts asking; ends when the receiver is gone or the handle is aborted.
@@ -48,6 +51,15 @@ pub fn watch(pod: String, admin: SocketAddr, said: mpsc::Sender<(String, Said)>)
             if turn.is_multiple_of(STATS_EVERY)
                 && let Ok(stats) = client.json("/stats").await
                 && said.send((pod.clone(), Said::Stats(stats))).await.is_err()
+            {
+                return;
+            }
+            if turn.is_multiple_of(STATS_EVERY)
+                && let Ok(identity) = client.json("/identity").await
+                && said
+                    .send((pod.clone(), Said::Identity(identity)))
+                    .await
+                    .is_err()
             {
                 return;
             }

@@ -1,6 +1,5 @@
 //! What became of the load, as the visitor itself counts it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::client::Client;
+use super::client::{Client, Place};
 
 /// How often it is asked. Nobody else asks: each answer starts a new stretch.
 const EVERY: Duration = Duration::from_millis(500);
@@ -84,9 +83,9 @@ pub struct Failure {
 }
 
 /// Starts asking; the newest answer is in the channel.
-pub fn watch(address: SocketAddr, newest: watch::Sender<Load>) -> JoinHandle<()> {
+pub fn watch(place: Place, newest: watch::Sender<Load>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let mut client = Client::new(address);
+        let mut client = Client::new(place);
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

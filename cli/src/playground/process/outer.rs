@@ -3,13 +3,14 @@
 
 use std::io::IsTerminal;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::super::options::{Isolation, Options, Plan, manifests_folder};
+use super::super::options::{Isolation, Options, Plan, check_length, manifests_folder};
 use super::super::{folder, view};
 use super::{probe, signals};
 
@@ -22,12 +23,15 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if !options.json {
         check_terminal()?;
     }
+    check_length(options.scenario, options.length)?;
     let (isolation, isolation_reason) = decide(options.isolation)?;
-    let keep_logs = options
-        .keep_logs
-        .as_ref()
-        .map(std::path::absolute)
-        .transpose()?;
+    let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
+    let (keep_logs, capture) = (absolute(&options.keep_logs)?, absolute(&options.capture)?);
+    if capture.is_some() && isolation != Isolation::Netns {
+        bail!(
+            "--capture needs pods in network namespaces (--isolation netns): on loopback addresses everything is one machine's"
+        );
+    }
     folder::sweep_abandoned();
     let plan = Plan {
         isolation,
@@ -38,6 +42,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         length_ms: options.length.map(super::super::clock::millis),
         json: options.json,
         keep_logs,
+        capture,
     };
     let status = start_and_wait(&plan);
     // The janitor has done this unless it was killed.

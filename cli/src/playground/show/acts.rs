@@ -8,6 +8,7 @@ use super::{End, Show};
 use crate::playground::clock;
 use crate::playground::cluster::kubelet::Order;
 use crate::playground::control_socket::{Answer, Deed, Request};
+use crate::playground::identity;
 use crate::playground::measure::client::Client;
 use crate::playground::member::State;
 use crate::playground::scenario::Act;
@@ -50,6 +51,12 @@ impl Show {
                 self.outage_ended = Some(clock::now());
                 self.record.event("control_plane_started", json!({}));
                 self.say("the control plane is started again");
+            }
+            Act::ReplaceRoot => {
+                identity::replace_root(&self.plan.stage())?;
+                self.record.renewals.root_replaced();
+                self.record.event("root_replaced", json!({}));
+                self.say("the root of the CA is replaced");
             }
         }
         Ok(())
@@ -114,6 +121,7 @@ impl Show {
         }
         let address = member
             .application
+            .clone()
             .with_context(|| format!("{pod} has no port to be told by"))?;
         let (status, body) = Client::new(address)
             .post(path)

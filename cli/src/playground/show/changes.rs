@@ -153,6 +153,12 @@ impl Changes {
     fn adopt(&mut self, now: &BTreeMap<Key, Value>) -> Option<Value> {
         let (key, held) = self.policy.as_mut()?;
         let edited = now.get(&*key).filter(|edited| **edited != *held)?;
+        if edited["spec"]["podSelector"].is_object() {
+            // It has mtls and nothing else: an idle timeout would make it invalid.
+            let edited = edited.clone();
+            self.policy = None;
+            return Some(edited);
+        }
         *held = edited.clone();
         Some(with_idle_timeout(held, self.count))
     }
@@ -228,5 +234,18 @@ mod tests {
             "as it was changed last"
         );
         assert_eq!(changes.adopt(&now), None);
+    }
+
+    #[test]
+    fn a_policy_that_has_become_one_of_pods_is_changed_no_more() {
+        let key: Key = ("shop".to_owned(), "defaults".to_owned());
+        let of_pods = json!({"spec": {"podSelector": {}, "mtls": {"mode": "Strict"}}});
+        let mut changes = Changes {
+            policy: Some((key.clone(), json!({"spec": {"timeouts": {}}}))),
+            ..Changes::default()
+        };
+        let now = BTreeMap::from([(key, of_pods.clone())]);
+        assert_eq!(changes.adopt(&now), Some(of_pods));
+        assert!(changes.policy.is_none());
     }
 }

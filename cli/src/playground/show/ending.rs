@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{End, Show};
+use crate::playground::capture::Capture;
 use crate::playground::clock;
 use crate::playground::measure::client::Client;
 use crate::playground::measure::propagation::Config;
@@ -31,6 +32,7 @@ impl Show {
         }
         let report = self.report(end, seconds, &load, sidecars);
         self.take_down().await;
+        self.end_capture();
         self.keep_logs();
         if self.plan.json {
             let mut out = std::io::stdout().lock();
@@ -110,6 +112,7 @@ impl Show {
             policy_propagation_ms: self.changes.spread(),
             killed: self.record.kill_report(),
             sidecars,
+            identities: self.record.renewals.summary(),
             events: self.record.in_order(),
             failures: load.errors.clone(),
         };
@@ -121,6 +124,7 @@ impl Show {
                 .outage_ended
                 .map(|moment| self.changes.arrived_after(moment)),
             has_load: self.world.load_stats().is_some(),
+            identities_behind: self.record.renewals.behind(),
         };
         report.judge(scenario, &circumstances);
         report
@@ -156,6 +160,21 @@ impl Show {
             );
         }
         self.control_plane.end().await;
+    }
+
+    fn end_capture(&mut self) {
+        match self.capture.take().map(Capture::finish) {
+            None => {}
+            Some(Ok(captured)) => {
+                let full = if captured.left_out > 0 {
+                    format!(", and {} more when it was full", captured.left_out)
+                } else {
+                    String::new()
+                };
+                self.say(&format!("{} frames captured{full}", captured.frames));
+            }
+            Some(Err(error)) => eprintln!("remora: {error:#}"),
+        }
     }
 
     fn keep_logs(&self) {

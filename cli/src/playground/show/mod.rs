@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
+use super::capture::Capture;
 use super::clock;
 use super::cluster::kubelet::{Happening, PodEvent};
 use super::control_plane::ControlPlane;
@@ -61,6 +62,7 @@ struct Show {
     plan: Plan,
     world: World,
     control_plane: ControlPlane,
+    capture: Option<Capture>,
     inputs: Inputs,
     record: Record,
     changes: Changes,
@@ -102,6 +104,7 @@ impl Show {
         // First the folders, which the control plane watches, and the bridge,
         // where it listens.
         let mut world = World::create(&plan, address, inputs.pod_sender()).await?;
+        let capture = plan.capture.as_deref().map(Capture::start).transpose()?;
         let mut control_plane = ControlPlane::start(&plan)?;
         control_plane.until_ready().await?;
         control_socket::listen(&plan.socket(), inputs.asked_sender())?;
@@ -135,6 +138,7 @@ impl Show {
             plan,
             world,
             control_plane,
+            capture,
             inputs,
             changes,
             view,

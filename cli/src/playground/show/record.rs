@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::playground::clock;
 use crate::playground::cluster::catalogue::Problem;
 use crate::playground::measure::breakers::{Breakers, Change, Counts, Cursor};
+use crate::playground::measure::identity::Renewals;
 use crate::playground::measure::sidecar::Said;
 use crate::playground::measure::stats::{Growth, Meter, Stats, per_second};
 use crate::playground::report::{Event, Killed, MOST_EVENTS};
@@ -82,6 +83,8 @@ pub struct Record {
     pub rates: BTreeMap<String, Rates>,
     /// All that sidecars counted.
     pub total: Growth,
+    /// The certificates, and how they follow each other.
+    pub renewals: Renewals,
     cursor: Cursor,
     meters: BTreeMap<String, Meter>,
     kill: Option<Kill>,
@@ -100,6 +103,7 @@ impl Record {
             breakers: BTreeMap::new(),
             rates: BTreeMap::new(),
             total: Growth::default(),
+            renewals: Renewals::default(),
             cursor: Cursor::default(),
             meters: BTreeMap::new(),
             kill: None,
@@ -114,6 +118,7 @@ impl Record {
         }
         self.start = now;
         self.started_at_ms = clock::unix_ms();
+        self.renewals.begin();
     }
 
     /// Notes that something happened now.
@@ -161,6 +166,12 @@ impl Record {
                 self.breakers.insert(pod.to_owned(), breakers);
             }
             Said::Stats(stats) => self.stats(pod, &stats),
+            Said::Identity(identity) => {
+                let now = clock::millis(clock::now() - self.start);
+                if self.renewals.said(pod, identity, now) {
+                    self.event("renewed", json!({"pod": pod}));
+                }
+            }
         }
     }
 
@@ -223,6 +234,7 @@ impl Record {
         self.breakers.remove(pod);
         self.rates.remove(pod);
         self.meters.remove(pod);
+        self.renewals.forget(pod);
     }
 
     /// Takes what is wrong in the YAML; new problems are events.

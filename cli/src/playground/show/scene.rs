@@ -211,6 +211,8 @@ fn event_row(event: &Event) -> Option<EventRow> {
             )
         }
         "control_plane_killed" => ("the control plane is killed".to_owned(), Tone::Bad),
+        "root_replaced" => ("the root of the CA is replaced".to_owned(), Tone::Notice),
+        "renewed" => (format!("{pod} has a new certificate"), Tone::Quiet),
         "control_plane_started" => ("the control plane is back".to_owned(), Tone::Notice),
         "problem" | "refused" => (word("message").to_owned(), Tone::Bad),
         "yaml_changed" => ("the YAML changed".to_owned(), Tone::Quiet),

@@ -14,8 +14,9 @@
 //! pod's namespace lives as long as its descriptor or a process in it.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -24,17 +25,20 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{LinkAttribute, State as LinkState};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
+use tokio::net::TcpStream;
 
 /// The bridge's name.
-const BRIDGE: &str = "remora0";
+pub const BRIDGE: &str = "remora0";
 /// Our own end of our own cable to it.
-const GATEWAY: &str = "gateway";
+pub const GATEWAY: &str = "gateway";
 /// The bridge's end.
 const GATEWAY_PORT: &str = "gateway-port";
 /// The gateway's address: where the control plane listens and the kubelet asks from.
 pub const GATEWAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// How long the kernel may take to notice a carrier.
 const UP_WITHIN: Duration = Duration::from_secs(3);
+/// How long a program inside of a pod may take to accept a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// Bits of the pods' network.
 const PREFIX_LENGTH: u8 = 16;
 /// Bits of the pods' IPv6 network.
@@ -151,6 +155,23 @@ fn wait_inside(namespace: &OwnedFd) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async { until_up(&connect()?, "eth0").await })
+}
+
+/// A connection to an address inside of a pod's namespace, from inside of it.
+///
+/// # Errors
+/// What the kernel refused.
+pub async fn connect_inside(
+    namespace: Arc<OwnedFd>,
+    address: SocketAddr,
+) -> anyhow::Result<TcpStream> {
+    let stream = in_a_thread(move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        let stream = std::net::TcpStream::connect_timeout(&address, CONNECT_WITHIN)?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    });
+    Ok(TcpStream::from_std(stream.await?)?)
 }
 
 /// Waits until the kernel has noticed that the link's other end is there.

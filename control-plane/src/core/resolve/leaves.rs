@@ -2,13 +2,14 @@
 //! doing it is: for people to read. Values are written as a policy writes them.
 
 use remora_proto::v1;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{effective, levels, reference};
 use crate::core::objects::Name;
 use crate::core::policies::Policies;
 use crate::core::settings::{CircuitBreaker, Outbound, RateLimit, Retries, Settings, defaults};
 use crate::policy::conditions::{default_failures, default_retry_on, words};
+use crate::policy::mtls;
 use crate::policy::units::display_ms;
 
 /// One leaf field.
@@ -27,14 +28,22 @@ pub struct Leaf {
 /// A block that no policy has is not among them: it does nothing.
 pub fn leaves(policies: &Policies, namespace: &Name, service: Option<&Name>) -> Vec<Leaf> {
     let said: Vec<_> = levels(policies, namespace, service)
-        .map(|policy| (reference(policy), listed(&policy.settings)))
+        .map(|policy| {
+            let reference = reference(&policy.id, policy.generation);
+            (reference, listed(&policy.settings))
+        })
         .collect();
     let done = with_defaults(&effective(policies, namespace, service).settings);
     listed(&done)
         .into_iter()
         .map(|(field, value)| {
             let says = |of: &[(&str, Value)]| of.iter().any(|(said, _)| *said == field);
-            let from = said.iter().find(|(_, listed)| says(listed));
+            // Of modes the strictest is in force, whoever says it.
+            let is_mode = |of: &[(&str, Value)]| {
+                field.starts_with("mtls.") && of.contains(&(field, value.clone()))
+            };
+            let from = said.iter().find(|(_, listed)| is_mode(listed));
+            let from = from.or_else(|| said.iter().find(|(_, listed)| says(listed)));
             Leaf {
                 field,
                 value,
@@ -85,6 +94,9 @@ pub fn with_defaults(settings: &Settings) -> Settings {
         ..Settings::default()
     };
     let mut done = settings.clone().over(&general);
+    if let Some(mtls) = &mut done.mtls {
+        mtls.mode.get_or_insert(v1::MtlsMode::Permissive);
+    }
     // Two levels together may have a first that is longer than the last.
     if let Some(breaker) = &mut done.circuit_breaker {
         breaker.base_ejection_ms = breaker.base_ejection_ms.min(breaker.max_ejection_ms);
@@ -96,7 +108,7 @@ pub fn with_defaults(settings: &Settings) -> Settings {
 }
 
 /// The leaves that are set, in the order in which the schema has them.
-fn listed(settings: &Settings) -> Vec<(&'static str, Value)> {
+pub fn listed(settings: &Settings) -> Vec<(&'static str, Value)> {
     let mut list = List(Vec::new());
     if let Some(block) = &settings.circuit_breaker {
         list.circuit_breaker(block);
@@ -122,6 +134,14 @@ fn listed(settings: &Settings) -> Vec<(&'static str, Value)> {
     if let Some(limits) = &settings.rate_limits {
         let limits: Value = limits.iter().map(rate_limit).collect();
         list.value("rateLimits", Some(limits));
+    }
+    if let Some(block) = &settings.mtls {
+        list.value("mtls.mode", block.mode.map(mtls::word));
+        let ports = block.ports.iter();
+        let ports: Map<String, Value> = ports
+            .map(|(port, mode)| (port.to_string(), mtls::word(*mode).into()))
+            .collect();
+        list.value("mtls.ports", Some(ports).filter(|ports| !ports.is_empty()));
     }
     list.0
 }
@@ -231,6 +251,7 @@ fn key_part(part: &v1::KeyPart) -> Option<String> {
         Part::RemoteAddress(_) => "remoteAddress".to_owned(),
         Part::Path(_) => "path".to_owned(),
         Part::Method(_) => "method".to_owned(),
+        Part::ClientIdentity(_) => "clientIdentity".to_owned(),
     })
 }
 
@@ -258,6 +279,7 @@ mod tests {
     use super::super::service_policy;
     use super::*;
     use crate::core::objects::{Id, Target, TrafficPolicy};
+    use crate::core::scope::Scope;
     use crate::policy::parse;
 
     const COMPLETE: &str = "
@@ -306,7 +328,7 @@ rateLimits:
             id: Id::new("shop", name),
             created: Some(created),
             generation: 1,
-            targets: vec![target],
+            scope: Scope::Targets(vec![target]),
             settings: parsed.settings,
         }
     }

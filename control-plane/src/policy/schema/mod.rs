@@ -18,20 +18,25 @@
 //!   metadata): the control plane judges it, and says so in `status`.
 
 mod breaker;
+mod mtls;
 mod rates;
 mod retries;
+mod scope;
 
-use kube::core::Rule;
+use kube::core::{Reason, Rule};
 use kube::{CustomResource, KubeSchema};
 use remora_proto::bounds::MAX_POLICY_RATE_LIMITS;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use breaker::{CircuitBreaker, Limits, Outbound, Scope};
+pub use mtls::{Mtls, MtlsMode};
 pub use rates::{EnforcedAt, HeaderMatch, Match, Mode, PathMatch, Period, Rate, RateLimit};
 pub use retries::{Backoff, Budget, Retries, Timeouts};
+pub use scope::{
+    LabelExpression, ONE_SCOPE, Operator, PodSelector, TargetKind, TargetRef, VALUES_FIT,
+    one_scope, targets_differ,
+};
 
-use super::forms;
 use super::status::TrafficPolicyStatus;
 
 /// How calls to the targets are treated. A block that is absent does nothing; one that is present
@@ -103,14 +108,31 @@ use super::status::TrafficPolicyStatus;
     reason = "columns of one type, each with its own attribute"
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = one_scope())]
+#[x_kube(validation = not_of_pods("circuitBreaker"))]
+#[x_kube(validation = not_of_pods("outbound"))]
+#[x_kube(validation = not_of_pods("retries"))]
+#[x_kube(validation = not_of_pods("timeouts"))]
+#[x_kube(validation = not_of_pods("rateLimits"))]
+#[x_kube(validation = mtls_of_pods())]
 pub struct TrafficPolicySpec {
     /// What the policy is for: Services of its own namespace, or that namespace itself as the
-    /// default for all of its Services. No target is named twice.
+    /// default for all of its Services. No target is named twice. Either this or podSelector is
+    /// given.
     ///
     /// Example: [{group: "", kind: Service, name: catalog}].
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(validation = targets_differ())]
-    pub target_refs: Vec<TargetRef>,
+    pub target_refs: Option<Vec<TargetRef>>,
+    /// The pods of the policy's namespace of whose ports mtls says what they take, whichever
+    /// Services cover them; an empty selector selects all pods. Such a policy has mtls and no other
+    /// block, and all of them count: of each port the strictest of what they, the Services that
+    /// cover it and the Namespace say. Either this or targetRefs is given.
+    ///
+    /// Example: {matchLabels: {app: catalog}}.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_selector: Option<PodSelector>,
     /// Limits of what is in flight at once, and the breaker that takes failing endpoints out of
     /// the balance until they are well again.
     ///
@@ -143,40 +165,32 @@ pub struct TrafficPolicySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub rate_limits: Option<Vec<RateLimit>>,
-}
-
-/// What the policy is for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct TargetRef {
-    /// The API group of the target: empty, which is the core group. Default: empty. Example: "".
-    #[serde(default)]
-    #[schemars(length(max = 253))]
-    #[x_kube(validation = Rule::new("self == ''").message("must be \"\" (the core group)"))]
-    pub group: String,
-    /// The kind of the target: a Service of the policy's namespace, or Namespace for all of them.
+    /// Whether the targets, or the pods that podSelector selects, take only mutual TLS between
+    /// sidecars.
     ///
-    /// Example: Service.
-    pub kind: TargetKind,
-    /// The name of the target. For kind Namespace it is the policy's own namespace; another one is
-    /// not in force, and status says so.
-    ///
-    /// Example: catalog.
-    #[schemars(length(min = 1, max = forms::NAME_LENGTH), extend("pattern" = forms::NAME))]
-    pub name: String,
+    /// Example: {mode: Strict}.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<Mtls>,
 }
 
-/// What a policy may be attached to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = forms::described_by_field)]
-pub enum TargetKind {
-    /// One Service.
-    Service,
-    /// Every Service of the policy's namespace, by default.
-    Namespace,
+/// Why a block may not stand beside `podSelector`.
+pub const NOT_OF_PODS: &str =
+    "is about calls to a Service: a policy with podSelector has only mtls";
+/// What `podSelector` must stand beside.
+pub const MTLS_OF_PODS: &str = "must be given where podSelector is";
+
+/// A block that is about calls to a Service: a pod may be called by way of several of them, or of
+/// none.
+fn not_of_pods(block: &str) -> Rule {
+    Rule::new(format!("!has(self.podSelector) || !has(self.{block})"))
+        .message(NOT_OF_PODS)
+        .field_path(format!(".{block}"))
+        .reason(Reason::FieldValueForbidden)
 }
 
-fn targets_differ() -> Rule {
-    Rule::new("self.all(a, self.exists_one(b, a.kind == b.kind && a.name == b.name))")
-        .message("names a target twice")
+fn mtls_of_pods() -> Rule {
+    Rule::new("!has(self.podSelector) || has(self.mtls)")
+        .message(MTLS_OF_PODS)
+        .field_path(".mtls")
+        .reason(Reason::FieldValueRequired)
 }

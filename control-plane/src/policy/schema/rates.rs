@@ -29,9 +29,10 @@ pub struct RateLimit {
     #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
     pub matches: Option<Match>,
     /// What tells requests apart: each combination of these values has a bucket of its own.
+    /// clientIdentity (the SPIFFE id that the caller proved; callers without one share a bucket),
     /// remoteAddress, path, method, or header: and the name of a header.
     ///
-    /// Default: none, one bucket for all. Example: [remoteAddress, "header:x-user"].
+    /// Default: none, one bucket for all. Example: [clientIdentity, "header:x-user"].
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8), extend("items" = forms::key_part()))]
     pub key: Option<Vec<String>>,

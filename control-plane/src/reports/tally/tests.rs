@@ -78,7 +78,7 @@ impl World {
     }
 
     fn of(&self, policy: &str) -> Tally {
-        let mut tallies = self.sidecars.tally();
+        let mut tallies = self.sidecars.tally(Kind::TrafficPolicy);
         tallies.remove(&Id::new("shop", policy)).unwrap()
     }
 
@@ -211,7 +211,7 @@ fn a_large_mesh_is_counted_in_little_time() {
         world.sidecar(&format!("pod-{number}"), &applied);
     }
     let begun = clock::now();
-    let tallies = world.sidecars.tally();
+    let tallies = world.sidecars.tally(Kind::TrafficPolicy);
     let took = begun.elapsed();
     assert_eq!(tallies.len(), 1_001);
     assert_eq!(tallies[&Id::new("shop", "all")].applied, 2_000);

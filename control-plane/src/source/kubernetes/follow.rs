@@ -50,6 +50,9 @@ const FAILURES_BEFORE_LIST: u32 = 3;
 const ABSENT_RETRY: Duration = Duration::from_secs(2);
 /// How often in a row it must be missing before what was known of it goes.
 const ABSENCES: u32 = 2;
+/// The same where its going opens what was shut: an API server that starts may
+/// not have it for a while.
+const ABSENCES_OF_GUARDS: u32 = 30;
 
 /// What a watch tells.
 pub type Stream = BoxStream<'static, watcher::Result<News<Seen>>>;
@@ -281,7 +284,7 @@ impl Follower {
     async fn failed(&mut self, failure: &Failure) -> Result<bool, Error> {
         let reason = failure.reason;
         // Only what may be installed later may be absent.
-        if reason == Reason::Absent && self.kind == Kind::TrafficPolicy {
+        if reason == Reason::Absent && self.kind.is_policy() {
             self.absent().await?;
             tokio::time::sleep(ABSENT_RETRY).await;
             return Ok(true);
@@ -328,7 +331,11 @@ impl Follower {
     /// The server does not have the kind: of it there is nothing.
     async fn absent(&mut self) -> Result<(), Error> {
         self.absences = self.absences.saturating_add(1);
-        if self.absences < ABSENCES && !self.known.is_empty() {
+        let enough = match self.kind {
+            Kind::AuthorizationPolicy => ABSENCES_OF_GUARDS,
+            _ => ABSENCES,
+        };
+        if self.absences < enough && !self.known.is_empty() {
             return Ok(());
         }
         if std::mem::replace(&mut self.standing, Standing::Absent) != Standing::Absent {

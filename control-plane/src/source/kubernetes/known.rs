@@ -102,8 +102,9 @@ impl Known {
         if faulty || was_faulty {
             changes.faults.push((seen.id.clone(), faults));
         }
-        if self.kind == Kind::TrafficPolicy {
+        if self.kind.is_policy() {
             let policy = PolicySeen {
+                kind: self.kind,
                 id: seen.id.clone(),
                 uid: seen.uid.clone(),
                 generation: seen.generation,
@@ -134,7 +135,7 @@ impl Known {
         if held.faulty {
             changes.faults.push((id.clone(), Vec::new()));
         }
-        if self.kind == Kind::TrafficPolicy {
+        if self.kind.is_policy() {
             changes.policies.push((id.clone(), None));
         }
     }

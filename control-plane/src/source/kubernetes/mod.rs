@@ -3,7 +3,7 @@
 //!
 //! It tells the core what there is. Writing anything to the cluster (status,
 //! events, the Lease) is not its business; whoever does that finds here the
-//! client, and what is known of each TrafficPolicy.
+//! client, and what is known of each policy.
 //!
 //! # Layout
 //! In the order in which an object meets them:
@@ -13,7 +13,7 @@
 //! - [`follow`]: the watch of one kind, which never gives up.
 //! - [`failure`]: what can go wrong with it, in words, and how long to wait.
 //! - [`watches`]: how the watches are doing, for health and metrics.
-//! - [`policies`]: what is known of each TrafficPolicy, for its status.
+//! - [`policies`]: what is known of each policy, for its status.
 
 pub mod client;
 pub mod failure;
@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 pub use self::policies::{Policies, PolicySeen};
 pub use self::watches::Watches;
 use crate::core::objects::Event;
+use crate::policy::authorization::schema::AuthorizationPolicy;
 use crate::policy::schema::TrafficPolicy;
 use crate::problems::Problems;
 
@@ -58,6 +59,8 @@ pub struct Cluster {
     pub client: kube::Client,
     /// Every TrafficPolicy of the cluster, as it was last seen.
     pub policies: Arc<Policies>,
+    /// Every AuthorizationPolicy, as it was last seen.
+    pub authorizations: Arc<Policies>,
     /// How the watches are doing.
     pub watches: Arc<Watches>,
 }
@@ -77,6 +80,7 @@ impl Cluster {
         Self {
             client,
             policies: Arc::default(),
+            authorizations: Arc::default(),
             watches: Arc::default(),
         }
     }
@@ -104,6 +108,15 @@ impl Cluster {
         tasks.spawn(follow::kind::<EndpointSlice>(client, &outlet));
         tasks.spawn(follow::kind::<Pod>(client, &outlet));
         tasks.spawn(follow::kind::<TrafficPolicy>(client, &outlet));
+        let outlet_of_guards = follow::Outlet {
+            policies: self.authorizations,
+            ..outlet.clone()
+        };
+        tasks.spawn(follow::kind::<AuthorizationPolicy>(
+            client,
+            &outlet_of_guards,
+        ));
+        drop(outlet_of_guards);
         drop(outlet);
         // The first that ends, ends all: dropping the set aborts the others.
         match tasks.join_next().await {

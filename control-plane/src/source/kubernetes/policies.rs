@@ -1,4 +1,4 @@
-//! What is known of each TrafficPolicy of the cluster, for whoever writes its
+//! What is known of each policy of a kind of the cluster, for whoever writes its
 //! status: the core knows only those that could be read, and of these only the
 //! version that is in force.
 
@@ -7,12 +7,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::core::objects::{Id, Name, Target};
+use crate::core::objects::{Id, Kind, Name, Target};
 use crate::policy::check::FieldError;
 
-/// One TrafficPolicy, as it was last seen.
+/// One policy, as it was last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicySeen {
+    /// TrafficPolicy or AuthorizationPolicy.
+    pub kind: Kind,
     /// Namespace and name.
     pub id: Id,
     /// metadata.uid: another one is another object.
@@ -30,7 +32,7 @@ pub struct PolicySeen {
     pub targets: Vec<Target>,
 }
 
-/// Every TrafficPolicy of the cluster.
+/// Every policy of a kind.
 pub struct Policies {
     seen: Mutex<BTreeMap<Id, PolicySeen>>,
     changes: watch::Sender<u64>,
@@ -93,6 +95,7 @@ mod tests {
         let policies = Policies::default();
         let mut told = policies.changed();
         let seen = PolicySeen {
+            kind: Kind::TrafficPolicy,
             id: Id::new("shop", "a"),
             uid: "1".into(),
             generation: 1,

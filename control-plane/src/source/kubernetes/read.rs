@@ -18,6 +18,7 @@ use serde::de::{DeserializeOwned, Deserializer};
 use serde_json::Value;
 
 use crate::core::objects::{Id, Kind, Name, Object, Target};
+use crate::policy::authorization::schema::AuthorizationPolicy;
 use crate::policy::check::FieldError;
 use crate::policy::schema::TrafficPolicy;
 use crate::source::convert::{self, Errors};
@@ -105,6 +106,17 @@ impl Watchable for TrafficPolicy {
     }
 }
 
+impl Watchable for AuthorizationPolicy {
+    const KIND: Kind = Kind::AuthorizationPolicy;
+
+    /// Taken whole or not at all.
+    fn object(id: Id, value: &Value, _: &mut Errors) -> Result<Object, Vec<FieldError>> {
+        let mut policy = document::authorization_policy(id, value)?;
+        policy.generation = generation(value);
+        Ok(Object::AuthorizationPolicy(Box::new(policy)))
+    }
+}
+
 fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Vec<FieldError>> {
     T::deserialize(value).map_err(|error| {
         vec![FieldError {
@@ -165,8 +177,12 @@ impl<K: Watchable> Watched<K> {
     }
 }
 
-/// What `spec.targetRefs` names, as far as it can be read.
+/// What `spec.targetRefs` names, as far as it can be read; of a `podSelector` it
+/// is the Namespace.
 fn targets(id: &Id, value: &Value) -> Vec<Target> {
+    if value["spec"]["podSelector"].is_object() {
+        return vec![Target::Namespace];
+    }
     let listed = value["spec"]["targetRefs"].as_array();
     let target = |reference: &Value| {
         let name = reference["name"].as_str()?;
@@ -309,6 +325,9 @@ mod tests {
         let bad = read::<TrafficPolicy>(&policy(wrong));
         assert_eq!(bad.object.unwrap_err().len(), 2);
         assert_eq!(bad.targets, [Target::Service("catalog".into())]);
+        let of_pods = read::<TrafficPolicy>(&policy(json!({"podSelector": {}, "retries": {}})));
+        assert_eq!(of_pods.object.unwrap_err().len(), 2);
+        assert_eq!(of_pods.targets, [Target::Namespace]);
     }
 
     #[test]

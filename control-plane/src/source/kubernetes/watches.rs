@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::core::objects::Kind;
 
 /// The kinds that are watched.
-pub const KINDS: [Kind; 5] = [
+pub const KINDS: [Kind; 6] = [
     Kind::Namespace,
     Kind::Service,
     Kind::EndpointSlice,
     Kind::Pod,
     Kind::TrafficPolicy,
+    Kind::AuthorizationPolicy,
 ];
 
 /// How one kind is doing.

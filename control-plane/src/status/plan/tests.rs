@@ -6,6 +6,7 @@ const NOW: &str = "2026-01-02T00:00:00Z";
 
 fn seen(generation: i64) -> PolicySeen {
     PolicySeen {
+        kind: crate::core::objects::Kind::TrafficPolicy,
         id: Id::new("shop", "catalog"),
         uid: "u".into(),
         generation,

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::body::request::RequestSource;
 use crate::body::{BodyError, Incoming};
-use crate::caller::Caller;
+use crate::caller::{Caller, CallerState};
 use crate::callers::Callers;
 use crate::clock;
 use crate::http1::connection::Connection;
@@ -41,6 +41,15 @@ pub struct Relay {
     pub errors: RefCell<Vec<SendError>>,
     /// The handler answers itself, without the request's body.
     pub answers_itself: Cell<bool>,
+    /// The connection of whoever asked last.
+    asking: RefCell<Option<Rc<CallerState>>>,
+}
+
+impl Relay {
+    /// While the caller takes no more of an answer: what it has taken of it.
+    pub fn stands_at(&self) -> Option<u64> {
+        self.asking.borrow().as_ref()?.stands_at()
+    }
 }
 
 /// An answer's body; gives its connection back at its end.
@@ -112,6 +121,7 @@ impl Drop for Cancelled<'_> {
 
 async fn pass_on(relay: Rc<Relay>, request: Request<Incoming>, caller: Caller) -> Response<Answer> {
     let mut watch = Cancelled(&relay, false);
+    *relay.asking.borrow_mut() = Some(Rc::clone(&caller.state));
     let (parts, body) = request.into_parts();
     let source = RequestSource::new(body, 0, clock::now());
     let own = |status: StatusCode, source| {
@@ -136,12 +146,13 @@ async fn pass_on(relay: Rc<Relay>, request: Request<Incoming>, caller: Caller) -
         None => {
             let stream = TcpStream::connect(relay.address).await.unwrap();
             stream.set_nodelay(true).unwrap();
-            Connection::new(stream, &relay.scratch)
+            Connection::new(stream.into(), &relay.scratch)
         }
     };
     let head = Head {
         parts: &parts,
         attempt: Some(1),
+        identity: None,
     };
     let sent = connection.send(head, source.attempt(), &caller).await;
     watch.1 = true;
@@ -177,6 +188,7 @@ pub async fn story<T>(script: impl AsyncFnOnce(TcpStream, TcpListener, Rc<Relay>
         cancelled: Cell::new(0),
         errors: RefCell::default(),
         answers_itself: Cell::new(false),
+        asking: RefCell::default(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

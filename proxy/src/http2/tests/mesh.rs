@@ -64,10 +64,11 @@ async fn target() -> (SocketAddr, Rc<RefCell<Vec<http::request::Parts>>>) {
 async fn answered(parts: &http::request::Parts) -> (http::response::Parts, http::request::Parts) {
     let (address, seen) = target().await;
     let stream = TcpStream::connect(address).await.unwrap();
-    let connection = Connection::open_mesh(stream).await.unwrap();
+    let connection = Connection::open_mesh(stream.into()).await.unwrap();
     let head = Head {
         parts,
         attempt: Some(2),
+        identity: None,
     };
     let body = RequestSource::Empty.attempt();
     let (answer, _) = connection.send(head, body, &caller()).await.unwrap();

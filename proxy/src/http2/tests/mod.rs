@@ -188,7 +188,7 @@ async fn connection(held: &RefCell<Option<Connection>>, upstream: SocketAddr) ->
     }
     let stream = TcpStream::connect(upstream).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let connection = Connection::open(stream).await.unwrap();
+    let connection = Connection::open(stream.into()).await.unwrap();
     *held.borrow_mut() = Some(connection.clone());
     connection
 }
@@ -202,6 +202,7 @@ async fn forward(
     let head = Head {
         parts,
         attempt: None,
+        identity: None,
     };
     let body = RequestSource::new(body, 0, clock::now()).attempt();
     let (parts, body) = connection.send(head, body, caller).await?;

@@ -179,7 +179,7 @@ async fn raw_upstream(after: usize, says: Vec<u8>) -> SocketAddr {
 
 async fn send_to(address: SocketAddr) -> (Connection, Result<http::StatusCode, SendError>) {
     let stream = TcpStream::connect(address).await.unwrap();
-    let connection = Connection::open(stream).await.unwrap();
+    let connection = Connection::open(stream.into()).await.unwrap();
     let (parts, ()) = get("/").into_parts();
     let sent = forward(&connection, &parts, Incoming::Empty, &caller()).await;
     (connection, sent.map(|answer| answer.status()))
@@ -247,7 +247,7 @@ fn the_upstream_hears_of_a_cancelled_request_before_the_next_one_begins() {
         let stream = TcpStream::connect(address).await.unwrap();
         let (mut upstream, _) = listener.accept().await.unwrap();
         upstream.write_all(SETTINGS).await.unwrap();
-        let connection = Connection::open(stream).await.unwrap();
+        let connection = Connection::open(stream.into()).await.unwrap();
         let (parts, ()) = get("/").into_parts();
         let caller = caller();
         let mut first = Box::pin(forward(&connection, &parts, Incoming::Empty, &caller));
@@ -287,7 +287,7 @@ fn a_request_on_a_connection_that_was_closed_is_told_as_unsent() {
     run(async {
         let address = raw_upstream(10, Vec::new()).await;
         let stream = TcpStream::connect(address).await.unwrap();
-        let connection = Connection::open(stream).await.unwrap();
+        let connection = Connection::open(stream.into()).await.unwrap();
         connection.closed().await;
         let (parts, ()) = get("/").into_parts();
         let sent = forward(&connection, &parts, Incoming::Empty, &caller()).await;
@@ -303,7 +303,7 @@ fn a_connection_that_we_close_is_gone_at_once_and_its_streams_break() {
         })
         .await;
         let stream = TcpStream::connect(upstream).await.unwrap();
-        let connection = Connection::open(stream).await.unwrap();
+        let connection = Connection::open(stream.into()).await.unwrap();
         let sending = connection.clone();
         let sent = tokio::task::spawn_local(async move {
             let (parts, ()) = get("/").into_parts();
@@ -330,7 +330,7 @@ fn a_drained_connection_ends_with_its_last_answer() {
         })
         .await;
         let stream = TcpStream::connect(upstream).await.unwrap();
-        let connection = Connection::open(stream).await.unwrap();
+        let connection = Connection::open(stream.into()).await.unwrap();
         let sending = connection.clone();
         let sent = tokio::task::spawn_local(async move {
             let (parts, ()) = get("/").into_parts();

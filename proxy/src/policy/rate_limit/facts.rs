@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 
 use crate::policy::config::{KeyPart, Match, PathMatch};
+use crate::tls::Peer;
 
 /// What a limit may ask of a request.
 pub trait Facts {
@@ -15,6 +16,17 @@ pub trait Facts {
     fn header(&self, name: &str) -> Option<&[u8]>;
     /// The caller's address.
     fn remote_address(&self) -> Option<IpAddr>;
+    /// The caller's SPIFFE id, where it has shown one.
+    fn client_identity(&self) -> Option<&str>;
+}
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// From this address.
+    pub address: IpAddr,
+    /// Who it has shown to be.
+    pub identity: Option<&'a Peer>,
 }
 
 /// Whether everything that `conditions` names holds.
@@ -58,6 +70,9 @@ impl Keys {
                 KeyPart::Header(name) => add(facts.header(name).unwrap_or_default()),
                 KeyPart::Path => add(facts.path().as_bytes()),
                 KeyPart::Method => add(facts.method().as_bytes()),
+                KeyPart::ClientIdentity => {
+                    add(facts.client_identity().unwrap_or_default().as_bytes());
+                }
                 KeyPart::RemoteAddress => {
                     match facts.remote_address().map(|it| it.to_canonical()) {
                         Some(IpAddr::V4(address)) => add(&address.octets()),

@@ -31,6 +31,10 @@ impl Facts for Call<'_> {
     fn header(&self, name: &str) -> Option<&[u8]> {
         self.user.filter(|_| name == "x-user").map(str::as_bytes)
     }
+    fn client_identity(&self) -> Option<&str> {
+        None
+    }
+
     fn remote_address(&self) -> Option<IpAddr> {
         self.address
     }

@@ -29,6 +29,10 @@ impl Controller {
                     Parsed::Service(config) => self.take_service(&name, &aliases, *config, now),
                     Parsed::Endpoint(config) => self.take_endpoint(&name, *config, now),
                     Parsed::Workload(config) => self.take_workload(*config, now),
+                    Parsed::TrustBundle(trust) => {
+                        self.mesh.set_trust(Arc::new(*trust));
+                        Vec::new()
+                    }
                 };
                 self.mesh
                     .ledger()
@@ -172,6 +176,13 @@ impl Controller {
                 );
                 return;
             }
+            Kind::TrustBundle => {
+                info!(
+                    name,
+                    "the control plane has no trust bundle any more; the last one stays in force"
+                );
+                return;
+            }
         }
         self.mesh.ledger().drop_resource(kind, name);
         self.mesh.report_soon();
@@ -199,6 +210,12 @@ impl Controller {
                 info!(
                     name,
                     "the control plane does not know this pod yet; waiting for it"
+                );
+            }
+            Kind::TrustBundle => {
+                info!(
+                    name,
+                    "the control plane has no trust bundle yet; waiting for it"
                 );
             }
             Kind::Endpoint => {}

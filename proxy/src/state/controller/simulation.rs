@@ -29,6 +29,7 @@ impl Truth {
     fn resources(&self, kind: Kind) -> Vec<Resource> {
         match kind {
             Kind::Workload => vec![workload_resource(&testing::workload(), "1")],
+            Kind::TrustBundle => Vec::new(),
             Kind::Service => self
                 .services
                 .iter()

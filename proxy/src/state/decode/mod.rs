@@ -3,10 +3,11 @@
 //!
 //! # Layout
 //! - this file: Service, Endpoint, Workload.
-//! - [`policy`]: the policies in them.
+//! - [`policy`]: the policies in them; [`authorization`]: who may call.
 //! - [`names`]: which names and addresses are accepted.
 //! - [`problems`]: how problems are collected and shown.
 
+pub mod authorization;
 pub mod names;
 pub mod policy;
 pub mod problems;
@@ -20,14 +21,18 @@ use prost::Message;
 use remora_proto::bounds::{
     self, MAX_ADDRESSES, MAX_AFFINITY_SECONDS, MAX_HINT_ZONES, MAX_POLICIES, MAX_PORTS,
 };
+use remora_proto::spiffe::SpiffeId;
 use remora_proto::{v1, well_known};
+use rustls::pki_types::CertificateDer;
 
 pub use self::problems::DecodeError;
 use self::problems::Problems;
 use super::resource::{
-    EndpointConfig, InboundPort, MeshProtocols, PolicyReference, Protocol, ServiceConfig,
-    ServiceKind, ServicePort, WorkloadConfig,
+    EndpointConfig, InboundPort, MeshProtocols, MtlsMode, PolicyReference, Protocol, Secured,
+    ServiceConfig, ServiceKind, ServicePort, WorkloadConfig,
 };
+
+use crate::tls::Trust;
 
 /// Names of what one endpoint's sidecar takes, those of later versions included.
 pub const MAX_MESH_PROTOCOLS: usize = 16;
@@ -95,6 +100,7 @@ pub fn workload(name: &str, value: &[u8]) -> Result<WorkloadConfig, DecodeError>
             let inbound = InboundPort {
                 protocol: protocol(port.protocol, problems),
                 rate_limits: policy::rate_limits(&port.rate_limits, problems),
+                mtls: mtls_mode(port.mtls),
             };
             if ports.insert(number, inbound).is_some() {
                 problems.add("port", format_args!("{number} is there twice"));
@@ -118,10 +124,46 @@ pub fn workload(name: &str, value: &[u8]) -> Result<WorkloadConfig, DecodeError>
         rate_limits: policy::rate_limits(&workload.rate_limits, &mut problems),
         policies: policy_references(&workload.policies, &mut problems),
         reports_address: reports_address(&workload.reports_address, &mut problems),
+        identity: identity(&workload.identity, &mut problems),
+        mtls: mtls_mode(workload.mtls),
+        authorizations: authorization::rules(&workload.authorizations, &mut problems),
     };
     let expected = well_known::resource_name(&config.namespace, &config.pod);
     expect_name(name, &expected, &mut problems);
     problems.finish(config)
+}
+
+/// The TrustBundle resource, which must be of `trust_domain`.
+///
+/// # Errors
+/// When it is not one, or says what it must not; every problem is named.
+pub fn trust_bundle(name: &str, value: &[u8], trust_domain: &str) -> Result<Trust, DecodeError> {
+    let bundle = v1::TrustBundle::decode(value).map_err(not_a("TrustBundle"))?;
+    let mut problems = Problems::default();
+    expect_name(name, well_known::TRUST_BUNDLE, &mut problems);
+    let trust = trust(&bundle, trust_domain);
+    let trust = trust.map_err(|problem| problems.add("roots", problem)).ok();
+    problems
+        .finish(trust)?
+        .ok_or_else(|| DecodeError::new("has no roots".to_owned()))
+}
+
+/// Whom a bundle of `trust_domain` makes us believe.
+///
+/// # Errors
+/// In words, for whoever made it.
+pub fn trust(bundle: &v1::TrustBundle, trust_domain: &str) -> Result<Trust, String> {
+    if bundle.trust_domain != trust_domain {
+        let quoted = problems::quote(&bundle.trust_domain);
+        return Err(format!(
+            "are of the trust domain {quoted}, and this sidecar is of {trust_domain}"
+        ));
+    }
+    let roots = bundle.roots.iter();
+    let roots = roots
+        .map(|root| CertificateDer::from(root.to_vec()))
+        .collect();
+    Trust::new(trust_domain, roots).map_err(|error| error.to_string())
 }
 
 fn service_config(service: &v1::Service, problems: &mut Problems) -> ServiceConfig {
@@ -244,6 +286,37 @@ fn endpoint_config(
         hint_zones,
         sidecar: endpoint.sidecar,
         mesh: mesh_protocols(&endpoint.mesh_protocols, problems),
+        secured: secured(endpoint, problems),
+    }
+}
+
+/// Who is there, where TLS is to be sent.
+fn secured(endpoint: &v1::Endpoint, problems: &mut Problems) -> Option<Secured> {
+    let id = identity(&endpoint.identity, problems)?;
+    (mtls_mode(endpoint.mtls) != MtlsMode::Disabled).then(|| Secured::new(id))
+}
+
+/// Empty is none.
+fn identity(value: &str, problems: &mut Problems) -> Option<SpiffeId> {
+    if value.is_empty() {
+        return None;
+    }
+    match value.parse() {
+        Ok(id) => Some(id),
+        Err(error) => {
+            let quoted = problems::quote(value);
+            problems.add("identity", format_args!("{quoted} {error}"));
+            None
+        }
+    }
+}
+
+/// A mode that is not known here can only be another way to be careful.
+fn mtls_mode(value: i32) -> MtlsMode {
+    match v1::MtlsMode::try_from(value) {
+        Ok(v1::MtlsMode::Permissive) => MtlsMode::Permissive,
+        Ok(v1::MtlsMode::Disabled) => MtlsMode::Disabled,
+        Ok(v1::MtlsMode::Strict) | Err(_) => MtlsMode::Strict,
     }
 }
 
@@ -254,6 +327,7 @@ fn mesh_protocols(names: &[String], problems: &mut Problems) -> MeshProtocols {
     MeshProtocols {
         h2: has(well_known::mesh::H2),
         h1: has(well_known::mesh::H1),
+        tcp: has(well_known::mesh::TCP),
     }
 }
 

@@ -279,6 +279,7 @@ fn key_part(part: &v1::KeyPart, problems: &mut Problems) -> Option<KeyPart> {
         Some(v1::key_part::Part::RemoteAddress(true)) => Some(KeyPart::RemoteAddress),
         Some(v1::key_part::Part::Path(true)) => Some(KeyPart::Path),
         Some(v1::key_part::Part::Method(true)) => Some(KeyPart::Method),
+        Some(v1::key_part::Part::ClientIdentity(true)) => Some(KeyPart::ClientIdentity),
         // A part that this sidecar does not know must not merge buckets that
         // the policy keeps apart.
         _ => {

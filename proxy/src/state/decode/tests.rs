@@ -166,11 +166,17 @@ fn what_an_endpoints_sidecar_takes_is_read_and_later_words_are_passed_over() {
         later,
         MeshProtocols {
             h2: true,
-            h1: false
+            h1: false,
+            tcp: true,
         }
     );
     let both = decoded(&["remora-h1", "remora-h2"]).unwrap();
-    assert_eq!(both, MeshProtocols { h2: true, h1: true });
+    let expected = MeshProtocols {
+        h2: true,
+        h1: true,
+        tcp: false,
+    };
+    assert_eq!(both, expected);
     let many = decoded(&["remora-h2"; MAX_MESH_PROTOCOLS + 1]).unwrap_err();
     assert!(many.to_string().contains("mesh_protocols"), "{many}");
 
@@ -181,7 +187,8 @@ fn what_an_endpoints_sidecar_takes_is_read_and_later_words_are_passed_over() {
         pod.mesh,
         MeshProtocols {
             h2: false,
-            h1: true
+            h1: true,
+            tcp: false,
         }
     );
 }

@@ -153,7 +153,8 @@ fn sidecar(server: SocketAddr) -> Sidecar {
         version: "0.1.0".to_owned(),
         ..Default::default()
     };
-    let control_plane = ControlPlane::parse(&format!("http://{server}"), None).expect("a URL");
+    let control_plane =
+        ControlPlane::parse(&format!("http://{server}"), None, None).expect("a URL");
     let (mesh, streams) = Streams::new(Options {
         identity,
         control_plane,

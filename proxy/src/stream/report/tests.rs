@@ -211,7 +211,7 @@ async fn a_change_is_reported_soon_and_a_lost_stream_begins_anew() {
     let source = Arc::new(Source::default());
     let options = Options {
         identity: Identity::default(),
-        control_plane: ControlPlane::parse(&url, None).unwrap(),
+        control_plane: ControlPlane::parse(&url, None, None).unwrap(),
     };
     let reporting = tokio::spawn(keep_reporting(options, mesh.clone(), source.clone()));
     let mut next = async || {

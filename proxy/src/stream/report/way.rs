@@ -174,6 +174,7 @@ impl Ways {
             composer: &mut self.composer,
             mesh: &self.mesh,
             source: self.source.as_ref(),
+            control_plane: &self.control_plane,
             accepted_at: None,
         };
         let end = {

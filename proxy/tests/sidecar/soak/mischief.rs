@@ -48,7 +48,8 @@ impl Mischief {
                 self.dead = Some((at, self.deeds + DEAD_FOR));
             }
             4 => world.remove_second(SERVICES[self.random.usize(0..2)].0),
-            5..7 => world.second_endpoints(),
+            5 => world.second_endpoints(true),
+            6 => world.second_endpoints(false),
             7 if self.deeds.is_multiple_of(3) => world.outage(Duration::from_millis(400)).await,
             8..28 => {
                 let (service, protocol) = SERVICES[self.random.usize(0..SERVICES.len())];

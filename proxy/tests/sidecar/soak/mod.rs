@@ -65,6 +65,10 @@ async fn nothing_stays_behind() {
             "the {sidecar} sidecar grows: {second} bytes, then {last}"
         );
     }
+    let ok = r#"side="inbound",result="ok""#;
+    let target = world.sidecars()[1];
+    let handshakes = target.counter("remora_tls_handshakes_total", ok).await;
+    assert!(handshakes > seconds / 5, "{handshakes} handshakes");
     nothing_is_held(&world).await;
     for (at, before) in descriptors.into_iter().enumerate() {
         eventually("descriptors are back", async || {

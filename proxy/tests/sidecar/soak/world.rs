@@ -1,21 +1,29 @@
 //! Two sidecars of one control plane, and the applications behind them: some
-//! are called directly, some through the second sidecar.
+//! are called directly, some through the second sidecar, by mutual TLS.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use remora_proto::v1::{Protocol, ServicePolicy};
+use remora_proto::well_known::mesh::{ALL, H1, H2};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
+use crate::authority::{Authority, id};
 use crate::http2_app::Http2App;
-use crate::mesh::{Mesh, Net, PORT, policy};
+use crate::mesh::{Mesh, PORT, policy};
 use crate::sidecar::{Options, Sidecar};
 use crate::tap::{Says, Tap};
 use crate::upstream::{App, Received, Reply, status};
 
 /// Connections upstream that carry nothing go after this.
 const IDLE_TIMEOUT_MS: u64 = 1_000;
+
+/// Certificates live so long: they are renewed all the time.
+const LIFETIME_SECONDS: i64 = 20;
+
+/// The last byte of the second pod's address; its applications' is one more.
+const SECOND: u8 = 3;
 
 /// What a service of HTTP/1.1 answers.
 fn handler(request: &Received) -> Reply {
@@ -54,7 +62,6 @@ pub struct World {
     /// The caller's sidecar and the control plane.
     pub mesh: Mesh,
     target: Sidecar,
-    target_net: Net,
     places: Vec<Place>,
     kills: usize,
     changes: usize,
@@ -73,12 +80,16 @@ pub const SERVICES: [(&str, Protocol); 4] = [
 impl World {
     /// Starts everything.
     pub async fn start() -> Self {
-        let mesh = Mesh::start().await;
-        let target_net = Net::next();
-        let target = Sidecar::start(target_net, &mesh.control.url(), Options::default()).await;
-        target.until_ready().await;
+        let authority = Authority::new();
+        authority.lifetime_seconds(LIFETIME_SECONDS);
+        let options = Options {
+            authority: Some(authority),
+            ..Options::default()
+        };
+        let mesh = Mesh::start_with(options.clone()).await;
+        let target = mesh.beside(SECOND, options).await;
         let direct = |last| mesh.net.at(last);
-        let behind = |port| SocketAddr::new(target_net.ip(2), port);
+        let behind = |port| SocketAddr::new(mesh.net.ip(SECOND + 1), port);
         let places = vec![
             Place::new(Protocol::Http1, direct(10)),
             Place::new(Protocol::Http1, behind(PORT)),
@@ -93,7 +104,6 @@ impl World {
         let mut world = Self {
             mesh,
             target,
-            target_net,
             places,
             kills: 0,
             changes: 0,
@@ -134,16 +144,22 @@ impl World {
             self.mesh
                 .endpoint(service, 0, self.mesh.net.at(last), |_| ());
         }
-        self.second_endpoints();
+        self.second_endpoints(true);
     }
 
-    /// Puts the endpoints behind the second sidecar.
-    pub fn second_endpoints(&self) {
+    /// Puts the endpoints behind the second sidecar, with its identity or as an
+    /// older sidecar's, which is sent plaintext.
+    pub fn second_endpoints(&self, has_identity: bool) {
         for (service, port) in [("catalog", PORT), ("streams", 7000)] {
-            let address = SocketAddr::new(self.target_net.ip(1), port);
+            let address = SocketAddr::new(self.mesh.net.ip(SECOND), port);
             self.mesh.endpoint(service, 1, address, |endpoint| {
                 endpoint.sidecar = true;
-                endpoint.mesh_protocols = vec!["remora-h2".into(), "remora-h1".into()];
+                if has_identity {
+                    endpoint.identity = id(&format!("web-{SECOND}"));
+                    endpoint.mesh_protocols = ALL.map(str::to_owned).to_vec();
+                } else {
+                    endpoint.mesh_protocols = [H2, H1].map(str::to_owned).to_vec();
+                }
             });
         }
     }

@@ -78,7 +78,10 @@ async fn a_value_that_is_not_known_refuses_its_resource_and_the_last_good_one_st
     let mut enums: Vec<String> = Contract::load().enums.into_keys().collect();
     enums.retain(|name| name.starts_with("remora."));
     let told = [
+        "remora.v1.Authorization.Action",
         "remora.v1.BreakerChange.State",
+        // Strict to who does not know it: see `secured`.
+        "remora.v1.MtlsMode",
         "remora.v1.Protocol",
         "remora.v1.RateLimit.Mode",
         "remora.v1.Service.Kind",
@@ -120,6 +123,13 @@ async fn a_value_that_is_not_known_refuses_its_resource_and_the_last_good_one_st
         }];
     });
     refuses("ports[0].protocol: 77").await;
+    mesh.workload(|workload| {
+        workload.authorizations = vec![v1::Authorization {
+            action: UNKNOWN,
+            ..v1::Authorization::default()
+        }];
+    });
+    refuses("authorizations[0].action: 77").await;
     assert_eq!(mesh.sidecar.get("/ready").await.status, 200);
     // What can be taken again is.
     mesh.service("catalog", limits(|limits| limits.max_requests = Some(0)));
