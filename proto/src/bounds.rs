@@ -54,6 +54,23 @@ pub const MAX_HINT_ZONES: usize = 64;
 /// The longest `sessionAffinity` that Kubernetes accepts, in seconds: a day.
 pub const MAX_AFFINITY_SECONDS: u32 = 86_400;
 
+/// Rules of the routes of one Service.
+pub const MAX_ROUTE_RULES: usize = 4_096;
+/// Matches of all of them: 128 of a route are what Gateway API allows.
+pub const MAX_ROUTE_MATCHES: usize = 16_384;
+/// Bytes of all of them, encoded.
+pub const MAX_ROUTES_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of the automata of all their patterns.
+pub const MAX_ROUTE_PATTERN_BYTES: usize = 8 * 1024 * 1024;
+/// Backends, filters, or conditions of a match, in one list: twice what Gateway API allows.
+pub const MAX_ROUTE_LIST: usize = 32;
+/// Names or origins in one list of a CORS filter.
+pub const MAX_CORS_LIST: usize = 64;
+/// The largest weight of a backend.
+pub const MAX_ROUTE_WEIGHT: u32 = 1_000_000;
+/// The longest value of a header in a route, in bytes.
+pub const MAX_ROUTE_TEXT: usize = 4_096;
+
 /// The longest DNS label, RFC 1123.
 pub const MAX_LABEL: usize = 63;
 /// The longest DNS subdomain, RFC 1123.

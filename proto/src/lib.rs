@@ -4,6 +4,7 @@
 //! - [`well_known`]: names that are the same everywhere (ports, labels,
 //!   annotations, type URLs, forms of resource names).
 //! - [`bounds`]: what a resource may hold.
+//! - [`pattern`]: regular expressions, as routes have them.
 //! - [`ports`]: ranges of ports as annotations and settings write them.
 //! - [`spiffe`]: the ids of pods.
 //! - [`v1`]: the resources of the stream, the report stream and certificates (`proto/remora/v1`).
@@ -14,6 +15,7 @@
 //! it is out of date; so no build of the product needs a protobuf compiler.
 
 pub mod bounds;
+pub mod pattern;
 pub mod ports;
 pub mod spiffe;
 pub mod well_known;

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
+    "remora/v1/routes.proto",
     "remora/v1/identity.proto",
     "remora/v1/resources.proto",
     "remora/v1/report.proto",

@@ -325,6 +325,340 @@ pub mod key_part {
         ClientIdentity(bool),
     }
 }
+/// The rules of some ports of a Service. A request on one of these ports goes by
+/// the rule that matches it with the highest precedence; where none does it is
+/// answered (404, or UNIMPLEMENTED for gRPC). Connections that do not carry HTTP
+/// are relayed as if there were no routes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PortRoutes {
+    /// Of the Service, each at most once over all PortRoutes.
+    #[prost(uint32, repeated, tag = "1")]
+    pub ports: ::prost::alloc::vec::Vec<u32>,
+    /// They are GRPCRoutes: precedence is by service and method, and what Remora
+    /// answers is a status of gRPC.
+    #[prost(bool, tag = "2")]
+    pub grpc: bool,
+    /// In the order that decides between matches of the same precedence: the
+    /// oldest route first, then by `<namespace>/<name>`, then as in the route.
+    #[prost(message, repeated, tag = "3")]
+    pub rules: ::prost::alloc::vec::Vec<RouteRule>,
+}
+/// Which route a rule is of, for metrics, logs and `explain`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RouteReference {
+    /// `HTTPRoute` or `GRPCRoute`.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub generation: i64,
+    /// The rule's place in the route's `rules`, from 0.
+    #[prost(uint32, tag = "5")]
+    pub rule: u32,
+    /// The rule's name; may be empty.
+    #[prost(string, tag = "6")]
+    pub rule_name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RouteRule {
+    #[prost(message, optional, tag = "1")]
+    pub route: ::core::option::Option<RouteReference>,
+    /// Any of these; none: every request.
+    #[prost(message, repeated, tag = "2")]
+    pub matches: ::prost::alloc::vec::Vec<RouteMatch>,
+    /// In the order in which they are done.
+    #[prost(message, repeated, tag = "3")]
+    pub filters: ::prost::alloc::vec::Vec<RouteFilter>,
+    /// One is chosen for each request, by weight. None, or none with a weight, and
+    /// no redirect: every request is answered as for a backend that cannot be taken.
+    #[prost(message, repeated, tag = "4")]
+    pub backends: ::prost::alloc::vec::Vec<RouteBackend>,
+    /// What becomes of an attempt that failed; unset: as the Service's policy says.
+    #[prost(message, optional, tag = "5")]
+    pub retries: ::core::option::Option<Retries>,
+    /// Unset: as the Service's policy says. Set: all of them as here.
+    #[prost(message, optional, tag = "6")]
+    pub timeouts: ::core::option::Option<Timeouts>,
+    /// With `own_rate_limits` these instead of the Service's with `enforcedAt: Caller`.
+    #[prost(message, repeated, tag = "7")]
+    pub rate_limits: ::prost::alloc::vec::Vec<RateLimit>,
+    #[prost(bool, tag = "8")]
+    pub own_rate_limits: bool,
+    /// Of the rule alone, beside the Service's own: max_requests and max_retries.
+    #[prost(message, optional, tag = "9")]
+    pub limits: ::core::option::Option<Limits>,
+    #[prost(message, optional, tag = "10")]
+    pub session_persistence: ::core::option::Option<SessionPersistence>,
+    /// Of this rule and its route, most specific first.
+    #[prost(message, repeated, tag = "11")]
+    pub policies: ::prost::alloc::vec::Vec<PolicyReference>,
+    /// Every request that matches is answered 500 (UNAVAILABLE for gRPC), because
+    /// the rule wants what cannot be done. Its text says what, for `explain`.
+    #[prost(string, tag = "12")]
+    pub cannot: ::prost::alloc::string::String,
+}
+/// All that is given must hold. So a condition that a reader does not know would
+/// let the rule match more than it should: none is ever added here, and a rule
+/// with a later kind of condition has it in a list of its own beside `matches`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RouteMatch {
+    /// Empty: any.
+    #[prost(string, tag = "5")]
+    pub method: ::prost::alloc::string::String,
+    /// Of the fields' names, each once, in lower case. A field that is there several
+    /// times has its values joined by `,`, as RFC 9110 section 5.3 says.
+    #[prost(message, repeated, tag = "6")]
+    pub headers: ::prost::alloc::vec::Vec<ValueMatch>,
+    /// Each name once. Of a parameter that is there several times the first counts.
+    #[prost(message, repeated, tag = "7")]
+    pub query: ::prost::alloc::vec::Vec<ValueMatch>,
+    /// Unset: every path.
+    #[prost(oneof = "route_match::Path", tags = "1, 2, 3, 4")]
+    pub path: ::core::option::Option<route_match::Path>,
+}
+/// Nested message and enum types in `RouteMatch`.
+pub mod route_match {
+    /// Unset: every path.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Path {
+        #[prost(string, tag = "1")]
+        PathExact(::prost::alloc::string::String),
+        /// By whole elements; without a slash at its end, but for `/` alone.
+        #[prost(string, tag = "2")]
+        PathPrefix(::prost::alloc::string::String),
+        /// remora_proto::pattern, of the whole path.
+        #[prost(string, tag = "3")]
+        PathPattern(::prost::alloc::string::String),
+        #[prost(message, tag = "4")]
+        GrpcMethod(super::GrpcMethod),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GrpcMethod {
+    /// Unset: any.
+    #[prost(oneof = "grpc_method::Service", tags = "1, 2")]
+    pub service: ::core::option::Option<grpc_method::Service>,
+    #[prost(oneof = "grpc_method::Method", tags = "3, 4")]
+    pub method: ::core::option::Option<grpc_method::Method>,
+}
+/// Nested message and enum types in `GrpcMethod`.
+pub mod grpc_method {
+    /// Unset: any.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Service {
+        #[prost(string, tag = "1")]
+        ServiceExact(::prost::alloc::string::String),
+        #[prost(string, tag = "2")]
+        ServicePattern(::prost::alloc::string::String),
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Method {
+        #[prost(string, tag = "3")]
+        MethodExact(::prost::alloc::string::String),
+        #[prost(string, tag = "4")]
+        MethodPattern(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ValueMatch {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// One that a reader does not know, or none: matches nothing.
+    #[prost(oneof = "value_match::Value", tags = "2, 3")]
+    pub value: ::core::option::Option<value_match::Value>,
+}
+/// Nested message and enum types in `ValueMatch`.
+pub mod value_match {
+    /// One that a reader does not know, or none: matches nothing.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Value {
+        #[prost(string, tag = "2")]
+        Exact(::prost::alloc::string::String),
+        /// remora_proto::pattern, of the whole value.
+        #[prost(string, tag = "3")]
+        Pattern(::prost::alloc::string::String),
+    }
+}
+/// A filter that a reader does not know, or none: as if the rule said `cannot`; on a
+/// backend, as if that said so.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RouteFilter {
+    #[prost(oneof = "route_filter::Filter", tags = "1, 2, 3, 4, 5, 6")]
+    pub filter: ::core::option::Option<route_filter::Filter>,
+}
+/// Nested message and enum types in `RouteFilter`.
+pub mod route_filter {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Filter {
+        #[prost(message, tag = "1")]
+        RequestHeaders(super::HeaderChanges),
+        #[prost(message, tag = "2")]
+        ResponseHeaders(super::HeaderChanges),
+        #[prost(message, tag = "3")]
+        Redirect(super::Redirect),
+        #[prost(message, tag = "4")]
+        Rewrite(super::Rewrite),
+        #[prost(message, tag = "5")]
+        Mirror(super::Mirror),
+        #[prost(message, tag = "6")]
+        Cors(super::Cors),
+    }
+}
+/// Each name once over all three, in lower case.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeaderChanges {
+    #[prost(message, repeated, tag = "1")]
+    pub set: ::prost::alloc::vec::Vec<Header>,
+    /// Beside what is there.
+    #[prost(message, repeated, tag = "2")]
+    pub add: ::prost::alloc::vec::Vec<Header>,
+    #[prost(string, repeated, tag = "3")]
+    pub remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Header {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Redirect {
+    /// `http` or `https`; empty: `http`, as the mesh carries nothing else.
+    #[prost(string, tag = "1")]
+    pub scheme: ::prost::alloc::string::String,
+    /// Empty: that of the request.
+    #[prost(string, tag = "2")]
+    pub hostname: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub path: ::core::option::Option<PathChange>,
+    /// Zero: the scheme's own where a scheme is given, else the Service's port that
+    /// was called. 80 for http and 443 for https are not written.
+    #[prost(uint32, tag = "4")]
+    pub port: u32,
+    /// 301, 302, 303, 307 or 308.
+    #[prost(uint32, tag = "5")]
+    pub status: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rewrite {
+    /// Empty: that of the request.
+    #[prost(string, tag = "1")]
+    pub hostname: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub path: ::core::option::Option<PathChange>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PathChange {
+    #[prost(oneof = "path_change::Change", tags = "1, 2")]
+    pub change: ::core::option::Option<path_change::Change>,
+}
+/// Nested message and enum types in `PathChange`.
+pub mod path_change {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        #[prost(string, tag = "1")]
+        Full(::prost::alloc::string::String),
+        /// In the place of the prefix that matched; the rule has one match, by prefix.
+        #[prost(string, tag = "2")]
+        Prefix(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mirror {
+    #[prost(message, optional, tag = "1")]
+    pub backend: ::core::option::Option<BackendReference>,
+    /// Of so many requests ...
+    #[prost(uint32, tag = "2")]
+    pub denominator: u32,
+    /// ... so many.
+    #[prost(uint32, tag = "3")]
+    pub numerator: u32,
+}
+/// <https://fetch.spec.whatwg.org/#http-cors-protocol>
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cors {
+    /// `*`, `scheme://host` or `scheme://host:port`; a `*` at the beginning of the
+    /// host stands for any characters.
+    #[prost(string, repeated, tag = "1")]
+    pub allow_origins: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "2")]
+    pub allow_credentials: bool,
+    /// `*` or methods, as they are written.
+    #[prost(string, repeated, tag = "3")]
+    pub allow_methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// `*` or names in lower case.
+    #[prost(string, repeated, tag = "4")]
+    pub allow_headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "5")]
+    pub expose_headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// At least 1.
+    #[prost(uint32, tag = "6")]
+    pub max_age_seconds: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RouteBackend {
+    #[prost(message, optional, tag = "1")]
+    pub backend: ::core::option::Option<BackendReference>,
+    /// 0 to 1,000,000; zero gets nothing.
+    #[prost(uint32, tag = "2")]
+    pub weight: u32,
+    /// Of requests that go to this backend, after the rule's.
+    #[prost(message, repeated, tag = "3")]
+    pub filters: ::prost::alloc::vec::Vec<RouteFilter>,
+}
+/// One port of a Service, by its endpoints: its own routes are not followed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackendReference {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+    /// The Service's port.
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    /// Not empty: it cannot be taken, and the text says why; namespace, service
+    /// and port are as the route named them. The share of a backend is answered 500
+    /// (UNAVAILABLE for gRPC); to a mirror nothing is sent.
+    #[prost(string, tag = "4")]
+    pub cannot: ::prost::alloc::string::String,
+}
+/// GEP-1619: who was served by an endpoint once is served by it again, while it
+/// is there; otherwise another is chosen, and the session is given anew.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionPersistence {
+    /// Counted from the first answer. Zero: none.
+    #[prost(uint64, tag = "3")]
+    pub absolute_timeout_ms: u64,
+    #[prost(oneof = "session_persistence::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<session_persistence::Kind>,
+}
+/// Nested message and enum types in `SessionPersistence`.
+pub mod session_persistence {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Cookie(super::SessionCookie),
+        /// The name of a header, in lower case, of request and answer.
+        #[prost(string, tag = "2")]
+        Header(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionCookie {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// At least `/`.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// With Max-Age, of what is left of `absolute_timeout_ms`; else to the end of
+    /// the browser's session.
+    #[prost(bool, tag = "3")]
+    pub permanent: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CertificateRequest {
     /// PKCS#10, DER. Its key and its signature count; names and extensions that
@@ -847,6 +1181,11 @@ pub struct Service {
     /// port of it.
     #[prost(message, optional, tag = "10")]
     pub pod: ::core::option::Option<Endpoint>,
+    /// Kind CLUSTER_IP only. As the caller's namespace has them: where a namespace
+    /// has routes of its own for another's Service, its callers go by those alone
+    /// (GEP-1294), and their Service is another version of this resource.
+    #[prost(message, repeated, tag = "11")]
+    pub routes: ::prost::alloc::vec::Vec<PortRoutes>,
 }
 /// Nested message and enum types in `Service`.
 pub mod service {
