@@ -208,6 +208,24 @@ pub fn workload(store: &Store, caller: &Caller) -> Option<Arc<Resource>> {
     (resource.only_for.as_deref() == Some(&*owner)).then_some(resource)
 }
 
+/// Whether a caller may speak for its pod: from an address of it, as far as those
+/// are known. What is stolen of a pod is of no use elsewhere.
+///
+/// # Errors
+/// PERMISSION_DENIED when it calls from elsewhere, or its pod is gone.
+pub fn at_home(store: &Store, admitted: &Admitted) -> Result<(), Status> {
+    let Caller { namespace, pod, .. } = &admitted.caller;
+    let why = match workload(store, &admitted.caller) {
+        None => format!("the pod {pod} is gone"),
+        Some(workload) if admitted.calls_from(&workload.only_from) => return Ok(()),
+        Some(_) => format!(
+            "the call does not come from an address of the pod {namespace}/{pod} \
+             (is its address translated on the way?)"
+        ),
+    };
+    Err(Status::permission_denied(why))
+}
+
 fn token(headers: &HeaderMap) -> Result<&str, TokenError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {

@@ -104,12 +104,11 @@ impl Issuing {
 
     /// A stolen token is of no use elsewhere than in the pod.
     fn is_at_home(&self, admitted: &Admitted) -> Result<(), Refusal> {
-        let caller = &admitted.caller;
-        let denied = |why: String| Err(("denied", Status::permission_denied(why)));
-        let Some(workload) = gate::workload(&self.store, caller) else {
-            return denied(format!("the pod {} is gone", caller.pod));
+        let Err(denied) = gate::at_home(&self.store, admitted) else {
+            return Ok(());
         };
-        if !admitted.calls_from(&workload.only_from) {
+        let caller = &admitted.caller;
+        if gate::workload(&self.store, caller).is_some() {
             let (namespace, pod, peer) = (&caller.namespace, &caller.pod, admitted.peer);
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             if told.take(clock::now()).is_ok() {
@@ -120,12 +119,8 @@ impl Issuing {
                     "a token is used from outside of its pod"
                 );
             }
-            return denied(format!(
-                "the call does not come from an address of the pod {namespace}/{pod} \
-                 (is its address translated on the way?)"
-            ));
         }
-        Ok(())
+        Err(("denied", denied))
     }
 
     fn lifetime_of(&self, wanted_seconds: u64) -> u64 {

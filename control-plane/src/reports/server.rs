@@ -81,6 +81,10 @@ async fn take(
 ) -> Result<(), Status> {
     let mut connected = None;
     while let Some(report) = reports.message().await? {
+        // Of a pod its own sidecar reports: a stolen token must not speak for it.
+        if let Some(admitted) = &admitted {
+            gate::at_home(sidecars.store(), admitted)?;
+        }
         let sequence = report.sequence;
         let first = connected.is_none();
         if first {

@@ -48,7 +48,7 @@ const RECOUNT_INTERVAL: Duration = Duration::from_secs(10);
 /// then the counts in the statuses are left as they are.
 pub const SETTLE: Duration = Duration::from_secs(10);
 /// The statuses are read anew so often, in case somebody else wrote one.
-const RESYNC_INTERVAL: Duration = Duration::from_secs(600);
+const RESYNC_INTERVAL: Duration = Duration::from_secs(120);
 /// Writes go on for so long before it is looked again what is to be written.
 const ROUND: Duration = Duration::from_secs(1);
 /// Statuses that are kept of policies which the source does not have.
@@ -203,7 +203,15 @@ impl<'a> Writer<'a> {
     async fn read(&mut self) -> Result<(), RequestError> {
         self.present = self.inputs.statuses.all().await?;
         self.was_read = true;
-        self.read_due = clock::now() + RESYNC_INTERVAL;
+        let now = clock::now();
+        let settled = self.begun + SETTLE;
+        // Whoever led before may have had a write on its way when this replica
+        // began and read what was there: it has come in by then.
+        self.read_due = if now < settled {
+            settled
+        } else {
+            now + RESYNC_INTERVAL
+        };
         self.complained = None;
         Ok(())
     }

@@ -166,17 +166,25 @@ async fn serve(
     if let Some(admitted) = &admitted {
         admitted.is(&identity)?;
     }
-    let mut session = Session::new(shared.store.clone(), identity, admitted);
-    let _connected =
+    let mut session = Session::new(shared.store.clone(), identity, admitted.clone());
+    // What all may read, who has a pod's token may read anywhere; what it says is
+    // the pod's word only from there.
+    let speaks = || {
+        let at_home = |admitted| gate::at_home(&shared.store, admitted).is_ok();
+        admitted.as_ref().is_none_or(at_home)
+    };
+    let _connected = speaks().then(|| {
+        let version = &node.user_agent_version;
         shared
             .sidecars
-            .connect(session.node(), &node.user_agent_version, Origin::Stream);
+            .connect(session.node(), version, Origin::Stream)
+    });
     tracing::debug!(node = %node.id, "a sidecar's stream begins");
     tokio::select! {
         _ = synced.wait_for(|synced| *synced) => {}
         _ = ending.wait_for(|ending| *ending) => return Err(leaving()),
     }
-    take(shared, &mut session, first)?;
+    take(shared, &mut session, first, &speaks)?;
     let mailbox = session.mailbox();
     loop {
         for (type_url, response) in session.responses() {
@@ -190,7 +198,7 @@ async fn serve(
         }
         tokio::select! {
             request = requests.message() => match request? {
-                Some(request) => take(shared, &mut session, request)?,
+                Some(request) => take(shared, &mut session, request, &speaks)?,
                 None => return Ok(()),
             },
             () = mailbox.changed() => {}
@@ -204,10 +212,12 @@ fn take(
     shared: &Shared,
     session: &mut Session,
     request: DeltaDiscoveryRequest,
+    speaks: &impl Fn() -> bool,
 ) -> Result<(), Status> {
     let type_url = request.type_url.clone();
     match session.request(request).map_err(refuse)? {
         Answer::None => {}
+        _ if !speaks() => {}
         Answer::Accepted(resources) => {
             shared
                 .sidecars

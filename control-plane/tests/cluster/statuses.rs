@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kube::api::{Patch, PatchParams};
 use remora_proto::v1::{self, SidecarReport};
 use remora_proto::well_known::SERVICE_TYPE;
 use serde_json::{Value, json};
@@ -246,6 +247,35 @@ async fn a_traffic_policy_of_pods_is_accepted_on_its_namespace() {
         "{status:?}"
     );
     assert_eq!(counts(&status), [0, 0, 0]);
+    plane.running.stop().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_another_leader_wrote_late_is_mended_once_this_one_has_settled() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let plane = Plane::start(&world, "plane-1").await;
+    plane.until_leading().await;
+    world.apply("Service", "catalog", service()).await;
+    let policy = policy("catalog", 3);
+    world.apply("TrafficPolicy", "catalog", policy).await;
+    until(&world, "catalog", "it to be accepted", |status| {
+        reason(status) == "Accepted"
+    })
+    .await;
+    // As if the write of whoever led before had come in only now.
+    let late = json!({"status": {"sidecars": {"applied": 7, "refused": 0, "total": 9}}});
+    let api = world.api("TrafficPolicy");
+    let (parameters, late) = (PatchParams::default(), Patch::Merge(&late));
+    api.patch_status("catalog", &parameters, &late)
+        .await
+        .unwrap();
+    until(&world, "catalog", "what is true", |status| {
+        counts(status) == [0, 0, 0]
+    })
+    .await;
     plane.running.stop().await;
     world.end().await;
 }

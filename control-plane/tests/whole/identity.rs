@@ -211,8 +211,17 @@ async fn a_stream_is_its_own_pods_and_a_workload_only_from_its_address() {
     thief.subscribe(SERVICE_TYPE, &["address/127.0.0.2"]).await;
     let service: v1::Service = open(&thief.take().await.resources[0]);
     assert_eq!(service.pod.unwrap().identity, workload.identity);
+    // What it refuses is not laid to the pod.
+    thief.subscribe(SERVICE_TYPE, &["address/127.0.0.3"]).await;
+    let response = thief.receive().await;
+    thief.refuse(&response, "the thief says no").await;
     thief.subscribe(WORKLOAD_TYPE, &["shop/web-1"]).await;
     assert_eq!(thief.take().await.removed_resources, ["shop/web-1"]);
+    let shown = fetch(mesh.running.admin, "/sidecars").await.1;
+    assert!(
+        shown.contains("web-1") && !shown.contains("the thief"),
+        "{shown}"
+    );
 
     // Another node than the token says.
     let mut other = mesh.sidecar("web-2", &token, "127.0.0.2").await.unwrap();
@@ -274,15 +283,22 @@ async fn a_report_is_taken_from_its_own_sidecar_alone() {
         ..SidecarReport::default()
     };
     let mut told = Vec::new();
-    for pod in ["web-1", "web-2"] {
-        let mut client = ReportsClient::new(mesh.channel("127.0.0.2").await);
+    // Its own; under another name; from outside of the pod, with a stolen token.
+    for (pod, from) in [
+        ("web-1", "127.0.0.2"),
+        ("web-2", "127.0.0.2"),
+        ("web-1", "127.0.0.3"),
+    ] {
+        let mut client = ReportsClient::new(mesh.channel(from).await);
         let reports = tokio_stream::iter([report(pod)]);
         let request = with_token(reports, &mesh.token("web-1"));
         let mut answers = client.report(request).await.unwrap().into_inner();
         told.push(answers.message().await.map_err(|status| status.code()));
     }
     assert!(matches!(told[0], Ok(Some(_))), "{told:?}");
-    assert!(matches!(told[1], Err(Code::PermissionDenied)), "{told:?}");
+    for refused in &told[1..] {
+        assert_eq!(*refused, Err(Code::PermissionDenied), "{told:?}");
+    }
 }
 
 #[tokio::test]

@@ -196,7 +196,11 @@ fn a_stolen_token_is_of_no_use_outside_of_its_pod() {
         "secret/loot",
         "--wait=false",
     ]);
-    // The one it was stolen from is none the worse.
+    // The one it was stolen from is none the worse, and what it reports counts.
     let shown = shop.sidecar(&pod, "/identity").unwrap();
     assert_eq!(shown["last_error"], Value::Null, "{shown}");
+    let policy = cluster.json(&["get", "trafficpolicy", "-n", SHOP, "cart"]);
+    let counts = &policy["status"]["sidecars"];
+    let (applied, total) = (counts["applied"].as_u64(), counts["total"].as_u64());
+    assert!(total > Some(0) && applied == total, "{counts}");
 }

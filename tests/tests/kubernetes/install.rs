@@ -1,6 +1,8 @@
 //! From nothing to the shop, by three commands.
 
-use crate::cluster::{eventually, is_ready};
+use remora_proto::well_known::CONTROL_PLANE_ADMIN_PORT;
+
+use crate::cluster::{Cluster, eventually, is_ready, unix_ms};
 use crate::shop::{SHOP, SYSTEM, name_of, shop};
 
 /// Containers of a pod that run and are ready, of all that should.
@@ -101,6 +103,32 @@ fn remoras_own_daemons_run_twice_under_the_restricted_profile() {
     );
 }
 
+/// What each replica of the control plane knows of the shop's sidecars, in brief.
+fn reported(cluster: &Cluster) -> String {
+    let pods = cluster.pods(SYSTEM, "app.kubernetes.io/name=remora-control-plane");
+    let of_replica = |pod: &String| {
+        let shown = |path| {
+            let shown = cluster.served(SYSTEM, pod, CONTROL_PLANE_ADMIN_PORT, path);
+            shown.unwrap_or_else(serde_json::Value::String)
+        };
+        let (leader, sidecars) = (shown("/leader"), shown("/sidecars"));
+        let sidecars = sidecars.as_array().into_iter().flatten();
+        let brief = sidecars.map(|one| {
+            let ago = unix_ms() - one["last_report_ms"].as_i64().unwrap_or_default();
+            let (pod, connected, applied) = (&one["pod"], &one["connected"], &one["applied"]);
+            format!("{pod} connected {connected}, {applied} applied, told {ago} ms ago")
+        });
+        let brief: Vec<String> = brief.collect();
+        format!("{pod} leading {}: {}", leader["leading"], brief.join("; "))
+    };
+    let known: Vec<String> = pods
+        .iter()
+        .map(name_of)
+        .map(|pod| of_replica(&pod))
+        .collect();
+    known.join(" | ")
+}
+
 #[test]
 fn every_policy_of_the_shop_is_accepted_and_in_force_in_its_callers() {
     let Some(shop) = shop() else { return };
@@ -118,7 +146,8 @@ fn every_policy_of_the_shop_is_accepted_and_in_force_in_its_callers() {
             let whole = counts["total"].as_u64() > Some(0) && counts["total"] == counts["applied"];
             let seen = status["observedGeneration"] == policy["metadata"]["generation"];
             if !(accepted && whole && seen && counts["refused"] == 0) {
-                return Err(format!("{}: {status}", name_of(&policy)));
+                let known = reported(&shop.cluster);
+                return Err(format!("{}: {status}; {known}", name_of(&policy)));
             }
         }
         Ok(())
