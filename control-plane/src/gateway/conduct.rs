@@ -48,8 +48,9 @@ pub(super) fn retry(fields: &Fields, path: &str, findings: &mut Findings) -> Opt
     let attempts = findings.number(fields, &path, "attempts", (0, i32::MAX.unsigned_abs()));
     let attempts = attempts.unwrap_or(DEFAULT_ATTEMPTS);
     if attempts > MAX_ATTEMPTS {
-        let message = format!("is {attempts}, must be at most {MAX_ATTEMPTS}");
-        findings.unsupported(format!("{path}.attempts"), message);
+        findings.remark(format!(
+            "{path}.attempts is {attempts}, of which {MAX_ATTEMPTS} are done"
+        ));
     }
     let listed = findings.list(fields, &path, "codes", MAX_CODES);
     let mut codes = Vec::new();
@@ -62,7 +63,7 @@ pub(super) fn retry(fields: &Fields, path: &str, findings: &mut Findings) -> Opt
         }
     }
     Some(Retry {
-        attempts,
+        attempts: attempts.min(MAX_ATTEMPTS),
         codes: (!listed.is_empty()).then_some(codes),
         backoff_ms: findings.duration(fields, &path, "backoff"),
     })
