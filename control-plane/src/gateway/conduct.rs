@@ -7,6 +7,7 @@ use remora_proto::v1;
 use remora_proto::v1::session_persistence;
 use serde_json::Value;
 
+use super::filters::changed;
 use super::findings::{Fields, Findings, shown};
 use crate::core::routes::{Retry, RouteId, RouteTimeouts};
 
@@ -103,7 +104,7 @@ pub(super) fn session_persistence(
         };
         let fields = findings.object(value, &at, &["name"])?;
         let name = findings.required(fields, &at, "name", (is_token, "the name of a header"))?;
-        session_persistence::Kind::Header(findings.header_name(name, &format!("{at}.name"))?)
+        session_persistence::Kind::Header(changed(name, &format!("{at}.name"), findings)?)
     } else {
         let cookie = cookie(route, rule, has("cookie"), &at, findings)?;
         if cookie.permanent && timeout.is_none_or(|ms| ms == 0) {

@@ -315,6 +315,14 @@ fn what_is_not_known_is_of_that_rule_alone_and_no_fault_of_form() {
         ),
         ("timeouts: {request: 99999h}", false),
         ("sessionPersistence: {type: Token}", false),
+        (
+            "sessionPersistence: {type: Header, header: {name: Host}}",
+            false,
+        ),
+        (
+            "sessionPersistence: {type: Header, header: {name: x_remora_a}}",
+            false,
+        ),
         ("filters: [{type: Teapot}]", true),
         (
             "filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP}}]",
