@@ -213,6 +213,18 @@ async fn gateway_api_may_come_later_and_a_status_of_several_controllers_is_kept(
     .await;
     let since = condition(&entries[0], "Accepted")["lastTransitionTime"].clone();
 
+    // Who writes the whole list as its own is put right, without a change of ours.
+    let (api, all) = (
+        world.api("HTTPRoute"),
+        json!({"status": {"parents": [foreign(20)]}}),
+    );
+    let parameters = PatchParams::default();
+    api.patch_status("canary", &parameters, &Patch::Merge(&all))
+        .await
+        .unwrap();
+    let (list, _) = ours(&world, 2).await;
+    assert!(list.contains(&foreign(20)), "{list:?}");
+
     // Named no more: what was ours is gone, and the rest is as it was.
     let gateway = json!([{"group": GROUP, "kind": "Gateway", "name": "public"}]);
     world.apply("HTTPRoute", "canary", route(gateway, 1)).await;
