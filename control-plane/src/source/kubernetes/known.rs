@@ -102,7 +102,7 @@ impl Known {
         if faulty || was_faulty {
             changes.faults.push((seen.id.clone(), faults));
         }
-        if self.kind.is_policy() {
+        if self.kind.has_status() {
             let policy = PolicySeen {
                 kind: self.kind,
                 id: seen.id.clone(),
@@ -111,6 +111,7 @@ impl Known {
                 given,
                 invalid,
                 targets: seen.targets,
+                status: seen.status,
             };
             changes.policies.push((seen.id.clone(), Some(policy)));
         }
@@ -135,7 +136,7 @@ impl Known {
         if held.faulty {
             changes.faults.push((id.clone(), Vec::new()));
         }
-        if self.kind.is_policy() {
+        if self.kind.has_status() {
             changes.policies.push((id.clone(), None));
         }
     }
@@ -185,6 +186,7 @@ mod tests {
             generation: 1,
             faults: Vec::new(),
             targets: vec![Target::Namespace],
+            status: 0,
         }
     }
 

@@ -18,6 +18,8 @@ use serde::de::{DeserializeOwned, Deserializer};
 use serde_json::Value;
 
 use crate::core::objects::{Id, Kind, Name, Object, Target};
+use crate::core::routes::RouteKind;
+use crate::gateway;
 use crate::policy::authorization::schema::AuthorizationPolicy;
 use crate::policy::check::FieldError;
 use crate::policy::schema::TrafficPolicy;
@@ -40,6 +42,8 @@ pub struct Seen {
     pub faults: Vec<FieldError>,
     /// The targets of a policy, those that can be read.
     pub targets: Vec<Target>,
+    /// Of a route a mark of its status, [`gateway::status::mark`].
+    pub status: u64,
 }
 
 /// A kind that is watched.
@@ -126,7 +130,7 @@ fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Vec<FieldError>> {
     })
 }
 
-fn generation(value: &Value) -> i64 {
+pub(super) fn generation(value: &Value) -> i64 {
     value["metadata"]["generation"].as_i64().unwrap_or_default()
 }
 
@@ -164,6 +168,7 @@ impl<K: Watchable> Watched<K> {
                 object,
                 faults: faults.0,
                 targets: targets(&id, value),
+                status: status(K::KIND, value),
                 id,
             },
             metadata: ObjectMeta {
@@ -183,16 +188,35 @@ fn targets(id: &Id, value: &Value) -> Vec<Target> {
     if value["spec"]["podSelector"].is_object() {
         return vec![Target::Namespace];
     }
+    let route = |kind, name: &str, reference: &Value| Target::Route {
+        kind,
+        name: name.into(),
+        rule: reference["sectionName"].as_str().map(Into::into),
+    };
     let listed = value["spec"]["targetRefs"].as_array();
     let target = |reference: &Value| {
         let name = reference["name"].as_str()?;
         match reference["kind"].as_str()? {
             "Service" => Some(Target::Service(name.into())),
             "Namespace" if name == &*id.namespace => Some(Target::Namespace),
+            "HTTPRoute" => Some(route(RouteKind::Http, name, reference)),
+            "GRPCRoute" => Some(route(RouteKind::Grpc, name, reference)),
             _ => None,
         }
     };
     listed.into_iter().flatten().filter_map(target).collect()
+}
+
+/// Of kinds whose status is written beside others.
+fn status(kind: Kind, value: &Value) -> u64 {
+    let parents = value["status"]["parents"].as_array();
+    let parents = parents.filter(|_| kind.route().is_some());
+    gateway::status::mark(
+        parents
+            .into_iter()
+            .flatten()
+            .filter(|entry| gateway::status::is_ours(entry)),
+    )
 }
 
 impl<'de, K: Watchable> Deserialize<'de> for Watched<K> {
