@@ -106,6 +106,7 @@ impl Publisher {
             session_affinity_seconds: service.session_affinity_seconds,
             internal_traffic_local: service.internal_traffic_local,
             pod: None,
+            routes: Vec::new(),
         };
         let aliases = aliases(addresses);
         let resource = Resource::new(ResourceType::Service, name.into(), aliases, None, &message)
@@ -372,6 +373,7 @@ fn pod_service(
         policies: effective.policies,
         session_affinity_seconds: None,
         internal_traffic_local: false,
+        routes: Vec::new(),
         pod: Some(v1::Endpoint {
             namespace: pod.id.namespace.to_string(),
             service: policy_of.unwrap_or(&pod.id.name).to_string(),
