@@ -145,10 +145,7 @@ mod unit {
             .collect();
         assert_eq!(
             found,
-            [
-                (8, "names no test"),
-                (12, "there is no test `it_is_not`")
-            ]
+            [(8, "names no test"), (12, "there is no test `it_is_not`")]
         );
     }
 }
