@@ -100,6 +100,7 @@ pub struct DemoOptions {
     /// The version that payment, or echo, names in its answers
     #[arg(long, env = "PAYMENT_VERSION", default_value = "v1")]
     pub payment_version: String,
+    /// What the caller asks.
     #[command(flatten)]
     pub ask: caller::Ask,
     /// Requests a second that the visitor, or the buyer, sends

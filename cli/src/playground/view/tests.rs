@@ -2,7 +2,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
-use super::scene::{BreakerRow, EventRow, LoadRow, PodRow, Scene, Tone};
+use super::scene::{BreakerRow, EventRow, LoadRow, PodRow, RouteRow, Scene, Tone};
 use super::theme::Theme;
 use super::{Focus, Wish, draw};
 
