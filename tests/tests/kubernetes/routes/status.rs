@@ -17,82 +17,66 @@ fn spec(parent: &str, second: &str) -> String {
     )
 }
 
+/// Parent, second rule, and what is said of it then.
+const FAULTS: [(&str, &str, &str, &str); 11] = [
+    ("name: nowhere", "", "Accepted", "False NoMatchingParent"),
+    (
+        "name: echo, port: 999",
+        "",
+        "Accepted",
+        "False NoMatchingParent",
+    ),
+    ("name: bare", "", "Accepted", "False NoMatchingParent"),
+    (
+        "name: echo",
+        NOWHERE,
+        "ResolvedRefs",
+        "False BackendNotFound",
+    ),
+    (
+        "name: echo",
+        NO_PORT,
+        "ResolvedRefs",
+        "False BackendNotFound",
+    ),
+    ("name: echo", BUCKET, "ResolvedRefs", "False InvalidKind"),
+    (
+        "name: echo",
+        ABROAD,
+        "ResolvedRefs",
+        "False RefNotPermitted",
+    ),
+    (
+        "name: echo",
+        PATTERN,
+        "PartiallyInvalid",
+        "True UnsupportedValue",
+    ),
+    ("name: echo", "", "Accepted", "True Accepted"),
+    ("name: echo", "", "ResolvedRefs", "True ResolvedRefs"),
+    ("name: echo", "", "PartiallyInvalid", ""),
+];
+const NOWHERE: &str = "    - backendRefs: [{name: nowhere, port: 80}]\n";
+const NO_PORT: &str = "    - backendRefs: [{name: echo-v1, port: 999}]\n";
+const BUCKET: &str = "    - backendRefs: [{group: example.com, kind: Bucket, name: b}]\n";
+const ABROAD: &str = "    - backendRefs: [{name: echo-v3, namespace: routes-abroad, port: 80}]\n";
+const PATTERN: &str = "    - matches: [{path: {type: RegularExpression, value: '/(['}}]
+      backendRefs: [{name: echo-v2, port: 80}]
+";
+
 #[test]
 fn each_fault_has_its_condition_and_its_reason() {
     let Some(world) = World::make() else { return };
-    let backend = |backend: &str| format!("    - backendRefs: [{{{backend}}}]\n");
-    let pattern = "    - matches: [{path: {type: RegularExpression, value: '/(['}}]\n      backendRefs: [{name: echo-v2, port: 80}]\n";
-    let cases = [
-        (
-            "name: nowhere",
-            String::new(),
-            "Accepted",
-            "False NoMatchingParent",
-        ),
-        (
-            "name: echo, port: 999",
-            String::new(),
-            "Accepted",
-            "False NoMatchingParent",
-        ),
-        (
-            "name: bare",
-            String::new(),
-            "Accepted",
-            "False NoMatchingParent",
-        ),
-        (
-            "name: echo",
-            backend("name: nowhere, port: 80"),
-            "ResolvedRefs",
-            "False BackendNotFound",
-        ),
-        (
-            "name: echo",
-            backend("name: echo-v1, port: 999"),
-            "ResolvedRefs",
-            "False BackendNotFound",
-        ),
-        (
-            "name: echo",
-            backend("group: example.com, kind: Bucket, name: b"),
-            "ResolvedRefs",
-            "False InvalidKind",
-        ),
-        (
-            "name: echo",
-            backend("name: echo-v3, namespace: routes-abroad, port: 80"),
-            "ResolvedRefs",
-            "False RefNotPermitted",
-        ),
-        (
-            "name: echo",
-            pattern.to_owned(),
-            "PartiallyInvalid",
-            "True UnsupportedValue",
-        ),
-        ("name: echo", String::new(), "Accepted", "True Accepted"),
-        (
-            "name: echo",
-            String::new(),
-            "ResolvedRefs",
-            "True ResolvedRefs",
-        ),
-        ("name: echo", String::new(), "PartiallyInvalid", ""),
-    ];
-    for (parent, second, condition, expected) in cases {
-        world.write("HTTPRoute", HOME, "echo", &spec(parent, &second));
+    for (parent, second, condition, expected) in FAULTS {
+        world.write("HTTPRoute", HOME, "echo", &spec(parent, second));
         let said = world.says("HTTPRoute", HOME, "echo", condition, expected);
         assert!(
             !said.is_empty() || expected.is_empty(),
             "{parent} {second}: no message"
         );
     }
-    let hosts = spec("name: echo", "").replacen(
-        "  parentRefs",
-        "  hostnames: [shop.example]\n  parentRefs",
-        1,
-    );
+    let hosts = "  hostnames: [shop.example]\n  parentRefs";
+    let hosts = spec("name: echo", "").replacen("  parentRefs", hosts, 1);
     world.write("HTTPRoute", HOME, "echo", &hosts);
     eventually(30, "hostnames are told of", || {
         let said = world.says("HTTPRoute", HOME, "echo", "Accepted", "True Accepted");
