@@ -11,6 +11,8 @@ use tokio::sync::{mpsc, watch};
 use crate::core::Core;
 use crate::core::objects::{Event, Kind, Name, Pod};
 use crate::core::policies::Condition;
+use crate::core::routes::RouteKind;
+use crate::core::routes::judged::Verdicts;
 use crate::core::store::Store;
 use crate::events::decide::Uninjected;
 use crate::identity::keep::Trust;
@@ -91,6 +93,7 @@ impl Replica {
 pub struct Decided {
     conditions: watch::Sender<Arc<Vec<Condition>>>,
     authorization_conditions: watch::Sender<Arc<Vec<Condition>>>,
+    route_verdicts: watch::Sender<Arc<Verdicts>>,
     uninjected: watch::Sender<Arc<Vec<Uninjected>>>,
     meshed: watch::Sender<Arc<BTreeSet<Name>>>,
 }
@@ -100,6 +103,7 @@ impl Default for Decided {
         Self {
             conditions: watch::Sender::new(Arc::default()),
             authorization_conditions: watch::Sender::new(Arc::default()),
+            route_verdicts: watch::Sender::new(Arc::default()),
             uninjected: watch::Sender::new(Arc::default()),
             meshed: watch::Sender::new(Arc::default()),
         }
@@ -117,6 +121,7 @@ impl Decided {
             &self.authorization_conditions,
             core.authorization_conditions(),
         );
+        tell(&self.route_verdicts, core.route_verdicts());
         let uninjected = core.without_sidecar().map(Uninjected::of);
         tell(&self.uninjected, Arc::new(uninjected.collect()));
         tell(&self.meshed, Arc::new(core.meshed_namespaces()));
@@ -206,6 +211,18 @@ pub fn elect(tasks: &mut Tasks, shared: Shared, replica: Option<Replica>) -> Opt
             &decided.authorization_conditions,
         ),
     ];
+    let routes = |kind, seen: &Arc<Policies>| status::routes::Inputs {
+        kind,
+        statuses: status::routes::present::Statuses::new(client.clone(), kind),
+        routes: seen.clone(),
+        verdicts: decided.route_verdicts.subscribe(),
+        leadership: leadership.clone(),
+        writes: writes.clone(),
+    };
+    let of_routes = [
+        routes(RouteKind::Http, &cluster.http_routes),
+        routes(RouteKind::Grpc, &cluster.grpc_routes),
+    ];
     let events = events::Inputs {
         client: client.clone(),
         pod: replica.pod.clone(),
@@ -228,6 +245,9 @@ pub fn elect(tasks: &mut Tasks, shared: Shared, replica: Option<Replica>) -> Opt
     }
     for status in statuses {
         tasks.spawn(async move { match status::keep(status).await {} });
+    }
+    for status in of_routes {
+        tasks.spawn(async move { match status::routes::keep(status).await {} });
     }
     tasks.spawn(async move { match events::keep(events).await {} });
     tasks.spawn(tell_address(leadership.clone(), shared.events));

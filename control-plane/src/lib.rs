@@ -31,6 +31,7 @@ pub mod cluster;
 pub mod core;
 pub mod counters;
 pub mod events;
+pub mod gateway;
 pub mod identity;
 pub mod leader;
 pub mod policy;

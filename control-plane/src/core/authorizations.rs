@@ -8,7 +8,7 @@ use remora_proto::v1::{self, authorization};
 use remora_proto::well_known;
 
 use super::index::{Index, within};
-use super::objects::{Id, Pod, Target};
+use super::objects::{Id, Name, Pod, Target};
 use super::policies::{Condition, Named, Reason, judged, missing};
 use super::ports::covered_ports;
 use super::resolve::reference;
@@ -101,7 +101,7 @@ fn ports(index: &Index, policy: &AuthorizationPolicy, pod: &Pod) -> Option<BTree
             namespace: policy.id.namespace.clone(),
             name: name.clone(),
         }),
-        Target::Namespace => None,
+        Target::Namespace | Target::Route { .. } => None,
     });
     let covered = services.flat_map(|service| covered_ports(index, service, pod));
     let covered: BTreeSet<u16> = covered.map(|(port, _)| port).collect();
@@ -124,7 +124,10 @@ fn caller(caller: &Caller, domain: &str) -> v1::CallerMatch {
 
 /// Of each policy and target, in the order of names. Of a selector the target is
 /// the Namespace.
-pub fn conditions(policies: &Authorizations, named: impl Fn(&Id) -> Named) -> Vec<Condition> {
+pub fn conditions(
+    policies: &Authorizations,
+    named: impl Fn(&Name, &Target) -> Named,
+) -> Vec<Condition> {
     let mut conditions = Vec::new();
     for policy in policies.values() {
         let namespace = &policy.id.namespace;

@@ -6,10 +6,12 @@ use std::net::IpAddr;
 
 use super::authorizations::Authorizations;
 use super::objects::{
-    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Reach, Service, SliceEndpoint,
+    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Reach, Service, SliceEndpoint, Target,
 };
 use super::policies::{Age, Named, Policies};
 use super::ports::selects;
+use super::routes::RouteId;
+use super::routes::held::Routes;
 
 /// One endpoint of a Service over all its slices: the pod where there is one,
 /// so that a pod of two address families is one endpoint.
@@ -37,6 +39,8 @@ pub struct Dirty {
     pub services: BTreeSet<Id>,
     /// Endpoints of Services.
     pub seats: BTreeSet<(Id, Seat)>,
+    /// Routes that came, changed or went.
+    pub routes: BTreeSet<RouteId>,
     /// Pods: their Workload, and the Service by which they are reached directly.
     pub pods: BTreeSet<Id>,
 }
@@ -52,6 +56,8 @@ pub struct Index {
     pub policies: Policies,
     /// Who may call.
     pub authorizations: Authorizations,
+    /// Routes, and what they may name.
+    pub routes: Routes,
     /// Of each Namespace whether it asks for sidecars.
     pub inject: HashMap<Name, bool>,
     pub(super) slices: HashMap<Id, EndpointSlice>,
@@ -89,6 +95,8 @@ impl Index {
             Object::Namespace(namespace) => {
                 self.inject.insert(namespace.id.name, namespace.inject);
             }
+            Object::Route(route) => self.apply_route(*route),
+            Object::ReferenceGrant(grant) => self.apply_grant(*grant),
             Object::Deployment(_) => {}
         }
     }
@@ -118,16 +126,40 @@ impl Index {
             Kind::Namespace => {
                 self.inject.remove(&key.id.name);
             }
+            Kind::HttpRoute | Kind::GrpcRoute => {
+                let id = key.id.clone();
+                let route = key.kind.route().map(|kind| RouteId { kind, id });
+                route.iter().for_each(|route| self.delete_route(route));
+            }
+            Kind::ReferenceGrant => self.delete_grant(&key.id),
             Kind::Deployment => {}
         }
     }
 
-    /// What stands under the name of a Service.
-    pub fn named(&self, id: &Id) -> Named {
-        match self.services.get(id).map(|service| &service.reach) {
-            None => Named::Nothing,
-            Some(Reach::ExternalName) => Named::External,
-            Some(Reach::ClusterIp(_) | Reach::Headless) => Named::Service,
+    /// What stands under the name of a target.
+    pub fn named(&self, namespace: &Name, target: &Target) -> Named {
+        let (name, route) = match target {
+            Target::Namespace => return Named::Service,
+            Target::Service(name) => (name.clone(), None),
+            Target::Route { name, rule, .. } => (name.clone(), Some(rule)),
+        };
+        let Some(rule) = route else {
+            let id = Id {
+                namespace: namespace.clone(),
+                name,
+            };
+            return match self.services.get(&id).map(|service| &service.reach) {
+                None => Named::Nothing,
+                Some(Reach::ExternalName) => Named::External,
+                Some(Reach::ClusterIp(_) | Reach::Headless) => Named::Service,
+            };
+        };
+        let route = target.route(namespace).and_then(|id| self.routes.find(&id));
+        match (route, rule) {
+            (None, _) => Named::Nothing,
+            (Some(route), _) if route.says.parents.is_empty() => Named::NoParent,
+            (Some(route), Some(rule)) if !route.has_rule(rule) => Named::NoRule,
+            (Some(_), _) => Named::Route,
         }
     }
 
@@ -305,6 +337,7 @@ impl Index {
 
     fn touch_service(&mut self, service: &Service) {
         self.dirty.services.insert(service.id.clone());
+        self.touch_backend(&service.id);
         let pods = self.pods_of(service);
         for pod in &pods {
             self.touch_seats(pod);

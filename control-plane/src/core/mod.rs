@@ -13,6 +13,7 @@
 //! - [`mtls`]: what a pod's ports take without the mesh's TLS.
 //! - [`ports`]: what is spoken on a pod's ports, and between sidecars there.
 //! - [`enforced`]: the rate limits of a pod's own sidecar, within their bounds.
+//! - [`routes`]: where calls go.
 //! - [`publish`]: objects to resources.
 //! - [`store`]: the resources, encoded once, and who is woken for which.
 
@@ -26,6 +27,7 @@ pub mod policies;
 pub mod ports;
 pub mod publish;
 pub mod resolve;
+pub mod routes;
 pub mod scope;
 pub mod settings;
 pub mod store;
@@ -35,6 +37,7 @@ use std::sync::Arc;
 
 use objects::{Event, Key, Name, Pod};
 use policies::Condition;
+use routes::judged::Verdicts;
 
 /// The control plane's knowledge, and the resources made of it.
 pub struct Core {
@@ -104,7 +107,8 @@ impl Core {
             }
         }
         if judged_anew {
-            let named = |id: &objects::Id| self.index.named(id);
+            let named =
+                |namespace: &Name, target: &objects::Target| self.index.named(namespace, target);
             let conditions = authorizations::conditions(&self.index.authorizations, named);
             if *self.authorization_conditions != conditions {
                 self.authorization_conditions = Arc::new(conditions);
@@ -127,8 +131,13 @@ impl Core {
         self.conditions.clone()
     }
 
+    /// The conditions of every route, for its status.
+    pub fn route_verdicts(&self) -> Arc<Verdicts> {
+        self.publisher.route_verdicts()
+    }
+
     fn judge(&self) -> Vec<Condition> {
-        let named = |id: &_| self.index.named(id);
+        let named = |namespace: &Name, target: &_| self.index.named(namespace, target);
         let mut conditions = self.index.policies.conditions(named);
         enforced::mark(self.publisher.left_out(), &mut conditions);
         conditions
@@ -161,14 +170,19 @@ impl Core {
             message: format!("{}: {}", condition.reason.as_str(), condition.message),
             information: false,
         }));
+        let verdicts = self.publisher.route_verdicts();
+        notes.extend(verdicts.values().flat_map(|verdict| verdict.notes()));
         notes
     }
 }
 
 /// Whether objects of this kind decide which policy is in force where.
 fn judges_policies(kind: objects::Kind) -> bool {
-    use objects::Kind::{AuthorizationPolicy, Service, TrafficPolicy};
-    matches!(kind, TrafficPolicy | AuthorizationPolicy | Service)
+    use objects::Kind::{AuthorizationPolicy, GrpcRoute, HttpRoute, Service, TrafficPolicy};
+    matches!(
+        kind,
+        TrafficPolicy | AuthorizationPolicy | Service | HttpRoute | GrpcRoute
+    )
 }
 
 fn refused(conditions: &[Condition]) -> impl Iterator<Item = &Condition> {

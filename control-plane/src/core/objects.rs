@@ -8,6 +8,7 @@ use std::sync::Arc;
 use remora_proto::v1::Protocol;
 
 use super::authorizations::AuthorizationPolicy;
+use super::routes::{Grant, Route, RouteId, RouteKind};
 use super::scope::Scope;
 use super::settings::Settings;
 
@@ -54,6 +55,12 @@ pub enum Kind {
     TrafficPolicy,
     /// remora.io/v1alpha1 AuthorizationPolicy
     AuthorizationPolicy,
+    /// gateway.networking.k8s.io/v1 HTTPRoute
+    HttpRoute,
+    /// gateway.networking.k8s.io/v1 GRPCRoute
+    GrpcRoute,
+    /// gateway.networking.k8s.io/v1 ReferenceGrant
+    ReferenceGrant,
     /// apps/v1 Deployment: read and checked, of no meaning for the stream.
     Deployment,
 }
@@ -62,6 +69,25 @@ impl Kind {
     /// Whether it is a policy, which has a status of ours.
     pub fn is_policy(self) -> bool {
         matches!(self, Self::TrafficPolicy | Self::AuthorizationPolicy)
+    }
+
+    /// Whether its objects have a status of which something is ours.
+    pub fn has_status(self) -> bool {
+        self.is_policy() || self.route().is_some()
+    }
+
+    /// Whether its definition may be installed later, or never.
+    pub fn may_be_absent(self) -> bool {
+        self.has_status() || self == Self::ReferenceGrant
+    }
+
+    /// The kind of route that it is, where it is one.
+    pub fn route(self) -> Option<RouteKind> {
+        match self {
+            Self::HttpRoute => Some(RouteKind::Http),
+            Self::GrpcRoute => Some(RouteKind::Grpc),
+            _ => None,
+        }
     }
 
     /// As it is written in YAML.
@@ -73,6 +99,9 @@ impl Kind {
             Self::Pod => "Pod",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
             Self::Deployment => "Deployment",
         }
     }
@@ -125,6 +154,10 @@ pub enum Object {
     TrafficPolicy(Box<TrafficPolicy>),
     /// An AuthorizationPolicy.
     AuthorizationPolicy(Box<AuthorizationPolicy>),
+    /// An HTTPRoute or a GRPCRoute.
+    Route(Box<Route>),
+    /// A ReferenceGrant.
+    ReferenceGrant(Box<Grant>),
     /// A Deployment (its name is enough).
     Deployment(Id),
 }
@@ -139,6 +172,8 @@ impl Object {
             Self::Pod(pod) => (Kind::Pod, &pod.id),
             Self::TrafficPolicy(policy) => (Kind::TrafficPolicy, &policy.id),
             Self::AuthorizationPolicy(policy) => (Kind::AuthorizationPolicy, &policy.id),
+            Self::Route(route) => (route.id.kind.kind(), &route.id.id),
+            Self::ReferenceGrant(grant) => (Kind::ReferenceGrant, &grant.id),
             Self::Deployment(id) => (Kind::Deployment, id),
         };
         Key {
@@ -323,14 +358,42 @@ pub enum Target {
     Service(Name),
     /// The namespace.
     Namespace,
+    /// A route, or one rule of it.
+    Route {
+        /// Its kind.
+        kind: RouteKind,
+        /// Its name.
+        name: Name,
+        /// The name of the rule.
+        rule: Option<Name>,
+    },
 }
 
 impl Target {
+    /// The route that is meant, for a policy of this namespace.
+    pub fn route(&self, namespace: &Name) -> Option<RouteId> {
+        let Self::Route { kind, name, .. } = self else {
+            return None;
+        };
+        Some(RouteId {
+            kind: *kind,
+            id: Id {
+                namespace: namespace.clone(),
+                name: name.clone(),
+            },
+        })
+    }
+
     /// In words, for a policy of this namespace.
     pub fn shown(&self, namespace: &str) -> String {
         match self {
             Self::Service(name) => format!("Service {namespace}/{name}"),
             Self::Namespace => format!("Namespace {namespace}"),
+            Self::Route { kind, name, rule } => {
+                let of = rule.as_ref().map(|rule| format!("rule {rule} of "));
+                let of = of.unwrap_or_default();
+                format!("{of}{} {namespace}/{name}", kind.as_str())
+            }
         }
     }
 }

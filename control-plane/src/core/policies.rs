@@ -31,6 +31,11 @@ impl Age {
             id,
         }
     }
+
+    /// 0 where it says when it was made.
+    pub(super) fn first_seen(&self) -> u64 {
+        self.first_seen
+    }
 }
 
 /// Why a policy is accepted or not.
@@ -58,7 +63,7 @@ impl Reason {
     }
 }
 
-/// What stands under the name of a Service.
+/// What stands under the name of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
     /// Nothing.
@@ -68,6 +73,12 @@ pub enum Named {
     External,
     /// A Service.
     Service,
+    /// A route, of which no rule has the name that is given.
+    NoRule,
+    /// A route that has no Service as its parent.
+    NoParent,
+    /// A route, with that rule where one is named.
+    Route,
 }
 
 /// The condition `Accepted` of one policy on one of its targets.
@@ -200,7 +211,7 @@ impl Policies {
 
     /// Of each policy and target, in the order of names. Of a selector the
     /// target is the Namespace.
-    pub fn conditions(&self, named: impl Fn(&Id) -> Named) -> Vec<Condition> {
+    pub fn conditions(&self, named: impl Fn(&Name, &Target) -> Named) -> Vec<Condition> {
         let mut conditions = Vec::new();
         let mut policies: Vec<_> = self.by_id.values().map(|(policy, _)| policy).collect();
         policies.sort_by(|a, b| a.id.cmp(&b.id));
@@ -216,7 +227,7 @@ impl Policies {
         &self,
         policy: &TrafficPolicy,
         target: &Target,
-        named: impl Fn(&Id) -> Named,
+        named: impl Fn(&Name, &Target) -> Named,
     ) -> (Reason, String) {
         let namespace = &policy.id.namespace;
         let shown = target.shown(namespace);
@@ -276,17 +287,22 @@ pub fn judged(
 pub fn missing(
     namespace: &Name,
     target: &Target,
-    named: impl Fn(&Id) -> Named,
+    named: impl Fn(&Name, &Target) -> Named,
 ) -> Option<(Reason, String)> {
-    let Target::Service(name) = target else {
+    if *target == Target::Namespace {
         return None;
-    };
-    let id = Id {
-        namespace: namespace.clone(),
-        name: name.clone(),
-    };
-    let (reason, why) = match named(&id) {
-        Named::Service => return None,
+    }
+    let (reason, why) = match named(namespace, target) {
+        Named::Service | Named::Route => return None,
+        Named::NoRule => (
+            Reason::TargetNotFound,
+            "is not there: no rule of the route has this name; the policy is in force as soon as \
+             one has",
+        ),
+        Named::NoParent => (
+            Reason::TargetNotFound,
+            "has no Service as its parent, so that no call inside the mesh goes by it",
+        ),
         Named::Nothing => (
             Reason::TargetNotFound,
             "does not exist; the policy is in force as soon as it does",
@@ -348,6 +364,7 @@ impl Index {
                 self.dirty.services.insert(id);
                 self.touch_pods(pods.unwrap_or_default(), modes);
             }
+            Target::Route { .. } => self.touch_route(namespace, &target),
             Target::Namespace => {
                 let services: Vec<Id> = within(&self.services, namespace)
                     .map(|(id, _)| id.clone())

@@ -2,7 +2,7 @@
 //! the store sees to it that what comes out as before wakes nobody.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -19,6 +19,9 @@ use super::ports::{
     pod_ports,
 };
 use super::resolve;
+use super::routes::RouteId;
+use super::routes::attach::attach;
+use super::routes::judged::{Judged, Verdicts};
 use super::store::{Resource, ResourceType, Store};
 
 /// Publishes into a store.
@@ -31,6 +34,8 @@ pub struct Publisher {
     /// As many as there are pods whose policies have too many limits together.
     left_out: BTreeMap<Id, Vec<LeftOut>>,
     left_out_changed: bool,
+    /// What is said of routes.
+    judged: Judged,
 }
 
 impl Publisher {
@@ -42,6 +47,7 @@ impl Publisher {
             reports_address: String::new(),
             left_out: BTreeMap::new(),
             left_out_changed: false,
+            judged: Judged::default(),
         }
     }
 
@@ -60,12 +66,19 @@ impl Publisher {
         for seat in dirty.seats {
             self.endpoints(index, seat);
         }
+        let mut judged = dirty.routes;
         for id in dirty.services {
-            self.service(index, &id);
+            judged.extend(self.service(index, &id));
         }
+        self.judged.judge(&index.routes, judged);
         for id in dirty.pods {
             self.pod(index, &id);
         }
+    }
+
+    /// What is said of every route.
+    pub fn route_verdicts(&self) -> Arc<Verdicts> {
+        self.judged.verdicts()
     }
 
     /// Of each pod the limits for which there is no room there.
@@ -87,15 +100,19 @@ impl Publisher {
         self.left_out_changed |= before.unwrap_or_default() != left_out;
     }
 
-    fn service(&self, index: &Index, id: &Id) {
+    /// Makes a Service anew, with its routes; of which routes something may be
+    /// said anew.
+    fn service(&mut self, index: &Index, id: &Id) -> BTreeSet<RouteId> {
         let name = well_known::resource_name(&id.namespace, &id.name);
+        let effective = resolve::effective(&index.policies, &id.namespace, Some(&id.name));
+        let attached = attach(index, id, &effective);
+        let judged = self.judged.take(id, attached.verdicts);
         let service = index.services.get(id);
         let Some((service, kind, addresses)) = service.and_then(reach) else {
             self.store.remove(ResourceType::Service, &name);
-            return;
+            return judged;
         };
-        let effective = resolve::effective(&index.policies, &id.namespace, Some(&id.name));
-        let message = v1::Service {
+        let mut message = v1::Service {
             namespace: id.namespace.to_string(),
             name: id.name.to_string(),
             kind: kind.into(),
@@ -106,11 +123,23 @@ impl Publisher {
             session_affinity_seconds: service.session_affinity_seconds,
             internal_traffic_local: service.internal_traffic_local,
             pod: None,
+            routes: attached.producers,
         };
-        let aliases = aliases(addresses);
-        let resource = Resource::new(ResourceType::Service, name.into(), aliases, None, &message)
-            .with_policies(&message.policies);
-        self.store.set(ResourceType::Service, resource);
+        let name = Name::from(name);
+        let resource = |message: &v1::Service| {
+            let aliases = aliases(addresses);
+            Resource::new(ResourceType::Service, name.clone(), aliases, None, message)
+                .with_policies(&all_policies(message))
+        };
+        let general = resource(&message);
+        let mut variants = BTreeMap::new();
+        for (namespace, routes) in attached.consumers {
+            message.routes = routes;
+            variants.insert(namespace, resource(&message));
+        }
+        self.store
+            .set_variants(ResourceType::Service, general, variants);
+        judged
     }
 
     fn endpoints(&mut self, index: &Index, at: (Id, Seat)) {
@@ -187,6 +216,18 @@ fn reach(service: &Service) -> Option<(&Service, v1::service::Kind, &[IpAddr])> 
         Reach::Headless => Some((service, v1::service::Kind::Headless, &[])),
         Reach::ExternalName => None,
     }
+}
+
+/// Its own, and those of the rules of its routes.
+fn all_policies(service: &v1::Service) -> Vec<v1::PolicyReference> {
+    let mut all = service.policies.clone();
+    let rules = service.routes.iter().flat_map(|routes| &routes.rules);
+    for policy in rules.flat_map(|rule| &rule.policies) {
+        if !all.contains(policy) {
+            all.push(policy.clone());
+        }
+    }
+    all
 }
 
 fn service_port(port: &super::objects::ServicePort) -> v1::ServicePort {
@@ -395,6 +436,8 @@ fn pod_service(
             mtls: modes.strictest().into(),
             ..v1::Endpoint::default()
         }),
+        // Routes are for calls to a cluster IP.
+        routes: Vec::new(),
     }
 }
 

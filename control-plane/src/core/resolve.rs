@@ -7,6 +7,7 @@ use remora_proto::v1;
 
 use super::objects::{Id, Name, Target, TrafficPolicy};
 use super::policies::Policies;
+use super::routes::RouteId;
 use super::settings::{CircuitBreaker, Outbound, RateLimit, Retries, Settings, defaults};
 use crate::policy::conditions::{default_failures, default_retry_on};
 
@@ -53,6 +54,24 @@ fn levels<'a>(
     targets.filter_map(move |target| policies.in_force(&namespace, target))
 }
 
+/// The policies in force on a rule of a route and on the route, in this order.
+pub fn route_levels<'a>(
+    policies: &'a Policies,
+    route: &RouteId,
+    rule: &Name,
+) -> impl Iterator<Item = &'a TrafficPolicy> {
+    let target = |rule| Target::Route {
+        kind: route.kind,
+        name: route.id.name.clone(),
+        rule,
+    };
+    let of_rule = (!rule.is_empty()).then(|| target(Some(rule.clone())));
+    let namespace = route.id.namespace.clone();
+    let targets = of_rule.into_iter().chain([target(None)]);
+    let levels = targets.collect::<Vec<_>>().into_iter();
+    levels.filter_map(move |target| policies.in_force(&namespace, target))
+}
+
 /// A policy as those name it who say that it takes part.
 pub fn reference(policy: &Id, generation: i64) -> v1::PolicyReference {
     v1::PolicyReference {
@@ -72,6 +91,11 @@ pub fn service_policy(settings: &Settings) -> Option<v1::ServicePolicy> {
         rate_limits: limits(settings, true),
     };
     (policy != v1::ServicePolicy::default()).then_some(policy)
+}
+
+/// The rate limits that each caller's sidecar enforces.
+pub fn caller_rate_limits(settings: &Settings) -> Vec<v1::RateLimit> {
+    limits(settings, true)
 }
 
 /// The rate limits that the target's own sidecar enforces.
@@ -126,7 +150,8 @@ fn outbound(block: &Outbound) -> v1::Outbound {
     }
 }
 
-fn retries(block: &Retries) -> v1::Retries {
+/// `retries`, with the defaults.
+pub fn retries(block: &Retries) -> v1::Retries {
     let backoff_max_ms = block.backoff_max_ms.unwrap_or(defaults::BACKOFF_MAX_MS);
     let backoff_base_ms = block.backoff_base_ms.unwrap_or(defaults::BACKOFF_BASE_MS);
     v1::Retries {

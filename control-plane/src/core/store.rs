@@ -1,7 +1,9 @@
 //! The resources of the stream: encoded once per version, shared by all who
 //! send them, and who is woken when one changes.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod mailbox;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use prost::Message;
 use remora_proto::{v1, well_known};
-use tokio::sync::Notify;
 
+use self::mailbox::Changed;
+pub use self::mailbox::Mailbox;
 use super::objects::{Id, Kind, Name};
 
 /// The types of resources.
@@ -189,9 +192,14 @@ pub fn glob_prefix(kind: ResourceType, name: &str) -> Option<&str> {
     (prefix.split('/').count() == 2 && !prefix.contains('*')).then_some(prefix)
 }
 
+/// By namespace; names and aliases are those of the general one.
+pub type Variants = BTreeMap<Name, Arc<Resource>>;
+
 #[derive(Default)]
 struct Type {
     resources: HashMap<Name, Arc<Resource>>,
+    /// Of a resource what nodes of some namespaces have in its place.
+    variants: HashMap<Name, Variants>,
     /// Who bears an alias, the newest last.
     aliases: HashMap<Name, Vec<Name>>,
     /// Prefix of a collection to the names of its members.
@@ -206,63 +214,60 @@ pub struct Store {
     types: [Mutex<Type>; 4],
 }
 
-/// What changed of all that one stream watches, each name once.
-#[derive(Default)]
-pub struct Mailbox {
-    changed: Mutex<HashSet<(ResourceType, Name)>>,
-    notify: Notify,
-}
-
-impl Mailbox {
-    /// Resolves when something changed that [`Mailbox::take`] has not given yet.
-    pub async fn changed(&self) {
-        self.notify.notified().await;
-    }
-
-    /// What changed since the last time: canonical names and aliases.
-    pub fn take(&self) -> HashSet<(ResourceType, Name)> {
-        std::mem::take(&mut *lock(&self.changed))
-    }
-
-    fn put(&self, kind: ResourceType, name: &Name) {
-        lock(&self.changed).insert((kind, name.clone()));
-        self.notify.notify_one();
-    }
-}
-
 impl Store {
     /// Publishes a resource; nothing happens where it is as before.
     /// Returns whether it was not.
     pub fn set(&self, kind: ResourceType, resource: Resource) -> bool {
+        self.set_variants(kind, resource, BTreeMap::new())
+    }
+
+    /// Publishes a resource, and what nodes of some namespaces have in its place:
+    /// of the same name and aliases. Who has what is as before is not woken.
+    pub fn set_variants(
+        &self,
+        kind: ResourceType,
+        resource: Resource,
+        variants: BTreeMap<Name, Resource>,
+    ) -> bool {
         let mut held = self.of(kind);
-        let old = held.resources.get(&resource.name).cloned();
-        if old.as_ref().is_some_and(|old| **old == resource) {
+        let name = resource.name.clone();
+        let before = held.resources.get(&name).cloned();
+        let variants_before = held.variants.remove(&name).unwrap_or_default();
+        let mut changed = Changed::default();
+        let now = kept(before.as_ref(), resource);
+        changed.general = before
+            .as_ref()
+            .is_none_or(|before| !Arc::ptr_eq(before, &now));
+        let mut variants_now = Variants::new();
+        for (namespace, variant) in variants {
+            // Who had the general one until now had that.
+            let had = variants_before.get(&namespace).or(before.as_ref());
+            let variant = kept(had, variant);
+            let same = had.is_some_and(|had| Arc::ptr_eq(had, &variant));
+            changed.namespaces.insert(namespace.clone(), !same);
+            variants_now.insert(namespace, variant);
+        }
+        for (namespace, had) in &variants_before {
+            let entry = changed.namespaces.entry(namespace.clone());
+            entry.or_insert_with(|| **had != *now);
+        }
+        if !variants_now.is_empty() {
+            held.variants.insert(name.clone(), variants_now);
+        }
+        if !changed.any() {
             return false;
         }
-        let kept: &[Name] = old.as_ref().map_or(&[], |old| &old.aliases);
-        for alias in kept
-            .iter()
-            .filter(|alias| !resource.aliases.contains(alias))
-        {
-            held.unbind(alias, &resource.name);
-        }
-        for alias in resource
-            .aliases
-            .iter()
-            .filter(|alias| !kept.contains(alias))
-        {
-            held.aliases
-                .entry(alias.clone())
-                .or_default()
-                .push(resource.name.clone());
-        }
-        if let Some(prefix) = collection_of(kind, &resource.name) {
+        let aliases_before = before.map(|before| before.aliases.clone());
+        let aliases_before = aliases_before.unwrap_or_default();
+        held.rebind(&name, &aliases_before, &now.aliases);
+        if let Some(prefix) = collection_of(kind, &name) {
             let members = held.collections.entry(prefix.into()).or_default();
-            members.insert(resource.name.clone());
+            members.insert(name.clone());
         }
-        let (name, aliases) = (resource.name.clone(), resource.aliases.clone());
-        held.resources.insert(name.clone(), Arc::new(resource));
-        held.wake(kind, &name, aliases.iter().chain(kept));
+        let aliases = now.aliases.clone();
+        held.resources.insert(name.clone(), now);
+        let all = aliases.iter().chain(&aliases_before);
+        held.wake(kind, &name, all, &changed);
         true
     }
 
@@ -283,20 +288,25 @@ impl Store {
                 held.collections.remove(prefix);
             }
         }
-        held.wake(kind, &old.name, old.aliases.iter());
+        held.variants.remove(name);
+        held.wake(kind, &old.name, old.aliases.iter(), &Changed::everything());
     }
 
     /// The resource of a canonical name or an alias.
     pub fn find(&self, kind: ResourceType, name: &str) -> Option<Arc<Resource>> {
+        self.of(kind).find(name).cloned()
+    }
+
+    /// The same, as nodes of a namespace have it.
+    pub fn find_for(
+        &self,
+        kind: ResourceType,
+        name: &str,
+        namespace: &str,
+    ) -> Option<Arc<Resource>> {
         let held = self.of(kind);
-        if let Some(resource) = held.resources.get(name) {
-            return Some(resource.clone());
-        }
-        // Of Services the first keeps an address that two claim; a pod's
-        // address goes to the newest, since the older is on its way out.
-        let bearers = held.aliases.get(name)?;
-        let service = bearers.iter().find(|bearer| !bearer.starts_with("pod/"));
-        held.resources.get(service.or(bearers.last())?).cloned()
+        let general = held.find(name)?;
+        Some(held.variant(general, namespace).clone())
     }
 
     /// The names of a collection's members; `prefix` as [`glob_prefix`] gives it.
@@ -333,14 +343,35 @@ impl Store {
         self.of(kind).resources.get(name).cloned()
     }
 
-    /// The resources in which some policy of a kind takes part.
-    pub fn with_policies(&self, kind: ResourceType, policies: Kind) -> Vec<Arc<Resource>> {
+    /// The resource of a canonical name, as nodes of a namespace have it.
+    pub fn exact_for(
+        &self,
+        kind: ResourceType,
+        name: &str,
+        namespace: &str,
+    ) -> Option<Arc<Resource>> {
         let held = self.of(kind);
-        let resources = held.resources.values();
-        resources
-            .filter(|resource| !resource.policies_of(policies).is_empty())
-            .cloned()
-            .collect()
+        let general = held.resources.get(name)?;
+        Some(held.variant(general, namespace).clone())
+    }
+
+    /// The resources in which some policy of a kind takes part, each with what
+    /// nodes of some namespaces have in its place.
+    pub fn with_policies(
+        &self,
+        kind: ResourceType,
+        policies: Kind,
+    ) -> Vec<(Arc<Resource>, Variants)> {
+        let held = self.of(kind);
+        let takes_part = |resource: &Arc<Resource>| !resource.policies_of(policies).is_empty();
+        let with_variants = held.resources.values().filter_map(|resource| {
+            let variants = held.variants.get(&resource.name);
+            let mut all =
+                std::iter::once(resource).chain(variants.into_iter().flat_map(BTreeMap::values));
+            all.any(takes_part)
+                .then(|| (resource.clone(), variants.cloned().unwrap_or_default()))
+        });
+        with_variants.collect()
     }
 
     /// How many resources there are of a type.
@@ -363,18 +394,63 @@ impl Type {
         }
     }
 
-    fn wake<'a>(&self, kind: ResourceType, name: &Name, aliases: impl Iterator<Item = &'a Name>) {
+    fn rebind(&mut self, name: &Name, before: &[Name], now: &[Name]) {
+        for alias in before.iter().filter(|alias| !now.contains(alias)) {
+            self.unbind(alias, name);
+        }
+        for alias in now.iter().filter(|alias| !before.contains(alias)) {
+            let bearers = self.aliases.entry(alias.clone()).or_default();
+            bearers.push(name.clone());
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<Resource>> {
+        if let Some(resource) = self.resources.get(name) {
+            return Some(resource);
+        }
+        // Of Services the first keeps an address that two claim; a pod's
+        // address goes to the newest, since the older is on its way out.
+        let bearers = self.aliases.get(name)?;
+        let service = bearers.iter().find(|bearer| !bearer.starts_with("pod/"));
+        self.resources.get(service.or(bearers.last())?)
+    }
+
+    fn variant<'a>(&'a self, general: &'a Arc<Resource>, namespace: &str) -> &'a Arc<Resource> {
+        let variants = self.variants.get(&general.name);
+        variants
+            .and_then(|variants| variants.get(namespace))
+            .unwrap_or(general)
+    }
+
+    fn wake<'a>(
+        &self,
+        kind: ResourceType,
+        name: &Name,
+        aliases: impl Iterator<Item = &'a Name>,
+        changed: &Changed,
+    ) {
+        let wake = |key: &str, told: &Name| {
+            for mailbox in self.watchers.get(key).into_iter().flatten() {
+                if changed.is_for(mailbox) {
+                    mailbox.put(kind, told);
+                }
+            }
+        };
         let prefix = collection_of(kind, name);
         for key in std::iter::once(&**name).chain(prefix) {
-            for mailbox in self.watchers.get(key).into_iter().flatten() {
-                mailbox.put(kind, name);
-            }
+            wake(key, name);
         }
         for alias in aliases {
-            for mailbox in self.watchers.get(alias).into_iter().flatten() {
-                mailbox.put(kind, alias);
-            }
+            wake(alias, alias);
         }
+    }
+}
+
+/// What was there, where it is the same still.
+fn kept(before: Option<&Arc<Resource>>, now: Resource) -> Arc<Resource> {
+    match before {
+        Some(before) if **before == now => before.clone(),
+        _ => Arc::new(now),
     }
 }
 

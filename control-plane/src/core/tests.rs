@@ -1,6 +1,7 @@
 //! Objects in, resources out.
 
 mod authorizations;
+mod routes;
 mod selected;
 
 use std::collections::HashMap;
@@ -947,7 +948,7 @@ fn a_resource_knows_the_policies_that_take_part_in_it() {
             .store
             .with_policies(ResourceType::Service, Kind::TrafficPolicy)
             .into_iter();
-        let named = taking_part.map(|one| (one.name.to_string(), one.policies.clone()));
+        let named = taking_part.map(|one| (one.0.name.to_string(), one.0.policies.clone()));
         named.collect()
     };
     assert_eq!(

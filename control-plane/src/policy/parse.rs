@@ -29,6 +29,7 @@ pub struct Parsed {
 pub fn spec(namespace: &str, name: &str, spec: &Value) -> Result<Parsed, Vec<FieldError>> {
     let (read, mut faults) = Faults::read::<TrafficPolicySpec>(spec, check::spec)?;
     of_pods(&read, &mut faults);
+    of_routes(&read, spec, &mut faults);
     let parsed = Parsed {
         scope: scope::read(
             namespace,
@@ -69,6 +70,26 @@ fn of_pods(read: &TrafficPolicySpec, faults: &mut Faults) {
     }
     if read.mtls.is_none() && !faults.are_below("spec.mtls") {
         faults.add("spec.mtls", schema::MTLS_OF_PODS);
+    }
+}
+
+/// What a policy for routes may not hold.
+fn of_routes(read: &TrafficPolicySpec, written: &Value, faults: &mut Faults) {
+    let mut targets = read.target_refs.iter().flatten();
+    if !targets.any(|target| target.kind.route().is_some()) {
+        return;
+    }
+    for field in schema::OF_SERVICES {
+        let value = written.pointer(&format!("/{}", field.replace('.', "/")));
+        if value.is_some_and(|value| !value.is_null()) {
+            faults.add(format!("spec.{field}"), schema::NOT_OF_ROUTES);
+        }
+    }
+    for (index, limit) in read.rate_limits.iter().flatten().enumerate() {
+        if limit.enforced_at != Some(schema::EnforcedAt::Caller) {
+            let field = format!("spec.rateLimits[{index}].enforcedAt");
+            faults.add(field, schema::AT_CALLER);
+        }
     }
 }
 

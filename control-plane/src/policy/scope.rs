@@ -4,15 +4,68 @@ use serde_json::Value;
 
 use super::forms;
 use super::parse::Faults;
+use super::schema::{AttachKind, AttachRef, GROUP_FITS, SECTION_FITS, TargetKind, TargetRef};
 use super::schema::{LabelExpression, ONE_SCOPE, Operator, PodSelector, VALUES_FIT};
-use super::schema::{TargetKind, TargetRef};
 use crate::core::objects::Target;
 use crate::core::scope::{Requirement, Scope, Selector};
+use crate::gateway::GROUP;
+
+/// A target as a policy of either kind writes it.
+pub(super) trait Attach {
+    /// The target, in a namespace, and what is wrong with it.
+    fn target(&self, namespace: &str, field: &str, faults: &mut Faults) -> Target;
+}
+
+impl Attach for TargetRef {
+    fn target(&self, namespace: &str, field: &str, faults: &mut Faults) -> Target {
+        if !self.group.is_empty() {
+            let message = format!("is {:?}, must be \"\" (the core group)", self.group);
+            faults.add(format!("{field}.group"), message);
+        }
+        match self.kind {
+            TargetKind::Service => Target::Service(self.name.as_str().into()),
+            TargetKind::Namespace => own_namespace(&self.name, namespace, field, faults),
+        }
+    }
+}
+
+impl Attach for AttachRef {
+    fn target(&self, namespace: &str, field: &str, faults: &mut Faults) -> Target {
+        let route = self.kind.route();
+        let group = route.map_or("", |_| GROUP);
+        if self.group != group {
+            let message = format!("is {:?}, {GROUP_FITS}", self.group);
+            faults.add(format!("{field}.group"), message);
+        }
+        if route.is_none() && self.section_name.is_some() {
+            faults.add(format!("{field}.sectionName"), SECTION_FITS);
+        }
+        let name = self.name.as_str();
+        match (self.kind, route) {
+            (_, Some(kind)) => Target::Route {
+                kind,
+                name: name.into(),
+                rule: self.section_name.as_deref().map(Into::into),
+            },
+            (AttachKind::Namespace, None) => own_namespace(name, namespace, field, faults),
+            (_, None) => Target::Service(name.into()),
+        }
+    }
+}
+
+fn own_namespace(name: &str, namespace: &str, field: &str, faults: &mut Faults) -> Target {
+    if name != namespace {
+        let message =
+            format!("is {name:?}, must be {namespace:?}: a policy is for its own namespace only");
+        faults.add(format!("{field}.name"), message);
+    }
+    Target::Namespace
+}
 
 /// Whom the policy with this `spec` is for, of which `read` could be read.
-pub(super) fn read(
+pub(super) fn read<T: Attach>(
     namespace: &str,
-    read: (Option<&Vec<TargetRef>>, Option<&PodSelector>),
+    read: (Option<&Vec<T>>, Option<&PodSelector>),
     written: &Value,
     faults: &mut Faults,
 ) -> Scope {
@@ -28,27 +81,11 @@ pub(super) fn read(
     }
 }
 
-fn targets(namespace: &str, refs: &[TargetRef], faults: &mut Faults) -> Vec<Target> {
+fn targets<T: Attach>(namespace: &str, refs: &[T], faults: &mut Faults) -> Vec<Target> {
     let mut targets = Vec::new();
     for (index, reference) in refs.iter().enumerate() {
         let field = format!("spec.targetRefs[{index}]");
-        if !reference.group.is_empty() {
-            let message = format!("is {:?}, must be \"\" (the core group)", reference.group);
-            faults.add(format!("{field}.group"), message);
-        }
-        let target = match reference.kind {
-            TargetKind::Service => Target::Service(reference.name.as_str().into()),
-            TargetKind::Namespace => {
-                if reference.name != namespace {
-                    let message = format!(
-                        "is {:?}, must be {namespace:?}: a policy is for its own namespace only",
-                        reference.name
-                    );
-                    faults.add(format!("{field}.name"), message);
-                }
-                Target::Namespace
-            }
-        };
+        let target = reference.target(namespace, &field, faults);
         if targets.contains(&target) {
             faults.add(field, "names a target that stands before it already");
         } else {

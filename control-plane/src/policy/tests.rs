@@ -8,6 +8,7 @@ use super::definition::definition;
 use super::parse::{self, Parsed};
 use crate::core::objects::Target;
 use crate::core::resolve::service_policy;
+use crate::core::routes::RouteKind;
 use crate::core::scope::{Requirement, Scope, Selector};
 
 fn read(spec: &str) -> Result<Parsed, Vec<FieldError>> {
@@ -293,10 +294,49 @@ fn a_policy_is_for_its_own_namespace_only() {
     assert!(targets("targetRefs: []").is_err());
     let missing = targets("retries: {}").unwrap_err();
     assert_eq!(missing[0].field, "spec");
-    let route =
-        targets("targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}]")
-            .unwrap_err();
-    assert_eq!(route[0].field, "spec.targetRefs[0].kind");
+}
+
+#[test]
+fn a_policy_may_be_for_a_route_or_for_one_rule_of_it() {
+    let targets = |text: &str| {
+        let value: Value = serde_saphyr::from_str(text).unwrap();
+        parse::spec("shop", "p", &value)
+    };
+    let group = "group: gateway.networking.k8s.io";
+    let parsed = targets(&format!(
+        "targetRefs: [{{{group}, kind: HTTPRoute, name: a}}, \
+         {{{group}, kind: GRPCRoute, name: a, sectionName: b}}]"
+    ));
+    let route = |kind, rule: Option<&str>| Target::Route {
+        kind,
+        name: "a".into(),
+        rule: rule.map(Into::into),
+    };
+    assert_eq!(
+        parsed.unwrap().scope.targets(),
+        [
+            route(RouteKind::Http, None),
+            route(RouteKind::Grpc, Some("b"))
+        ]
+    );
+    let faults = targets(&format!(
+        "{{targetRefs: [{{{group}, kind: HTTPRoute, name: a}}], outbound: {{}}, \
+         circuitBreaker: {{maxRequests: 1, probes: 2}}, \
+         rateLimits: [{{name: a, limit: {{requests: 1, per: second}}}}]}}"
+    ));
+    let fields: Vec<String> = faults
+        .unwrap_err()
+        .into_iter()
+        .map(|fault| fault.field)
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            "spec.outbound",
+            "spec.circuitBreaker.probes",
+            "spec.rateLimits[0].enforcedAt"
+        ]
+    );
 }
 
 fn of_pods(text: &str) -> Result<Parsed, Vec<String>> {

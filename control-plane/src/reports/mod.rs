@@ -189,13 +189,13 @@ impl Sidecars {
         }
         for applied in report.applied {
             if let Some(key) = self.key(node, &applied.type_url, &applied.name) {
-                let version = self.version(&key, &applied.version);
+                let version = self.version(node, &key, &applied.version);
                 sidecar.apply(key, version);
             }
         }
         for refused in report.refused {
             if let Some(key) = self.key(node, &refused.type_url, &refused.name) {
-                let version = self.version(&key, &refused.version);
+                let version = self.version(node, &key, &refused.version);
                 sidecar.refuse(key, version, &refused.reason);
             }
         }
@@ -251,8 +251,8 @@ impl Sidecars {
         Some((kind, name))
     }
 
-    fn version(&self, (kind, name): &(ResourceType, Name), version: &str) -> Name {
-        let held = self.store.exact(*kind, name);
+    fn version(&self, node: &Node, (kind, name): &(ResourceType, Name), version: &str) -> Name {
+        let held = self.store.exact_for(*kind, name, &node.namespace);
         let held = held.filter(|held| *held.version == *version);
         held.map_or_else(|| shortened(version).into(), |held| held.version.clone())
     }

@@ -5,12 +5,12 @@
 //! refused some version of it. It has a policy when it has applied the present
 //! version of every resource in which the policy takes part.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Sidecars;
 use super::sidecar::{Sidecar, State};
 use crate::core::objects::{Id, Kind, Name};
-use crate::core::store::{ResourceType, Store};
+use crate::core::store::{Resource, ResourceType, Store};
 use crate::stream::session::Node;
 
 /// What was counted for one policy.
@@ -46,14 +46,21 @@ pub struct Refusal {
 struct Part {
     version: Name,
     policies: Vec<usize>,
+    /// What sidecars of these namespaces have in its place.
+    variants: BTreeMap<Name, Part>,
+}
+
+impl Part {
+    /// As a sidecar of a namespace has it.
+    fn of(&self, namespace: &str) -> &Self {
+        self.variants.get(namespace).unwrap_or(self)
+    }
 }
 
 /// The policies of a store, by number, and where each takes part.
 struct Parts {
     ids: Vec<Id>,
     by_resource: HashMap<(ResourceType, Name), Part>,
-    /// Services by name, for the breakers.
-    services: HashMap<Name, Vec<usize>>,
 }
 
 impl Parts {
@@ -61,29 +68,33 @@ impl Parts {
         let mut parts = Self {
             ids: Vec::new(),
             by_resource: HashMap::new(),
-            services: HashMap::new(),
         };
         let mut numbers: HashMap<Id, usize> = HashMap::new();
         // No policy takes part in an Endpoint.
         for kind in [ResourceType::Service, ResourceType::Workload] {
-            for resource in store.with_policies(kind, of) {
-                let number = |id: &Id| {
-                    *numbers.entry(id.clone()).or_insert_with(|| {
-                        parts.ids.push(id.clone());
-                        parts.ids.len() - 1
-                    })
+            for (general, variants) in store.with_policies(kind, of) {
+                let mut part = |resource: &Resource, variants| {
+                    let number = |id: &Id| {
+                        *numbers.entry(id.clone()).or_insert_with(|| {
+                            parts.ids.push(id.clone());
+                            parts.ids.len() - 1
+                        })
+                    };
+                    let policies = resource.policies_of(of).iter();
+                    Part {
+                        version: resource.version.clone(),
+                        policies: policies.map(number).collect(),
+                        variants,
+                    }
                 };
-                let policies = resource.policies_of(of).iter();
-                let policies: Vec<usize> = policies.map(number).collect();
-                if kind == ResourceType::Service {
-                    let name = resource.name.clone();
-                    parts.services.insert(name, policies.clone());
-                }
-                let version = resource.version.clone();
-                let part = Part { version, policies };
-                parts
-                    .by_resource
-                    .insert((kind, resource.name.clone()), part);
+                let variants = variants.into_iter().map(|(namespace, variant)| {
+                    let variant = part(&variant, BTreeMap::new());
+                    (namespace, variant)
+                });
+                let variants = variants.collect();
+                let whole = part(&general, variants);
+                let key = (kind, general.name.clone());
+                parts.by_resource.insert(key, whole);
             }
         }
         parts
@@ -107,7 +118,7 @@ impl Sidecars {
         let mut touched = Vec::new();
         let known = self.lock();
         for (node, sidecar) in known.iter().filter(|(_, one)| one.is_connected()) {
-            mark(&parts, sidecar, &mut marks, &mut touched);
+            mark(&parts, node, sidecar, &mut marks, &mut touched);
             refusals(
                 &parts,
                 node,
@@ -121,18 +132,25 @@ impl Sidecars {
                 tally.refused += u32::from(mark.refuses);
                 tally.applied += u32::from(!mark.refuses && !mark.behind);
             }
-            breakers(&parts, sidecar, &mut tallies);
+            breakers(&parts, node, sidecar, &mut tallies);
         }
         drop(known);
         parts.ids.into_iter().zip(tallies).collect()
     }
 }
 
-fn mark(parts: &Parts, sidecar: &Sidecar, marks: &mut [Mark], touched: &mut Vec<usize>) {
+fn mark(
+    parts: &Parts,
+    node: &Node,
+    sidecar: &Sidecar,
+    marks: &mut [Mark],
+    touched: &mut Vec<usize>,
+) {
     for (key, version) in &sidecar.applied {
         let Some(part) = parts.by_resource.get(key) else {
             continue;
         };
+        let part = part.of(&node.namespace);
         for policy in &part.policies {
             let mark = subscribed(marks, touched, *policy);
             mark.behind |= part.version != *version;
@@ -151,6 +169,7 @@ fn refusals(
         let Some(part) = parts.by_resource.get(key) else {
             continue;
         };
+        let part = part.of(&node.namespace);
         for policy in &part.policies {
             let mark = subscribed(marks, touched, *policy);
             mark.behind = true;
@@ -181,9 +200,12 @@ fn subscribed<'a>(marks: &'a mut [Mark], touched: &mut Vec<usize>, policy: usize
     mark
 }
 
-fn breakers(parts: &Parts, sidecar: &Sidecar, tallies: &mut [Tally]) {
+fn breakers(parts: &Parts, node: &Node, sidecar: &Sidecar, tallies: &mut [Tally]) {
     for ((service, _), breaker) in &sidecar.breakers {
-        for policy in parts.services.get(service.as_str()).into_iter().flatten() {
+        let key = (ResourceType::Service, Name::from(service.as_str()));
+        let part = parts.by_resource.get(&key);
+        let policies = part.map(|part| &part.of(&node.namespace).policies);
+        for policy in policies.into_iter().flatten() {
             match breaker.state {
                 State::Open => tallies[*policy].open += 1,
                 State::HalfOpen => tallies[*policy].half_open += 1,

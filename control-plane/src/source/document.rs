@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1 as core_v1;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use remora_proto::bounds::{is_label, is_subdomain};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,8 +14,10 @@ use serde_json::Value;
 use super::convert::{self, Errors};
 use super::yaml::{self, Document, Node, Position};
 use crate::core::authorizations::AuthorizationPolicy;
-use crate::core::objects::{Id, Key, Kind, Object, TrafficPolicy};
+use crate::core::objects::{Created, Id, Key, Kind, Object, TrafficPolicy};
+use crate::core::routes::{Route, RouteId, RouteKind};
 use crate::core::scope::Scope;
+use crate::gateway;
 use crate::policy::check::FieldError;
 use crate::policy::{authorization, parse};
 
@@ -119,7 +122,16 @@ fn noted_fields(object: &Object) -> Vec<String> {
         Object::EndpointSlice(_) => vec!["metadata.labels".to_owned()],
         Object::TrafficPolicy(policy) => target_fields(&policy.scope),
         Object::AuthorizationPolicy(policy) => target_fields(&policy.scope),
-        Object::Namespace(_) | Object::Pod(_) | Object::Deployment(_) => Vec::new(),
+        Object::Route(route) => {
+            let parents = route.says.parents.iter();
+            parents
+                .map(|parent| format!("spec.parentRefs[{}]", parent.index))
+                .collect()
+        }
+        Object::Namespace(_)
+        | Object::Pod(_)
+        | Object::ReferenceGrant(_)
+        | Object::Deployment(_) => Vec::new(),
     }
 }
 
@@ -135,6 +147,11 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+/// Gateway API's group, and the versions that are read.
+const GATEWAY: &str = "gateway.networking.k8s.io/";
+const GATEWAY_V1: &str = "gateway.networking.k8s.io/v1";
+const GATEWAY_V1BETA1: &str = "gateway.networking.k8s.io/v1beta1";
+
 /// A kind by its names, `None` for one that has no meaning here; else the field
 /// that is wrong, and what it must be.
 fn known_kind(version: &str, kind: &str) -> Result<Option<Kind>, (&'static str, &'static str)> {
@@ -146,11 +163,17 @@ fn known_kind(version: &str, kind: &str) -> Result<Option<Kind>, (&'static str, 
         ("apps/v1", "Deployment") => Kind::Deployment,
         ("remora.io/v1alpha1", "TrafficPolicy") => Kind::TrafficPolicy,
         ("remora.io/v1alpha1", "AuthorizationPolicy") => Kind::AuthorizationPolicy,
+        (GATEWAY_V1, "HTTPRoute") => Kind::HttpRoute,
+        (GATEWAY_V1, "GRPCRoute") => Kind::GrpcRoute,
+        (GATEWAY_V1 | GATEWAY_V1BETA1, "ReferenceGrant") => Kind::ReferenceGrant,
         (_, "Namespace" | "Service" | "Pod") => return Err(("apiVersion", "must be v1")),
         (_, "EndpointSlice") => return Err(("apiVersion", "must be discovery.k8s.io/v1")),
         (_, "Deployment") => return Err(("apiVersion", "must be apps/v1")),
         (_, "TrafficPolicy" | "AuthorizationPolicy") => {
             return Err(("apiVersion", "must be remora.io/v1alpha1"));
+        }
+        (version, "HTTPRoute" | "GRPCRoute" | "ReferenceGrant") if version.starts_with(GATEWAY) => {
+            return Err(("apiVersion", "must be gateway.networking.k8s.io/v1"));
         }
         (version, _) if version.starts_with("remora.io/") => {
             return Err(("kind", "must be TrafficPolicy or AuthorizationPolicy"));
@@ -235,6 +258,16 @@ fn object(key: &Key, text: &str, node: &Node, value: &Value) -> Result<Object, V
         Kind::AuthorizationPolicy => {
             Object::AuthorizationPolicy(Box::new(authorization_policy(id, value)?))
         }
+        Kind::HttpRoute => Object::Route(Box::new(whole_route(RouteKind::Http, id, value)?)),
+        Kind::GrpcRoute => Object::Route(Box::new(whole_route(RouteKind::Grpc, id, value)?)),
+        Kind::ReferenceGrant => {
+            let (grant, mut faults) = gateway::grant::read(id, value);
+            faults.extend(unknown_fields(value));
+            if !faults.is_empty() {
+                return Err(faults);
+            }
+            Object::ReferenceGrant(Box::new(grant))
+        }
     };
     if errors.0.is_empty() {
         Ok(object)
@@ -252,6 +285,31 @@ fn typed<T: DeserializeOwned>(text: &str, node: &Node) -> Result<T, Vec<FieldErr
             message: error.message,
         }]
     })
+}
+
+/// A route in which everything is of its form; its generation is still to be told.
+fn whole_route(kind: RouteKind, id: Id, value: &Value) -> Result<Route, Vec<FieldError>> {
+    let (route, faults) = route(kind, id, value);
+    let mut errors = unknown_fields(value);
+    errors.extend(faults);
+    if errors.is_empty() {
+        Ok(route)
+    } else {
+        Err(errors)
+    }
+}
+
+/// A route, and what of it is not of its form; its generation is still to be told.
+pub(super) fn route(kind: RouteKind, id: Id, value: &Value) -> (Route, Vec<FieldError>) {
+    let id = RouteId { kind, id };
+    let (says, mut faults) = gateway::route::read(&id, value);
+    let route = Route {
+        created: created(value, &mut faults),
+        generation: 0,
+        id,
+        says,
+    };
+    (route, faults)
 }
 
 /// An AuthorizationPolicy; its generation is still to be told.
@@ -307,23 +365,7 @@ fn unknown_fields(value: &Value) -> Vec<FieldError> {
 /// A policy; its generation is still to be told.
 pub(super) fn policy(id: Id, value: &Value) -> Result<TrafficPolicy, Vec<FieldError>> {
     let mut errors = unknown_fields(value);
-    let created = &value["metadata"]["creationTimestamp"];
-    let created = match created {
-        Value::Null => None,
-        _ => match serde_json::from_value::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>(
-            created.clone(),
-        ) {
-            Ok(time) => Some(time.0.as_second()),
-            Err(error) => {
-                let message = format!("must be a time as in RFC 3339: {error}");
-                errors.push(FieldError {
-                    field: "metadata.creationTimestamp".to_owned(),
-                    message,
-                });
-                None
-            }
-        },
-    };
+    let created = created(value, &mut errors);
     let parsed = parse::spec(&id.namespace, &id.name, &value["spec"]);
     let parsed = whole(parsed, errors)?;
     Ok(TrafficPolicy {
@@ -333,4 +375,23 @@ pub(super) fn policy(id: Id, value: &Value) -> Result<TrafficPolicy, Vec<FieldEr
         scope: parsed.scope,
         settings: parsed.settings,
     })
+}
+
+/// Seconds since the Unix epoch at which the object was made, where it says so.
+fn created(value: &Value, errors: &mut Vec<FieldError>) -> Created {
+    let written = &value["metadata"]["creationTimestamp"];
+    if written.is_null() {
+        return None;
+    }
+    match serde_json::from_value::<Time>(written.clone()) {
+        Ok(time) => Some(time.0.as_second()),
+        Err(error) => {
+            let message = format!("must be a time as in RFC 3339: {error}");
+            errors.push(FieldError {
+                field: "metadata.creationTimestamp".to_owned(),
+                message,
+            });
+            None
+        }
+    }
 }

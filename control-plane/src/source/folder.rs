@@ -195,6 +195,12 @@ fn counted(mut object: Object, before: Option<&Object>) -> Object {
             _ => 1,
         };
     }
+    if let Object::Route(route) = &mut object {
+        route.generation = match before {
+            Some(Object::Route(before)) => before.generation + i64::from(before.says != route.says),
+            _ => 1,
+        };
+    }
     object
 }
 

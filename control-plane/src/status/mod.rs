@@ -7,6 +7,7 @@
 //! - [`plan`]: what a status should be.
 //! - [`pace`]: when it may be written.
 //! - [`present`]: reading and writing it at the API server.
+//! - [`routes`]: the same for the routes of Gateway API.
 //!
 //! The API server must allow `list` of `trafficpolicies` and
 //! `authorizationpolicies`, and `patch` of their `status` (remora.io).
@@ -14,6 +15,7 @@
 pub mod pace;
 pub mod plan;
 pub mod present;
+pub mod routes;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -323,8 +325,7 @@ impl<'a> Writer<'a> {
     /// Once for each kind of failure, until a request succeeds.
     fn complain(&mut self, what: &str, error: &RequestError) {
         let word = error.word();
-        let usual = matches!(error, RequestError::Conflict | RequestError::NotFound);
-        if !usual && self.complained.replace(word) != Some(word) {
+        if !is_usual(error) && self.complained.replace(word) != Some(word) {
             tracing::warn!(error = error.to_string(), "cannot {}", text::clean(what));
         }
     }
@@ -346,6 +347,11 @@ fn change(present: Option<&TrafficPolicyStatus>, desired: &TrafficPolicyStatus) 
     } else {
         Change::Conditions
     })
+}
+
+/// The object is another one by now, or gone.
+fn is_usual(error: &RequestError) -> bool {
+    matches!(error, RequestError::Conflict | RequestError::NotFound)
 }
 
 /// To the second, as Kubernetes writes times.

@@ -5,6 +5,7 @@ use remora_proto::well_known;
 
 use crate::core::objects::{Id, Kind, Target};
 use crate::core::policies::{Condition, Reason};
+use crate::gateway::GROUP;
 use crate::policy::status::{
     AncestorRef, BreakerCounts, PolicyAncestorStatus, SidecarCounts, StatusCondition,
     TrafficPolicyStatus,
@@ -190,14 +191,22 @@ fn reference(policy: &Id, target: &Target) -> AncestorRef {
     let (kind, namespace, name) = match target {
         Target::Service(name) => ("Service", Some(policy.namespace.to_string()), name),
         Target::Namespace => ("Namespace", None, &policy.namespace),
+        Target::Route { kind, name, .. } => {
+            let namespace = Some(policy.namespace.to_string());
+            (kind.as_str(), namespace, name)
+        }
+    };
+    let (group, section_name) = match target {
+        Target::Route { rule, .. } => (GROUP, rule.as_ref().map(ToString::to_string)),
+        // A Service and a Namespace have no parts.
+        Target::Service(_) | Target::Namespace => ("", None),
     };
     AncestorRef {
-        group: String::new(),
+        group: group.to_owned(),
         kind: kind.to_owned(),
         namespace,
         name: name.to_string(),
-        // A Service and a Namespace have no parts.
-        section_name: None,
+        section_name,
     }
 }
 

@@ -129,7 +129,8 @@ impl NodeView<'_> {
 
 impl View for NodeView<'_> {
     fn find(&self, name: &str) -> Option<Arc<Resource>> {
-        let resource = self.store.find(self.kind?, name)?;
+        let namespace = &self.node.namespace;
+        let resource = self.store.find_for(self.kind?, name, namespace)?;
         self.may_have(&resource).then_some(resource)
     }
 
@@ -156,9 +157,9 @@ impl Session {
     pub fn new(store: Arc<Store>, node: Node, admitted: Option<Admitted>) -> Self {
         Self {
             store,
+            mailbox: Arc::new(Mailbox::of(&node.namespace)),
             node,
             admitted,
-            mailbox: Arc::default(),
             types: BTreeMap::new(),
             watched: BTreeSet::new(),
         }

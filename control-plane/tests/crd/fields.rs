@@ -7,7 +7,7 @@ use remora_control_plane::policy::forms;
 use remora_control_plane::policy::units::duration_ms;
 use serde_json::{Value, json};
 
-use super::table::{Bad, FULL, FULL_OF_PODS, Server, spec};
+use super::table::{Bad, FULL, FULL_OF_PODS, FULL_OF_ROUTES, Server, spec};
 
 /// One field: its place in an object, and its schema.
 pub struct Field {
@@ -78,6 +78,8 @@ fn push(field: Field, fields: &mut Vec<Field>) {
 pub fn around(field: &Field) -> Value {
     spec(if field.pointer.starts_with("/podSelector") {
         FULL_OF_PODS
+    } else if field.pointer.ends_with("/sectionName") {
+        FULL_OF_ROUTES
     } else {
         FULL
     })
@@ -89,6 +91,10 @@ pub fn with(field: &Field, value: Option<Value>) -> Value {
     if field.pointer == "/podSelector" && value == Some(Value::Null) {
         // It counts as absent, and one of the two must be there.
         object = spec(FULL);
+    }
+    let is_route = |value: &Value| value == "HTTPRoute" || value == "GRPCRoute";
+    if value.as_ref().is_some_and(is_route) {
+        object = spec(FULL_OF_ROUTES);
     }
     let (parent, name) = field.pointer.rsplit_once('/').unwrap();
     let parent = object

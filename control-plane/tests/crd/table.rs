@@ -107,11 +107,26 @@ podSelector:
 mtls: {mode: Strict, ports: {"9090": Permissive, "65535": Disabled}}
 "#;
 
+/// The same of a policy of routes.
+pub const FULL_OF_ROUTES: &str = r#"
+targetRefs:
+- {group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop, sectionName: canary}
+- {group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}
+circuitBreaker: {maxRequests: 100, maxRetries: 10}
+retries: {attempts: 2, "on": [503], budget: {percent: 20}}
+timeouts: {request: 5s, perTry: 1s, idle: 5m, responseHeaders: 1s}
+rateLimits:
+- {name: a, limit: {requests: 100, per: second}, enforcedAt: Caller}
+"#;
+
 /// Policies that are taken.
 pub fn good() -> Vec<Value> {
     let texts = [
         FULL,
         FULL_OF_PODS,
+        FULL_OF_ROUTES,
+        "targetRefs: [{group: gateway.networking.k8s.io, kind: GRPCRoute, name: a}, {kind: Service, name: a}]",
+        "{targetRefs: [{group: gateway.networking.k8s.io, kind: GRPCRoute, name: a}], circuitBreaker: {}, rateLimits: []}",
         "{}",
         "{podSelector: {}, mtls: {}}",
         "{podSelector: {}, mtls: {ports: {\"8080\": Strict}}}",
@@ -218,6 +233,7 @@ pub fn bad() -> Vec<Bad> {
         server: Server::SameField,
     });
     bad.extend(of_pods());
+    bad.extend(of_routes());
     // No rule of a schema sees the object's own namespace.
     bad.push(Bad {
         spec: spec("targetRefs: [{group: \"\", kind: Namespace, name: other}]"),
@@ -279,6 +295,62 @@ fn of_pods() -> Vec<Bad> {
     bad
 }
 
+/// Policies of routes that are refused.
+fn of_routes() -> Vec<Bad> {
+    let route = "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}]";
+    let bad = |field: &str, server: Server, rest: &str| Bad {
+        spec: spec(&format!("{{{route}, {rest}}}")),
+        field: field.to_owned(),
+        server,
+    };
+    let mut all = vec![
+        bad("spec.outbound", Server::SameField, "outbound: {}"),
+        bad("spec.mtls", Server::SameField, "mtls: {mode: Strict}"),
+        bad(
+            "spec.rateLimits[1].enforcedAt",
+            Server::Names("spec.rateLimits"),
+            "rateLimits: [{name: a, limit: {requests: 1, per: second}, enforcedAt: Caller}, \
+             {name: b, limit: {requests: 1, per: second}}]",
+        ),
+        bad(
+            "spec.rateLimits[0].enforcedAt",
+            Server::Names("spec.rateLimits"),
+            "rateLimits: [{name: a, limit: {requests: 1, per: second}, enforcedAt: Target}]",
+        ),
+    ];
+    for (field, value) in [
+        ("maxConnections", "1"),
+        ("maxPendingRequests", "1"),
+        ("perEndpoint", "{}"),
+        ("scope", "Service"),
+        ("consecutiveFailures", "3"),
+        ("failures", "[5xx]"),
+        ("baseEjection", "1s"),
+        ("maxEjection", "100s"),
+        ("honorRetryAfter", "true"),
+        ("probes", "1"),
+        ("successes", "1"),
+        ("maxEjectedPercent", "50"),
+        ("minEndpoints", "1"),
+    ] {
+        all.push(bad(
+            &format!("spec.circuitBreaker.{field}"),
+            Server::SameField,
+            &format!("circuitBreaker: {{maxRequests: 1, {field}: {value}}}"),
+        ));
+    }
+    // The same rule of a route twice.
+    all.push(Bad {
+        spec: spec(
+            "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a, sectionName: b}, \
+             {group: gateway.networking.k8s.io, kind: HTTPRoute, name: a, sectionName: b}]",
+        ),
+        field: "spec.targetRefs[1]".to_owned(),
+        server: Server::Names("spec.targetRefs"),
+    });
+    all
+}
+
 /// Every list full, every text as long as it may be (but for the values of
 /// headers: an object has 1.5 MiB). No rule may be too dear for it.
 pub fn largest() -> Value {
@@ -319,8 +391,20 @@ const FAULTS: &[(&str, &str)] = &[
         "targetRefs: [{group: apps, kind: Service, name: a}]",
     ),
     (
-        "spec.targetRefs[0].kind",
+        "spec.targetRefs[0].group",
         "targetRefs: [{kind: HTTPRoute, name: a}]",
+    ),
+    (
+        "spec.targetRefs[0].group",
+        "targetRefs: [{group: gateway.networking.k8s.io, kind: Service, name: a}]",
+    ),
+    (
+        "spec.targetRefs[0].sectionName",
+        "targetRefs: [{kind: Service, name: a, sectionName: b}]",
+    ),
+    (
+        "spec.targetRefs[0].kind",
+        "targetRefs: [{group: gateway.networking.k8s.io, kind: TLSRoute, name: a}]",
     ),
     (
         "spec.targetRefs[0].kind",

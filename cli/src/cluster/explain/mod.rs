@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use remora_control_plane::core::objects::{Id, Target, TrafficPolicy};
+use remora_control_plane::core::objects::{Id, Name, Target, TrafficPolicy};
 use remora_control_plane::core::policies::{Named, Policies};
 use remora_control_plane::core::resolve::leaves::{leaves, listed};
 use remora_proto::v1::PolicyReference;
@@ -184,7 +184,7 @@ pub fn explain(given: &Given) -> Explanation {
 fn about<'a>(id: &Id, target: &'a Target) -> Option<(&'a Target, &'static str)> {
     match target {
         Target::Service(name) if *name == id.name => Some((target, "Service")),
-        Target::Service(_) => None,
+        Target::Service(_) | Target::Route { .. } => None,
         Target::Namespace => Some((target, "Namespace")),
     }
 }
@@ -240,10 +240,10 @@ fn in_force_by(id: &Id, policy: &TrafficPolicy, policies: &Policies) -> Vec<&'st
 
 fn refused(given: &Given, policies: &Policies) -> Vec<Refused> {
     let id = &given.service;
-    let named = |service: &Id| match given.reach {
-        _ if service != id => Named::Nothing,
-        EXTERNAL_NAME => Named::External,
-        _ => Named::Service,
+    let named = |_: &Name, target: &Target| match (given.reach, target) {
+        (EXTERNAL_NAME, Target::Service(name)) if *name == id.name => Named::External,
+        (_, Target::Service(name)) if *name == id.name => Named::Service,
+        _ => Named::Nothing,
     };
     let conditions = policies.conditions(named);
     let mut refused = given.broken.clone();

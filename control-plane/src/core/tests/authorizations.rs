@@ -169,7 +169,7 @@ fn both_kinds_of_one_name_are_told_apart() {
     ]);
     for kind in [Kind::TrafficPolicy, Kind::AuthorizationPolicy] {
         let taking_part = world.store.with_policies(ResourceType::Workload, kind);
-        let names: Vec<&str> = taking_part.iter().map(|one| &*one.name).collect();
+        let names: Vec<&str> = taking_part.iter().map(|one| &*one.0.name).collect();
         assert_eq!(names, ["shop/c-1"], "{kind:?}");
     }
     world.delete(Kind::AuthorizationPolicy, "same");

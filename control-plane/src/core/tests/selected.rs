@@ -182,12 +182,12 @@ fn it_is_accepted_on_the_namespace_and_in_conflict_with_nobody() {
     assert_eq!(conditions.len(), 4);
     let named = |kind| world.store.with_policies(kind, Kind::TrafficPolicy);
     let workloads = named(ResourceType::Workload).into_iter();
-    let with = workloads.filter(|one| one.policies.contains(&Id::new("shop", "c")));
-    let with: Vec<String> = with.map(|one| one.name.to_string()).collect();
+    let with = workloads.filter(|one| one.0.policies.contains(&Id::new("shop", "c")));
+    let with: Vec<String> = with.map(|one| one.0.name.to_string()).collect();
     assert_eq!(with, ["shop/w-1"]);
     // What it says of calls to the Service is nothing.
     let services = named(ResourceType::Service).into_iter();
-    let of_service = services.filter(|one| one.policies.contains(&Id::new("shop", "c")));
+    let of_service = services.filter(|one| one.0.policies.contains(&Id::new("shop", "c")));
     assert_eq!(of_service.count(), 0);
 }
 

@@ -21,6 +21,7 @@ mod breaker;
 mod mtls;
 mod rates;
 mod retries;
+mod routes;
 mod scope;
 
 use kube::core::{Reason, Rule};
@@ -32,16 +33,17 @@ pub use breaker::{CircuitBreaker, Limits, Outbound, Scope};
 pub use mtls::{Mtls, MtlsMode};
 pub use rates::{EnforcedAt, HeaderMatch, Match, Mode, PathMatch, Period, Rate, RateLimit};
 pub use retries::{Backoff, Budget, Retries, Timeouts};
+pub use routes::{AT_CALLER, NOT_OF_ROUTES, OF_SERVICES};
 pub use scope::{
-    LabelExpression, ONE_SCOPE, Operator, PodSelector, TargetKind, TargetRef, VALUES_FIT,
-    one_scope, targets_differ,
+    AttachKind, AttachRef, GROUP_FITS, LabelExpression, ONE_SCOPE, Operator, PodSelector,
+    SECTION_FITS, TargetKind, TargetRef, VALUES_FIT, attached_differ, one_scope, targets_differ,
 };
 
 use super::status::TrafficPolicyStatus;
 
 /// How calls to the targets are treated. A block that is absent does nothing; one that is present
-/// and empty gives its defaults. Where a Service and its Namespace both have a policy, the
-/// Service's wins field by field, and a list replaces a list.
+/// and empty gives its defaults. Where a rule, its route, the Service and its Namespace have
+/// policies, the first in this order wins field by field, and a list replaces a list.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "remora.io",
@@ -115,16 +117,33 @@ use super::status::TrafficPolicyStatus;
 #[x_kube(validation = not_of_pods("timeouts"))]
 #[x_kube(validation = not_of_pods("rateLimits"))]
 #[x_kube(validation = mtls_of_pods())]
+#[x_kube(validation = routes::not_of_routes("outbound"))]
+#[x_kube(validation = routes::not_of_routes("mtls"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.maxConnections"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.maxPendingRequests"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.perEndpoint"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.scope"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.consecutiveFailures"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.failures"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.baseEjection"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.maxEjection"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.honorRetryAfter"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.probes"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.successes"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.maxEjectedPercent"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.minEndpoints"))]
+#[x_kube(validation = routes::at_caller())]
 pub struct TrafficPolicySpec {
     /// What the policy is for: Services of its own namespace, or that namespace itself as the
-    /// default for all of its Services. No target is named twice. Either this or podSelector is
-    /// given.
+    /// default for all of its Services, or routes of that namespace or single rules of them (such a
+    /// policy has retries, timeouts, rateLimits with enforcedAt Caller, and of circuitBreaker
+    /// maxRequests and maxRetries). No target is named twice. Either this or podSelector is given.
     ///
     /// Example: [{group: "", kind: Service, name: catalog}].
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
-    #[x_kube(validation = targets_differ())]
-    pub target_refs: Option<Vec<TargetRef>>,
+    #[x_kube(validation = attached_differ())]
+    pub target_refs: Option<Vec<AttachRef>>,
     /// The pods of the policy's namespace of whose ports mtls says what they take, whichever
     /// Services cover them; an empty selector selects all pods. Such a policy has mtls and no other
     /// block, and all of them count: of each port the strictest of what they, the Services that

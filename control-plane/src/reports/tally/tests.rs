@@ -220,3 +220,57 @@ fn a_large_mesh_is_counted_in_little_time() {
     // Milliseconds in the released build; this one is not, and not alone.
     assert!(took.as_millis() < 1_000, "{took:?}");
 }
+
+#[test]
+fn of_a_resource_with_variants_each_sidecar_is_counted_by_its_own() {
+    let mut world = World::new();
+    let make = |content, policies: &[&str]| {
+        let message = v1::ServicePort {
+            port: content,
+            ..v1::ServicePort::default()
+        };
+        let references: Vec<v1::PolicyReference> = policies
+            .iter()
+            .map(|name| v1::PolicyReference {
+                namespace: "shop".to_owned(),
+                name: (*name).to_owned(),
+                generation: 1,
+            })
+            .collect();
+        let name = "shop/cart".into();
+        Resource::new(ResourceType::Service, name, Vec::new(), None, &message)
+            .with_policies(&references)
+    };
+    let (general, variant) = (make(1, &["cart"]), make(2, &["cart", "routes"]));
+    let (version, own) = (general.version.to_string(), variant.version.to_string());
+    let variants = [("team".into(), variant)].into();
+    let store = &world.store;
+    store.set_variants(ResourceType::Service, general, variants);
+    world.connected = ["team", "other"]
+        .map(|namespace| {
+            let node = Node::parse(&format!("sidecar/{namespace}/p/u")).unwrap();
+            world.sidecars.connect(&node, "1", Origin::Reports)
+        })
+        .into();
+    let report = |namespace: &str, version: &str| {
+        let node = Node::parse(&format!("sidecar/{namespace}/p/u")).unwrap();
+        let applied = v1::AppliedResource {
+            type_url: ResourceType::Service.url().to_owned(),
+            name: "shop/cart".to_owned(),
+            version: version.to_owned(),
+        };
+        let report = v1::SidecarReport {
+            applied: vec![applied],
+            ..v1::SidecarReport::default()
+        };
+        world.sidecars.report(&node, report, true);
+    };
+    report("team", &own);
+    report("other", &version);
+    assert_eq!(world.counts("cart"), [2, 2, 0]);
+    assert_eq!(world.counts("routes"), [1, 1, 0]);
+    // What others have is not what this one should have.
+    report("team", &version);
+    assert_eq!(world.counts("cart"), [2, 1, 0]);
+    assert_eq!(world.counts("routes"), [1, 0, 0]);
+}

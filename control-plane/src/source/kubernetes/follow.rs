@@ -50,8 +50,8 @@ const FAILURES_BEFORE_LIST: u32 = 3;
 const ABSENT_RETRY: Duration = Duration::from_secs(2);
 /// How often in a row it must be missing before what was known of it goes.
 const ABSENCES: u32 = 2;
-/// The same where its going opens what was shut: an API server that starts may
-/// not have it for a while.
+/// The same where its going opens what was shut, or sends calls elsewhere: an API
+/// server that starts may not have it for a while.
 const ABSENCES_OF_GUARDS: u32 = 30;
 
 /// What a watch tells.
@@ -78,19 +78,46 @@ pub fn kind<K: Watchable>(
     client: &kube::Client,
     outlet: &Outlet,
 ) -> impl Future<Output = Result<Infallible, Error>> + Send + use<K> {
+    let open = opener::<K>(client);
+    Follower::new(K::KIND, resource::<K>(), 1, outlet.clone()).run(move |_| open())
+}
+
+/// The same of a kind that servers have at one of two versions: the first where
+/// they have both.
+///
+/// # Errors
+/// When the core takes no more events; nothing else ends it.
+pub fn kind_of_two<K: Watchable, L: Watchable>(
+    client: &kube::Client,
+    outlet: &Outlet,
+) -> impl Future<Output = Result<Infallible, Error>> + Send + use<K, L> {
+    let (first, second) = (opener::<K>(client), opener::<L>(client));
+    let open = move |version: u32| {
+        if version.is_multiple_of(2) {
+            first()
+        } else {
+            second()
+        }
+    };
+    Follower::new(K::KIND, resource::<K>(), 2, outlet.clone()).run(open)
+}
+
+fn opener<K: Watchable>(client: &kube::Client) -> impl Fn() -> Stream + Send + use<K> {
     let api: Api<Watched<K>> = Api::all(client.clone());
-    let open = move || {
+    move || {
         let config = watcher::Config::default().page_size(PAGE_SIZE);
         kube::runtime::watcher(api.clone(), config)
             .map_ok(seen)
             .boxed()
-    };
+    }
+}
+
+fn resource<K: Watchable>() -> String {
     let (plural, group) = (K::plural(&()), K::group(&()));
-    let resource = match &*group {
+    match &*group {
         "" => plural.into_owned(),
         group => format!("{plural}.{group}"),
-    };
-    Follower::new(K::KIND, resource, outlet.clone()).run(open)
+    }
 }
 
 fn seen<K>(news: News<Watched<K>>) -> News<Seen> {
@@ -126,10 +153,13 @@ struct Follower {
     standing: Standing,
     backoff: Backoff,
     absences: u32,
+    /// At how many versions the server may have the kind, and which one is tried.
+    versions: u32,
+    version: u32,
 }
 
 impl Follower {
-    fn new(kind: Kind, resource: String, outlet: Outlet) -> Self {
+    fn new(kind: Kind, resource: String, versions: u32, outlet: Outlet) -> Self {
         Self {
             kind,
             resource,
@@ -139,13 +169,15 @@ impl Follower {
             standing: Standing::New,
             backoff: Backoff::default(),
             absences: 0,
+            versions,
+            version: 0,
         }
     }
 
-    async fn run(mut self, open: impl Fn() -> Stream) -> Result<Infallible, Error> {
+    async fn run(mut self, open: impl Fn(u32) -> Stream) -> Result<Infallible, Error> {
         loop {
             self.listing = true;
-            self.follow(&mut open()).await?;
+            self.follow(&mut open(self.version)).await?;
         }
     }
 
@@ -284,9 +316,14 @@ impl Follower {
     async fn failed(&mut self, failure: &Failure) -> Result<bool, Error> {
         let reason = failure.reason;
         // Only what may be installed later may be absent.
-        if reason == Reason::Absent && self.kind.is_policy() {
-            self.absent().await?;
-            tokio::time::sleep(ABSENT_RETRY).await;
+        if reason == Reason::Absent && self.kind.may_be_absent() {
+            self.version = self.version.wrapping_add(1);
+            self.absences = self.absences.saturating_add(1);
+            // It may have the kind at the next version.
+            if self.absences >= self.versions {
+                self.absent().await?;
+                tokio::time::sleep(ABSENT_RETRY).await;
+            }
             return Ok(true);
         }
         self.absences = 0;
@@ -330,22 +367,28 @@ impl Follower {
 
     /// The server does not have the kind: of it there is nothing.
     async fn absent(&mut self) -> Result<(), Error> {
-        self.absences = self.absences.saturating_add(1);
         let enough = match self.kind {
-            Kind::AuthorizationPolicy => ABSENCES_OF_GUARDS,
-            _ => ABSENCES,
+            Kind::TrafficPolicy => ABSENCES,
+            _ => ABSENCES_OF_GUARDS,
         };
         if self.absences < enough && !self.known.is_empty() {
             return Ok(());
         }
         if std::mem::replace(&mut self.standing, Standing::Absent) != Standing::Absent {
-            let message = format!(
-                "the API server does not have {}: there are no policies until its CustomResourceDefinition is installed (kubectl apply -k manifests/install)",
-                self.resource
-            );
-            tracing::warn!(resource = self.resource, "{message}");
             self.outlet.watches.set_failing(self.kind, false);
-            self.outlet.problems.set_watch(self.kind, Some(message));
+            let resource = &self.resource;
+            let missing = format!("the API server does not have {resource}");
+            if self.kind.is_policy() {
+                let message = format!(
+                    "{missing}: there are no policies until its CustomResourceDefinition is installed (kubectl apply -k manifests/install)"
+                );
+                tracing::warn!(resource, "{message}");
+                self.outlet.problems.set_watch(self.kind, Some(message));
+            } else {
+                // Gateway API is for who wants it.
+                tracing::info!(resource, "{missing}: Gateway API is not installed");
+                self.outlet.problems.set_watch(self.kind, None);
+            }
         }
         let mut changes = Changes::default();
         self.known.clear(&mut changes);

@@ -102,7 +102,7 @@ impl Known {
         if faulty || was_faulty {
             changes.faults.push((seen.id.clone(), faults));
         }
-        if self.kind.is_policy() {
+        if self.kind.has_status() {
             let policy = PolicySeen {
                 kind: self.kind,
                 id: seen.id.clone(),
@@ -135,7 +135,7 @@ impl Known {
         if held.faulty {
             changes.faults.push((id.clone(), Vec::new()));
         }
-        if self.kind.is_policy() {
+        if self.kind.has_status() {
             changes.policies.push((id.clone(), None));
         }
     }

@@ -9,6 +9,7 @@
 //! In the order in which an object meets them:
 //! - [`client`]: the connection to the API server.
 //! - [`read`]: one object of the API, read at once to what is needed of it.
+//! - [`gateway`]: the kinds of Gateway API, of which we have no types.
 //! - [`known`]: the objects of one kind: what is new, changed, gone, broken.
 //! - [`follow`]: the watch of one kind, which never gives up.
 //! - [`failure`]: what can go wrong with it, in words, and how long to wait.
@@ -18,6 +19,7 @@
 pub mod client;
 pub mod failure;
 pub mod follow;
+pub mod gateway;
 pub mod known;
 pub mod policies;
 pub mod read;
@@ -30,6 +32,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use self::gateway::{GrpcRoute, HttpRoute, ReferenceGrant, ReferenceGrantV1beta1};
 pub use self::policies::{Policies, PolicySeen};
 pub use self::watches::Watches;
 use crate::core::objects::Event;
@@ -61,6 +64,10 @@ pub struct Cluster {
     pub policies: Arc<Policies>,
     /// Every AuthorizationPolicy, as it was last seen.
     pub authorizations: Arc<Policies>,
+    /// Every HTTPRoute, as it was last seen.
+    pub http_routes: Arc<Policies>,
+    /// Every GRPCRoute, as it was last seen.
+    pub grpc_routes: Arc<Policies>,
     /// How the watches are doing.
     pub watches: Arc<Watches>,
 }
@@ -81,6 +88,8 @@ impl Cluster {
             client,
             policies: Arc::default(),
             authorizations: Arc::default(),
+            http_routes: Arc::default(),
+            grpc_routes: Arc::default(),
             watches: Arc::default(),
         }
     }
@@ -108,15 +117,17 @@ impl Cluster {
         tasks.spawn(follow::kind::<EndpointSlice>(client, &outlet));
         tasks.spawn(follow::kind::<Pod>(client, &outlet));
         tasks.spawn(follow::kind::<TrafficPolicy>(client, &outlet));
-        let outlet_of_guards = follow::Outlet {
-            policies: self.authorizations,
+        let with = |policies: &Arc<Policies>| follow::Outlet {
+            policies: policies.clone(),
             ..outlet.clone()
         };
-        tasks.spawn(follow::kind::<AuthorizationPolicy>(
-            client,
-            &outlet_of_guards,
-        ));
-        drop(outlet_of_guards);
+        let (guards, http) = (with(&self.authorizations), with(&self.http_routes));
+        let grpc = with(&self.grpc_routes);
+        tasks.spawn(follow::kind::<AuthorizationPolicy>(client, &guards));
+        tasks.spawn(follow::kind::<HttpRoute>(client, &http));
+        tasks.spawn(follow::kind::<GrpcRoute>(client, &grpc));
+        tasks.spawn(follow::kind_of_two::<ReferenceGrant, ReferenceGrantV1beta1>(client, &outlet));
+        drop((guards, http, grpc));
         drop(outlet);
         // The first that ends, ends all: dropping the set aborts the others.
         match tasks.join_next().await {

@@ -1,5 +1,5 @@
-//! What is known of each policy of a kind of the cluster, for whoever writes its
-//! status: the core knows only those that could be read, and of these only the
+//! What is known of each policy of a kind of the cluster, and of each route, for
+//! whoever writes its status: the core knows only those that could be read, and of these only the
 //! version that is in force.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::policy::check::FieldError;
 /// One policy, as it was last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicySeen {
-    /// TrafficPolicy or AuthorizationPolicy.
+    /// TrafficPolicy, AuthorizationPolicy, or a kind of route.
     pub kind: Kind,
     /// Namespace and name.
     pub id: Id,
@@ -28,7 +28,7 @@ pub struct PolicySeen {
     /// is good (whether it is in force somewhere is for the core to say).
     pub invalid: Option<Vec<FieldError>>,
     /// The targets of what was last seen, in their order; of an invalid one
-    /// those that can be read.
+    /// those that can be read. A route has none.
     pub targets: Vec<Target>,
 }
 

@@ -18,6 +18,7 @@ use serde::de::{DeserializeOwned, Deserializer};
 use serde_json::Value;
 
 use crate::core::objects::{Id, Kind, Name, Object, Target};
+use crate::core::routes::RouteKind;
 use crate::policy::authorization::schema::AuthorizationPolicy;
 use crate::policy::check::FieldError;
 use crate::policy::schema::TrafficPolicy;
@@ -126,7 +127,7 @@ fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Vec<FieldError>> {
     })
 }
 
-fn generation(value: &Value) -> i64 {
+pub(super) fn generation(value: &Value) -> i64 {
     value["metadata"]["generation"].as_i64().unwrap_or_default()
 }
 
@@ -183,12 +184,19 @@ fn targets(id: &Id, value: &Value) -> Vec<Target> {
     if value["spec"]["podSelector"].is_object() {
         return vec![Target::Namespace];
     }
+    let route = |kind, name: &str, reference: &Value| Target::Route {
+        kind,
+        name: name.into(),
+        rule: reference["sectionName"].as_str().map(Into::into),
+    };
     let listed = value["spec"]["targetRefs"].as_array();
     let target = |reference: &Value| {
         let name = reference["name"].as_str()?;
         match reference["kind"].as_str()? {
             "Service" => Some(Target::Service(name.into())),
             "Namespace" if name == &*id.namespace => Some(Target::Namespace),
+            "HTTPRoute" => Some(route(RouteKind::Http, name, reference)),
+            "GRPCRoute" => Some(route(RouteKind::Grpc, name, reference)),
             _ => None,
         }
     };

@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::core::objects::Kind;
 
 /// The kinds that are watched.
-pub const KINDS: [Kind; 6] = [
+pub const KINDS: [Kind; 9] = [
     Kind::Namespace,
     Kind::Service,
     Kind::EndpointSlice,
     Kind::Pod,
     Kind::TrafficPolicy,
     Kind::AuthorizationPolicy,
+    Kind::HttpRoute,
+    Kind::GrpcRoute,
+    Kind::ReferenceGrant,
 ];
 
 /// How one kind is doing.

@@ -68,6 +68,11 @@ struct World {
 impl World {
     /// Follows `kind` by a script: each stream in turn, which then stays silent.
     fn new(kind: Kind, script: Vec<Vec<Item>>) -> Self {
+        Self::of_versions(kind, 1, script)
+    }
+
+    /// The same of a kind that a server may have at several versions.
+    fn of_versions(kind: Kind, versions: u32, script: Vec<Vec<Item>>) -> Self {
         let (sender, events) = mpsc::channel(64);
         let outlet = Outlet {
             events: sender,
@@ -78,12 +83,13 @@ impl World {
         let script = Mutex::new(VecDeque::from(script));
         let opened = Arc::new(Mutex::new(0));
         let count = opened.clone();
-        let open = move || {
+        let open = move |_| {
             *count.lock().unwrap() += 1;
             let next = script.lock().unwrap().pop_front().unwrap_or_default();
             stream::iter(next).chain(stream::pending()).boxed()
         };
-        tokio::spawn(Follower::new(kind, "things.example".to_owned(), outlet.clone()).run(open));
+        let resource = "things.example".to_owned();
+        tokio::spawn(Follower::new(kind, resource, versions, outlet.clone()).run(open));
         Self {
             outlet,
             events,
@@ -179,6 +185,48 @@ async fn a_kind_that_is_not_installed_is_waited_for_and_may_go_again() {
     assert_eq!(world.problems().len(), 1);
     assert_eq!(world.told(ABSENT_RETRY).await, ["+b"]);
     assert_eq!(world.problems(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn gateway_api_that_is_not_installed_is_no_problem_and_is_seen_when_it_is() {
+    let script = vec![vec![no_list(404)], vec![no_list(404)], list(&["a"])];
+    let mut world = World::new(Kind::HttpRoute, script);
+    for kind in KINDS.into_iter().filter(|kind| *kind != Kind::HttpRoute) {
+        assert!(!world.outlet.watches.set_listed(kind));
+    }
+    assert_eq!(world.told(MOMENT).await, ["synced"], "nobody waits for it");
+    assert_eq!(world.problems(), Vec::<String>::new());
+    assert_eq!(world.figures(Kind::HttpRoute), (0, 0, true));
+    assert_eq!(world.told(2 * ABSENT_RETRY).await, ["+a"]);
+    assert_eq!(world.problems(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_versions_the_one_that_the_server_has_is_followed() {
+    let script = vec![vec![no_list(404)], list(&["a"])];
+    let mut world = World::of_versions(Kind::ReferenceGrant, 2, script);
+    assert_eq!(world.told(MOMENT).await, ["+a"], "without a pause between");
+    assert_eq!(world.figures(Kind::ReferenceGrant), (1, 0, true));
+    let script = vec![vec![no_list(404)], vec![no_list(404)]];
+    let mut world = World::of_versions(Kind::ReferenceGrant, 2, script);
+    assert_eq!(world.told(MOMENT).await, Vec::<String>::new());
+    assert_eq!((world.opened(), world.problems().len()), (2, 0));
+    assert_eq!(world.told(ABSENT_RETRY).await, Vec::<String>::new());
+    assert_eq!(world.opened(), 3);
+}
+
+/// Where a server that starts lacks them for a moment, calls do not go elsewhere.
+#[tokio::test(start_paused = true)]
+async fn routes_go_only_when_their_kind_is_long_gone() {
+    let mut script = list(&["a"]);
+    script.push(no_watch(404));
+    let mut streams = vec![script];
+    streams.extend((0..ABSENCES_OF_GUARDS).map(|_| vec![no_list(404)]));
+    let mut world = World::new(Kind::GrpcRoute, streams);
+    assert_eq!(world.told(MOMENT).await, ["+a"]);
+    let most = ABSENT_RETRY * (ABSENCES_OF_GUARDS - 2);
+    assert_eq!(world.told(most).await, Vec::<String>::new());
+    assert_eq!(world.told(2 * ABSENT_RETRY).await, ["-a"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,131 @@
+//! Whether what a route names as a backend can be taken.
+
+use remora_proto::v1;
+
+use super::{BackendRef, Route};
+use crate::core::index::Index;
+use crate::core::objects::Reach;
+
+/// Why a reference cannot be taken, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefReason {
+    /// Of a kind that is no Service.
+    InvalidKind,
+    /// In another namespace, which grants it not.
+    RefNotPermitted,
+    /// It is not there.
+    BackendNotFound,
+    /// What it speaks is not what the route carries.
+    UnsupportedProtocol,
+}
+
+impl RefReason {
+    /// As it stands in a status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidKind => "InvalidKind",
+            Self::RefNotPermitted => "RefNotPermitted",
+            Self::BackendNotFound => "BackendNotFound",
+            Self::UnsupportedProtocol => "UnsupportedProtocol",
+        }
+    }
+}
+
+/// A reference that cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// In one word.
+    pub reason: RefReason,
+    /// In words: the field, what is wrong, and what to do.
+    pub message: String,
+}
+
+/// A backend as sidecars get it, and why it cannot be taken where it cannot.
+pub fn backend(
+    index: &Index,
+    route: &Route,
+    written: &BackendRef,
+) -> (v1::BackendReference, Option<Unresolved>) {
+    let unresolved = fault(index, route, written).map(|(reason, why)| Unresolved {
+        reason,
+        message: format!("{}: {why}", written.field),
+    });
+    let id = written.id(&route.id.id.namespace);
+    let reference = v1::BackendReference {
+        namespace: id.namespace.to_string(),
+        service: id.name.to_string(),
+        port: written.port.unwrap_or(0).into(),
+        cannot: unresolved
+            .as_ref()
+            .map(|unresolved| unresolved.message.clone())
+            .unwrap_or_default(),
+    };
+    (reference, unresolved)
+}
+
+fn fault(index: &Index, route: &Route, written: &BackendRef) -> Option<(RefReason, String)> {
+    let own = &route.id.id.namespace;
+    if !written.is_service() {
+        let group = if written.group.is_empty() {
+            "core"
+        } else {
+            &written.group
+        };
+        return Some((
+            RefReason::InvalidKind,
+            format!(
+                "{} of {group} is no backend here: name a Service",
+                written.kind
+            ),
+        ));
+    }
+    let id = written.id(own);
+    let is_parent = || route.says.parents.iter().any(|one| one.service(own) == id);
+    // Before anything is said of what is there: that too is not for everybody.
+    if id.namespace != *own && !index.routes.is_granted(&route.id, &id) && !is_parent() {
+        return Some((
+            RefReason::RefNotPermitted,
+            format!(
+                "Service {id} is in another namespace: a ReferenceGrant in {} must allow it from \
+                 {} of {own}",
+                id.namespace,
+                route.id.kind.as_str()
+            ),
+        ));
+    }
+    let Some(service) = index.services.get(&id) else {
+        let why = format!("Service {id} does not exist");
+        return Some((RefReason::BackendNotFound, why));
+    };
+    if service.reach == Reach::ExternalName {
+        let why = format!("Service {id} is an ExternalName, of which there are no endpoints");
+        return Some((RefReason::BackendNotFound, why));
+    }
+    let Some(number) = written.port else {
+        return Some((
+            RefReason::BackendNotFound,
+            format!("a port of Service {id} must be given"),
+        ));
+    };
+    let Some(port) = service.ports.iter().find(|port| port.port == number) else {
+        let ports: Vec<String> = service
+            .ports
+            .iter()
+            .map(|one| one.port.to_string())
+            .collect();
+        let ports = ports.join(", ");
+        return Some((
+            RefReason::BackendNotFound,
+            format!("Service {id} has no port {number}; it has: {ports}"),
+        ));
+    };
+    (port.protocol == v1::Protocol::Tcp).then(|| {
+        (
+            RefReason::UnsupportedProtocol,
+            format!(
+                "port {number} of Service {id} carries bytes, not HTTP, as its appProtocol, its \
+                 name or remora.io/opaque-ports says"
+            ),
+        )
+    })
+}
