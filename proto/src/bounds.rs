@@ -138,6 +138,31 @@ pub fn is_header_name(name: &str) -> bool {
         && !name.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
+/// The name of a header in lower case that a route may change. Those that frame
+/// a message or concern its connection would break what carries it; `host` is
+/// changed by a rewrite; and ours are nobody's to change.
+pub fn is_changeable_header(name: &str) -> bool {
+    const KEPT: [&str; 9] = [
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    // To those behind CGI and their like `-` and `_` are the same.
+    let ours = crate::well_known::header::PREFIX.bytes();
+    let is_ours = name.len() >= ours.len()
+        && name
+            .bytes()
+            .zip(ours)
+            .all(|(byte, ours)| byte == ours || (byte == b'_' && ours == b'-'));
+    is_header_name(name) && !KEPT.contains(&name) && !is_ours
+}
+
 /// The value of a header (RFC 9110, section 5.5): visible ASCII, spaces and
 /// tabs; none of these at its ends, where a reader takes them away.
 pub fn is_header_value(value: &str) -> bool {
@@ -216,6 +241,28 @@ mod tests {
         assert!(is_path("/") && is_path("/a%20b?c") && !is_path("a") && !is_path("/a b"));
         assert!(is_method("POST") && is_method("/a.B/C") && !is_method("P OST"));
         assert!(is_rate_limit_name("per caller") && !is_rate_limit_name(""));
+    }
+
+    #[test]
+    fn what_frames_a_message_is_not_a_routes_to_change() {
+        for name in ["x-canary", "authorization", "x-remo", "set-cookie", "date"] {
+            assert!(is_changeable_header(name), "{name}");
+        }
+        for name in [
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "te",
+            "upgrade",
+            "host",
+            "X-A",
+            "",
+            "x-remora-reason",
+            "x_remora_client-identity",
+            ":authority",
+        ] {
+            assert!(!is_changeable_header(name), "{name}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson;
 use regex_automata::{Anchored, Input};
 use regex_syntax::ParserBuilder;
+use regex_syntax::hir::literal::Extractor;
 use regex_syntax::hir::{Hir, Look};
 
 /// Bytes of a pattern.
@@ -25,6 +26,7 @@ const MAX_NESTING: u32 = 32;
 #[derive(Clone, Debug)]
 pub struct Pattern {
     text: Box<str>,
+    beginning: Box<[u8]>,
     automaton: dense::DFA<Vec<u32>>,
 }
 
@@ -60,6 +62,8 @@ impl Pattern {
             .build()
             .parse(text);
         let parsed = parsed.map_err(|error| PatternError::Syntax(shown(&error)))?;
+        let literals = Extractor::new().extract(&parsed);
+        let beginning = literals.longest_common_prefix().unwrap_or_default().into();
         // Between the ends here, not in the text: `a|b` means either of them whole.
         let ends = |look| Hir::look(look);
         let whole = Hir::concat(vec![ends(Look::Start), parsed, ends(Look::End)]);
@@ -83,6 +87,7 @@ impl Pattern {
             .map_err(|_| PatternError::Complex)?;
         Ok(Self {
             text: text.into(),
+            beginning,
             automaton,
         })
     }
@@ -91,6 +96,28 @@ impl Pattern {
     pub fn matches(&self, text: &[u8]) -> bool {
         let input = Input::new(text).anchored(Anchored::Yes).earliest(true);
         matches!(self.automaton.try_search_fwd(&input), Ok(Some(_)))
+    }
+
+    /// As [`Self::matches`], of a text that does not lie in one piece.
+    pub fn matches_bytes(&self, text: impl Iterator<Item = u8>) -> bool {
+        let start = Input::new("").anchored(Anchored::Yes);
+        let Ok(mut state) = self.automaton.start_state_forward(&start) else {
+            return false;
+        };
+        for byte in text {
+            state = self.automaton.next_state(state, byte);
+            if self.automaton.is_dead_state(state) || self.automaton.is_quit_state(state) {
+                return false;
+            }
+        }
+        // That it is the end is told to an automaton after the last byte.
+        let end = self.automaton.next_eoi_state(state);
+        self.automaton.is_match_state(end)
+    }
+
+    /// With these bytes begins every text that it matches.
+    pub fn beginning(&self) -> &[u8] {
+        &self.beginning
     }
 
     /// Bytes that its automaton takes.
@@ -126,7 +153,27 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, text: &str) -> bool {
-        Pattern::parse(pattern).unwrap().matches(text.as_bytes())
+        let pattern = Pattern::parse(pattern).unwrap();
+        let matches = pattern.matches(text.as_bytes());
+        assert_eq!(pattern.matches_bytes(text.bytes()), matches);
+        assert!(!matches || text.as_bytes().starts_with(pattern.beginning()));
+        matches
+    }
+
+    #[test]
+    fn what_every_text_begins_with_is_known() {
+        for (text, beginning) in [
+            ("/users/[0-9]+", "/users/"),
+            ("/a(b|c)", "/a"),
+            ("/a|/b/c", "/"),
+            ("(?i)/a", "/"),
+            (".*", ""),
+            ("/a", "/a"),
+            ("a?b", ""),
+        ] {
+            let pattern = Pattern::parse(text).unwrap();
+            assert_eq!(pattern.beginning(), beginning.as_bytes(), "{text}");
+        }
     }
 
     #[test]

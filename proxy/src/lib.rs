@@ -10,8 +10,8 @@
 //! - [`http1`] and [`http2`]: the engines, with [`io`] beneath them; [`caller`]:
 //!   whom they serve; [`body`]: what peers send; [`headers`]; [`upstream`]: how
 //!   they are asked to send.
-//! - [`pipeline`]: the life of a request, and in it: [`policy`], the state
-//!   machines; [`attempts`] and [`attempt`]; [`select`] over [`balance`];
+//! - [`pipeline`]: the life of a request, and in it: [`routes`], where it goes;
+//!   [`policy`], the state machines; [`attempts`] and [`attempt`]; [`select`] over [`balance`];
 //!   [`connect`], [`wire`], [`pool`] and [`shared`]; [`exchange`], what a
 //!   request holds; [`grpc`]; [`answer`], what Remora itself says.
 //! - [`inbound`]: the life of a request to the pod; [`authorization`]: whether it
@@ -66,6 +66,7 @@ pub mod probes;
 mod probes_grpc;
 pub mod random;
 pub mod relay;
+pub mod routes;
 pub mod runtime;
 pub mod select;
 pub mod shared;

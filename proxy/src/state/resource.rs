@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use remora_proto::spiffe::SpiffeId;
 
 use crate::policy::authorize::Rules;
 use crate::policy::config::{RateLimit, ServicePolicy};
+use crate::routes::config::PortRoutes;
 
 /// What is spoken on a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +86,8 @@ pub struct ServiceConfig {
     pub internal_traffic_local: bool,
     /// Kind [`ServiceKind::Pod`] only, and there always: the pod itself, its port zero.
     pub pod: Option<EndpointConfig>,
+    /// Where requests on its ports go; each port at most once.
+    pub routes: Vec<Arc<PortRoutes>>,
 }
 
 impl ServiceConfig {

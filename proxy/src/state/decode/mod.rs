@@ -4,16 +4,20 @@
 //! # Layout
 //! - this file: Service, Endpoint, Workload.
 //! - [`policy`]: the policies in them; [`authorization`]: who may call.
+//! - [`routes`], [`filters`]: where requests go, and what is done with them.
 //! - [`names`]: which names and addresses are accepted.
 //! - [`problems`]: how problems are collected and shown.
 
 pub mod authorization;
+pub mod filters;
 pub mod names;
 pub mod policy;
 pub mod problems;
+pub mod routes;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +36,7 @@ use super::resource::{
     ServiceConfig, ServiceKind, ServicePort, WorkloadConfig,
 };
 
+use crate::routes::config::PortRoutes;
 use crate::tls::Trust;
 
 /// Names of what one endpoint's sidecar takes, those of later versions included.
@@ -213,7 +218,20 @@ fn service_config(service: &v1::Service, problems: &mut Problems) -> ServiceConf
         session_affinity,
         internal_traffic_local: service.internal_traffic_local,
         pod,
+        routes: routes(service, kind, problems),
     }
+}
+
+fn routes(
+    service: &v1::Service,
+    kind: ServiceKind,
+    problems: &mut Problems,
+) -> Vec<Arc<PortRoutes>> {
+    if kind != ServiceKind::ClusterIp && !service.routes.is_empty() {
+        problems.add("routes", "are of a Service without an address of its own");
+        return Vec::new();
+    }
+    routes::port_routes(&service.routes, problems)
 }
 
 fn service_ports(ports: &[v1::ServicePort], problems: &mut Problems) -> Vec<ServicePort> {

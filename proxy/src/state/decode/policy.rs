@@ -65,7 +65,8 @@ fn circuit_breaker(breaker: &v1::CircuitBreaker, problems: &mut Problems) -> Cir
     }
 }
 
-fn limits(field: &str, limits: Option<&v1::Limits>, problems: &mut Problems) -> Limits {
+/// Limits, in the field `field`.
+pub fn limits(field: &str, limits: Option<&v1::Limits>, problems: &mut Problems) -> Limits {
     let Some(limits) = limits else {
         return Limits::default();
     };
@@ -158,7 +159,8 @@ fn outbound(outbound: &v1::Outbound, problems: &mut Problems) -> Outbound {
     }
 }
 
-fn retries(retries: &v1::Retries, problems: &mut Problems) -> Retries {
+/// What becomes of an attempt that failed.
+pub fn retries(retries: &v1::Retries, problems: &mut Problems) -> Retries {
     Retries {
         attempts: problems.number("attempts", retries.attempts, 0..=MAX_ATTEMPTS),
         on: retries
@@ -190,7 +192,8 @@ fn budget(budget: &v1::RetryBudget, problems: &mut Problems) -> RetryBudget {
     }
 }
 
-fn timeouts(timeouts: &v1::Timeouts, problems: &mut Problems) -> Timeouts {
+/// Deadlines.
+pub fn timeouts(timeouts: &v1::Timeouts, problems: &mut Problems) -> Timeouts {
     let mut timeout =
         |field, value: Option<u64>| value.map(|value| problems.duration(field, value, 0));
     Timeouts {
@@ -307,7 +310,8 @@ fn methods(field: &str, methods: &[String], problems: &mut Problems) -> Vec<Stri
         .collect()
 }
 
-fn header_name(field: &str, name: &str, problems: &mut Problems) -> String {
+/// A header's name in lower case.
+pub fn header_name(field: &str, name: &str, problems: &mut Problems) -> String {
     problems.text(
         field,
         name,

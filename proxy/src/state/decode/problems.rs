@@ -61,6 +61,11 @@ impl Problems {
         }
     }
 
+    /// Whether there is none so far.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
     /// Decodes a part below `field`.
     pub fn within<T>(
         &mut self,
