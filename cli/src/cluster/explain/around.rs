@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Service;
-use remora_control_plane::core::objects::{Id, Name, Object, TrafficPolicy};
+use remora_control_plane::core::objects::{Id, Name, Object};
 use remora_control_plane::core::routes::{Route, RouteKind};
 use remora_control_plane::gateway::grant;
 use remora_control_plane::source::convert::{self, Errors};
@@ -22,18 +22,44 @@ use crate::cluster::resources::{
 /// Namespaces that are read for the routes of one Service, at most.
 const MAX_NAMESPACES: usize = 64;
 
-/// Everything but the policies of the Service's own namespace, which are `known`.
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Around {
+    /// The objects.
+    pub objects: Vec<Object>,
+    /// What could not be looked at, where something could not.
+    pub doubt: Option<String>,
+}
+
+/// Everything but the Service and the policies of its own namespace; nothing where
+/// it has no routes.
 ///
 /// # Errors
 /// When something is there and cannot be read.
-pub async fn read(api: &Api, service: &Id, known: &[TrafficPolicy]) -> Result<Vec<Object>, Error> {
-    let mut routes = of_kind(api, RouteKind::Http, &HTTP_ROUTES).await?;
-    routes.extend(of_kind(api, RouteKind::Grpc, &GRPC_ROUTES).await?);
+pub async fn read(api: &Api, service: &Id) -> Result<Around, Error> {
+    let mut doubt = None;
+    let mut routes = Vec::new();
+    for (kind, resource) in [
+        (RouteKind::Http, &HTTP_ROUTES),
+        (RouteKind::Grpc, &GRPC_ROUTES),
+    ] {
+        routes.extend(of_kind(api, kind, resource, service, &mut doubt).await?);
+    }
     routes.retain(|route| {
         let namespace = &route.id.id.namespace;
         let mut parents = route.says.parents.iter();
         parents.any(|parent| parent.service(namespace) == *service)
     });
+    let objects = if routes.is_empty() {
+        Vec::new()
+    } else {
+        named(api, service, routes).await?
+    };
+    Ok(Around { objects, doubt })
+}
+
+/// Routes, and what they name.
+async fn named(api: &Api, service: &Id, routes: Vec<Route>) -> Result<Vec<Object>, Error> {
     let mut backends = BTreeSet::from([service.namespace.clone()]);
     let mut callers = BTreeSet::new();
     for route in &routes {
@@ -46,13 +72,6 @@ pub async fn read(api: &Api, service: &Id, known: &[TrafficPolicy]) -> Result<Ve
         .into_iter()
         .map(|route| Object::Route(Box::new(route)))
         .collect();
-    objects.extend(
-        known
-            .iter()
-            .cloned()
-            .map(Box::new)
-            .map(Object::TrafficPolicy),
-    );
     for namespace in backends.iter().take(MAX_NAMESPACES) {
         objects.extend(services(api, namespace).await?);
         if *namespace != service.namespace || !callers.is_empty() {
@@ -84,8 +103,31 @@ async fn list(
     }
 }
 
-async fn of_kind(api: &Api, kind: RouteKind, resource: &Resource) -> Result<Vec<Route>, Error> {
-    let listed = list(api, resource, None).await?;
+/// The routes of a kind; only those of the Service's own namespace where others may
+/// not be read.
+async fn of_kind(
+    api: &Api,
+    kind: RouteKind,
+    resource: &Resource,
+    service: &Id,
+    doubt: &mut Option<String>,
+) -> Result<Vec<Route>, Error> {
+    let listed = match list(api, resource, None).await {
+        Err(error) if error.is_forbidden() => {
+            let own = &service.namespace;
+            *doubt = Some(format!(
+                "routes of other namespaces than {own} were not looked at: {error}"
+            ));
+            match list(api, resource, Some(own)).await {
+                Err(error) if error.is_forbidden() => {
+                    *doubt = Some(format!("routes were not looked at: {error}"));
+                    Vec::new()
+                }
+                listed => listed?,
+            }
+        }
+        listed => listed?,
+    };
     let routes = listed.iter().map(|value| {
         let (mut route, _) = document::route(kind, id(value), value);
         let generation = value["metadata"]["generation"].as_i64();

@@ -43,6 +43,8 @@ pub struct Given {
     pub policies: Vec<TrafficPolicy>,
     /// Policies of its namespace that cannot be in force as they are.
     pub broken: Vec<Refused>,
+    /// What of its routes could not be looked at.
+    pub doubt: Option<String>,
     /// All objects that its routes depend on, itself and policies among them.
     pub objects: Vec<Object>,
 }
@@ -91,13 +93,23 @@ pub async fn from_cluster(api: &Api, namespace: &str, name: &str) -> Result<Give
         other => other,
     })?;
     let (policies, broken) = typed(namespace, policies.items);
-    let objects = around::read(api, &id, &policies).await?;
+    let around = around::read(api, &id).await?;
+    let mut objects = around.objects;
+    objects.extend(
+        policies
+            .iter()
+            .cloned()
+            .map(Box::new)
+            .map(Object::TrafficPolicy),
+    );
+    objects.push(Object::Service(read.clone()));
     Ok(Given {
         service: id,
         reach: shown(&read.reach),
         labels: read.selector,
         policies,
         broken,
+        doubt: around.doubt,
         objects,
     })
 }
@@ -185,6 +197,7 @@ pub fn from_files(folders: &[PathBuf], namespace: &str, name: &str) -> Result<Gi
     let (reach, labels) = found.ok_or_else(|| no_service(namespace, name))?;
     Ok(Given {
         broken: broken.collect(),
+        doubt: None,
         objects,
         reach,
         labels,

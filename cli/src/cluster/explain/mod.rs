@@ -81,6 +81,9 @@ pub struct Explanation {
     pub not_in_force: Vec<Refused>,
     /// The routes that name it as their parent.
     pub routes: Vec<routes::Routed>,
+    /// What of the routes could not be looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
     /// The way of the request that was asked about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<request::Way>,
@@ -213,6 +216,7 @@ pub fn explain(mut given: Given, asked: &request::Asked) -> Result<Explanation, 
         of_pods: of_pods(given, &policies),
         not_in_force: refused(given, &policies),
         routes: together.routes(),
+        doubt: given.doubt.clone(),
         request,
     })
 }

@@ -44,6 +44,9 @@ pub fn text(explanation: &Explanation, paint: Paint) -> String {
         text.push_str(&pods(&explanation.of_pods).text(paint));
     }
     text.push_str(&show_routes::routes(&explanation.routes, paint));
+    if let Some(doubt) = &explanation.doubt {
+        text.push_str(&format!("\n{}\n", paint.text(Tone::Notice, doubt)));
+    }
     if !explanation.not_in_force.is_empty() {
         text.push_str("\nNot in force:\n");
         for refused in &explanation.not_in_force {
