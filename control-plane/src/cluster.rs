@@ -211,18 +211,6 @@ pub fn elect(tasks: &mut Tasks, shared: Shared, replica: Option<Replica>) -> Opt
             &decided.authorization_conditions,
         ),
     ];
-    let routes = |kind, seen: &Arc<Policies>| status::routes::Inputs {
-        kind,
-        statuses: status::routes::present::Statuses::new(client.clone(), kind),
-        routes: seen.clone(),
-        verdicts: decided.route_verdicts.subscribe(),
-        leadership: leadership.clone(),
-        writes: writes.clone(),
-    };
-    let of_routes = [
-        routes(RouteKind::Http, &cluster.http_routes),
-        routes(RouteKind::Grpc, &cluster.grpc_routes),
-    ];
     let events = events::Inputs {
         client: client.clone(),
         pod: replica.pod.clone(),
@@ -246,9 +234,7 @@ pub fn elect(tasks: &mut Tasks, shared: Shared, replica: Option<Replica>) -> Opt
     for status in statuses {
         tasks.spawn(async move { match status::keep(status).await {} });
     }
-    for status in of_routes {
-        tasks.spawn(async move { match status::routes::keep(status).await {} });
-    }
+    write_routes(tasks, cluster, decided, (&leadership, &writes));
     tasks.spawn(async move { match events::keep(events).await {} });
     tasks.spawn(tell_address(leadership.clone(), shared.events));
     let ending = shared.ending;
@@ -261,6 +247,29 @@ pub fn elect(tasks: &mut Tasks, shared: Shared, replica: Option<Replica>) -> Opt
         writes,
         events: written,
     })
+}
+
+/// The statuses of routes, each kind by a task of its own.
+fn write_routes(
+    tasks: &mut Tasks,
+    cluster: &Cluster,
+    decided: &Decided,
+    (leadership, writes): (&Leadership, &Arc<status::Writes>),
+) {
+    for (kind, seen) in [
+        (RouteKind::Http, &cluster.http_routes),
+        (RouteKind::Grpc, &cluster.grpc_routes),
+    ] {
+        let inputs = status::routes::Inputs {
+            kind,
+            statuses: status::routes::present::Statuses::new(cluster.client.clone(), kind),
+            routes: seen.clone(),
+            verdicts: decided.route_verdicts.subscribe(),
+            leadership: leadership.clone(),
+            writes: writes.clone(),
+        };
+        tasks.spawn(async move { match status::routes::keep(inputs).await {} });
+    }
 }
 
 /// Where reports go, into every Workload.

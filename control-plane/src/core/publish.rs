@@ -22,6 +22,7 @@ use super::resolve;
 use super::routes::RouteId;
 use super::routes::attach::attach;
 use super::routes::judged::{Judged, Verdicts};
+use super::routes::rule::all_policies;
 use super::store::{Resource, ResourceType, Store};
 
 /// Publishes into a store.
@@ -216,18 +217,6 @@ fn reach(service: &Service) -> Option<(&Service, v1::service::Kind, &[IpAddr])> 
         Reach::Headless => Some((service, v1::service::Kind::Headless, &[])),
         Reach::ExternalName => None,
     }
-}
-
-/// Its own, and those of the rules of its routes.
-fn all_policies(service: &v1::Service) -> Vec<v1::PolicyReference> {
-    let mut all = service.policies.clone();
-    let rules = service.routes.iter().flat_map(|routes| &routes.rules);
-    for policy in rules.flat_map(|rule| &rule.policies) {
-        if !all.contains(policy) {
-            all.push(policy.clone());
-        }
-    }
-    all
 }
 
 fn service_port(port: &super::objects::ServicePort) -> v1::ServicePort {

@@ -5,11 +5,11 @@
 //! # Layout
 //! - [`findings`]: what is found wrong, and the reading of fields.
 //! - [`route`]: a whole route, and its rules.
-//! - [`parents`]: `parentRefs`.
-//! - [`matches`]: `matches`.
-//! - [`filters`]: `filters`, of rules and of backends.
+//! - [`parents`]: the list `parentRefs`.
+//! - [`matches`]: what of a request must hold.
+//! - [`filters`]: those of rules, and of backends.
 //! - [`cors`]: the largest of them.
-//! - [`conduct`]: `timeouts`, `retry`, `sessionPersistence`.
+//! - [`conduct`]: timeouts, retries, sessions.
 //! - [`grant`]: a ReferenceGrant.
 
 pub mod conduct;

@@ -12,6 +12,8 @@ mod leading;
 #[cfg(test)]
 mod replica;
 #[cfg(test)]
+mod routes;
+#[cfg(test)]
 // Shared with `whole`, which uses all of it.
 #[allow(dead_code)]
 #[path = "../whole/sidecar.rs"]

@@ -71,6 +71,7 @@ impl World {
         let (group, version) = match kind {
             "EndpointSlice" => ("discovery.k8s.io", "v1"),
             "TrafficPolicy" | "AuthorizationPolicy" => ("remora.io", "v1alpha1"),
+            "HTTPRoute" | "GRPCRoute" | "ReferenceGrant" => ("gateway.networking.k8s.io", "v1"),
             "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1"),
             "Event" => ("events.k8s.io", "v1"),
             "Lease" => ("coordination.k8s.io", "v1"),
@@ -100,6 +101,7 @@ impl World {
         let api_version = match kind {
             "EndpointSlice" => "discovery.k8s.io/v1",
             "TrafficPolicy" | "AuthorizationPolicy" => "remora.io/v1alpha1",
+            "HTTPRoute" | "GRPCRoute" | "ReferenceGrant" => "gateway.networking.k8s.io/v1",
             _ => "v1",
         };
         object["apiVersion"] = api_version.into();

@@ -80,6 +80,19 @@ pub fn resolve(
     })
 }
 
+/// The policies that take part in a Service: its own, and those of the rules of
+/// its routes.
+pub fn all_policies(service: &v1::Service) -> Vec<v1::PolicyReference> {
+    let mut all = service.policies.clone();
+    let rules = service.routes.iter().flat_map(|routes| &routes.rules);
+    for policy in rules.flat_map(|rule| &rule.policies) {
+        if !all.contains(policy) {
+            all.push(policy.clone());
+        }
+    }
+    all
+}
+
 fn reference(route: &Route, rule: &Rule, place: usize) -> v1::RouteReference {
     v1::RouteReference {
         kind: route.id.kind.as_str().to_owned(),

@@ -227,13 +227,14 @@ fn a_grpc_route_has_its_port_before_every_http_route() {
     assert!(world.said(RouteKind::Http, "h", ACCEPTED).0);
 }
 
-#[test]
-fn the_routes_own_timeouts_and_retries_win_over_policies_rule_over_route_over_service() {
+const OF_ROUTE: &str = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}";
+const OF_RULE: &str =
+    "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a, sectionName: canary}";
+
+/// With a route that says something itself, and policies of it and of its parent.
+fn layered() -> World {
     let rule = "{name: canary, timeouts: {request: 7s, backendRequest: 0s}, retry: {codes: [500], backoff: 1s}, backendRefs: [{name: cart, port: 80}]}";
-    let of_route = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}";
-    let of_rule =
-        "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a, sectionName: canary}";
-    let mut world = shop([
+    shop([
         http("a", 1, rule),
         traffic_policy(
             "service",
@@ -242,12 +243,17 @@ fn the_routes_own_timeouts_and_retries_win_over_policies_rule_over_route_over_se
         ),
         traffic_policy(
             "route",
-            of_route,
+            OF_ROUTE,
             "retries: {methods: [PATCH]}, timeouts: {responseHeaders: 3s}, circuitBreaker: {maxRequests: 5, maxRetries: 1}, rateLimits: [{name: r, limit: {requests: 1, per: second}, enforcedAt: Caller}]",
         ),
-    ]);
+    ])
+}
+
+#[test]
+fn the_routes_own_timeouts_and_retries_win_over_policies() {
+    let world = layered();
     let rule = world.rule();
-    let retries = rule.retries.clone().unwrap();
+    let retries = rule.retries.unwrap();
     assert_eq!(
         retries.attempts, 1,
         "the route's default, since it has retry"
@@ -270,6 +276,12 @@ fn the_routes_own_timeouts_and_retries_win_over_policies_rule_over_route_over_se
             response_headers_ms: Some(3_000),
         })
     );
+}
+
+#[test]
+fn of_policies_the_rules_wins_over_the_routes_and_each_is_counted() {
+    let mut world = layered();
+    let rule = world.rule();
     let limits = rule.limits.unwrap();
     assert_eq!(
         (limits.max_requests, limits.max_retries),
@@ -283,7 +295,7 @@ fn the_routes_own_timeouts_and_retries_win_over_policies_rule_over_route_over_se
     assert_eq!(names(&rule), ["route"]);
     world.apply([traffic_policy(
         "rule",
-        of_rule,
+        OF_RULE,
         "circuitBreaker: {maxRequests: 2}, rateLimits: []",
     )]);
     let rule = world.rule();
@@ -341,13 +353,10 @@ fn a_retry_without_codes_is_of_what_was_not_processed_or_as_policies_say() {
 
 #[test]
 fn policies_of_routes_are_judged_by_what_is_there() {
-    let of_route = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}";
-    let of_rule =
-        "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a, sectionName: canary}";
     let mut world = shop([
-        traffic_policy("first", of_route, "timeouts: {request: 1s}"),
-        traffic_policy("second", of_route, "timeouts: {request: 2s}"),
-        traffic_policy("rule", of_rule, "timeouts: {request: 3s}"),
+        traffic_policy("first", OF_ROUTE, "timeouts: {request: 1s}"),
+        traffic_policy("second", OF_ROUTE, "timeouts: {request: 2s}"),
+        traffic_policy("rule", OF_RULE, "timeouts: {request: 3s}"),
     ]);
     let reasons = world.reasons();
     assert!(

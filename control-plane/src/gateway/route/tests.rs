@@ -393,91 +393,93 @@ fn filters_that_cannot_stand_together_are_incompatible() {
     assert_eq!(changes.set[0].value, "b");
 }
 
+const NOT_OF_ITS_FORM: &[(&str, &str)] = &[
+    ("rules: 3", "spec.rules"),
+    ("rules: [7]", "spec.rules[0]"),
+    ("rulez: []", "spec.rulez"),
+    ("rules: [{macthes: []}]", "spec.rules[0].macthes"),
+    (
+        "rules: [{matches: [{path: {value: a}}]}]",
+        "spec.rules[0].matches[0].path.value",
+    ),
+    (
+        "rules: [{matches: [{path: {value: /a//b}}]}]",
+        "spec.rules[0].matches[0].path.value",
+    ),
+    (
+        "rules: [{matches: [{headers: [{name: a}]}]}]",
+        "spec.rules[0].matches[0].headers[0].value",
+    ),
+    (
+        "rules: [{matches: [{headers: [{name: 'a b', value: c}]}]}]",
+        "spec.rules[0].matches[0].headers[0].name",
+    ),
+    (
+        "rules: [{filters: [{type: URLRewrite}]}]",
+        "spec.rules[0].filters[0].urlRewrite",
+    ),
+    (
+        "rules: [{filters: [{type: URLRewrite, urlRewrite: {}, cors: {}}]}]",
+        "spec.rules[0].filters[0].cors",
+    ),
+    (
+        "rules: [{matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]}]",
+        "spec.rules[0].filters[0].urlRewrite.path.replacePrefixMatch",
+    ),
+    (
+        "rules: [{filters: [{type: RequestRedirect, requestRedirect: {}}], backendRefs: [{name: a, port: 1}]}]",
+        "spec.rules[0].backendRefs",
+    ),
+    (
+        "rules: [{backendRefs: [{name: a}]}]",
+        "spec.rules[0].backendRefs[0].port",
+    ),
+    (
+        "rules: [{backendRefs: [{name: a, port: 80, weight: 1000001}]}]",
+        "spec.rules[0].backendRefs[0].weight",
+    ),
+    (
+        "rules: [{backendRefs: [{name: a, port: 0}]}]",
+        "spec.rules[0].backendRefs[0].port",
+    ),
+    (
+        "rules: [{timeouts: {request: soon}}]",
+        "spec.rules[0].timeouts.request",
+    ),
+    (
+        "rules: [{timeouts: {request: 1s, backendRequest: 2s}}]",
+        "spec.rules[0].timeouts.backendRequest",
+    ),
+    (
+        "rules: [{retry: {codes: [200]}}]",
+        "spec.rules[0].retry.codes[0]",
+    ),
+    (
+        "rules: [{sessionPersistence: {type: Header}}]",
+        "spec.rules[0].sessionPersistence.header",
+    ),
+    (
+        "rules: [{sessionPersistence: {cookie: {lifetimeType: Permanent}}}]",
+        "spec.rules[0].sessionPersistence.absoluteTimeout",
+    ),
+    ("rules: [{name: a}, {name: a}]", "spec.rules[1].name"),
+    (
+        "parentRefs: [{kind: Service, group: ''}]",
+        "spec.parentRefs[0].name",
+    ),
+    (
+        "parentRefs: [{kind: Service, group: '', name: a}, {kind: Service, group: '', name: a}]",
+        "spec.parentRefs[1]",
+    ),
+    (
+        "rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 1}, percent: 1, fraction: {numerator: 1}}}]}]",
+        "spec.rules[0].filters[0].requestMirror",
+    ),
+];
+
 #[test]
 fn what_is_not_of_its_form_is_said_with_its_field() {
-    for (text, field) in [
-        ("rules: 3", "spec.rules"),
-        ("rules: [7]", "spec.rules[0]"),
-        ("rulez: []", "spec.rulez"),
-        ("rules: [{macthes: []}]", "spec.rules[0].macthes"),
-        (
-            "rules: [{matches: [{path: {value: a}}]}]",
-            "spec.rules[0].matches[0].path.value",
-        ),
-        (
-            "rules: [{matches: [{path: {value: /a//b}}]}]",
-            "spec.rules[0].matches[0].path.value",
-        ),
-        (
-            "rules: [{matches: [{headers: [{name: a}]}]}]",
-            "spec.rules[0].matches[0].headers[0].value",
-        ),
-        (
-            "rules: [{matches: [{headers: [{name: 'a b', value: c}]}]}]",
-            "spec.rules[0].matches[0].headers[0].name",
-        ),
-        (
-            "rules: [{filters: [{type: URLRewrite}]}]",
-            "spec.rules[0].filters[0].urlRewrite",
-        ),
-        (
-            "rules: [{filters: [{type: URLRewrite, urlRewrite: {}, cors: {}}]}]",
-            "spec.rules[0].filters[0].cors",
-        ),
-        (
-            "rules: [{matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]}]",
-            "spec.rules[0].filters[0].urlRewrite.path.replacePrefixMatch",
-        ),
-        (
-            "rules: [{filters: [{type: RequestRedirect, requestRedirect: {}}], backendRefs: [{name: a, port: 1}]}]",
-            "spec.rules[0].backendRefs",
-        ),
-        (
-            "rules: [{backendRefs: [{name: a}]}]",
-            "spec.rules[0].backendRefs[0].port",
-        ),
-        (
-            "rules: [{backendRefs: [{name: a, port: 80, weight: 1000001}]}]",
-            "spec.rules[0].backendRefs[0].weight",
-        ),
-        (
-            "rules: [{backendRefs: [{name: a, port: 0}]}]",
-            "spec.rules[0].backendRefs[0].port",
-        ),
-        (
-            "rules: [{timeouts: {request: soon}}]",
-            "spec.rules[0].timeouts.request",
-        ),
-        (
-            "rules: [{timeouts: {request: 1s, backendRequest: 2s}}]",
-            "spec.rules[0].timeouts.backendRequest",
-        ),
-        (
-            "rules: [{retry: {codes: [200]}}]",
-            "spec.rules[0].retry.codes[0]",
-        ),
-        (
-            "rules: [{sessionPersistence: {type: Header}}]",
-            "spec.rules[0].sessionPersistence.header",
-        ),
-        (
-            "rules: [{sessionPersistence: {cookie: {lifetimeType: Permanent}}}]",
-            "spec.rules[0].sessionPersistence.absoluteTimeout",
-        ),
-        ("rules: [{name: a}, {name: a}]", "spec.rules[1].name"),
-        (
-            "parentRefs: [{kind: Service, group: ''}]",
-            "spec.parentRefs[0].name",
-        ),
-        (
-            "parentRefs: [{kind: Service, group: '', name: a}, {kind: Service, group: '', name: a}]",
-            "spec.parentRefs[1]",
-        ),
-        (
-            "rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 1}, percent: 1, fraction: {numerator: 1}}}]}]",
-            "spec.rules[0].filters[0].requestMirror",
-        ),
-    ] {
+    for (text, field) in NOT_OF_ITS_FORM {
         let (says, faults) = http(text);
         assert!(faults.iter().any(|one| one == field), "{text}: {faults:?}");
         let judged = says.fault.is_some() || says.rules.iter().any(|rule| rule.fault.is_some());
