@@ -29,6 +29,15 @@ pub struct Line<'a> {
     pub protocol: &'static str,
     /// The service, or for inbound the pod's port.
     pub service: &'a str,
+    /// The route by whose rule it went: `namespace/name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<&'a str>,
+    /// The rule's name, or its place in the route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<&'a str>,
+    /// The rule's backend: `namespace/name:port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<&'a str>,
     /// The pod (or address) that answered, where one did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<&'a str>,
@@ -171,6 +180,9 @@ mod tests {
             direction: "outbound",
             protocol: "http",
             service: "shop/catalog",
+            route: None,
+            rule: None,
+            backend: None,
             endpoint: Some("catalog-1"),
             peer: "10.0.0.1:5".parse().unwrap(),
             identity: None,

@@ -247,7 +247,36 @@ async fn stats(State(admin): State<Arc<Admin>>) -> Json<Value> {
         "bad_requests": shared.connections.bad_requests.load(Relaxed),
         "outbound": outbound,
         "inbound": inbound,
+        "routes": snapshot.services().flat_map(routes_of).collect::<Vec<_>>(),
     }))
+}
+
+/// Each rule of a service's routes, with its backends.
+fn routes_of(service: &Arc<Service>) -> Vec<Value> {
+    let ports = service.routing.iter().flat_map(|routing| routing.ports());
+    let rules = ports.flat_map(|port| port.rules().iter().map(move |rule| (port, rule)));
+    rules
+        .map(|(port, rule)| {
+            let backends: Vec<Value> = rule
+                .config
+                .backends
+                .iter()
+                .zip(&rule.backends)
+                .map(|(backend, counters)| {
+                    json!({
+                        "backend": *counters.name, "weight": backend.weight, "cannot": backend.to.cannot,
+                        "classes": counters.classes(),
+                    })
+                })
+                .collect();
+            json!({
+                "service": *service.name, "ports": port.config.ports, "kind": rule.config.route.kind,
+                "route": *rule.route, "rule": *rule.label, "cannot": rule.config.cannot, "backends": backends,
+                "nowhere": rule.nowhere.classes(),
+                "requests_in_flight": rule.runtime.limits.in_use(Kind::Requests),
+            })
+        })
+        .collect()
 }
 
 fn traffic_of(key: &str, name: &str, runtime: &ServiceRuntime) -> Value {

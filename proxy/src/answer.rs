@@ -33,11 +33,19 @@ pub enum Reason {
     BadRequest,
     /// The caller may not do this.
     Denied,
+    /// No rule of the routes of the service's port matches.
+    NoRoute,
+    /// The rule's backend cannot be taken, or it has none.
+    NoBackend,
+    /// A rule sends the caller elsewhere.
+    Redirect,
+    /// A browser asked what it may ask.
+    Cors,
 }
 
 impl Reason {
     /// Every reason, in the order of [`Reason::index`].
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::BreakerOpen,
         Self::Overloaded,
         Self::RateLimited,
@@ -47,6 +55,10 @@ impl Reason {
         Self::RetriesExhausted,
         Self::BadRequest,
         Self::Denied,
+        Self::NoRoute,
+        Self::NoBackend,
+        Self::Redirect,
+        Self::Cors,
     ];
 
     /// The word for it.
@@ -61,6 +73,10 @@ impl Reason {
             Self::RetriesExhausted => "retries_exhausted",
             Self::BadRequest => "bad_request",
             Self::Denied => "denied",
+            Self::NoRoute => "no_route",
+            Self::NoBackend => "no_backend",
+            Self::Redirect => "redirect",
+            Self::Cors => "cors",
         }
     }
 
@@ -77,10 +93,20 @@ impl Reason {
             Self::RetriesExhausted => StatusCode::BAD_GATEWAY,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::Denied => StatusCode::FORBIDDEN,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
+            // The rule names one of five.
+            Self::Redirect => StatusCode::FOUND,
+            Self::Cors => StatusCode::NO_CONTENT,
             Self::BreakerOpen | Self::Overloaded | Self::NoEndpoints | Self::ConnectFailed => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
+    }
+
+    /// Whether it is an answer like any other, and no fault of anybody's.
+    pub const fn is_answer(self) -> bool {
+        matches!(self, Self::Redirect | Self::Cors)
     }
 
     /// The reason that a word of the header names.

@@ -22,10 +22,11 @@ use crate::grpc;
 use crate::headers;
 use crate::pipeline;
 use crate::policy::breaker::Outcome;
-use crate::policy::config::{AttemptEnd, ServicePolicy};
+use crate::policy::config::AttemptEnd;
 use crate::policy::deadline::{Bound, Deadlines};
 use crate::policy::limit::{Kind, Permit};
 use crate::policy::retry::{self, Attempts, Decision, Ended};
+use crate::routes::runtime::RoutedRule;
 use crate::select::{self, NoPick, Tried};
 use crate::state::{Destination, Endpoint, MeshProtocols, Service};
 use crate::upstream::Head;
@@ -35,6 +36,7 @@ use crate::worker::Worker;
 mod endings;
 mod held_answer;
 mod own_pod;
+mod way;
 
 use self::endings::{late, record_failure};
 
@@ -42,12 +44,24 @@ use self::endings::{late, record_failure};
 /// last place of a limit or a probe between the look and the taking.
 const PICKS: usize = 8;
 
+/// Where a request goes, and by whose policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a> {
+    /// That was called: what is about the request is by its policy.
+    pub service: &'a Service,
+    /// Whose endpoints get it: what is about these is by its policy.
+    pub target: &'a Service,
+    /// The port there.
+    pub destination: Destination,
+    /// That led there, and may say more exactly what is about the request.
+    pub rule: Option<&'a RoutedRule>,
+}
+
 /// A request's attempts.
 #[derive(Debug)]
 pub struct Attempting<'a> {
     worker: &'a Rc<Worker>,
-    service: &'a Service,
-    destination: Destination,
+    way: Way<'a>,
     peer: SocketAddr,
     parts: Parts,
     source: RequestSource,
@@ -79,23 +93,21 @@ impl<'a> Attempting<'a> {
     /// Prepares the attempts of a request that all limits have admitted.
     pub fn new(
         worker: &'a Rc<Worker>,
-        service: &'a Service,
-        destination: Destination,
+        way: Way<'a>,
         peer: SocketAddr,
         parts: Parts,
         source: RequestSource,
         exchange: Box<Exchange>,
     ) -> Box<Self> {
         let attempt_began = exchange.started();
-        let mut deadlines = Deadlines::new(&service.config.policy.timeouts, exchange.started());
+        let mut deadlines = Deadlines::new(way.timeouts(), exchange.started());
         let asked = exchange.is_grpc.then(|| grpc::timeout(&parts.headers));
         if let Some(timeout) = asked.flatten() {
             deadlines.shorten(exchange.started().after(timeout));
         }
         Box::new(Self {
             worker,
-            service,
-            destination,
+            way,
             peer,
             parts,
             source,
@@ -106,10 +118,6 @@ impl<'a> Attempting<'a> {
             tried: Tried::default(),
             retry_permit: None,
         })
-    }
-
-    fn policy(&self) -> &'a ServicePolicy {
-        &self.service.config.policy
     }
 
     /// Attempts until one is answered or nothing more may be tried.
@@ -159,10 +167,10 @@ impl<'a> Attempting<'a> {
 
     fn decide(&mut self, end: AttemptEnd, retry_after: Option<Duration>) -> Decision {
         // A pod that was called by its own address has no other to turn to.
-        if self.service.is_direct() {
+        if self.way.target.is_direct() {
             return Decision::No(retry::Reason::Off);
         }
-        let policy = self.policy().retries.as_ref();
+        let policy = self.way.retries();
         let ordinary = matches!(end, AttemptEnd::Response { .. })
             && !policy.is_some_and(|retries| retries.on.matches(end));
         if ordinary {
@@ -190,15 +198,11 @@ impl<'a> Attempting<'a> {
         let Decision::Again { free: false, .. } = decision else {
             return decision;
         };
-        let runtime = &self.service.runtime;
-        match runtime.limits.try_acquire(Kind::Retries) {
-            Some(permit) => self.retry_permit = Some(permit),
-            None => {
-                self.attempts = before;
-                return Decision::No(retry::Reason::RetryLimit);
-            }
+        if !self.take_retry() {
+            self.attempts = before;
+            return Decision::No(retry::Reason::RetryLimit);
         }
-        if !runtime.budget.try_spend(now) {
+        if !self.way.budget().try_spend(now) {
             self.retry_permit = None;
             self.attempts = before;
             self.exchange
@@ -235,7 +239,7 @@ impl<'a> Attempting<'a> {
             self.exchange.live = None;
             return Attempted::RefusedByOwnPod(answer);
         }
-        let address = endpoint.config.address_for(self.destination);
+        let address = endpoint.config.address_for(self.way.destination);
         // The connection to the pod itself passes no redirect, so no sidecar.
         let mesh = if self.worker.shared.is_own_pod(address.ip()) {
             MeshProtocols::default()
@@ -243,17 +247,17 @@ impl<'a> Attempting<'a> {
             endpoint.config.mesh
         };
         let target = Target {
-            service: &self.service.runtime,
+            service: &self.way.target.runtime,
             endpoint: &endpoint.runtime,
             address,
             wire: Wire::of(&self.parts, mesh),
             secured: self.worker.shared.secured(&endpoint.config, address),
-            outbound: &self.policy().outbound,
+            outbound: &self.way.target.config.policy.outbound,
         };
         self.pass_deadline_on(now);
         let bounds = Bounds {
             until_headers: self.deadlines.attempt(now).until_headers,
-            idle: self.policy().timeouts.idle,
+            idle: self.way.timeouts().idle,
         };
         endpoint.runtime.attempts.fetch_add(1, Relaxed);
         match self.send(target, endpoint.config.sidecar, bounds).await {
@@ -305,14 +309,22 @@ impl<'a> Attempting<'a> {
     }
 
     fn take_endpoint(&mut self, now: Timestamp) -> Result<&'a Endpoint, (Reason, String)> {
-        let name = &self.service.runtime.name;
+        if let Some(endpoint) = self.take_session(now) {
+            return Ok(endpoint);
+        }
+        let Way {
+            target,
+            destination,
+            ..
+        } = self.way;
+        let name = &target.runtime.name;
         let config = &self.worker.shared.config;
         for _ in 0..PICKS {
             let random = crate::random::next();
             let source = Some(self.peer.ip());
             let picked = select::pick(
-                self.service,
-                self.destination.port,
+                target,
+                destination.port,
                 source,
                 &config.node,
                 &self.tried,
@@ -330,13 +342,14 @@ impl<'a> Attempting<'a> {
                 Err(NoPick::NoEndpoints) => {
                     let detail = format!(
                         "{name} has no endpoint for port {} that is ready",
-                        self.destination.port
+                        destination.port
                     );
                     return Err((Reason::NoEndpoints, detail));
                 }
             };
             if let Some(live) = self.take_places(endpoint, now) {
                 self.exchange.live = Some(live);
+                self.note_served(endpoint);
                 return Ok(endpoint);
             }
         }
@@ -406,8 +419,8 @@ impl<'a> Attempting<'a> {
         if said.is_some() && matches!(end, AttemptEnd::Response { .. }) {
             // Remora refused it at the target: never a failure of the endpoint.
             live.breaker = None;
-            exchange.service_breaker = None;
             live.load.failed(now);
+            exchange.forget_service_breakers();
         } else if is_failure {
             let retry_after = headers::retry_after(response.headers());
             record_failure(live, end, retry_after, now);
@@ -425,7 +438,8 @@ impl<'a> Attempting<'a> {
     }
 
     fn is_failure(&self, end: AttemptEnd) -> bool {
-        self.policy()
+        let policy = &self.way.target.config.policy;
+        policy
             .circuit_breaker
             .as_ref()
             .is_some_and(|breaker| breaker.trip.failures.matches(end))
@@ -444,19 +458,18 @@ impl<'a> Attempting<'a> {
     fn give(mut self: Box<Self>, response: Response<Incoming>) -> Response<ResponseBody> {
         let now = clock::now();
         self.source.commit();
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
         let said = parts
             .headers
             .get(headers::REASON)
             .and_then(|word| Reason::from_word(word.as_bytes()));
         self.exchange.answered(parts.status, said, now);
-        let probe = self
-            .exchange
-            .service_breaker
-            .take_if(|permit| permit.is_probe() && !self.exchange.is_grpc);
-        if let Some(probe) = probe {
+        if !self.exchange.is_grpc {
             // As for an endpoint's: a long answer must not keep the place of a probe.
-            probe.record(Outcome::Success, None, now, crate::random::next());
+            self.exchange.end_probes(now);
+        }
+        if let Some(routed) = &self.exchange.routed {
+            routed.change_answer(self.way.target, &mut parts.headers);
         }
         let until = self.until(parts.status);
         Response::from_parts(parts, ResponseBody::relayed(body, self.exchange, until))
@@ -472,7 +485,7 @@ impl<'a> Attempting<'a> {
         } else {
             self.deadlines.attempt(self.attempt_began).until_end
         };
-        let idle = self.policy().timeouts.idle;
+        let idle = self.way.timeouts().idle;
         Until {
             deadline,
             idle,

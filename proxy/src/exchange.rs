@@ -24,6 +24,7 @@ use crate::metrics::counters::Traffic;
 use crate::policy::breaker::{BreakerPermit, Outcome};
 use crate::policy::config::{AttemptEnd, Conditions};
 use crate::policy::limit::Permit;
+use crate::routes::routed::Routed;
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
 use crate::tls::Peer;
 use crate::worker::Worker;
@@ -115,7 +116,8 @@ impl BodyFailures {
 
     /// What `end` says of the endpoint; nothing where the caller left, or where
     /// the policy does not count it.
-    fn judge(self, end: BodyEnd, grpc: Option<u8>) -> Option<Outcome> {
+    /// As a policy with this breaker has it.
+    pub fn judge(self, end: BodyEnd, grpc: Option<u8>) -> Option<Outcome> {
         match end {
             BodyEnd::Whole => Some(match grpc {
                 Some(code) if self.grpc_codes & (1 << u32::from(code.min(31))) != 0 => {
@@ -162,6 +164,8 @@ pub struct Exchange {
     pub service_breaker: Option<BreakerPermit>,
     /// The attempt whose answer is being given.
     pub live: Option<LiveAttempt>,
+    /// What it holds where it goes by a rule of its service's routes.
+    pub routed: Option<Box<Routed>>,
     endpoint_name: Option<Arc<str>>,
     settled: bool,
 }
@@ -193,6 +197,7 @@ impl Exchange {
             permit: None,
             service_breaker: None,
             live: None,
+            routed: None,
             endpoint_name: None,
             settled: false,
         })
@@ -235,6 +240,9 @@ impl Exchange {
         self.answered = Some(now);
         let traffic = self.side.traffic();
         traffic.answered(status);
+        if let Some(routed) = &self.routed {
+            routed.counters.answered(status);
+        }
         traffic.latency.observe(now.since(self.started));
     }
 
@@ -245,17 +253,39 @@ impl Exchange {
         self.reason = Some(reason);
         self.answered = Some(now);
         self.side.traffic().refused(reason);
+        if let Some(routed) = &self.routed {
+            routed.counters.answered(answer.status());
+        }
+    }
+
+    /// A breaker's probe among those of the services learns that it is answered:
+    /// a long answer must not keep its place.
+    pub fn end_probes(&mut self, now: Timestamp) {
+        let of_backend = self.routed.as_mut().map(|it| &mut it.backend_breaker);
+        for permit in of_backend.into_iter().chain([&mut self.service_breaker]) {
+            if let Some(probe) = permit.take_if(|permit| permit.is_probe()) {
+                probe.record(Outcome::Success, None, now, crate::random::next());
+            }
+        }
+    }
+
+    /// What Remora refused, here or at the target, says nothing of any service.
+    pub fn forget_service_breakers(&mut self) {
+        self.service_breaker = None;
+        if let Some(routed) = &mut self.routed {
+            routed.backend_breaker = None;
+        }
     }
 
     /// A piece of the answer's body came. A gRPC call that answers is alive:
     /// one that goes on for long must not keep the place of a probe.
     pub fn progressed(&mut self, now: Timestamp) {
-        let of_endpoint = self.live.as_mut().map(|live| &mut live.breaker);
-        for permit in of_endpoint.into_iter().chain([&mut self.service_breaker]) {
-            if let Some(probe) = permit.take_if(|permit| permit.is_probe()) {
-                probe.record(Outcome::Success, None, now, crate::random::next());
-            }
+        let of_endpoint = self.live.as_mut();
+        let probe = of_endpoint.and_then(|live| live.breaker.take_if(|it| it.is_probe()));
+        if let Some(probe) = probe {
+            probe.record(Outcome::Success, None, now, crate::random::next());
         }
+        self.end_probes(now);
     }
 
     /// The answer has ended: its body, the trailers' gRPC status, and the
@@ -276,14 +306,22 @@ impl Exchange {
             .live
             .as_ref()
             .and_then(|live| live.body_failures.judge(end, self.grpc_status));
+        // The called service has a policy of its own where a rule led elsewhere.
+        let of_service = match (&self.routed, &self.live) {
+            (Some(routed), Some(_)) => routed.failures.judge(end, self.grpc_status),
+            _ => judged,
+        };
         if let Some(live) = self.live.take() {
             if self.head.is_some() {
                 self.endpoint_name = Some(Arc::clone(&live.endpoint.name));
             }
             self.end_attempt(live, end, judged, finished.connection, now);
         }
-        if let (Some(permit), Some(outcome)) = (self.service_breaker.take(), judged) {
+        if let (Some(permit), Some(outcome)) = (self.service_breaker.take(), of_service) {
             permit.record(outcome, None, now, crate::random::next());
+        }
+        if let Some(routed) = &mut self.routed {
+            routed.end(judged, now);
         }
         self.permit = None;
         let traffic = self.side.traffic();
@@ -346,12 +384,16 @@ impl Exchange {
             BodyEnd::TimedOut => Some("timeout"),
             BodyEnd::CallerLeft => Some("caller_left"),
         };
+        let routed = self.routed.as_deref();
         let millis = |until: Timestamp| until.since(self.started).as_secs_f64() * 1_000.0;
         self.worker.shared.access_log.write(&Line {
             at_ms: clock::unix_ms(self.started),
             direction: self.side.word(),
             protocol: "http",
             service: &self.side.runtime().name,
+            route: routed.map(|routed| &*routed.rule.route),
+            rule: routed.map(|routed| &*routed.rule.label),
+            backend: routed.and_then(|routed| routed.backend_name()),
             endpoint: self.endpoint_name.as_deref(),
             peer: self.peer,
             identity: self.identity.as_ref().map(|peer| peer.id.as_str()),
@@ -376,7 +418,7 @@ impl Drop for Exchange {
         let own = self.reason.is_some() && self.live.is_none();
         let end = if own {
             // What Remora refused says nothing of the service.
-            self.service_breaker = None;
+            self.forget_service_breakers();
             BodyEnd::Whole
         } else {
             BodyEnd::CallerLeft

@@ -88,13 +88,17 @@ pub const fn status_of(reason: Reason) -> HeaderValue {
         Reason::RateLimited => "8",
         Reason::Denied => "7",
         Reason::Timeout => "4",
+        Reason::NoRoute => "12",
         // As gRPC's own mapping of HTTP 400.
         Reason::BadRequest => "13",
         Reason::BreakerOpen
         | Reason::Overloaded
         | Reason::NoEndpoints
         | Reason::ConnectFailed
-        | Reason::RetriesExhausted => "14",
+        | Reason::RetriesExhausted
+        | Reason::NoBackend
+        | Reason::Redirect
+        | Reason::Cors => "14",
     })
 }
 

@@ -133,6 +133,13 @@ pub fn strip_ours_but_attempt(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes a field; the others keep their order.
+pub fn remove(headers: &mut HeaderMap, name: &HeaderName) {
+    if headers.contains_key(name) {
+        keep_only(headers, |held| held != name);
+    }
+}
+
 /// `HeaderMap::remove` would move the last field into the gap.
 fn keep_only(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
     let mut kept = HeaderMap::with_capacity(headers.len());

@@ -1,7 +1,8 @@
 //! The life of a request from the pod to a service, in one page.
 //!
 //! ```text
-//! head ─► rate limits ─► limits ─► service breaker ─► budget counts it
+//! head ─► routes? ─► rate limits ─► limits ─► service breaker ─► budget counts it
+//!            └─► [`crate::routes::way`] where the port has any; then as here
 //!      ┌────────────────────────────────────────────────────────────┐
 //!      ▼                                                            │
 //!   pick endpoint ─► its breaker ─► its limits ─► send ─► ended? ─► again?
@@ -18,18 +19,20 @@ use http::request::Parts;
 use http::{Request, Response};
 
 use crate::answer::{self, Reason};
-use crate::attempts::Attempting;
+use crate::attempts::{Attempting, Way};
 use crate::body::Incoming;
 use crate::body::request::RequestSource;
 use crate::body::response::ResponseBody;
 use crate::caller::Caller;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::exchange::{Exchange, Side};
 use crate::headers;
 use crate::policy::config::RateLimit;
 use crate::policy::limit::Kind;
 use crate::policy::rate_limit::{self, Decision};
 use crate::policy::retry;
+use crate::routes::way::{self, Arriving};
+use crate::runtime::ServiceRuntime;
 use crate::state::{Destination, Service};
 use crate::worker::Worker;
 
@@ -70,34 +73,25 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
     exchange.note_head(&parts);
     headers::strip_ours(&mut parts.headers);
 
-    let limiter = runtime.rate_limiter();
-    if !limiter.is_empty() {
-        // Of its own pod's calls a sidecar knows one caller: itself.
-        let own = worker.shared.tls.own();
-        let caller = rate_limit::Caller {
-            address: peer.ip(),
-            identity: own.as_deref(),
+    if service.routes(destination.port).is_some() {
+        let arriving = Arriving {
+            port: destination.port,
+            worker,
+            service,
+            peer,
+            parts,
+            body,
+            exchange,
         };
-        if let Some(answer) = limit_rate(&mut exchange, limiter, &parts, &caller, |_| true) {
-            return answering(answer, exchange);
-        }
+        return Box::pin(way::outbound(Box::new(arriving))).await;
     }
-    match runtime.limits.try_acquire(Kind::Requests) {
-        Some(permit) => exchange.permit = Some(permit),
-        None => {
-            let detail = format!("circuitBreaker.maxRequests of {} is reached", runtime.name);
-            return refuse(exchange, Reason::Overloaded, detail);
-        }
+    let limiter = runtime.rate_limiter();
+    if let Some(answer) = limit_caller(&worker, &mut exchange, limiter, &parts, peer) {
+        return answering(answer, exchange);
     }
-    match runtime.service_breaker().try_admit(started) {
-        Some(permit) => exchange.service_breaker = Some(permit),
-        None => {
-            let cause = runtime.service_breaker().describe(started).cause;
-            let detail = format!("the circuit breaker of {} is open: {cause}", runtime.name);
-            return refuse(exchange, Reason::BreakerOpen, detail);
-        }
+    if let Err(refusal) = enter(&mut exchange, runtime) {
+        return refusal.end(exchange);
     }
-    runtime.budget.request(started);
     let buffer_bytes = service
         .config
         .policy
@@ -105,16 +99,80 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         .as_ref()
         .map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
     let source = RequestSource::new(body, buffer_bytes, started);
-    let attempting = Attempting::new(
-        &worker,
-        &service,
+    let way = Way {
+        service: &service,
+        target: &service,
         destination,
-        peer,
-        parts,
-        source,
-        exchange,
-    );
+        rule: None,
+    };
+    let attempting = Attempting::new(&worker, way, peer, parts, source, exchange);
     Box::pin(attempting.run()).await
+}
+
+/// Why a request does not go on.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The word for it.
+    pub reason: Reason,
+    /// What happened, and what to check.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// The answer, which ends `exchange`.
+    pub fn end(self, exchange: Box<Exchange>) -> Response<ResponseBody> {
+        refuse(exchange, self.reason, self.detail)
+    }
+}
+
+/// Asks the rate limits of the pod's own calls.
+pub fn limit_caller(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    limiter: &rate_limit::RateLimiter,
+    parts: &Parts,
+    peer: SocketAddr,
+) -> Option<Response<ResponseBody>> {
+    if limiter.is_empty() {
+        return None;
+    }
+    // Of its own pod's calls a sidecar knows one caller: itself.
+    let own = worker.shared.tls.own();
+    let caller = rate_limit::Caller {
+        address: peer.ip(),
+        identity: own.as_deref(),
+    };
+    limit_rate(exchange, limiter, parts, &caller, |_| true)
+}
+
+/// The place of a request among its service's, and the service's breaker; counts
+/// it in the budget.
+pub fn enter(exchange: &mut Exchange, runtime: &ServiceRuntime) -> Result<(), Refusal> {
+    let started = exchange.started();
+    match runtime.limits.try_acquire(Kind::Requests) {
+        Some(permit) => exchange.permit = Some(permit),
+        None => {
+            return Err(Refusal {
+                reason: Reason::Overloaded,
+                detail: format!("circuitBreaker.maxRequests of {} is reached", runtime.name),
+            });
+        }
+    }
+    match runtime.service_breaker().try_admit(started) {
+        Some(permit) => exchange.service_breaker = Some(permit),
+        None => return Err(breaker_open(runtime, started)),
+    }
+    runtime.budget.request(started);
+    Ok(())
+}
+
+/// A service's own breaker lets nothing pass.
+pub fn breaker_open(runtime: &ServiceRuntime, now: Timestamp) -> Refusal {
+    let cause = runtime.service_breaker().describe(now).cause;
+    Refusal {
+        reason: Reason::BreakerOpen,
+        detail: format!("the circuit breaker of {} is open: {cause}", runtime.name),
+    }
 }
 
 /// Asks the rate limits. `applies` leaves out those that do not concern this port.
@@ -153,9 +211,13 @@ pub fn limit_rate(
     Some(answer)
 }
 
-struct Facts<'a> {
-    parts: &'a Parts,
-    caller: &'a rate_limit::Caller<'a>,
+/// A request as rate limits see it.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Its head.
+    pub parts: &'a Parts,
+    /// Who sent it.
+    pub caller: &'a rate_limit::Caller<'a>,
 }
 
 impl rate_limit::Facts for Facts<'_> {
@@ -203,9 +265,12 @@ pub fn missed(exchange: Box<Exchange>, detail: String) -> Response<ResponseBody>
 
 /// `answer`, which ends `exchange` when it has gone out.
 pub fn answering(
-    answer: Response<ResponseBody>,
+    mut answer: Response<ResponseBody>,
     exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
+    if let Some(routed) = &exchange.routed {
+        routed.tell_browser(answer.headers_mut());
+    }
     answer.map(|body| body.answering(exchange))
 }
 
@@ -235,6 +300,7 @@ mod tests {
                 "inbound",
                 size_of_future(|| crate::inbound::serve(some(), some(), some(), some())),
             ),
+            ("routed", size_of_future(|| way::outbound(some()))),
             (
                 "attempts",
                 size_of_future(|| some::<Box<Attempting<'static>>>().run()),

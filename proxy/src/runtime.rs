@@ -16,6 +16,7 @@ use crate::policy::budget::RetryBudget;
 use crate::policy::config::{self, ServicePolicy};
 use crate::policy::limit::{Kind, Limits, Permit};
 use crate::policy::rate_limit::RateLimiter;
+use crate::routes::session::SessionKey;
 use crate::state::EndpointConfig;
 
 /// Requests that may wait for a connection where `maxPendingRequests` is unset:
@@ -51,6 +52,15 @@ impl Identity {
             label,
             port: config.address.port(),
             name,
+        }
+    }
+}
+
+impl Identity {
+    fn session_key(&self) -> SessionKey {
+        match self.name.split_once('/') {
+            Some((_, uid)) => SessionKey::of_pod(uid),
+            None => SessionKey::of_address(&self.name),
         }
     }
 }
@@ -245,6 +255,8 @@ pub struct EndpointRuntime {
     pub breaker: Arc<SharedBreaker>,
     /// How loaded it seems.
     pub load: Arc<LoadMeter>,
+    /// What sessions with it are known by.
+    pub session_key: SessionKey,
     /// Attempts so far.
     pub attempts: AtomicU64,
     /// Attempts that failed, as the policy counts failures.
@@ -263,6 +275,7 @@ impl EndpointRuntime {
             id: next_id(),
             limits: Limits::new(&endpoint_limits(policy)),
             breaker: service.breaker(&identity, policy, now),
+            session_key: identity.session_key(),
             name: identity.label.into(),
             load: LoadMeter::new(),
             attempts: AtomicU64::new(0),

@@ -132,6 +132,30 @@ pub fn pick<'a>(
     }
 }
 
+/// The endpoint of `port` that `is_it` knows, where it may be taken and has not been
+/// tried yet.
+pub fn pinned<'a>(
+    service: &'a Service,
+    port: u16,
+    is_it: impl Fn(&Endpoint) -> bool,
+    tried: &Tried,
+    now: Timestamp,
+) -> Option<&'a Endpoint> {
+    let list = service.endpoints(port)?;
+    let view = View {
+        endpoints: &list.endpoints,
+        is_even: list.is_even,
+        tried,
+        now,
+    };
+    let at = list.endpoints.iter().position(is_it)?;
+    let standing = view.standing(at);
+    let is_free = standing.availability != Availability::No && !standing.tried;
+    // One that is on its way out gets no new requests while others serve.
+    let is_leaving = standing.doubtful && list.endpoints.iter().any(|other| other.config.ready);
+    (is_free && !is_leaving).then(|| &list.endpoints[at])
+}
+
 fn why_none(view: &View<'_>) -> NoPick {
     let full = (0..view.endpoints.len())
         .any(|index| serves(&view.endpoints[index]) && view.is_full(index));

@@ -112,6 +112,8 @@ pub struct Worker {
     pub tls_clients: tls::ClientConfigs,
     /// With callers that have not spoken yet.
     pub patience: Patience,
+    /// Mirrored requests under way.
+    pub mirrors: Cell<usize>,
     /// True once draining has begun: each answer asks its caller to go elsewhere.
     pub draining: Cell<bool>,
 }
@@ -139,6 +141,7 @@ pub async fn run(
         scratch: Scratch::default(),
         tls_clients: tls::ClientConfigs::default(),
         patience: Patience::default(),
+        mirrors: Cell::new(0),
         draining: Cell::new(false),
     });
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));

@@ -72,7 +72,7 @@ impl Attempting<'_> {
     }
 
     pub(super) fn body_failures(&self) -> BodyFailures {
-        let breaker = self.policy().circuit_breaker.as_ref();
+        let breaker = self.way.target.config.policy.circuit_breaker.as_ref();
         breaker
             .map(|breaker| BodyFailures::of(&breaker.trip.failures))
             .unwrap_or_default()
@@ -84,9 +84,12 @@ impl Attempting<'_> {
         end: AttemptEnd,
         retry_after: Option<Duration>,
     ) {
-        if self.is_failure(end)
-            && let Some(breaker) = self.exchange.service_breaker.take()
-        {
+        let (of_service, of_backend) = (self.way.is_service_failure(end), self.is_failure(end));
+        let exchange = &mut *self.exchange;
+        let service = exchange.service_breaker.take_if(|_| of_service);
+        let routed = exchange.routed.as_mut();
+        let backend = routed.and_then(|routed| routed.backend_breaker.take_if(|_| of_backend));
+        for breaker in [service, backend].into_iter().flatten() {
             breaker.record(
                 Outcome::Failure(end),
                 retry_after,
@@ -111,7 +114,7 @@ impl Attempting<'_> {
         pipeline::refuse(
             self.exchange,
             reason,
-            format!("{}: {detail}", self.service.runtime.name),
+            format!("{}: {detail}", self.way.target.runtime.name),
         )
     }
 }

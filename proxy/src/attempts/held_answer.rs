@@ -61,7 +61,7 @@ impl Attempting<'_> {
     /// Only where it can matter: the policy lists gRPC codes, and the request
     /// has been sent whole (a stream that is still sending is never held).
     fn holds(&self, response: &Response<Incoming>) -> bool {
-        let retries = self.policy().retries.as_ref();
+        let retries = self.way.retries();
         let listed = retries
             .is_some_and(|retries| retries.attempts > 0 && !retries.on.grpc_codes.is_empty());
         listed && self.source.has_ended() && !response.body().is_end_stream()

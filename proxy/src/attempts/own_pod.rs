@@ -15,7 +15,7 @@ use crate::state::Endpoint;
 impl Attempting<'_> {
     /// What they answer where they refuse.
     pub(super) fn ask_own_pod(&mut self, endpoint: &Endpoint) -> Option<Response<ResponseBody>> {
-        let address = endpoint.config.address_for(self.destination);
+        let address = endpoint.config.address_for(self.way.destination);
         if !self.worker.shared.is_own_pod(address.ip()) {
             return None;
         }

@@ -3,8 +3,10 @@
 //! # Layout
 //! - [`Incoming`]: what a caller or an upstream sends.
 //! - [`request`]: the request's body on its way upstream, with replay.
+//! - [`mirror`]: a second reader of it.
 //! - [`response`]: the response's body on its way back.
 
+pub mod mirror;
 pub mod request;
 pub mod response;
 

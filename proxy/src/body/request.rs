@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
+use super::mirror::Mirrored;
 use super::{BodyError, Incoming};
 use crate::clock::{self, Timestamp};
 use crate::headers;
@@ -23,6 +24,8 @@ pub enum RequestSource {
     Empty,
     /// Read from the caller as the attempt asks for it.
     Stream(Rc<Shared>),
+    /// The pieces of another request's, for one attempt.
+    Mirrored(Rc<Mirrored>),
 }
 
 /// What the attempts of one request share.
@@ -45,6 +48,8 @@ struct State {
     lost: bool,
     ended: bool,
     trailers: Option<HeaderMap>,
+    /// Who gets a copy.
+    mirrors: Vec<Rc<Mirrored>>,
 }
 
 impl RequestSource {
@@ -61,12 +66,27 @@ impl RequestSource {
             lost: false,
             ended: false,
             trailers: None,
+            mirrors: Vec::new(),
         };
         Self::Stream(Rc::new(Shared {
             state: RefCell::new(state),
             current: Cell::new(0),
             moved: Cell::new(now),
         }))
+    }
+
+    /// A second reader of the same body, from its beginning: to be asked for
+    /// before anything is read.
+    pub fn mirrored(&self) -> Self {
+        match self {
+            Self::Stream(shared) => {
+                let mirror = Mirrored::new();
+                let mut state = shared.state.borrow_mut();
+                state.mirrors.push(Rc::clone(&mirror));
+                Self::Mirrored(mirror)
+            }
+            Self::Empty | Self::Mirrored(_) => Self::Empty,
+        }
     }
 
     /// The body for the next attempt; bodies of earlier attempts end with an error.
@@ -82,6 +102,7 @@ impl RequestSource {
                     next: 0,
                 }
             }
+            Self::Mirrored(mirror) => RequestBody::Mirrored(Rc::clone(mirror)),
         }
     }
 
@@ -90,6 +111,7 @@ impl RequestSource {
         match self {
             Self::Empty => true,
             Self::Stream(shared) => !shared.state.borrow().lost,
+            Self::Mirrored(_) => false,
         }
     }
 
@@ -101,13 +123,14 @@ impl RequestSource {
                 let state = shared.state.borrow();
                 state.ended || state.incoming.is_end_stream()
             }
+            Self::Mirrored(mirror) => mirror.is_end_stream(),
         }
     }
 
     /// When a byte of the body last came from the caller; not before `began`.
     pub fn last_moved(&self, began: Timestamp) -> Timestamp {
         match self {
-            Self::Empty => began,
+            Self::Empty | Self::Mirrored(_) => began,
             Self::Stream(shared) => shared.moved.get().max(began),
         }
     }
@@ -138,6 +161,8 @@ pub enum RequestBody {
         /// The next kept piece.
         next: usize,
     },
+    /// The pieces of another request's.
+    Mirrored(Rc<Mirrored>),
 }
 
 /// Why a body could not be read to its end.
@@ -159,13 +184,14 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let RequestBody::Stream {
-            shared,
-            number,
-            next,
-        } = self.get_mut()
-        else {
-            return Poll::Ready(None);
+        let (shared, number, next) = match self.get_mut() {
+            RequestBody::Stream {
+                shared,
+                number,
+                next,
+            } => (shared, number, next),
+            RequestBody::Mirrored(mirror) => return mirror.poll_frame(cx),
+            RequestBody::Empty => return Poll::Ready(None),
         };
         if shared.current.get() != *number {
             return Poll::Ready(Some(Err(RequestBodyError::Superseded)));
@@ -191,6 +217,7 @@ impl Body for RequestBody {
                     && state.trailers.is_none()
                     && (state.ended || state.incoming.is_end_stream())
             }
+            Self::Mirrored(mirror) => mirror.is_end_stream(),
         }
     }
 
@@ -205,6 +232,7 @@ impl Body for RequestBody {
                     None => SizeHint::default(),
                 }
             }
+            Self::Mirrored(_) => SizeHint::default(),
         }
     }
 }
@@ -225,18 +253,27 @@ impl State {
         match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             None => {
                 self.ended = true;
+                self.mirrors.drain(..).for_each(|mirror| mirror.end(None));
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
                 self.lost = true;
+                self.mirrors.drain(..).for_each(|mirror| mirror.break_off());
                 Poll::Ready(Some(Err(error.into())))
             }
             Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
+                    self.mirrors.iter().for_each(|mirror| mirror.push(data));
                     self.keep(data, next);
+                    if self.incoming.is_end_stream() {
+                        // Nobody may ask for what comes no more.
+                        self.mirrors.drain(..).for_each(|mirror| mirror.end(None));
+                    }
                 } else if let Some(trailers) = frame.trailers_mut() {
                     headers::strip_ours(trailers);
                     self.ended = true;
+                    let told = |mirror: Rc<Mirrored>| mirror.end(Some(trailers.clone()));
+                    self.mirrors.drain(..).for_each(told);
                     self.trailers = Some(trailers.clone()).filter(|_| !self.lost);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -255,5 +292,12 @@ impl State {
         self.kept = Vec::new();
         self.kept_bytes = 0;
         *next = 0;
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // Nobody reads on, so nothing more comes to them either.
+        self.mirrors.iter().for_each(|mirror| mirror.break_off());
     }
 }

@@ -74,8 +74,8 @@ pub struct Traffic {
 pub struct TrafficTotals {
     /// Requests that were answered, by anyone.
     pub requests: u64,
-    /// Of those: 5xx, and what Remora itself refused but for rate limits and
-    /// what the caller may not do.
+    /// Of those: 5xx, and what Remora itself refused but for rate limits, what
+    /// the caller may not do, and what a rule answers as it should.
     pub failures: u64,
     /// Retries and resends.
     pub retries: u64,
@@ -112,10 +112,15 @@ impl Traffic {
     /// A moment's reading.
     pub fn totals(&self) -> TrafficTotals {
         let classes = self.classes();
-        let refused: u64 = Reason::ALL.iter().map(|reason| self.reason(*reason)).sum();
+        let sum = |which: fn(&Reason) -> bool| -> u64 {
+            let reasons = Reason::ALL.into_iter().filter(which);
+            reasons.map(|reason| self.reason(reason)).sum()
+        };
+        let refused = sum(|reason| !reason.is_answer());
+        let given = sum(|reason| reason.is_answer());
         let rate_limited = self.reason(Reason::RateLimited);
         TrafficTotals {
-            requests: classes.iter().sum::<u64>() + refused,
+            requests: classes.iter().sum::<u64>() + refused + given,
             failures: classes[4] + refused - rate_limited - self.reason(Reason::Denied),
             retries: self.retries.load(Relaxed) + self.resends.load(Relaxed),
             rate_limited,

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`counters`]: atomics that the data path adds to.
-//! - [`exposition`], `authorization`, `identity`: all of them in Prometheus' text form, at each scrape.
+//! - [`exposition`], `authorization`, `identity`, `routes`: all of them in Prometheus' text form, at each scrape.
 //!
 //! Labels are names of Kubernetes objects and words of closed lists, never
 //! anything that a caller chose.
@@ -11,3 +11,4 @@ mod authorization;
 pub mod counters;
 pub mod exposition;
 mod identity;
+mod routes;

@@ -14,7 +14,7 @@ use crate::state::PolicyReference;
 /// The rules of some ports of a Service, with the index by which one is found.
 #[derive(Clone, Debug)]
 pub struct PortRoutes {
-    /// The Service's ports.
+    /// The Service's ports, by rising number.
     pub ports: Vec<u16>,
     /// They are GRPCRoutes: what Remora answers is a status of gRPC.
     pub grpc: bool,
@@ -25,7 +25,8 @@ pub struct PortRoutes {
 
 impl PortRoutes {
     /// Builds the index.
-    pub fn new(ports: Vec<u16>, grpc: bool, rules: Vec<Rule>) -> Self {
+    pub fn new(mut ports: Vec<u16>, grpc: bool, rules: Vec<Rule>) -> Self {
+        ports.sort_unstable();
         let rules: Vec<_> = rules.into_iter().map(Arc::new).collect();
         Self {
             index: Index::new(&rules),

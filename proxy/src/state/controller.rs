@@ -195,7 +195,14 @@ impl Controller {
 
     /// A worker asks.
     pub(crate) fn demand(&mut self, demand: Demand, now: Timestamp) {
-        let Demand { target, reply } = demand;
+        let Demand {
+            target,
+            is_called,
+            reply,
+        } = demand;
+        if is_called && self.subscriptions.call(&target) {
+            self.newly_called(&target, now);
+        }
         match self.subscriptions.entry(&target) {
             Some(entry) => {
                 entry.usage.touch(now);
@@ -223,7 +230,11 @@ impl Controller {
         let services = &self.services;
         let last_use = |name: &str| services.get(name).map(|state| state.usage().last());
         for target in self.subscriptions.idle(now, last_use) {
-            self.drop_target(&target, now);
+            if self.subscriptions.rest(&target) {
+                self.newly_called(&target, now);
+            } else {
+                self.drop_target(&target, now);
+            }
         }
         for state in self.services.values_mut() {
             state.expire(now);
@@ -313,6 +324,33 @@ impl Controller {
             self.retired.insert(name.to_owned(), state.retire(now));
         }
         self.stale.insert(name.to_owned());
+        self.follow_routes(name, now);
+    }
+
+    /// Whether a target is called has changed.
+    fn newly_called(&mut self, target: &Target, now: Timestamp) {
+        self.snapshot_stale = true;
+        let entry = self.subscriptions.entry(target);
+        if let Some(Answer::Service(name)) = entry.map(|entry| entry.answer.clone()) {
+            self.follow_routes(&name, now);
+        }
+    }
+
+    /// Wants what the routes of a service lead to, for as long as it is called
+    /// itself: of what is only led to the routes are not followed.
+    fn follow_routes(&mut self, name: &str, now: Timestamp) {
+        let is_called = self.subscriptions.is_called(name);
+        let state = self.services.get(name).filter(|_| is_called);
+        let wanted = state.map(ServiceState::leads_to).unwrap_or_default();
+        let held = self.subscriptions.hold(name, wanted, now);
+        for target in held.added {
+            self.machine
+                .subscribe(Kind::Service, &target.subscription());
+        }
+        for target in held.released {
+            self.drop_target(&target, now);
+        }
+        self.count_held();
     }
 
     /// Whether all that callers need of a service has arrived.
@@ -369,6 +407,10 @@ impl Controller {
             ..Snapshot::default()
         };
         for (target, entry) in self.subscriptions.iter() {
+            if !entry.is_called {
+                // Who calls it is to tell so: its own routes count from then on.
+                continue;
+            }
             let known = match &entry.answer {
                 Answer::Waiting => continue,
                 Answer::Unknown => Known::Unknown(entry.usage.clone()),

@@ -43,6 +43,8 @@ pub enum Resolution {
 #[derive(Debug)]
 pub struct Demand {
     pub(crate) target: Target,
+    /// A caller named it; else a route leads to it.
+    pub(crate) is_called: bool,
     pub(crate) reply: oneshot::Sender<Resolution>,
 }
 
@@ -161,7 +163,10 @@ impl Mesh {
     pub async fn resolve_address(&self, address: IpAddr, now: Timestamp) -> Resolution {
         match self.lookup(address, now) {
             Some(resolution) => resolution,
-            None => self.ask(Target::Address(address.to_canonical())).await,
+            None => {
+                self.ask(Target::Address(address.to_canonical()), true)
+                    .await
+            }
         }
     }
 
@@ -170,8 +175,20 @@ impl Mesh {
     pub async fn resolve_name(&self, name: &str, now: Timestamp) -> Resolution {
         match self.lookup_name(name, now) {
             Some(resolution) => resolution,
-            None if names::is_service_name(name) => self.ask(Target::Name(name.into())).await,
+            None if names::is_service_name(name) => self.ask(Target::Name(name.into()), true).await,
             None => self.counted(Resolution::Unknown),
+        }
+    }
+
+    /// The service of this name, to which a route leads. Where it is not known yet,
+    /// asks the control plane and waits up to [`RESOLVE_TIMEOUT`].
+    pub async fn resolve_backend(&self, name: &Arc<str>) -> Option<Arc<Service>> {
+        if let Some(service) = self.load().service(name) {
+            return Some(Arc::clone(service));
+        }
+        match self.ask(Target::Name(Arc::clone(name)), false).await {
+            Resolution::Service(service) => Some(service),
+            Resolution::Unknown | Resolution::NoAnswer => None,
         }
     }
 
@@ -262,9 +279,14 @@ impl Mesh {
         })
     }
 
-    async fn ask(&self, target: Target) -> Resolution {
+    async fn ask(&self, target: Target, is_called: bool) -> Resolution {
         let (reply, answer) = oneshot::channel();
-        let resolution = match self.demands.try_send(Demand { target, reply }) {
+        let demand = Demand {
+            target,
+            is_called,
+            reply,
+        };
+        let resolution = match self.demands.try_send(demand) {
             Ok(()) => match tokio::time::timeout(RESOLVE_TIMEOUT, answer).await {
                 Ok(Ok(resolution)) => resolution,
                 Ok(Err(_)) | Err(_) => Resolution::NoAnswer,

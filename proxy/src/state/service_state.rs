@@ -9,6 +9,7 @@ use super::resource::{EndpointConfig, ServiceConfig, ServiceKind};
 use super::snapshot::{Endpoint, EndpointList, Service, Usage};
 use crate::clock::Timestamp;
 use crate::policy::breaker::Journal;
+use crate::routes::runtime::{Routing, RuleStates};
 use crate::runtime::{EndpointRuntime, Identity, ServiceRuntime};
 
 /// State of a service that is no longer subscribed to, for as long as a
@@ -18,6 +19,7 @@ use crate::runtime::{EndpointRuntime, Identity, ServiceRuntime};
 pub struct Retired {
     runtime: Weak<ServiceRuntime>,
     endpoints: HashMap<EndpointKey, Weak<EndpointRuntime>>,
+    rules: RuleStates,
 }
 
 impl Retired {
@@ -44,6 +46,8 @@ pub struct ServiceState {
     retired: HashMap<EndpointKey, Weak<EndpointRuntime>>,
     lists: BTreeMap<u16, EndpointList>,
     stale_lists: BTreeSet<u16>,
+    rules: RuleStates,
+    routing: Option<Arc<Routing>>,
 }
 
 impl ServiceState {
@@ -56,8 +60,8 @@ impl ServiceState {
         journal: &Arc<Journal>,
         now: Timestamp,
     ) -> Self {
-        let (held, retired) = retired
-            .map(|retired| (retired.runtime.upgrade(), retired.endpoints))
+        let (held, retired, mut rules) = retired
+            .map(|retired| (retired.runtime.upgrade(), retired.endpoints, retired.rules))
             .unwrap_or_default();
         let runtime = match held {
             Some(runtime) => {
@@ -77,6 +81,8 @@ impl ServiceState {
             }
         };
         let mut state = Self {
+            routing: rules.reconfigure(&config.routes, now),
+            rules,
             name: name.into(),
             config: Arc::new(config),
             runtime,
@@ -102,6 +108,9 @@ impl ServiceState {
             }
             self.runtime.reconfigure(&config.policy, now);
         }
+        if config.routes != self.config.routes {
+            self.routing = self.rules.reconfigure(&config.routes, now);
+        }
         self.runtime.service_breaker().come_back(now);
         self.config = Arc::new(config);
         self.renew_pod(now);
@@ -120,6 +129,16 @@ impl ServiceState {
     /// How it is reached.
     pub fn kind(&self) -> ServiceKind {
         self.config.kind
+    }
+
+    /// Other services to which its routes lead.
+    pub fn leads_to(&self) -> BTreeSet<Arc<str>> {
+        let rules = self.config.routes.iter().flat_map(|routes| &routes.rules);
+        let services = rules.flat_map(|rule| rule.services());
+        services
+            .filter(|name| **name != self.name)
+            .cloned()
+            .collect()
     }
 
     /// Takes an endpoint, new or changed.
@@ -182,6 +201,7 @@ impl ServiceState {
                 .map(|(port, list)| (*port, list.clone()))
                 .collect(),
             pod: self.pod.clone(),
+            routing: self.routing.clone(),
             usage: self.usage.clone(),
         })
     }
@@ -209,6 +229,7 @@ impl ServiceState {
         Retired {
             runtime: Arc::downgrade(&self.runtime),
             endpoints,
+            rules: self.rules,
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::resource::{EndpointConfig, ServiceConfig, WorkloadConfig};
 use crate::clock::Timestamp;
 use crate::policy::config::Scope;
+use crate::routes::runtime::{PortRouting, Routing};
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
 
 /// Uses closer together than this are one: workers do not fight for the cache line.
@@ -91,6 +92,8 @@ pub struct Service {
     pub endpoints_by_port: Vec<(u16, EndpointList)>,
     /// A pod reached by its own address: the pod, its port zero.
     pub pod: Option<Endpoint>,
+    /// Where requests on its ports go, where it has routes.
+    pub routing: Option<Arc<Routing>>,
     pub(super) usage: Arc<Usage>,
 }
 
@@ -101,6 +104,11 @@ impl Service {
             .binary_search_by_key(&port, |(port, _)| *port)
             .ok()
             .map(|at| &self.endpoints_by_port[at].1)
+    }
+
+    /// The routes of one of its ports.
+    pub fn routes(&self, port: u16) -> Option<&PortRouting> {
+        self.routing.as_ref()?.at(port)
     }
 
     /// The endpoints of every port, and the pod that is reached directly.

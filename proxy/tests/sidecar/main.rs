@@ -83,6 +83,7 @@ mod long_streams;
 mod message;
 mod rate_limits;
 mod retries;
+mod routes;
 mod secured;
 mod soak;
 mod stream;

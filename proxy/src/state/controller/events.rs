@@ -92,6 +92,7 @@ impl Controller {
             self.want_endpoints(name, returned, now);
         }
         self.bind(name, aliases);
+        self.follow_routes(name, now);
         self.stale.insert(name.to_owned());
         policies
     }

@@ -264,7 +264,14 @@ impl World {
         }
         let (reply, answer) = oneshot::channel();
         let target = Target::Address(address(service));
-        self.controller.demand(Demand { target, reply }, self.now);
+        self.controller.demand(
+            Demand {
+                target,
+                is_called: true,
+                reply,
+            },
+            self.now,
+        );
         Some(answer)
     }
 

@@ -44,7 +44,14 @@ impl Bench {
 
     fn ask(&mut self, target: Target) -> oneshot::Receiver<Resolution> {
         let (reply, answer) = oneshot::channel();
-        self.controller.demand(Demand { target, reply }, self.now);
+        self.controller.demand(
+            Demand {
+                target,
+                is_called: true,
+                reply,
+            },
+            self.now,
+        );
         answer
     }
 

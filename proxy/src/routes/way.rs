@@ -1,0 +1,339 @@
+//! The life of a request that goes by a rule.
+//!
+//! ```text
+//!   rule? ─► rate limits ─► preflight? redirect? ─► backend by weight ─► limits and
+//!     │ none                    │ yes                  │ cannot be taken   breaker of
+//!     ▼                         ▼                      ▼                   the service,
+//!    404                     answered                 500                  the rule, the
+//!                                                                          backend
+//!                                 attempts ◄── filters, mirrors ◄────────────┘
+//! ```
+//!
+//! What is about the request is by the policy of the service that was called; what
+//! is about endpoints and connections by the backend's.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{HeaderValue, LOCATION};
+use http::request::Parts;
+use http::{Response, StatusCode};
+
+use super::config::{BackendReference, Filter};
+use super::request::View;
+use super::routed::Routed;
+use super::runtime::{MirrorResult, RoutedRule};
+use super::session::Sessions;
+use super::{cors, filters, mirror, paths};
+use crate::answer::Reason;
+use crate::attempts::{Attempting, Way};
+use crate::body::Incoming;
+use crate::body::request::RequestSource;
+use crate::body::response::ResponseBody;
+use crate::clock;
+use crate::exchange::{BodyFailures, Exchange};
+use crate::headers::REASON;
+use crate::http1::parse;
+use crate::pipeline::{self, Refusal};
+use crate::policy::limit::Kind;
+use crate::policy::retry;
+use crate::state::{Destination, Service};
+use crate::worker::Worker;
+
+/// A request to a port with routes.
+#[derive(Debug)]
+pub struct Arriving {
+    /// Who carries it.
+    pub worker: Rc<Worker>,
+    /// The service that was called.
+    pub service: Arc<Service>,
+    /// Its port.
+    pub port: u16,
+    /// Who sent it.
+    pub peer: SocketAddr,
+    /// Its head.
+    pub parts: Parts,
+    /// Its body.
+    pub body: Incoming,
+    /// What it holds.
+    pub exchange: Box<Exchange>,
+}
+
+/// Carries a request to the backend that its rule leads to, and the answer back.
+pub async fn outbound(mut arriving: Box<Arriving>) -> Response<ResponseBody> {
+    let rule = match arriving.find() {
+        Ok(rule) => rule,
+        Err(refusal) => return refusal.end(arriving.exchange),
+    };
+    if let Some(answer) = arriving.limit_rate(&rule) {
+        return pipeline::answering(answer, arriving.exchange);
+    }
+    let port = arriving.port;
+    let chosen = match choose(&rule, port, &arriving.parts, &mut arriving.exchange) {
+        Ok(to) => Box::pin(reach(&arriving.worker, &arriving.service, to)).await,
+        Err(Stop::Answer(answer)) => return pipeline::answering(answer, arriving.exchange),
+        Err(Stop::Refusal(refusal)) => Err(refusal),
+    };
+    let (backend, port) = match chosen {
+        Ok(chosen) => chosen,
+        Err(refusal) => return refusal.end(arriving.exchange),
+    };
+    let entered = enter(&arriving.service, &rule, &backend, &mut arriving.exchange);
+    if let Err(refusal) = entered {
+        return refusal.end(arriving.exchange);
+    }
+    let (worker, service) = (Rc::clone(&arriving.worker), Arc::clone(&arriving.service));
+    let way = Way {
+        service: &service,
+        target: &backend,
+        destination: Destination {
+            address: None,
+            port,
+        },
+        rule: Some(&rule),
+    };
+    Box::pin(arriving.attempting(&worker, way).run()).await
+}
+
+impl Arriving {
+    fn find(&mut self) -> Result<Arc<RoutedRule>, Refusal> {
+        find(&self.service, self.port, &self.parts, &mut self.exchange)
+    }
+
+    fn limit_rate(&mut self, rule: &RoutedRule) -> Option<Response<ResponseBody>> {
+        let limiter = match &rule.config.rate_limits {
+            Some(_) => &rule.runtime.rate_limiter,
+            None => self.service.runtime.rate_limiter(),
+        };
+        let (worker, exchange) = (&self.worker, &mut self.exchange);
+        pipeline::limit_caller(worker, exchange, limiter, &self.parts, self.peer)
+    }
+
+    /// Its attempts, changed as the filters say.
+    fn attempting<'a>(
+        self: Box<Self>,
+        worker: &'a Rc<Worker>,
+        way: Way<'a>,
+    ) -> Box<Attempting<'a>> {
+        let Self {
+            peer,
+            mut parts,
+            body,
+            exchange,
+            ..
+        } = *self;
+        let buffer_bytes = way
+            .retries()
+            .map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
+        let source = RequestSource::new(body, buffer_bytes, exchange.started());
+        if let Some(routed) = &exchange.routed {
+            change(worker, routed, &mut parts, &source, peer);
+        }
+        Attempting::new(worker, way, peer, parts, source, exchange)
+    }
+}
+
+/// What ends a request before it goes anywhere.
+enum Stop {
+    Answer(Response<ResponseBody>),
+    Refusal(Refusal),
+}
+
+fn find(
+    service: &Service,
+    port: u16,
+    parts: &Parts,
+    exchange: &mut Exchange,
+) -> Result<Arc<RoutedRule>, Refusal> {
+    let routes = service.routes(port);
+    let found = routes.and_then(|routes| routes.find(&View::of(parts)));
+    // To callers of gRPC a status of gRPC, whatever they sent.
+    let is_grpc = routes.is_some_and(|routes| routes.config.grpc);
+    let Some((rule, found)) = found else {
+        exchange.is_grpc |= is_grpc;
+        let name = &service.runtime.name;
+        return Err(Refusal {
+            reason: Reason::NoRoute,
+            detail: format!("no rule of the routes of {name} matches on port {port}"),
+        });
+    };
+    let breaker = service.config.policy.circuit_breaker.as_ref();
+    let failures = breaker.map(|breaker| BodyFailures::of(&breaker.trip.failures));
+    exchange.routed = Some(Routed::new(rule, found, failures.unwrap_or_default()));
+    if let Some(cannot) = &rule.config.cannot {
+        exchange.is_grpc |= is_grpc;
+        return Err(cannot_be(rule, cannot));
+    }
+    Ok(Arc::clone(rule))
+}
+
+fn cannot_be(rule: &RoutedRule, why: &str) -> Refusal {
+    Refusal {
+        reason: Reason::NoBackend,
+        detail: format!("rule {} of route {}: {why}", rule.label, rule.route),
+    }
+}
+
+/// The backend, by weight; or the answer that the rule itself gives.
+fn choose<'a>(
+    rule: &'a RoutedRule,
+    port: u16,
+    parts: &Parts,
+    exchange: &mut Exchange,
+) -> Result<&'a BackendReference, Stop> {
+    let is_redirect = rule.config.filters.iter().any(is_redirect);
+    let chosen = rule.choose(crate::random::next()).filter(|_| !is_redirect);
+    let Some(routed) = &mut exchange.routed else {
+        // Never so: it has just been matched.
+        return Err(Stop::Refusal(cannot_be(rule, "it was not matched")));
+    };
+    routed.backend = chosen;
+    if let Some(at) = chosen {
+        routed.counters = Arc::clone(&rule.backends[at]);
+    }
+    if let Some(answer) = answer(routed, port, parts) {
+        let reason = answer.1;
+        exchange.refused(reason, &answer.0, clock::now());
+        return Err(Stop::Answer(answer.0));
+    }
+    if let Some(config) = &rule.config.session {
+        routed.sessions = Some(Sessions::of(config, &parts.headers));
+    }
+    let Some(at) = chosen else {
+        exchange.is_grpc |= rule.config.route.kind == "GRPCRoute";
+        let why = "it has no backend with a weight";
+        return Err(Stop::Refusal(cannot_be(rule, why)));
+    };
+    let to = &rule.config.backends[at].to;
+    match &to.cannot {
+        None => Ok(to),
+        Some(why) => {
+            exchange.is_grpc |= rule.config.route.kind == "GRPCRoute";
+            let why = format!("backend {}: {why}", to.service);
+            Err(Stop::Refusal(cannot_be(rule, &why)))
+        }
+    }
+}
+
+fn is_redirect(filter: &Filter) -> bool {
+    matches!(filter, Filter::Redirect(_))
+}
+
+/// A preflight's answer, or a redirect's.
+fn answer(
+    routed: &mut Routed,
+    port: u16,
+    parts: &Parts,
+) -> Option<(Response<ResponseBody>, Reason)> {
+    let of_cors = routed.filters().find_map(|filter| match filter {
+        Filter::Cors(cors) => {
+            let is_preflight = cors::is_preflight(parts);
+            let mut told = http::HeaderMap::new();
+            cors.answer(&parts.headers, is_preflight, &mut told);
+            Some((told, is_preflight))
+        }
+        _ => None,
+    });
+    if let Some((told, is_preflight)) = of_cors {
+        routed.cors = Some(told);
+        if is_preflight {
+            return Some((own(Reason::Cors, Reason::Cors.status()), Reason::Cors));
+        }
+    }
+    let redirect = routed.filters().find_map(|filter| match filter {
+        Filter::Redirect(redirect) => Some(redirect),
+        _ => None,
+    })?;
+    let mut answer = own(Reason::Redirect, redirect.status);
+    let location = paths::location(redirect, routed.matched(), &View::of(parts), port);
+    if let Some(location) = location {
+        answer.headers_mut().insert(LOCATION, location);
+    }
+    Some((answer, Reason::Redirect))
+}
+
+fn own(reason: Reason, status: StatusCode) -> Response<ResponseBody> {
+    let mut answer = Response::new(ResponseBody::own(bytes::Bytes::new()));
+    *answer.status_mut() = status;
+    let word = HeaderValue::from_static(reason.word());
+    answer.headers_mut().insert(REASON, word);
+    answer
+}
+
+/// The backend's service, with its endpoints. One that has not arrived is waited
+/// for as at a first use.
+async fn reach(
+    worker: &Worker,
+    service: &Arc<Service>,
+    to: &BackendReference,
+) -> Result<(Arc<Service>, u16), Refusal> {
+    if to.service == service.name {
+        return Ok((Arc::clone(service), to.port));
+    }
+    match worker.shared.mesh.resolve_backend(&to.service).await {
+        Some(backend) => Ok((backend, to.port)),
+        None => Err(Refusal {
+            reason: Reason::NoEndpoints,
+            detail: format!("the backend {} is not known here", to.service),
+        }),
+    }
+}
+
+/// The places of the request: of the service that was called, of the rule alone,
+/// and of the backend, which counts direct and routed calls together.
+fn enter(
+    service: &Service,
+    rule: &RoutedRule,
+    backend: &Service,
+    exchange: &mut Exchange,
+) -> Result<(), Refusal> {
+    pipeline::enter(exchange, &service.runtime)?;
+    let started = exchange.started();
+    if rule.config.retries.is_some() {
+        rule.runtime.budget.request(started);
+    }
+    let full = |whose: &str| Refusal {
+        reason: Reason::Overloaded,
+        detail: format!("circuitBreaker.maxRequests of {whose} is reached"),
+    };
+    let of_rule = rule.runtime.limits.try_acquire(Kind::Requests);
+    let of_rule =
+        of_rule.ok_or_else(|| full(&format!("rule {} of route {}", rule.label, rule.route)))?;
+    let (mut of_backend, mut breaker) = (None, None);
+    if backend.runtime.id != service.runtime.id {
+        let runtime = &backend.runtime;
+        let permit = runtime.limits.try_acquire(Kind::Requests);
+        of_backend = Some(permit.ok_or_else(|| full(&runtime.name))?);
+        let admitted = runtime.service_breaker().try_admit(started);
+        breaker = Some(admitted.ok_or_else(|| pipeline::breaker_open(runtime, started))?);
+    }
+    if let Some(routed) = &mut exchange.routed {
+        routed.permits = [Some(of_rule), of_backend];
+        routed.backend_breaker = breaker;
+    }
+    Ok(())
+}
+
+/// Does what the filters say, and sends the mirrors on their way.
+fn change(
+    worker: &Rc<Worker>,
+    routed: &Routed,
+    parts: &mut Parts,
+    source: &RequestSource,
+    peer: SocketAddr,
+) {
+    // What becomes a tunnel is for one.
+    let is_tunnel = parse::asks_for_tunnel(parts);
+    let matched = routed.matched();
+    filters::change_request(routed.filters(), matched, parts, |to, parts| {
+        let share = (u128::from(crate::random::next()) * u128::from(to.denominator)) >> 64;
+        if is_tunnel || to.backend.cannot.is_some() || share >= u128::from(to.numerator) {
+            return;
+        }
+        let counters = routed.rule.mirror_counters(to);
+        if !mirror::start(worker, &to.backend, counters, parts, source, peer) {
+            counters.mirrored(MirrorResult::Dropped);
+        }
+    });
+}

@@ -1,0 +1,120 @@
+//! A rule's own retries, timeouts, rate limits and limits.
+
+use remora_proto::v1::{Conditions, Limits, RateLimit, Retries, Timeouts};
+
+use super::stage::{Change, prefix, to};
+use crate::eventually;
+use crate::mesh::{Mesh, retrying};
+use crate::upstream::{App, Reply, status};
+
+fn retries(attempts: u32) -> Retries {
+    let mut retries = retrying(attempts, |_| ()).retries.unwrap();
+    retries.on = Some(Conditions {
+        status_codes: vec![500],
+        ..Conditions::default()
+    });
+    retries
+}
+
+#[tokio::test]
+async fn a_rules_retries_and_timeouts_are_instead_of_the_services() {
+    let mesh = Mesh::start().await;
+    let app = App::start(mesh.net.at(10), |it| match (it.path.as_str(), it.number) {
+        ("/slow", _) => Reply::Never,
+        (_, number) if number % 3 == 0 => status(200),
+        _ => status(500),
+    })
+    .await;
+    mesh.serve("v1", &app);
+    let mut retried = to("v1").when(prefix("/retried"));
+    retried.retries = Some(retries(2));
+    let mut timed = to("v1").when(prefix("/slow"));
+    timed.timeouts = Some(Timeouts {
+        request_ms: Some(100),
+        ..Timeouts::default()
+    });
+    // The backend's own policy would not retry at all, the service's once.
+    mesh.routes_with(vec![retried, timed, to("v1")], |service| {
+        service.policy = Some(retrying(1, |retries| {
+            retries.on = self::retries(1).on;
+        }));
+    });
+    assert_eq!((mesh.get("/retried").await.status, app.count()), (200, 3));
+    assert_eq!((mesh.get("/other").await.status, app.count()), (500, 5));
+    let answer = mesh.get("/slow").await;
+    assert_eq!((answer.status, answer.reason()), (504, "timeout"));
+}
+
+#[tokio::test]
+async fn a_rules_rate_limit_is_instead_of_the_services_and_keeps_its_fill() {
+    let mesh = Mesh::start().await;
+    mesh.version("v1", 10).await;
+    let limit = |requests: u32| RateLimit {
+        name: "few".into(),
+        policy: "shop/canary".into(),
+        requests,
+        per_ms: 3_600_000,
+        burst: requests,
+        max_keys: 100,
+        ..RateLimit::default()
+    };
+    let rules = |requests| {
+        let mut limited = to("v1").when(prefix("/limited"));
+        limited.rate_limits = vec![limit(requests)];
+        limited.own_rate_limits = true;
+        let mut free = to("v1").when(prefix("/free"));
+        free.own_rate_limits = true;
+        vec![limited, free, to("v1")]
+    };
+    mesh.routes_with(rules(3), |service| {
+        service.policy.as_mut().unwrap().rate_limits = vec![limit(1)];
+    });
+    for expected in [200, 200, 200, 429] {
+        assert_eq!(mesh.get("/limited").await.status, expected);
+    }
+    for expected in [200, 429] {
+        assert_eq!(mesh.get("/other").await.status, expected);
+    }
+    for _ in 0..5 {
+        assert_eq!(mesh.get("/free").await.status, 200);
+    }
+    // An unrelated change of the routes refills nothing.
+    let mut changed = rules(3);
+    changed.insert(0, to("v1").when(prefix("/new")));
+    changed[0].route.as_mut().unwrap().rule_name = "new".into();
+    changed[1].route.as_mut().unwrap().rule_name = "limited".into();
+    let mut named = rules(3);
+    named[0].route.as_mut().unwrap().rule_name = "limited".into();
+    mesh.change_routes(named).await;
+    while mesh.get("/limited").await.status == 200 {}
+    mesh.change_routes(changed).await;
+    assert_eq!(mesh.get("/limited").await.status, 429);
+}
+
+#[tokio::test]
+async fn a_rules_max_requests_counts_that_rule_alone() {
+    let mesh = Mesh::start().await;
+    let app = App::start(mesh.net.at(10), |it| match it.path.as_str() {
+        "/one/held" => Reply::Never,
+        _ => status(200),
+    })
+    .await;
+    mesh.serve("v1", &app);
+    let mut one = to("v1").when(prefix("/one"));
+    one.limits = Some(Limits {
+        max_requests: Some(1),
+        ..Limits::default()
+    });
+    mesh.routes(vec![one, to("v1")]);
+    let mut held = mesh.client().await;
+    held.send("GET", "catalog:8080", "/one/held", "", "").await;
+    eventually("it is there", async || app.count() == 1).await;
+    let answer = mesh.get("/one").await;
+    assert_eq!((answer.status, answer.reason()), (503, "overloaded"));
+    assert_eq!(mesh.get("/two").await.status, 200);
+    drop(held);
+    eventually("its place is free again", async || {
+        mesh.get("/one").await.status == 200
+    })
+    .await;
+}
