@@ -186,12 +186,15 @@ fn not_its_share(version: &str, percent: u32, got: u64, answered: u64) -> Option
 fn slower(calm: &Figures, one: &Figures) -> Option<String> {
     let (factor, median_ms, hundredth_ms) = MOST_SLOWER;
     let (before, now) = (calm.latency_ms, one.latency_ms);
-    let is_slower =
-        now.p50 > before.p50 * factor + median_ms || now.p99 > before.p99 * factor + hundredth_ms;
-    is_slower.then(|| {
+    let most = [
+        before.p50 * factor + median_ms,
+        before.p99 * factor + hundredth_ms,
+    ];
+    (now.p50 > most[0] || now.p99 > most[1]).then(|| {
         format!(
-            "Its callers waited {} ms (median) and {} ms (one in a hundred), before {} and {}.",
-            now.p50, now.p99, before.p50, before.p99
+            "Its callers waited {} ms (median) and {} ms (one in a hundred); after a stage \
+             without a mirror {:.1} and {:.1} is the most.",
+            now.p50, now.p99, most[0], most[1]
         )
     })
 }

@@ -1,5 +1,9 @@
 //! What a rule bears: time limits, retries, sessions, and the policies on it.
 
+use serde_json::Value;
+
+use crate::cluster::eventually;
+
 use super::world::{HOME, World, got, kind};
 
 fn spec(conduct: &str) -> String {
@@ -47,62 +51,52 @@ fn a_rule_ends_what_takes_too_long_and_sends_again_what_it_may() {
     assert_eq!(world.call(HOME, "http://echo/", &fails)["status"], 503);
 }
 
+/// Both pods are of one backend: weights decide before, and are not overridden.
 const SESSIONS: &str = "  parentRefs: [{group: '', kind: Service, name: echo}]
   rules:
     - sessionPersistence: {type: KIND}
-      backendRefs: [{name: echo-v1, port: 80, weight: FIRST}, {name: echo-v2, port: 80, weight: 1}]
+      backendRefs: [{name: echo, port: 80}]
 ";
 
+/// Waits until an answer gives a token; that answer, and the header that brings it back.
+fn session(world: &World, given: impl Fn(&Value) -> Option<String>) -> (Value, String) {
+    eventually(30, "a session is given", || {
+        let answer = world.try_call(HOME, "http://echo/", &[])?;
+        given(&answer)
+            .map(|header| (answer.clone(), header))
+            .ok_or(answer.to_string())
+    })
+}
+
 #[test]
-fn a_session_stays_with_its_pod_until_its_backend_has_no_weight() {
+fn a_session_stays_with_its_pod_by_cookie_and_by_header() {
     let Some(world) = World::make() else { return };
-    let spec = |kind: &str, first: &str| {
-        let spec = SESSIONS.replace("KIND", kind);
-        spec.replace("FIRST", first)
+    let by_cookie = |answer: &Value| {
+        let given = answer["headers"]["set-cookie"].as_str()?;
+        let pair = given
+            .split(';')
+            .next()
+            .filter(|pair| pair.starts_with("stay="))?;
+        Some(format!("cookie: other=1; {pair}"))
     };
-    world.route(
-        "HTTPRoute",
-        HOME,
-        "echo",
-        &spec("Cookie, cookie: {name: stay}", "1000"),
-    );
-    let with = |answer: &serde_json::Value| {
-        let given = answer["headers"]["set-cookie"].as_str().unwrap_or_default();
-        given.split(';').next().unwrap_or_default().to_owned()
+    let by_header = |answer: &Value| {
+        let token = answer["headers"]["x-stay"].as_str()?;
+        Some(format!("x-stay: {token}"))
     };
-    let first = crate::cluster::eventually(30, "a session is given", || {
-        let answer = world.try_call(HOME, "http://echo/", &[])?;
-        if with(&answer).starts_with("stay=") && kind(&answer) == "200 v1" {
-            Ok(answer)
-        } else {
-            Err(answer.to_string())
-        }
-    });
-    let cookie = format!("cookie: {}", with(&first));
-    for _ in 0..5 {
-        let answer = world.call(HOME, "http://echo/", &["--header", &cookie]);
-        assert_eq!(kind(&answer), "200 v1", "{answer}");
+    let cookie = SESSIONS.replace("KIND", "Cookie, cookie: {name: stay}");
+    world.route("HTTPRoute", HOME, "echo", &cookie);
+    let (first, header) = session(&world, by_cookie);
+    for _ in 0..10 {
+        let answer = world.call(HOME, "http://echo/", &["--header", &header]);
+        assert_eq!(kind(&answer), kind(&first), "{answer}");
     }
-    world.in_force(HOME, "routes/echo", || {
-        let moved = spec("Cookie, cookie: {name: stay}", "0");
-        world.route("HTTPRoute", HOME, "echo", &moved);
-    });
-    let answer = world.call(HOME, "http://echo/", &["--header", &cookie]);
-    assert_eq!(kind(&answer), "200 v2", "{answer}");
-    assert!(with(&answer).starts_with("stay="), "{answer}");
-    // By a header that the caller brings back.
-    let by_header = spec("Header, header: {name: x-stay}", "1");
-    world.route("HTTPRoute", HOME, "echo", &by_header);
-    let first = crate::cluster::eventually(30, "a session is given", || {
-        let answer = world.try_call(HOME, "http://echo/", &[])?;
-        match answer["headers"]["x-stay"].as_str() {
-            Some(_) => Ok(answer),
-            None => Err(answer.to_string()),
-        }
-    });
-    let token = first["headers"]["x-stay"].as_str().unwrap();
-    let header = format!("x-stay: {token}");
-    for _ in 0..5 {
+    // Without the token both pods answer.
+    let counts = world.count(HOME, "http://echo/", 100);
+    assert!(counts.len() == 2, "{counts:?}");
+    let kind_of_header = SESSIONS.replace("KIND", "Header, header: {name: x-stay}");
+    world.route("HTTPRoute", HOME, "echo", &kind_of_header);
+    let (first, header) = session(&world, by_header);
+    for _ in 0..10 {
         let answer = world.call(HOME, "http://echo/", &["--header", &header]);
         assert_eq!(kind(&answer), kind(&first), "{answer}");
     }
