@@ -4,6 +4,7 @@
 //! In the order in which a change meets them:
 //! - [`source`]: where objects come from: a cluster, or a watched folder of YAML.
 //! - [`policy`]: the custom resource TrafficPolicy, parsed once into typed settings.
+//! - [`gateway`]: HTTPRoute, GRPCRoute and ReferenceGrant, parsed once.
 //! - [`core`](mod@core): objects in, resources out; free of Kubernetes and of the transport.
 //! - [`stream`]: the resources to the sidecars (xDS incremental).
 //! - [`reports`]: what the sidecars tell.

@@ -459,3 +459,6 @@ fn kept(before: Option<&Arc<Resource>>, now: Resource) -> Arc<Resource> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

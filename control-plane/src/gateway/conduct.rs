@@ -7,6 +7,7 @@ use remora_proto::v1;
 use remora_proto::v1::session_persistence;
 use serde_json::Value;
 
+use super::filters::changed;
 use super::findings::{Fields, Findings, shown};
 use crate::core::routes::{Retry, RouteId, RouteTimeouts};
 
@@ -48,8 +49,9 @@ pub(super) fn retry(fields: &Fields, path: &str, findings: &mut Findings) -> Opt
     let attempts = findings.number(fields, &path, "attempts", (0, i32::MAX.unsigned_abs()));
     let attempts = attempts.unwrap_or(DEFAULT_ATTEMPTS);
     if attempts > MAX_ATTEMPTS {
-        let message = format!("is {attempts}, must be at most {MAX_ATTEMPTS}");
-        findings.unsupported(format!("{path}.attempts"), message);
+        findings.remark(format!(
+            "{path}.attempts is {attempts}, of which {MAX_ATTEMPTS} are done"
+        ));
     }
     let listed = findings.list(fields, &path, "codes", MAX_CODES);
     let mut codes = Vec::new();
@@ -62,7 +64,7 @@ pub(super) fn retry(fields: &Fields, path: &str, findings: &mut Findings) -> Opt
         }
     }
     Some(Retry {
-        attempts,
+        attempts: attempts.min(MAX_ATTEMPTS),
         codes: (!listed.is_empty()).then_some(codes),
         backoff_ms: findings.duration(fields, &path, "backoff"),
     })
@@ -102,7 +104,7 @@ pub(super) fn session_persistence(
         };
         let fields = findings.object(value, &at, &["name"])?;
         let name = findings.required(fields, &at, "name", (is_token, "the name of a header"))?;
-        session_persistence::Kind::Header(findings.header_name(name, &format!("{at}.name"))?)
+        session_persistence::Kind::Header(changed(name, &format!("{at}.name"), findings)?)
     } else {
         let cookie = cookie(route, rule, has("cookie"), &at, findings)?;
         if cookie.permanent && timeout.is_none_or(|ms| ms == 0) {

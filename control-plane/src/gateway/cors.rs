@@ -46,24 +46,7 @@ pub(super) fn read(value: &Value, path: &str, findings: &mut Findings) -> v1::Co
     let allow_methods = texts("allowMethods", MAX_METHODS);
     let allow_headers = texts("allowHeaders", MAX_CORS_LIST);
     let expose_headers = texts("exposeHeaders", MAX_CORS_LIST);
-    for origin in allow_origins.iter().filter(|origin| !is_origin(origin)) {
-        let message = format!(
-            "is {}, must be * or scheme://host or scheme://host:port, with http or https",
-            shown(origin)
-        );
-        findings.form(format!("{path}.allowOrigins"), message);
-    }
-    for method in allow_methods
-        .iter()
-        .filter(|one| !METHODS.contains(&&***one))
-    {
-        let message = format!(
-            "is {}, must be one of: {}",
-            shown(method),
-            METHODS.join(", ")
-        );
-        findings.unsupported(format!("{path}.allowMethods"), message);
-    }
+    check(&allow_origins, &allow_methods, path, findings);
     let mut names = |name: &str, listed: Vec<String>| -> Vec<String> {
         let field = format!("{path}.{name}");
         let mut names: Vec<String> = Vec::new();
@@ -84,6 +67,24 @@ pub(super) fn read(value: &Value, path: &str, findings: &mut Findings) -> v1::Co
             .unwrap_or(DEFAULT_MAX_AGE),
         allow_origins: once(allow_origins),
         allow_methods: once(allow_methods),
+    }
+}
+
+fn check(origins: &[String], methods: &[String], path: &str, findings: &mut Findings) {
+    for origin in origins.iter().filter(|origin| !is_origin(origin)) {
+        let message = format!(
+            "is {}, must be * or scheme://host or scheme://host:port, with http or https",
+            shown(origin)
+        );
+        findings.form(format!("{path}.allowOrigins"), message);
+    }
+    for method in methods.iter().filter(|one| !METHODS.contains(&&***one)) {
+        let message = format!(
+            "is {}, must be one of: {}",
+            shown(method),
+            METHODS.join(", ")
+        );
+        findings.unsupported(format!("{path}.allowMethods"), message);
     }
 }
 

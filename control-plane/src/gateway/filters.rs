@@ -1,9 +1,8 @@
 //! `filters`, of rules and of backends.
 
-use remora_proto::bounds::{is_label, is_path, is_subdomain};
+use remora_proto::bounds::{is_changeable_header, is_label, is_path, is_subdomain};
 use remora_proto::v1;
 use remora_proto::v1::{path_change, route_filter};
-use remora_proto::well_known;
 use serde_json::Value;
 
 use super::cors;
@@ -14,21 +13,6 @@ use crate::core::routes::{BackendRef, Filter, RouteKind, is_core};
 /// Filters in one list, and entries in a list of one.
 const MAX_FILTERS: usize = 16;
 const NAME: &str = "a name of Kubernetes";
-/// Fields that say where a message ends, or what becomes of its connection: who
-/// changes them makes two readers see two messages.
-const OF_FRAMING: [&str; 10] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-];
-
 /// Where filters stand.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct At {
@@ -227,26 +211,19 @@ fn headers(value: &Value, path: &str, findings: &mut Findings) -> v1::HeaderChan
 }
 
 /// The name of a header that a route may change.
-fn changed(name: &str, field: &str, findings: &mut Findings) -> Option<String> {
+pub(super) fn changed(name: &str, field: &str, findings: &mut Findings) -> Option<String> {
     let name = findings.header_name(name, field)?;
-    if name.starts_with(well_known::header::PREFIX) {
-        let message = format!("{} is Remora's own", shown(&name));
-        findings.unsupported(field, message);
-        return None;
+    if is_changeable_header(&name) {
+        return Some(name);
     }
-    if OF_FRAMING.contains(&name.as_str()) {
-        let hint = if name == "host" {
-            ": use URLRewrite with hostname"
-        } else {
-            ": it says how the message is carried"
-        };
-        findings.unsupported(
-            field,
-            format!("{} is not changed by filters{hint}", shown(&name)),
-        );
-        return None;
-    }
-    Some(name)
+    let hint = if name == "host" {
+        "use URLRewrite with hostname"
+    } else {
+        "it says how the message is carried, or is Remora's own"
+    };
+    let message = format!("{} is not a route's to change: {hint}", shown(&name));
+    findings.unsupported(field, message);
+    None
 }
 
 fn redirect(value: &Value, path: &str, at: At, findings: &mut Findings) -> Option<v1::Redirect> {

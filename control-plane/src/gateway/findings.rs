@@ -39,6 +39,7 @@ struct Finding {
 pub(super) struct Findings {
     list: Vec<Finding>,
     in_filters: bool,
+    remarks: Vec<String>,
 }
 
 pub(super) type Fields = Map<String, Value>;
@@ -57,6 +58,17 @@ impl Findings {
     /// Beside another filter.
     pub(super) fn incompatible(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.add(Why::Incompatible, field.into(), message.into());
+    }
+
+    /// What is done otherwise than it may be meant.
+    pub(super) fn remark(&mut self, text: String) {
+        if self.remarks.len() < MAX_FINDINGS {
+            self.remarks.push(text);
+        }
+    }
+
+    pub(super) fn into_remarks(self) -> Vec<String> {
+        self.remarks
     }
 
     fn add(&mut self, why: Why, field: String, message: String) {

@@ -1,6 +1,6 @@
 //! `matches` of a rule: what of a request must hold.
 
-use remora_proto::bounds::MAX_ROUTE_TEXT;
+use remora_proto::bounds::{MAX_ROUTE_PATTERN_BYTES, MAX_ROUTE_TEXT};
 use remora_proto::pattern::Pattern;
 use remora_proto::v1;
 use remora_proto::v1::{grpc_method, route_match, value_match};
@@ -26,9 +26,21 @@ const PATTERN: &str = "RegularExpression";
 pub(super) struct Read {
     pub(super) matches: Vec<v1::RouteMatch>,
     pub(super) pattern_bytes: usize,
+    /// Bytes of those of the rules before.
+    spent: usize,
+    /// One cannot be built: then no more is, as the rule is nothing without it.
+    is_broken: bool,
 }
 
 impl Read {
+    /// After rules whose patterns take so many bytes.
+    pub(super) fn after(spent: usize) -> Self {
+        Self {
+            spent,
+            ..Self::default()
+        }
+    }
+
     /// One more.
     pub(super) fn add(
         &mut self,
@@ -213,11 +225,29 @@ impl Read {
         read
     }
 
+    /// Building one takes its time; how many an object has built is bounded.
     fn pattern(&mut self, text: &str, field: &str, findings: &mut Findings) {
-        match Pattern::parse(text) {
-            Ok(pattern) => self.pattern_bytes += pattern.size(),
-            Err(error) => findings.unsupported(field, format!("{} {error}", shown(text))),
+        if self.is_broken {
+            return;
         }
+        let built = Pattern::parse(text).map(|pattern| pattern.size());
+        self.is_broken = match built {
+            Ok(bytes) => {
+                self.pattern_bytes += bytes;
+                let is_over = self.spent + self.pattern_bytes > MAX_ROUTE_PATTERN_BYTES;
+                if is_over {
+                    let message = format!(
+                        "the patterns of the route need more than {MAX_ROUTE_PATTERN_BYTES} bytes"
+                    );
+                    findings.unsupported(field, message);
+                }
+                is_over
+            }
+            Err(error) => {
+                findings.unsupported(field, format!("{} {error}", shown(text)));
+                true
+            }
+        };
     }
 }
 

@@ -19,6 +19,9 @@ const MAX_ALL_MATCHES: usize = 128;
 const MAX_BACKENDS: usize = 16;
 /// Host names of one route.
 const MAX_HOSTNAMES: usize = 16;
+/// What becomes of them.
+const HOSTNAMES: &str = "hostnames are not looked at: of calls inside the mesh the address alone \
+                         chooses the Service (match the header host instead)";
 const LABELS: &str = "a name of lower case letters, digits, - and .";
 
 /// What a route says, and what of it is not of its form: of a file such an object
@@ -32,18 +35,21 @@ pub fn read(id: &RouteId, value: &Value) -> (Says, Vec<FieldError>) {
         says.parents = parents::read(spec, &mut findings);
         // Which Gateways take it is for those to say.
         findings.word(spec, "spec", "useDefaultGateways", &["All", "None"]);
-        says.has_hostnames = !findings
-            .list(spec, "spec", "hostnames", MAX_HOSTNAMES)
-            .is_empty();
+        let hostnames = findings.list(spec, "spec", "hostnames", MAX_HOSTNAMES);
+        if !hostnames.is_empty() {
+            findings.remark(HOSTNAMES.to_owned());
+        }
         let listed = findings.list(spec, "spec", "rules", MAX_RULES);
         let empty = Value::Object(Fields::new());
         // As the definition has it: a rule that every call matches.
         let default = (id.kind == RouteKind::Http && spec.get("rules").is_none_or(Value::is_null))
             .then_some(&empty);
         for (index, value) in listed.iter().chain(default).enumerate() {
-            let (rule, found) = rule(id, index, value);
-            faults.extend(found);
+            let before = says.rules.iter().map(|rule| rule.pattern_bytes);
+            let (rule, found) = rule(id, (index, before.sum()), value);
+            faults.extend(found.faults());
             says.rules.push(rule);
+            says.remarks.extend(found.into_remarks());
         }
         let count: usize = says.rules.iter().map(|rule| rule.matches.len()).sum();
         if count > MAX_ALL_MATCHES {
@@ -60,20 +66,27 @@ pub fn read(id: &RouteId, value: &Value) -> (Says, Vec<FieldError>) {
     }
     says.fault = findings.verdict().map(|found| found.fault);
     faults.extend(findings.faults());
+    says.remarks.extend(findings.into_remarks());
     (says, faults)
 }
 
-fn rule(id: &RouteId, index: usize, value: &Value) -> (Rule, Vec<FieldError>) {
+/// `at`: its place, and the bytes of the patterns of the rules before it.
+fn rule(id: &RouteId, at: (usize, usize), value: &Value) -> (Rule, Findings) {
     let mut findings = Findings::default();
-    let rule = rule_fields(id, index, value, &mut findings).unwrap_or_default();
+    let rule = rule_fields(id, at, value, &mut findings).unwrap_or_default();
     let rule = Rule {
         fault: findings.verdict(),
         ..rule
     };
-    (rule, findings.faults().collect())
+    (rule, findings)
 }
 
-fn rule_fields(id: &RouteId, index: usize, value: &Value, findings: &mut Findings) -> Option<Rule> {
+fn rule_fields(
+    id: &RouteId,
+    (index, spent): (usize, usize),
+    value: &Value,
+    findings: &mut Findings,
+) -> Option<Rule> {
     let path = format!("spec.rules[{index}]");
     let known: &[&str] = match id.kind {
         RouteKind::Http => &[
@@ -96,7 +109,7 @@ fn rule_fields(id: &RouteId, index: usize, value: &Value, findings: &mut Finding
     let fields = findings.object(value, &path, known)?;
     let form: (fn(&str) -> bool, &str) = (remora_proto::bounds::is_subdomain, LABELS);
     let name = findings.optional(fields, &path, "name", form);
-    let mut matched = matches::Read::default();
+    let mut matched = matches::Read::after(spent);
     let listed = findings.list(fields, &path, "matches", MAX_MATCHES);
     for (index, value) in listed.iter().enumerate() {
         matched.add(

@@ -105,11 +105,7 @@ fn foreign(number: u32) -> Value {
 }
 
 async fn parents(world: &World, name: &str) -> Vec<Value> {
-    let object = world.api("HTTPRoute").get(name).await.unwrap();
-    let parents = object.data.pointer("/status/parents").cloned();
-    parents
-        .and_then(|parents| parents.as_array().cloned())
-        .unwrap_or_default()
+    parents_of(&world.api("HTTPRoute").get(name).await.unwrap().data)
 }
 
 /// The other controller's write: careless of conflicts, careful of our entries.
@@ -146,6 +142,33 @@ fn condition<'a>(entry: &'a Value, kind: &str) -> &'a Value {
         .unwrap_or(&Value::Null)
 }
 
+/// The whole list, once so many entries of it are ours, and these.
+async fn ours(world: &World, wanted: usize) -> (Vec<Value>, Vec<Value>) {
+    eventually("our entries", async || {
+        let list = parents(world, "canary").await;
+        let is_ours = |one: &&Value| one["controllerName"] == "remora.io/control-plane";
+        let ours: Vec<Value> = list.iter().filter(is_ours).cloned().collect();
+        (ours.len() == wanted).then_some((list, ours))
+    })
+    .await
+}
+
+/// Both controllers have something to write, again and again.
+async fn write_at_once(world: &World) {
+    for round in 1..=20 {
+        let parents = if round % 2 == 0 {
+            json!([parent("catalog"), parent("later")])
+        } else {
+            json!([parent("catalog")])
+        };
+        world
+            .apply("HTTPRoute", "canary", route(parents, round))
+            .await;
+        write_foreign(world, "canary", round).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test]
 async fn gateway_api_may_come_later_and_a_status_of_several_controllers_is_kept() {
     let Some(world) = World::new().await else {
@@ -159,18 +182,7 @@ async fn gateway_api_may_come_later_and_a_status_of_several_controllers_is_kept(
     let both = json!([{"group": GROUP, "kind": "Gateway", "name": "public"}, parent("catalog"), parent("later")]);
     world.apply("HTTPRoute", "canary", route(both, 7)).await;
     write_foreign(&world, "canary", 0).await;
-    let ours = async |wanted: usize| {
-        eventually("our entries", async || {
-            let list = parents(&world, "canary").await;
-            let ours = list
-                .iter()
-                .filter(|one| one["controllerName"] == "remora.io/control-plane");
-            let ours: Vec<Value> = ours.cloned().collect();
-            (ours.len() == wanted).then_some((list, ours))
-        })
-        .await
-    };
-    let (list, entries) = ours(2).await;
+    let (list, entries) = ours(&world, 2).await;
     assert!(list.contains(&foreign(0)), "{list:?}");
     assert_eq!(entries[0]["parentRef"], parent("catalog"));
     assert_eq!(condition(&entries[0], "Accepted")["status"], "True");
@@ -188,25 +200,13 @@ async fn gateway_api_may_come_later_and_a_status_of_several_controllers_is_kept(
     let service: v1::Service = open(&sidecar.take().await.resources[0]);
     assert_eq!(service.routes[0].rules[0].backends[0].weight, 7);
 
-    // Both write at once, again and again: nothing of either is lost.
-    for round in 1..=20 {
-        let parents = if round % 2 == 0 {
-            json!([parent("catalog"), parent("later")])
-        } else {
-            json!([parent("catalog")])
-        };
-        world
-            .apply("HTTPRoute", "canary", route(parents, round))
-            .await;
-        write_foreign(&world, "canary", round).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let (list, entries) = ours(2).await;
+    write_at_once(&world).await;
+    let (list, entries) = ours(&world, 2).await;
     assert!(list.contains(&foreign(20)) && list.len() == 3, "{list:?}");
     let generation = world.api("HTTPRoute").get("canary").await.unwrap();
     let generation = generation.metadata.generation;
     eventually("the last generation", async || {
-        let (_, entries) = ours(2).await;
+        let (_, entries) = ours(&world, 2).await;
         let observed = condition(&entries[0], "Accepted")["observedGeneration"].as_i64();
         (observed == generation).then_some(())
     })
@@ -216,7 +216,7 @@ async fn gateway_api_may_come_later_and_a_status_of_several_controllers_is_kept(
     // Named no more: what was ours is gone, and the rest is as it was.
     let gateway = json!([{"group": GROUP, "kind": "Gateway", "name": "public"}]);
     world.apply("HTTPRoute", "canary", route(gateway, 1)).await;
-    let (list, _) = ours(0).await;
+    let (list, _) = ours(&world, 0).await;
     assert_eq!(list, [foreign(20)]);
     assert!(since.as_str().is_some());
     let problems = crate::sidecar::fetch(plane.running.admin, "/problems")

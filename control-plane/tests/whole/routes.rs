@@ -1,6 +1,7 @@
 //! Routes from YAML to the sidecars of those whose calls they are.
 
 use prost::Message;
+use remora_proto::discovery::DeltaDiscoveryRequest;
 use remora_proto::v1;
 use remora_proto::well_known::SERVICE_TYPE;
 
@@ -217,4 +218,35 @@ async fn one_route_of_a_thousand_costs_one_resource_when_it_changes() {
     println!("one of 1,000 routes changed: 1 resource, {bytes} bytes");
     assert!(bytes < 200_000, "{bytes} bytes");
     sidecar.nothing_comes().await;
+}
+
+#[tokio::test]
+async fn who_comes_back_with_its_own_variant_is_sent_nothing() {
+    let own = route(
+        "team",
+        "own",
+        "[{backendRefs: [{namespace: shop, name: catalog, port: 8080, weight: 7}]}]",
+    );
+    let plane = Plane::new(&[("shop.yaml", SHOP), ("own.yaml", &own)]).await;
+    let mut team = connect(&plane, "team").await;
+    let held = team.take().await.resources.remove(0);
+    let mut shop = connect(&plane, "shop").await;
+    let general = shop.take().await.resources.remove(0);
+    assert_ne!(held.version, general.version);
+    for (version, sent) in [(held.version, 0), (general.version, 1)] {
+        let id = "sidecar/team/web-1/web-1-uid".to_owned();
+        let mut again = Sidecar::connect_as(plane.running.listen, id).await;
+        let request = DeltaDiscoveryRequest {
+            type_url: SERVICE_TYPE.to_owned(),
+            resource_names_subscribe: vec!["shop/catalog".to_owned()],
+            initial_resource_versions: [("shop/catalog".to_owned(), version)].into(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        again.send(request).await;
+        if sent == 0 {
+            again.nothing_comes().await;
+        } else {
+            assert_eq!(weights(&next(&mut again).await), [7]);
+        }
+    }
 }

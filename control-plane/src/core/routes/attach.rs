@@ -26,6 +26,9 @@ use crate::core::resolve::Effective;
 /// What one rule costs beside its content, at most.
 const RULE_OVERHEAD: usize = 8;
 
+/// What one port costs, and a set of ports that it may be in alone.
+const PORT_BYTES: usize = 16;
+
 /// What became of the routes of a Service.
 #[derive(Debug, Default)]
 pub struct Attached {
@@ -219,7 +222,8 @@ impl Size {
         for one in &candidate.rules {
             let [rules, matches, bytes, pattern_bytes] = &mut size.0;
             *rules += 1;
-            *matches += one.rule.matches.len();
+            // None counts as one: it matches everything.
+            *matches += one.rule.matches.len().max(1);
             *bytes += one.rule.encoded_len() + RULE_OVERHEAD;
             *pattern_bytes += one.pattern_bytes;
         }
@@ -250,7 +254,7 @@ fn leave_out(candidates: &mut [Candidate<'_>], on_ports: &mut BTreeMap<u16, Vec<
     for place in sets.into_iter().flatten() {
         times[*place] += 1;
     }
-    let mut total = Size::default();
+    let mut total = Size([0, 0, on_ports.len() * PORT_BYTES, 0]);
     for (candidate, times) in candidates.iter_mut().zip(times) {
         let with = total.and(Size::of(candidate), times);
         if with.fits() {

@@ -78,8 +78,8 @@ pub struct Route {
 pub struct Says {
     /// The Services that it names as parents, none of them twice.
     pub parents: Vec<ParentRef>,
-    /// It has `hostnames`, which no call inside the mesh is compared with.
-    pub has_hostnames: bool,
+    /// What of it is done otherwise than it may be meant, in words.
+    pub remarks: Vec<String>,
     /// What is wrong beside its rules; then nothing of it can be in force.
     pub fault: Option<Fault>,
     /// In the order written.
@@ -247,7 +247,7 @@ pub struct RouteTimeouts {
 /// `retry`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retry {
-    /// `attempts`, 1 where it is not given.
+    /// `attempts`, 1 where it is not given, and never more than can be done.
     pub attempts: u32,
     /// `codes`; `None`: not given.
     pub codes: Option<Vec<u32>>,

@@ -173,11 +173,9 @@ pub fn conditions(
         Ok(where_) => (true, "Accepted", where_.clone()),
         Err((refusal, why)) => (false, refusal.as_str(), why.clone()),
     };
-    if route.says.has_hostnames {
-        message.push_str(
-            "; hostnames are not looked at: of calls inside the mesh the address alone chooses \
-             the Service (match the header host instead)",
-        );
+    for remark in &route.says.remarks {
+        message.push_str("; ");
+        message.push_str(remark);
     }
     conditions.push(condition(ACCEPTED, status, reason, message));
     conditions.push(match unresolved.first() {

@@ -60,7 +60,8 @@ rules:
 ",
     );
     assert!(faults.is_empty(), "{faults:?}");
-    assert!(says.has_hostnames && says.fault.is_none());
+    assert!(says.fault.is_none());
+    assert!(says.remarks[0].contains("hostnames are not looked at"));
     let parents: Vec<_> = says
         .parents
         .iter()
@@ -312,9 +313,16 @@ fn what_is_not_known_is_of_that_rule_alone_and_no_fault_of_form() {
             "matches: [{path: {type: RegularExpression, value: '('}}]",
             false,
         ),
-        ("retry: {attempts: 11}", false),
         ("timeouts: {request: 99999h}", false),
         ("sessionPersistence: {type: Token}", false),
+        (
+            "sessionPersistence: {type: Header, header: {name: Host}}",
+            false,
+        ),
+        (
+            "sessionPersistence: {type: Header, header: {name: x_remora_a}}",
+            false,
+        ),
         ("filters: [{type: Teapot}]", true),
         (
             "filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP}}]",
@@ -365,6 +373,34 @@ fn what_is_not_known_is_of_that_rule_alone_and_no_fault_of_form() {
         &spec("rules: [{filters: [{type: URLRewrite, urlRewrite: {}}]}]"),
     );
     assert!(faults.is_empty() && says.rules[0].fault.is_some());
+}
+
+/// Each takes its time to be built, or to be refused.
+#[test]
+fn how_many_patterns_are_built_is_bounded() {
+    let one = |text: &str| json!({"path": {"type": "RegularExpression", "value": text}});
+    let many = |text: &str| {
+        let matches = vec![one(text); 64];
+        let rules = vec![json!({"matches": matches}); 2];
+        read(&id(RouteKind::Http), &json!({"spec": {"rules": rules}})).0
+    };
+    let refused = many("/((a|b)*a(a|b){18})");
+    let message = |says: &Says| says.rules[0].fault.clone().unwrap().fault.message;
+    assert_eq!(message(&refused).matches("too complex").count(), 1);
+    let large = many("/[a-z0-9-]{1,63}([.][a-z0-9-]{1,63}){0,15}");
+    let bytes: usize = large.rules.iter().map(|rule| rule.pattern_bytes).sum();
+    let most = remora_proto::bounds::MAX_ROUTE_PATTERN_BYTES;
+    let step = remora_proto::pattern::MAX_AUTOMATON_BYTES;
+    assert!(bytes <= most + 2 * step, "{bytes}");
+}
+
+#[test]
+fn of_more_retries_than_can_be_done_those_are_done_that_can_and_that_is_said() {
+    let (says, faults) = http("rules: [{retry: {attempts: 100}}]");
+    assert!(faults.is_empty() && says.rules[0].fault.is_none());
+    assert_eq!(says.rules[0].retry.as_ref().unwrap().attempts, 10);
+    let remark = "spec.rules[0].retry.attempts is 100, of which 10 are done";
+    assert_eq!(says.remarks, [remark]);
 }
 
 #[test]

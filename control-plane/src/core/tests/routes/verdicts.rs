@@ -288,3 +288,16 @@ fn the_order_of_events_does_not_matter() {
     assert_eq!(one.service("shop/web"), other.service("shop/web"));
     assert_eq!(one.core.route_verdicts(), other.core.route_verdicts());
 }
+
+#[test]
+fn a_grpc_route_without_rules_has_its_ports_and_nothing_matches() {
+    let spec = format!("{{parentRefs: [{WEB}]}}");
+    let world = shop([
+        as_route(route(RouteKind::Grpc, "g", 1, &spec)),
+        http("h", 1, TO_CART),
+    ]);
+    let routes = world.routes("shop/web");
+    assert!(routes[0].grpc && routes[0].rules.is_empty(), "{routes:?}");
+    assert!(world.said(RouteKind::Grpc, "g", ACCEPTED).0);
+    assert_eq!(world.said(RouteKind::Http, "h", ACCEPTED).1, "Conflicted");
+}
