@@ -73,12 +73,12 @@ pub fn location(
     view: &View<'_>,
     port: u16,
 ) -> Option<HeaderValue> {
-    let path = match &redirect.path {
-        Some(change) => changed(change, matched, view),
-        None => match view.query {
-            Some(query) => format!("{}?{query}", view.path),
-            None => view.path.to_owned(),
-        },
+    let path = match (&redirect.path, view.query) {
+        (Some(change), _) => changed(change, matched, view),
+        // `OPTIONS *` has no path, and no URI either.
+        (None, _) if !view.path.starts_with('/') => "/".to_owned(),
+        (None, Some(query)) => format!("{}?{query}", view.path),
+        (None, None) => view.path.to_owned(),
     };
     let host = match &redirect.hostname {
         Some(host) => Some(host.as_str()),

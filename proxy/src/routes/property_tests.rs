@@ -302,7 +302,7 @@ mod naive {
 fn seed() -> u64 {
     let given = std::env::var("REMORA_SEED").ok();
     let seed = given.and_then(|text| text.parse().ok());
-    seed.unwrap_or_else(|| fastrand::u64(..))
+    seed.unwrap_or_else(crate::random::next)
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub async fn outbound(mut arriving: Box<Arriving>) -> Response<ResponseBody> {
     let port = arriving.port;
     let chosen = match choose(&rule, port, &arriving.parts, &mut arriving.exchange) {
         Ok(to) => Box::pin(reach(&arriving.worker, &arriving.service, to)).await,
-        Err(Stop::Answer(answer)) => return pipeline::answering(answer, arriving.exchange),
+        Err(Stop::Answer(answer)) => return pipeline::answering(*answer, arriving.exchange),
         Err(Stop::Refusal(refusal)) => Err(refusal),
     };
     let (backend, port) = match chosen {
@@ -136,7 +136,7 @@ impl Arriving {
 
 /// What ends a request before it goes anywhere.
 enum Stop {
-    Answer(Response<ResponseBody>),
+    Answer(Box<Response<ResponseBody>>),
     Refusal(Refusal),
 }
 
@@ -192,10 +192,9 @@ fn choose<'a>(
     if let Some(at) = chosen {
         routed.counters = Arc::clone(&rule.backends[at]);
     }
-    if let Some(answer) = answer(routed, port, parts) {
-        let reason = answer.1;
-        exchange.refused(reason, &answer.0, clock::now());
-        return Err(Stop::Answer(answer.0));
+    if let Some((answer, reason)) = answer(routed, port, parts) {
+        exchange.refused(reason, &answer, clock::now());
+        return Err(Stop::Answer(Box::new(answer)));
     }
     if let Some(config) = &rule.config.session {
         routed.sessions = Some(Sessions::of(config, &parts.headers));

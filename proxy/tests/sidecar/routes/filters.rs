@@ -68,7 +68,7 @@ async fn fields_of_requests_and_answers_are_changed_by_the_rule_and_then_by_the_
 #[tokio::test]
 async fn no_filter_touches_what_frames_a_message_or_is_ours() {
     let mesh = Mesh::start().await;
-    mesh.version("v1", 10).await;
+    let _app = mesh.version("v1", 10).await;
     mesh.routes(vec![to("v1")]);
     assert_eq!(mesh.get("/").await.status, 200);
     for name in [

@@ -48,7 +48,7 @@ async fn a_rules_retries_and_timeouts_are_instead_of_the_services() {
 #[tokio::test]
 async fn a_rules_rate_limit_is_instead_of_the_services_and_keeps_its_fill() {
     let mesh = Mesh::start().await;
-    mesh.version("v1", 10).await;
+    let _app = mesh.version("v1", 10).await;
     let limit = |requests: u32| RateLimit {
         name: "few".into(),
         policy: "shop/canary".into(),
@@ -80,13 +80,7 @@ async fn a_rules_rate_limit_is_instead_of_the_services_and_keeps_its_fill() {
     }
     // An unrelated change of the routes refills nothing.
     let mut changed = rules(3);
-    changed.insert(0, to("v1").when(prefix("/new")));
-    changed[0].route.as_mut().unwrap().rule_name = "new".into();
-    changed[1].route.as_mut().unwrap().rule_name = "limited".into();
-    let mut named = rules(3);
-    named[0].route.as_mut().unwrap().rule_name = "limited".into();
-    mesh.change_routes(named).await;
-    while mesh.get("/limited").await.status == 200 {}
+    changed.push(to("v1").when(prefix("/new")));
     mesh.change_routes(changed).await;
     assert_eq!(mesh.get("/limited").await.status, 429);
 }

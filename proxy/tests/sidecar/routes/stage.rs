@@ -142,7 +142,12 @@ impl Mesh {
     /// As [`Mesh::routes`], the service changed by `change`.
     pub fn routes_with(&self, mut rules: Vec<RouteRule>, change: impl FnOnce(&mut v1::Service)) {
         for (at, rule) in rules.iter_mut().enumerate() {
-            rule.route.as_mut().unwrap().rule = at as u32;
+            let route = rule.route.as_mut().unwrap();
+            route.rule = at as u32;
+            if at > 0 {
+                // No two of a route have the same name.
+                route.rule_name += &format!("-{at}");
+            }
         }
         self.service_with("catalog", |service| {
             service.routes = vec![v1::PortRoutes {
