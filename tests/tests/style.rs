@@ -14,7 +14,7 @@ use std::process::Command;
 use remora_tests::style::arrows::{self, ARROWS, FREE_OF_KUBERNETES};
 use remora_tests::style::size::Ratchet;
 use remora_tests::style::source::{self, Source};
-use remora_tests::style::{Finding, documents, report, size, tests, words};
+use remora_tests::style::{Finding, documents, fields, report, size, tests, words};
 
 /// Files that are too long and known to be; this list only gets shorter.
 const LONG_FILES: &Ratchet = &[];
@@ -188,6 +188,29 @@ fn every_variable_of_the_sidecar_is_documented() {
         "variables that README.md and docs/*.md do not name:",
         &findings,
     );
+}
+
+/// The table of docs/gateway-api.md leaves out no field of the newest Gateway API,
+/// and what it says of each is shown by a test that is there.
+#[test]
+fn every_field_of_a_route_has_its_row_and_its_test() {
+    let file = "docs/gateway-api.md";
+    let document = fs::read_to_string(top().join(file)).unwrap();
+    let list = fs::read_to_string(top().join("tests/kube/gateway/fields.txt")).unwrap();
+    assert!(list.lines().count() > 200, "the list is not whole");
+    let mut findings = fields::wrong_fields(file, &document, &list);
+    let sources = sources();
+    let is_test = |name: &str| {
+        let begin = format!("fn {name}(");
+        let mut of_tests = sources.iter().flat_map(|source| {
+            let places = source.code.match_indices(&begin);
+            places.map(|(at, _)| source.is_test(source.line(at)))
+        });
+        of_tests.any(|is_test| is_test)
+    };
+    let kinds = ["HTTPRoute", "GRPCRoute", "ReferenceGrant"];
+    findings.extend(fields::wrong_tests(file, &document, &kinds, is_test));
+    assert_none("the table of routes' fields:", &findings);
 }
 
 /// What the compiler does not check stands in one file, with its reason.

@@ -51,6 +51,16 @@ pub const TRAFFIC_POLICIES: Resource = resource("remora.io", "v1alpha1", "traffi
 /// AuthorizationPolicies.
 pub const AUTHORIZATION_POLICIES: Resource =
     resource("remora.io", "v1alpha1", "authorizationpolicies");
+/// HTTPRoutes.
+pub const HTTP_ROUTES: Resource = resource("gateway.networking.k8s.io", "v1", "httproutes");
+/// GRPCRoutes.
+pub const GRPC_ROUTES: Resource = resource("gateway.networking.k8s.io", "v1", "grpcroutes");
+/// ReferenceGrants.
+pub const REFERENCE_GRANTS: Resource =
+    resource("gateway.networking.k8s.io", "v1", "referencegrants");
+/// ReferenceGrants, as releases before v1.5 have them.
+pub const REFERENCE_GRANTS_V1BETA1: Resource =
+    resource("gateway.networking.k8s.io", "v1beta1", "referencegrants");
 /// PodDisruptionBudgets.
 pub const DISRUPTION_BUDGETS: Resource = resource("policy", "v1", "poddisruptionbudgets");
 /// NetworkPolicies.

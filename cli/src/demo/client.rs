@@ -51,6 +51,8 @@ pub struct Call {
     pub path: &'static str,
     /// The value of `x-visitor`, if any.
     pub visitor: Option<&'static str>,
+    /// The cookie, if any.
+    pub cookie: Option<&'static str>,
     /// The body.
     pub body: &'static str,
 }
@@ -62,6 +64,7 @@ impl Call {
             method: Method::GET,
             path,
             visitor: None,
+            cookie: None,
             body: "",
         }
     }
@@ -72,6 +75,7 @@ impl Call {
             method: Method::POST,
             path,
             visitor: None,
+            cookie: None,
             body,
         }
     }
@@ -228,6 +232,9 @@ impl Client {
             .header(header::HOST, &self.host);
         if let Some(visitor) = call.visitor {
             request = request.header("x-visitor", HeaderValue::from_static(visitor));
+        }
+        if let Some(cookie) = call.cookie {
+            request = request.header(header::COOKIE, HeaderValue::from_static(cookie));
         }
         if !call.body.is_empty() {
             let json = HeaderValue::from_static("application/json");

@@ -11,29 +11,32 @@
 //! - [`shop`]: the roles web, catalog, cart and payment.
 //! - [`inventory`]: the plain TCP role, whose server speaks first.
 //! - [`visitor`]: the load; [`record`]: what became of it, `GET /stats`.
-//! - [`caller`]: one request from inside a pod.
+//! - [`buyer`]: who only pays, and which version took the money.
+//! - [`caller`]: requests from inside a pod; [`echo`]: tells what reached it.
 //!
 //! # HTTP of each role
 //! - `GET /healthz`: 200 `{"role":"web","pod":"web-1"}`, and `caller` where a
 //!   mesh says who that is. (All roles; inventory serves HTTP at `CONTROL_PORT`.)
 //! - `POST /slow?ms=N`: answers come N ms late (0 to 60000; 0 mends).
 //!   `POST /break?status=N`: every answer is that status (400 to 599; 0 mends);
-//!   the inventory closes its connections instead. (All roles but visitor,
-//!   which serves nothing that could be slow.)
+//!   the inventory closes its connections instead. (All roles but visitor and
+//!   buyer, which serve nothing that could be slow.)
 //! - web: `GET /` (asks catalog and cart), `GET /products` (catalog),
 //!   `GET /cart` (cart), `POST /checkout` (`POST /charge` of payment).
 //! - catalog: `GET /products`. cart: `GET /cart` (asks the inventory).
 //!   payment: `POST /charge`.
 //! - inventory: lines over TCP, see [`inventory`].
-//! - visitor: `GET /stats`, see [`record`].
+//! - visitor: `GET /stats`, see [`record`]. buyer: `GET /stats`, `POST /stretch`.
 //!
 //! An upstream's refusal is passed on with its status; one that cannot be
 //! reached becomes 502, one that does not answer 504.
 
+pub mod buyer;
 pub mod caller;
 pub mod client;
 pub mod clock;
 pub mod dial;
+pub mod echo;
 pub mod inventory;
 pub mod names;
 pub mod record;
@@ -94,16 +97,16 @@ pub struct DemoOptions {
     /// Where the inventory is
     #[arg(long, env = "INVENTORY", default_value = "inventory:7000")]
     pub inventory: String,
-    /// The version that payment names in its answers
+    /// The version that payment, or echo, names in its answers
     #[arg(long, env = "PAYMENT_VERSION", default_value = "v1")]
     pub payment_version: String,
-    /// What the caller asks for (http://host:port/path)
-    #[arg(long, env = "URL", required_if_eq("role", "caller"))]
-    pub url: Option<String>,
-    /// Requests a second that the visitor sends
+    /// What the caller asks.
+    #[command(flatten)]
+    pub ask: caller::Ask,
+    /// Requests a second that the visitor, or the buyer, sends
     #[arg(long, env = "RATE", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub rate: u32,
-    /// Requests that the visitor has under way at most; what would be more is skipped
+    /// Requests that it has under way at most; what would be more is skipped
     #[arg(long, env = "CONCURRENCY", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=8192))]
     pub concurrency: u16,
 }
@@ -123,7 +126,11 @@ pub enum Role {
     Inventory,
     /// The load.
     Visitor,
-    /// One request; prints the answer as JSON, and ends.
+    /// Who only pays, some of them with a cookie.
+    Buyer,
+    /// Tells what reached it; HTTP/1.1, HTTP/2 and gRPC.
+    Echo,
+    /// Requests; prints the answer as JSON, and ends.
     Caller,
 }
 
@@ -137,6 +144,8 @@ impl Role {
             Role::Payment => "payment",
             Role::Inventory => "inventory",
             Role::Visitor => "visitor",
+            Role::Buyer => "buyer",
+            Role::Echo => "echo",
             Role::Caller => "caller",
         }
     }
@@ -170,9 +179,7 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
 pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
     let dialer = Dialer::new(&options.http_proxy)?;
     if options.role == Role::Caller {
-        let answer = caller::call(&dialer, options.url.as_deref().unwrap_or_default()).await?;
-        println!("{}", serde_json::to_string(&answer)?);
-        return Ok(());
+        return caller::run(&dialer, &options.ask).await;
     }
     let client = |authority: &str| Client::new(dialer.clone(), authority).map(Arc::new);
     let default_port = match options.role {
@@ -218,6 +225,17 @@ pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyho
             let stats = visitor::Stats(Arc::clone(&visitor));
             let http = server::serve(listener, role, stats, None, stopped.clone());
             tokio::join!(visitor.run(stopped), http);
+        }
+        Role::Buyer => {
+            let payment = client(&options.payment)?;
+            let buyer = buyer::Buyer::new(payment, options.rate, options.concurrency)?;
+            let stats = buyer::Stats(Arc::clone(&buyer));
+            let http = server::serve(listener, role, stats, None, stopped.clone());
+            tokio::join!(buyer.run(stopped), http);
+        }
+        Role::Echo => {
+            let echo = echo::Echo::new(options.payment_version);
+            echo.serve(listener, stopped).await;
         }
         // Done above: it listens nowhere.
         Role::Caller => {}

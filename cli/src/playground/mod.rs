@@ -5,7 +5,8 @@
 //! parts: nothing in it is used in production.
 //!
 //! # Layout
-//! - [`options`]: what can be told; [`scenario`]: what happens.
+//! - [`options`]: what can be told; [`scenario`]: what happens; [`routing`]: the
+//!   stages of scenarios of routes.
 //! - [`process`]: the processes of the playground and how they end together;
 //!   [`folder`]: their private folder.
 //! - [`stage`]: mounts and the network between pods.
@@ -21,6 +22,7 @@
 use std::process::ExitCode;
 
 pub mod options;
+pub mod routing;
 pub mod scenario;
 
 pub mod folder;

@@ -7,6 +7,7 @@ use super::measure::breakers::Counts;
 use super::measure::identity::Summary;
 use super::measure::propagation::Spread;
 use super::measure::visitor::{Failure, Quantiles};
+use super::routing::{self, figures::Figures};
 use super::scenario::Scenario;
 
 /// A killed pod's breaker is open within this time.
@@ -93,6 +94,9 @@ pub struct Report {
     /// The pod that the scenario killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub killed: Option<Killed>,
+    /// What the stages of a scenario of routes came to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Figures>,
     /// The sidecars.
     pub sidecars: Vec<Sidecar>,
     /// Their certificates.
@@ -147,6 +151,12 @@ impl Report {
                 problems.push("No changed policy was seen to arrive in the sidecars.".to_owned());
             }
             _ => {}
+        }
+        if circumstances.is_complete {
+            problems.extend(routing::figures::judged(
+                routing::stages(scenario),
+                &self.stages,
+            ));
         }
         if scenario.identity_lifetime().is_some() {
             self.judge_identities(scenario, circumstances, &mut problems);
@@ -262,6 +272,7 @@ mod tests {
                 closed_after_ms: Some(900),
                 revived: true,
             }),
+            stages: Vec::new(),
             sidecars: vec![Sidecar {
                 pod: "web-1".into(),
                 ready_ms: Some(21),

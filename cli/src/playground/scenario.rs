@@ -17,6 +17,14 @@ pub enum Scenario {
     CaOutage,
     /// Certificates live 60 s, and the root of the mesh's CA is replaced twice.
     RootRotation,
+    /// A new version of payment gets a tenth, half, all of the charges.
+    Canary,
+    /// All charges go to the other version at once, and back.
+    BlueGreen,
+    /// A cookie decides which version takes the money.
+    AbCookie,
+    /// The new version hears all charges, and gets into trouble.
+    Mirror,
     /// Load and nothing else.
     Steady,
 }
@@ -45,6 +53,8 @@ pub enum Act {
     StartControlPlane,
     /// Another root in the place of the CA's.
     ReplaceRoot,
+    /// A stage of a scenario of routes begins.
+    EnterStage(usize),
 }
 
 impl Scenario {
@@ -55,6 +65,10 @@ impl Scenario {
             Self::ControlPlaneOutage => "control-plane-outage",
             Self::CaOutage => "ca-outage",
             Self::RootRotation => "root-rotation",
+            Self::Canary => "canary",
+            Self::BlueGreen => "blue-green",
+            Self::AbCookie => "ab-cookie",
+            Self::Mirror => "mirror",
             Self::Steady => "steady",
         }
     }
@@ -94,7 +108,10 @@ impl Scenario {
                 let fifth = length / 5;
                 vec![(fifth, Act::ReplaceRoot), (fifth * 3, Act::ReplaceRoot)]
             }
-            Self::Steady => Vec::new(),
+            // What happens there are stages.
+            Self::Canary | Self::BlueGreen | Self::AbCookie | Self::Mirror | Self::Steady => {
+                Vec::new()
+            }
         }
     }
 

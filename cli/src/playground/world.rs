@@ -33,6 +33,8 @@ use super::stage::network::{GATEWAY_ADDRESS, Network, pod_address, pod_address_v
 /// The application label of the pods that make the load: they start last, so
 /// that nothing fails for want of a stage.
 const LOAD: &str = "visitor";
+/// And those that only pay.
+const BUYER: &str = "buyer";
 /// More pods have no address.
 const MOST_PODS: u8 = 250;
 
@@ -168,7 +170,7 @@ impl World {
     /// Makes and removes pods as the Deployments ask for, and lists them.
     async fn reconcile(&mut self) -> anyhow::Result<()> {
         let mut wanted = self.catalogue.deployments();
-        wanted.retain(|key, _| self.load_may_start || key.1 != LOAD);
+        wanted.retain(|key, _| self.load_may_start || !is_load(key));
         for step in steps(&wanted, &self.existing()) {
             match step {
                 Step::Make { deployment, name } => self
@@ -407,7 +409,7 @@ impl World {
         let (load, rest): (Vec<_>, Vec<_>) = self
             .pods
             .values()
-            .partition(|member| member.deployment.1 == LOAD);
+            .partition(|member| is_load(&member.deployment));
         for member in load.into_iter().chain(rest) {
             let _ = member.orders.try_send(Order::Remove);
         }
@@ -420,14 +422,32 @@ impl World {
 
     /// Where the load's own counts are.
     pub fn load_stats(&self) -> Option<Place> {
-        self.pods
-            .values()
-            .find(|member| member.deployment.1 == LOAD)
-            .and_then(|member| member.application.clone())
+        self.place_of(LOAD)
+    }
+
+    /// Where the buyer tells what it counted.
+    pub fn buyer(&self) -> Option<Place> {
+        self.place_of(BUYER)
+    }
+
+    fn place_of(&self, deployment: &str) -> Option<Place> {
+        let mut members = self.pods.values();
+        let member = members.find(|member| member.deployment.1 == deployment)?;
+        member.application.clone()
+    }
+
+    /// These files beside the user's folder from the next [`Self::sync`] on, in
+    /// the place of those before.
+    pub fn overlay(&mut self, files: Vec<PathBuf>) {
+        self.mirror.overlay(files);
     }
 
     /// The folder of logs.
     pub fn logs(&self) -> PathBuf {
         self.plan.stage().join("logs")
     }
+}
+
+fn is_load(deployment: &Key) -> bool {
+    deployment.1 == LOAD || deployment.1 == BUYER
 }

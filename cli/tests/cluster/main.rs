@@ -7,5 +7,6 @@ mod api;
 mod authorize;
 mod check;
 mod identity;
+mod routes;
 mod shown;
 mod without;

@@ -300,7 +300,7 @@ fn whole_route(kind: RouteKind, id: Id, value: &Value) -> Result<Route, Vec<Fiel
 }
 
 /// A route, and what of it is not of its form; its generation is still to be told.
-pub(super) fn route(kind: RouteKind, id: Id, value: &Value) -> (Route, Vec<FieldError>) {
+pub fn route(kind: RouteKind, id: Id, value: &Value) -> (Route, Vec<FieldError>) {
     let id = RouteId { kind, id };
     let (says, mut faults) = gateway::route::read(&id, value);
     let route = Route {

@@ -10,11 +10,13 @@
 //! - [`words`]: what must not be written, and where.
 //! - [`tests`]: every test can fail, and runs.
 //! - [`documents`]: what must be described somewhere.
+//! - [`fields`]: a table that names every field of an API, and a test for each.
 
 use std::fmt;
 
 pub mod arrows;
 pub mod documents;
+pub mod fields;
 pub mod functions;
 pub mod size;
 pub mod source;

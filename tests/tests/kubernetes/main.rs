@@ -11,6 +11,7 @@
 //! - [`cluster`]: `kubectl`, and the API server's proxy to a pod's port.
 //! - [`shop`]: Remora installed and the demo shop called through it, once for all.
 //! - [`guests`]: pods of several service accounts; [`capture`]: what travels between pods.
+//! - [`routes`]: calls that go elsewhere by the Gateway API, and its own conformance suite.
 //! - [`install`], [`identity`], [`encryption`], [`authorization`], [`ca`], [`chaos`], [`changes`], [`outage`], [`interception`], [`injection`],
 //!   [`least_privilege`]: what is asked of them.
 
@@ -35,4 +36,5 @@ mod install;
 mod interception;
 mod least_privilege;
 mod outage;
+mod routes;
 mod shop;

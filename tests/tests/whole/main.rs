@@ -12,4 +12,5 @@
 mod capture;
 mod mesh;
 mod playground;
+mod scenarios;
 mod stories;

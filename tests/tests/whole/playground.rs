@@ -19,6 +19,7 @@ static STAGE: Mutex<()> = Mutex::new(());
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Requests a second, as the demo's YAML has them, and as they are here.
 const FULL_RATE: &str = r#"{name: RATE, value: "1000"}"#;
+const BUYERS_RATE: &str = r#"{name: RATE, value: "700"}"#;
 const LOW_RATE: &str = r#"{name: RATE, value: "200"}"#;
 /// Cart's limits, which a machine that stands still for a second would reach.
 const CART_LIMITS: &str = ": 200\n";
@@ -110,7 +111,7 @@ fn contains(bytes: &[u8], words: &str) -> bool {
 }
 
 /// A playground that has ended.
-struct Playground {
+pub struct Playground {
     isolation: &'static str,
     program: PathBuf,
     runtime: PathBuf,
@@ -121,7 +122,7 @@ struct Playground {
 
 impl Playground {
     /// `settings`: more lines of the policy for the whole namespace.
-    fn run(isolation: &'static str, options: &[&str], settings: &str) -> Self {
+    pub fn run(isolation: &'static str, options: &[&str], settings: &str) -> Self {
         let _alone = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
         let place = tempfile::tempdir().unwrap();
         // A copy of the program: its path marks every process of this run.
@@ -131,6 +132,7 @@ impl Playground {
         fs::create_dir(&runtime).unwrap();
         let manifests = place.path().join("manifests");
         copy_demo(&manifests, settings);
+        copy_scenarios(&place.path().join("scenarios"));
         let capture = place.path().join("stage.pcap");
         let output = Command::new(&program)
             .args(["playground", "--json", "--isolation", isolation])
@@ -157,7 +159,7 @@ impl Playground {
     }
 
     /// Where the machine gives no namespaces it says so.
-    fn is_impossible(&self) -> bool {
+    pub fn is_impossible(&self) -> bool {
         if !self.said().contains(NO_NAMESPACES) {
             return false;
         }
@@ -207,7 +209,19 @@ impl Playground {
         }
     }
 
-    fn assert_nothing_is_left(&self) {
+    /// The stages of a scenario of routes, of which nothing was wrong.
+    pub fn stages(&self) -> Vec<Value> {
+        let text = String::from_utf8_lossy(&self.output.stdout);
+        let told = format!("{}\n{text}\n{}", self.output.status, self.said());
+        let json: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{told}"));
+        let problems = json["problems"].as_array();
+        let problems = problems.unwrap_or_else(|| panic!("{told}"));
+        let is_slow = |problem: &Value| problem.as_str().unwrap().ends_with(TOO_SLOW);
+        assert!(problems.iter().all(is_slow), "{problems:#?}\n{told}");
+        json["stages"].as_array().cloned().unwrap_or_default()
+    }
+
+    pub fn assert_nothing_is_left(&self) {
         let begin = Instant::now();
         loop {
             let (processes, files) = (self.processes(), files(&self.runtime));
@@ -254,6 +268,23 @@ fn copy_demo(to: &Path, settings: &str) {
     fs::write(to.join("policies.yaml"), policies).unwrap();
     let visitor = fs::read_to_string(to.join("visitor.yaml")).unwrap();
     assert!(visitor.contains(LOW_RATE), "no rate in {visitor}");
+}
+
+/// The scenarios' YAML, likewise.
+fn copy_scenarios(to: &Path) {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for folder in files(&top.join("manifests/scenarios")) {
+        if !folder.is_dir() {
+            continue;
+        }
+        let copy = to.join(folder.file_name().unwrap());
+        fs::create_dir_all(&copy).unwrap();
+        for file in files(&folder) {
+            let text = fs::read_to_string(&file).unwrap();
+            let text = text.replace(BUYERS_RATE, LOW_RATE);
+            fs::write(copy.join(file.file_name().unwrap()), text).unwrap();
+        }
+    }
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -4,12 +4,13 @@
 //! - [`before`]: whether the cluster can take an installation.
 //! - [`installed`]: whether Remora's own parts are well; [`schema`] and
 //!   [`certificate`]: the reading that this needs.
-//! - [`workloads`]: pods, sidecars, policies.
+//! - [`workloads`]: pods, sidecars, policies; [`routes`]: routes and their status.
 
 pub mod before;
 pub mod certificate;
 pub mod finding;
 pub mod installed;
+pub mod routes;
 pub mod schema;
 pub mod workloads;
 
@@ -43,7 +44,8 @@ const INSTALL_FIRST: &str = "remora check --pre, then kubectl apply -k manifests
     cannot be asked. Warnings do not change it.\n\
     What you may not read is said and passed over. Needs, to look at everything: get \
     customresourcedefinitions, get and list mutatingwebhookconfigurations, list pods, namespaces and \
-    trafficpolicies and authorizationpolicies of remora.io in the whole cluster; get deployments, leases, secrets and pods/proxy, \
+    trafficpolicies and authorizationpolicies of remora.io, and, where the Gateway API is installed, its \
+    httproutes and grpcroutes in the whole cluster; get deployments, leases, secrets and pods/proxy, \
     list endpointslices in Remora's namespace."
 )]
 pub struct Options {
@@ -78,6 +80,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
         let now = server.now.unwrap_or_else(own_seconds);
         findings.extend(installed::findings(&api, now).await);
         findings.extend(workloads::findings(&api, options.namespace.as_deref(), now).await);
+        findings.extend(routes::findings(&api, options.namespace.as_deref()).await);
     }
     let text = output::structured(options.output.format, &findings)?;
     output::print(&text.unwrap_or_else(|| finding::table(&findings, Paint::of_stdout())))?;

@@ -13,7 +13,7 @@ use remora_control_plane::source::folder::{Change, Folder};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Refused;
+use super::{Refused, around};
 use crate::cluster::api::Api;
 use crate::cluster::error::Error;
 use crate::cluster::resources::{SERVICES, TRAFFIC_POLICIES};
@@ -25,6 +25,8 @@ const MAX_DEPTH: usize = 8;
 /// Bytes of a file that is read.
 const MAX_FILE_BYTES: u64 = 8 << 20;
 
+/// What a Service with an address of its own is called.
+pub const CLUSTER_IP: &str = "ClusterIP";
 /// What a Service without an address of its own is called.
 pub const EXTERNAL_NAME: &str = "ExternalName";
 
@@ -41,6 +43,10 @@ pub struct Given {
     pub policies: Vec<TrafficPolicy>,
     /// Policies of its namespace that cannot be in force as they are.
     pub broken: Vec<Refused>,
+    /// What of its routes could not be looked at.
+    pub doubt: Option<String>,
+    /// All objects that its routes depend on, itself and policies among them.
+    pub objects: Vec<Object>,
 }
 
 /// `files:DIR`.
@@ -54,7 +60,7 @@ pub fn parse_source(text: &str) -> Result<PathBuf, String> {
 
 fn shown(reach: &Reach) -> &'static str {
     match reach {
-        Reach::ClusterIp(_) => "ClusterIP",
+        Reach::ClusterIp(_) => CLUSTER_IP,
         Reach::Headless => "Headless",
         Reach::ExternalName => EXTERNAL_NAME,
     }
@@ -87,12 +93,24 @@ pub async fn from_cluster(api: &Api, namespace: &str, name: &str) -> Result<Give
         other => other,
     })?;
     let (policies, broken) = typed(namespace, policies.items);
+    let around = around::read(api, &id).await?;
+    let mut objects = around.objects;
+    objects.extend(
+        policies
+            .iter()
+            .cloned()
+            .map(Box::new)
+            .map(Object::TrafficPolicy),
+    );
+    objects.push(Object::Service(read.clone()));
     Ok(Given {
         service: id,
         reach: shown(&read.reach),
         labels: read.selector,
         policies,
         broken,
+        doubt: around.doubt,
+        objects,
     })
 }
 
@@ -144,14 +162,15 @@ pub fn from_files(folders: &[PathBuf], namespace: &str, name: &str) -> Result<Gi
     let mut read = Folder::default();
     let events = read.update(changes);
     let id = Id::new(namespace, name);
+    let objects: Vec<Object> = events.into_iter().filter_map(applied).collect();
     let (mut found, mut policies) = (None, Vec::new());
-    for event in events {
-        match event {
-            Event::Apply(Object::Service(service)) if service.id == id => {
-                found = Some((shown(&service.reach), service.selector));
+    for object in &objects {
+        match object {
+            Object::Service(service) if service.id == id => {
+                found = Some((shown(&service.reach), service.selector.clone()));
             }
-            Event::Apply(Object::TrafficPolicy(policy)) if *policy.id.namespace == *namespace => {
-                policies.push(*policy);
+            Object::TrafficPolicy(policy) if *policy.id.namespace == *namespace => {
+                policies.push((**policy).clone());
             }
             _ => {}
         }
@@ -178,11 +197,20 @@ pub fn from_files(folders: &[PathBuf], namespace: &str, name: &str) -> Result<Gi
     let (reach, labels) = found.ok_or_else(|| no_service(namespace, name))?;
     Ok(Given {
         broken: broken.collect(),
+        doubt: None,
+        objects,
         reach,
         labels,
         service: id,
         policies,
     })
+}
+
+fn applied(event: Event) -> Option<Object> {
+    match event {
+        Event::Apply(object) => Some(object),
+        _ => None,
+    }
 }
 
 /// Reads what the file source would read.

@@ -1,13 +1,21 @@
-//! `remora explain`: what is in force on a Service, and whose doing it is.
+//! `remora explain`: what is in force on a Service, and whose doing it is; and
+//! which way a request takes, and why no other.
 //!
-//! - [`given`]: Services and policies, from a cluster or from files.
-//! - [`mod@show`]: the answer for people.
+//! - [`given`]: Services and policies, from a cluster or from files; [`around`]:
+//!   what routes depend on besides.
+//! - [`routes`]: the Service's routes; [`request`]: one request's way; [`words`].
+//! - [`mod@show`]: the answer for people; [`show_routes`]: what it says of routes.
 //!
-//! What is in force is decided by the control plane's own core; nothing here
-//! merges policies.
+//! What is in force is decided by the control plane's own core, and which rule a
+//! request takes by the sidecar's own matcher; nothing here merges or matches.
 
+pub mod around;
 pub mod given;
+pub mod request;
+pub mod routes;
 pub mod show;
+pub mod show_routes;
+pub mod words;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,18 +28,21 @@ use remora_proto::v1::PolicyReference;
 use serde::Serialize;
 use serde_json::Value;
 
-use self::given::{EXTERNAL_NAME, Given};
+use self::given::{CLUSTER_IP, EXTERNAL_NAME, Given};
 use super::api::Api;
 use super::error::Error;
-use super::options::{Connection, Output, checked_name, parse_name};
+use super::options::{Connection, Output, checked_name, parse_name, pod_and_namespace};
 use super::output::{self, Paint};
 
 /// Options of `remora explain`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 told; 1 told, and some policy that names the Service or its \
-    namespace is not in force; 2 wrong usage, no such Service, or the cluster cannot be asked.\n\
-    Needs: get services and list trafficpolicies.remora.io in the namespace. With --source no cluster."
+    after_help = "Exit status: 0 told; 1 told, and some policy or route that names the Service, or a \
+    policy of its namespace, is not in force as it is meant; 2 wrong usage, no such Service, or the \
+    cluster cannot be asked.\n\
+    Needs: get services and list trafficpolicies.remora.io in the namespace; where the Gateway API is \
+    installed list httproutes and grpcroutes of all namespaces, and in the namespaces that these name \
+    services, trafficpolicies.remora.io and referencegrants. With --source no cluster."
 )]
 pub struct Options {
     /// The Service (`catalog`, `shop/catalog`).
@@ -42,6 +53,9 @@ pub struct Options {
     /// Read a folder of YAML instead of a cluster; several are one source.
     #[arg(long = "source", value_name = "files:DIR", value_parser = given::parse_source)]
     pub sources: Vec<PathBuf>,
+    /// One request.
+    #[command(flatten)]
+    pub asked: request::Asked,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -65,6 +79,23 @@ pub struct Explanation {
     pub of_pods: Vec<OfPods>,
     /// What is not in force, and why.
     pub not_in_force: Vec<Refused>,
+    /// The routes that name it as their parent.
+    pub routes: Vec<routes::Routed>,
+    /// What of the routes could not be looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
+    /// The way of the request that was asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<request::Way>,
+}
+
+impl Explanation {
+    /// Whether everything that is there is in force as it is meant.
+    fn is_whole(&self) -> bool {
+        let mut routes = self.routes.iter();
+        self.not_in_force.is_empty()
+            && routes.all(|route| route.in_force && route.problems.is_empty())
+    }
 }
 
 /// A policy that takes part.
@@ -146,10 +177,10 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
         let namespace = checked_name(namespace.unwrap_or("default"))?;
         given::from_files(&options.sources, namespace, name)?
     };
-    let explanation = explain(&given);
+    let explanation = explain(given, &options.asked)?;
     let text = output::structured(options.output.format, &explanation)?;
     output::print(&text.unwrap_or_else(|| show::text(&explanation, Paint::of_stdout())))?;
-    Ok(if explanation.not_in_force.is_empty() {
+    Ok(if explanation.is_whole() {
         ExitCode::SUCCESS
     } else {
         super::FOUND
@@ -157,7 +188,14 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
 }
 
 /// What is in force, from what was given.
-pub fn explain(given: &Given) -> Explanation {
+///
+/// # Errors
+/// When what is asked about is no request to the Service.
+pub fn explain(mut given: Given, asked: &request::Asked) -> Result<Explanation, Error> {
+    let together = routes::Together::new(&given.service, std::mem::take(&mut given.objects));
+    let request = asked.path.is_some().then(|| way(&given, &together, asked));
+    let request = request.transpose()?;
+    let given = &given;
     let id = &given.service;
     let mut policies = Policies::default();
     for policy in &given.policies {
@@ -170,14 +208,43 @@ pub fn explain(given: &Given) -> Explanation {
         is_default: leaf.from.is_none(),
         from: leaf.from.map_or("default".to_owned(), |from| from.name),
     });
-    Explanation {
+    Ok(Explanation {
         service: id.to_string(),
         reach: given.reach,
         fields: fields.collect(),
         policies: taking(given, &policies),
         of_pods: of_pods(given, &policies),
         not_in_force: refused(given, &policies),
-    }
+        routes: together.routes(),
+        doubt: given.doubt.clone(),
+        request,
+    })
+}
+
+/// The way of the request that is asked about.
+fn way(
+    given: &Given,
+    together: &routes::Together,
+    asked: &request::Asked,
+) -> Result<request::Way, Error> {
+    let own = &*given.service.namespace;
+    let from = match &asked.from {
+        None => own,
+        Some(pod) => {
+            let (namespace, _) = pod_and_namespace(pod, None)?;
+            checked_name(namespace.unwrap_or(own))?
+        }
+    };
+    let service = together.service_for(from)?;
+    let service = service
+        .filter(|_| given.reach == CLUSTER_IP)
+        .ok_or_else(|| {
+            Error::Usage(format!(
+                "Service {} is {}: routes are for calls to a cluster IP, of which it has none",
+                given.service, given.reach
+            ))
+        })?;
+    request::way(&service, asked, from)
 }
 
 /// The target of a policy, where it is about the Service.
@@ -268,3 +335,5 @@ fn refused(given: &Given, policies: &Policies) -> Vec<Refused> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_routes;

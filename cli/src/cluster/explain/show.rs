@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Explanation, Field, OfPods, Taking};
+use super::{Explanation, Field, OfPods, Taking, show_routes};
 use crate::cluster::output::{Cell, Paint, Table, Tone};
 use crate::cluster::text;
 
@@ -43,6 +43,10 @@ pub fn text(explanation: &Explanation, paint: Paint) -> String {
         );
         text.push_str(&pods(&explanation.of_pods).text(paint));
     }
+    text.push_str(&show_routes::routes(&explanation.routes, paint));
+    if let Some(doubt) = &explanation.doubt {
+        text.push_str(&format!("\n{}\n", paint.text(Tone::Notice, doubt)));
+    }
     if !explanation.not_in_force.is_empty() {
         text.push_str("\nNot in force:\n");
         for refused in &explanation.not_in_force {
@@ -51,6 +55,9 @@ pub fn text(explanation: &Explanation, paint: Paint) -> String {
             let message = text::clean(&refused.message);
             text.push_str(&format!("  TrafficPolicy {policy}: {reason}: {message}\n"));
         }
+    }
+    if let Some(way) = &explanation.request {
+        text.push_str(&show_routes::way(way, paint));
     }
     text
 }

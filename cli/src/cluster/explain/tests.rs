@@ -93,7 +93,8 @@ fn explained_with(name: &str, more: &str) -> Result<Explanation, Error> {
     std::fs::write(folder.path().join(".hidden.yaml"), "[").unwrap();
     std::fs::write(folder.path().join("more.yaml"), more).unwrap();
     let folders = [folder.path().to_owned()];
-    given::from_files(&folders, "shop", name).map(|given| explain(&given))
+    let given = given::from_files(&folders, "shop", name)?;
+    explain(given, &request::Asked::default())
 }
 
 #[test]

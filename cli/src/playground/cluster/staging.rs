@@ -23,6 +23,9 @@ const MOST_FILES: usize = 1000;
 /// A larger file is not YAML of ours.
 const LARGEST_FILE_BYTES: u64 = 4 << 20;
 
+/// The folder of the copy in which files from elsewhere are.
+const SCENARIO: &str = "scenario";
+
 /// The YAML files under a folder, sorted, relative to it.
 ///
 /// # Errors
@@ -66,6 +69,7 @@ pub struct Mirror {
     copy: PathBuf,
     texts: BTreeMap<PathBuf, String>,
     taken_over: Option<Key>,
+    overlay: Vec<PathBuf>,
 }
 
 /// What changed in one step.
@@ -96,7 +100,14 @@ impl Mirror {
             copy: copy.to_owned(),
             texts: BTreeMap::new(),
             taken_over: None,
+            overlay: Vec::new(),
         })
+    }
+
+    /// These files too from the next [`Self::sync`] on, each under its name in the
+    /// folder `scenario`; those of an earlier call are no more.
+    pub fn overlay(&mut self, files: Vec<PathBuf>) {
+        self.overlay = files;
     }
 
     /// Leaves this TrafficPolicy out of the copy from now on: somebody else
@@ -133,8 +144,16 @@ impl Mirror {
     pub fn sync(&mut self) -> io::Result<Changes> {
         let mut changes = Changes::default();
         let mut seen = BTreeMap::new();
-        for file in yaml_files(&self.user)? {
-            match fs::read(self.user.join(&file)) {
+        let mut all: Vec<_> = yaml_files(&self.user)?
+            .into_iter()
+            .map(|file| (self.user.join(&file), file))
+            .collect();
+        all.extend(self.overlay.iter().filter_map(|file| {
+            let name = Path::new(SCENARIO).join(file.file_name()?);
+            Some((file.clone(), name))
+        }));
+        for (place, file) in all {
+            match fs::read(place) {
                 Ok(bytes) => {
                     seen.insert(file, String::from_utf8_lossy(&bytes).into_owned());
                 }
@@ -206,6 +225,7 @@ mod tests {
             copy: PathBuf::new(),
             texts: BTreeMap::new(),
             taken_over: None,
+            overlay: Vec::new(),
         }
     }
 
@@ -234,6 +254,22 @@ mod tests {
         let text =
             "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: eighty}]}\n";
         assert_eq!(mirror().staged(text), text);
+    }
+
+    #[test]
+    fn files_from_elsewhere_stand_beside_the_folders_own_until_others_do() {
+        let (user, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let elsewhere = tempfile::tempdir().unwrap();
+        let mut mirror = Mirror::new(user.path(), copy.path()).unwrap();
+        for name in ["a.yaml", "b.yaml"] {
+            let file = elsewhere.path().join(name);
+            fs::write(&file, "kind: HTTPRoute\n").unwrap();
+            mirror.overlay(vec![file]);
+            let changed = mirror.sync().unwrap().changed;
+            assert_eq!(changed, [Path::new("scenario").join(name)]);
+        }
+        assert!(!copy.path().join("scenario/a.yaml").exists());
+        assert!(copy.path().join("scenario/b.yaml").exists());
     }
 
     #[test]

@@ -7,12 +7,16 @@
 //! - [`breakers`]: breaker states and their changes, each counted once.
 //! - [`propagation`]: how long a changed policy takes to be in force everywhere.
 //! - [`identity`]: certificates, and how they follow each other.
+//! - [`routes`]: where requests go, by route and backend.
+//! - [`versions`]: how long a changed route takes to be in force.
 //! - [`visitor`]: what became of the load.
 
 pub mod breakers;
 pub mod client;
 pub mod identity;
 pub mod propagation;
+pub mod routes;
 pub mod sidecar;
 pub mod stats;
+pub mod versions;
 pub mod visitor;

@@ -31,6 +31,15 @@ pub struct Config {
 /// A resource in force.
 #[derive(Debug, Default, Deserialize)]
 pub struct Applied {
+    /// Its type: `Service`.
+    #[serde(default, rename = "type")]
+    pub kind: String,
+    /// Its name: `shop/payment`.
+    #[serde(default)]
+    pub name: String,
+    /// Another one wherever its content is.
+    #[serde(default)]
+    pub version: String,
     /// The policies that it carries.
     #[serde(default)]
     pub policies: Vec<AppliedPolicy>,

@@ -158,6 +158,14 @@ impl Meter {
         Duration::from_millis(over)
     }
 
+    /// Requests to the pod so far, as the sidecar that runs now counted them.
+    pub fn inbound(&self) -> u64 {
+        self.inbound
+            .values()
+            .map(|counters| counters.requests)
+            .sum()
+    }
+
     /// What grew since the last look: outbound, inbound.
     pub fn look(&mut self, stats: &Stats) -> (Growth, Growth) {
         (

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::options::{Isolation, Options, Plan, check_length, manifests_folder};
-use super::super::{folder, view};
+use super::super::{folder, routing, view};
 use super::{probe, signals};
 
 /// Runs the playground to its end.
@@ -24,6 +24,9 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         check_terminal()?;
     }
     check_length(options.scenario, options.length)?;
+    if let Some(first) = routing::stages(options.scenario).first() {
+        routing::files(&manifests, options.scenario, first)?;
+    }
     let (isolation, isolation_reason) = decide(options.isolation)?;
     let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
     let (keep_logs, capture) = (absolute(&options.keep_logs)?, absolute(&options.capture)?);

@@ -22,6 +22,7 @@ impl Show {
         let seconds = self
             .began
             .map_or(0.0, |began| (clock::now() - began).as_secs_f64());
+        self.end_stage().await;
         let load = self.last_load().await;
         let sidecars = self.sidecars().await;
         if end == End::NeverReady {
@@ -111,6 +112,7 @@ impl Show {
             latency_ms: load.latency_ms.clone(),
             policy_propagation_ms: self.changes.spread(),
             killed: self.record.kill_report(),
+            stages: self.stages.figures.clone(),
             sidecars,
             identities: self.record.renewals.summary(),
             events: self.record.in_order(),

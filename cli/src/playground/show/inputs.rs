@@ -61,6 +61,8 @@ pub enum News {
     Problems(Vec<Problem>),
     /// What is in force in every sidecar.
     Before(Before),
+    /// A stage of the scenario is in force everywhere after this time, or is not.
+    StageInForce(usize, Option<Duration>),
 }
 
 /// A channel with both its ends.

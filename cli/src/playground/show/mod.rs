@@ -3,7 +3,8 @@
 //!
 //! - [`inputs`]: everything that can happen, from one place.
 //! - [`record`]: what is remembered of it.
-//! - [`acts`]: what the scenario, the keys and the socket do.
+//! - [`acts`]: what the scenario, the keys and the socket do; [`stages`]: the
+//!   stages of a scenario of routes.
 //! - [`changes`]: the policy that is changed to see how fast it is in force.
 //! - [`ending`]: the end, in order, and the report.
 //! - [`scene`]: what is shown of it all.
@@ -14,6 +15,7 @@ mod ending;
 mod inputs;
 mod record;
 mod scene;
+mod stages;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::process::ExitCode;
@@ -30,12 +32,14 @@ use super::control_socket;
 use super::measure::propagation::Propagation;
 use super::measure::{sidecar, visitor};
 use super::options::Plan;
+use super::routing;
 use super::scenario::Act;
 use super::view::View;
 use super::world::World;
 use changes::Changes;
 use inputs::{Input, Inputs, News};
 use record::Record;
+use stages::Stages;
 
 /// The loop's own beat: acts and changes are at most this late.
 pub const BEAT: Duration = Duration::from_millis(50);
@@ -67,6 +71,7 @@ struct Show {
     record: Record,
     changes: Changes,
     acts: VecDeque<(Duration, Act)>,
+    stages: Stages,
     watchers: BTreeMap<String, JoinHandle<()>>,
     load_watcher: Option<JoinHandle<()>>,
     is_load_asked_for: bool,
@@ -121,6 +126,7 @@ impl Show {
         };
         let mut show = Self {
             acts: VecDeque::new(),
+            stages: Stages::default(),
             watchers: BTreeMap::new(),
             load_watcher: None,
             is_load_asked_for: false,
@@ -143,6 +149,9 @@ impl Show {
             changes,
             view,
         };
+        if let Some(first) = routing::stages(show.plan.scenario).first() {
+            show.apply_stage(first).await?;
+        }
         show.say(&format!(
             "pods run with --isolation {}",
             show.plan.isolation.word()
@@ -185,6 +194,9 @@ impl Show {
                 let answer = self.obey(&request).await;
                 // Whoever asked may be gone.
                 let _ = reply.send(answer);
+            }
+            Input::News(News::StageInForce(stage, took)) => {
+                self.stage_in_force(stage, took).await;
             }
             Input::News(news) => self.on_news(news),
             Input::ControlPlaneEnded(status) => {
@@ -270,6 +282,8 @@ impl Show {
                 self.record.problems(own, problems);
             }
             News::Before(before) => self.changes.remember(before),
+            // Taken before: it has to ask the buyer.
+            News::StageInForce(..) => {}
         }
     }
 
@@ -339,9 +353,13 @@ impl Show {
     /// Before the load: starts it when all else is ready, begins when it runs.
     async fn wait_for_stage(&mut self, now: Instant) -> anyhow::Result<Option<End>> {
         self.draw();
-        let waiting_for = self.waiting_for();
+        let mut waiting_for = self.waiting_for();
+        if waiting_for.is_none() && self.buyer_is_awaited().await {
+            waiting_for = Some("the buyer to be charged".to_owned());
+        }
         if waiting_for.is_none() {
             self.begin(now);
+            self.begin_stages().await;
             return Ok(None);
         }
         if self.world.is_settled() && !self.is_load_asked_for {
@@ -385,6 +403,10 @@ impl Show {
         if let Some(length) = self.plan.length() {
             self.acts = self.plan.scenario.acts(length).into();
         }
+        let stages = routing::beginnings(self.plan.scenario, self.plan.length());
+        let stages = stages.into_iter();
+        self.acts
+            .extend(stages.map(|(at, index)| (at, Act::EnterStage(index))));
         self.changes.begin(now);
         let pods = self.world.pods().len();
         self.say(&format!("{pods} pods are ready and under load"));

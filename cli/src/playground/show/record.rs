@@ -9,6 +9,7 @@ use crate::playground::clock;
 use crate::playground::cluster::catalogue::Problem;
 use crate::playground::measure::breakers::{Breakers, Change, Counts, Cursor};
 use crate::playground::measure::identity::Renewals;
+use crate::playground::measure::routes::{Taken, Way, Ways, taken};
 use crate::playground::measure::sidecar::Said;
 use crate::playground::measure::stats::{Growth, Meter, Stats, per_second};
 use crate::playground::report::{Event, Killed, MOST_EVENTS};
@@ -64,6 +65,29 @@ struct Kill {
     open_at: BTreeSet<String>,
 }
 
+/// The ways of one sidecar's requests: counted, and per second.
+#[derive(Debug, Default)]
+struct WaysTaken {
+    counts: Ways,
+    at: Option<Instant>,
+    rates: BTreeMap<Way, f64>,
+}
+
+impl WaysTaken {
+    fn look(&mut self, counts: Ways, now: Instant) {
+        if let Some(at) = self.at {
+            let rates = counts.iter().map(|(way, count)| {
+                let before = self.counts.get(way).copied().unwrap_or(0);
+                // One that fell is of a process that started again.
+                let grown = count.checked_sub(before).unwrap_or(*count);
+                (way.clone(), per_second(grown, now - at))
+            });
+            self.rates = rates.collect();
+        }
+        (self.counts, self.at) = (counts, Some(now));
+    }
+}
+
 /// The record of a run.
 #[derive(Debug)]
 pub struct Record {
@@ -85,6 +109,7 @@ pub struct Record {
     pub total: Growth,
     /// The certificates, and how they follow each other.
     pub renewals: Renewals,
+    ways: BTreeMap<String, WaysTaken>,
     cursor: Cursor,
     meters: BTreeMap<String, Meter>,
     kill: Option<Kill>,
@@ -104,6 +129,7 @@ impl Record {
             rates: BTreeMap::new(),
             total: Growth::default(),
             renewals: Renewals::default(),
+            ways: BTreeMap::new(),
             cursor: Cursor::default(),
             meters: BTreeMap::new(),
             kill: None,
@@ -166,6 +192,10 @@ impl Record {
                 self.breakers.insert(pod.to_owned(), breakers);
             }
             Said::Stats(stats) => self.stats(pod, &stats),
+            Said::Ways(ways) => {
+                let taken = self.ways.entry(pod.to_owned()).or_default();
+                taken.look(ways, clock::now());
+            }
             Said::Identity(identity) => {
                 let now = clock::millis(clock::now() - self.start);
                 if self.renewals.said(pod, identity, now) {
@@ -186,6 +216,16 @@ impl Record {
             outbound: Direction::new(&outbound, over),
         };
         self.rates.insert(pod.to_owned(), rates);
+    }
+
+    /// Where requests go now, over all sidecars.
+    pub fn taken(&self) -> Vec<Taken> {
+        taken(self.ways.values().map(|ways| &ways.rates))
+    }
+
+    /// Requests that a pod's sidecar has counted.
+    pub fn inbound(&self, pod: &str) -> u64 {
+        self.meters.get(pod).map_or(0, Meter::inbound)
     }
 
     fn change(&mut self, caller: &str, change: &Change) {
@@ -234,6 +274,7 @@ impl Record {
         self.breakers.remove(pod);
         self.rates.remove(pod);
         self.meters.remove(pod);
+        self.ways.remove(pod);
         self.renewals.forget(pod);
     }
 

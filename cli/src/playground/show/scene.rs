@@ -9,7 +9,9 @@ use super::record::Rates;
 use crate::playground::clock;
 use crate::playground::member::{Member, State};
 use crate::playground::report::Event;
-use crate::playground::view::scene::{BreakerRow, EventRow, LoadRow, PodRow, Scene, Tone};
+use crate::playground::view::scene::{
+    BreakerRow, EventRow, LoadRow, PodRow, RouteRow, Scene, Tone,
+};
 
 /// How often the view is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
@@ -64,6 +66,7 @@ impl Show {
             length_seconds: self.plan.length().map(|length| length.as_secs()),
             load: self.load_row(),
             pods,
+            routes: self.route_rows(),
             breakers: self.breaker_rows(),
             breakers_known: self
                 .record
@@ -106,6 +109,30 @@ impl Show {
             requests: load.requests,
             history: self.history.clone(),
         }
+    }
+
+    fn route_rows(&self) -> Vec<RouteRow> {
+        let taken = self.record.taken().into_iter().map(|taken| {
+            let way = taken.way;
+            // Route and Service have the same name more often than not.
+            let route = if way.route == way.service {
+                String::new()
+            } else {
+                format!(" · {}", way.route)
+            };
+            let backend = match way.backend.as_str() {
+                "" => "answered here".to_owned(),
+                // The namespace is nearly always the Service's own.
+                named => named.rsplit('/').next().unwrap_or(named).to_owned(),
+            };
+            RouteRow {
+                rule: format!("{}{route} · {}", way.service, way.rule),
+                backend,
+                share: taken.share,
+                rate: taken.rate,
+            }
+        });
+        taken.collect()
     }
 
     fn breaker_rows(&self) -> Vec<BreakerRow> {
@@ -215,6 +242,7 @@ fn event_row(event: &Event) -> Option<EventRow> {
         "renewed" => (format!("{pod} has a new certificate"), Tone::Quiet),
         "control_plane_started" => ("the control plane is back".to_owned(), Tone::Notice),
         "problem" | "refused" => (word("message").to_owned(), Tone::Bad),
+        "narrator" => (word("message").to_owned(), Tone::Notice),
         "yaml_changed" => ("the YAML changed".to_owned(), Tone::Quiet),
         _ => return None,
     };

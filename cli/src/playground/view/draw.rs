@@ -8,6 +8,7 @@ use ratatui::widgets::{
     Block, BorderType, Borders, Cell, Clear, Padding, Paragraph, Row, Sparkline, Table, Wrap,
 };
 
+use super::routes;
 use super::scene::{BreakerRow, EventRow, PodRow, Scene, Tone};
 use super::theme::Theme;
 use super::{LEAST_COLUMNS, LEAST_ROWS};
@@ -63,6 +64,14 @@ pub fn draw(
         Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)])
             .spacing(1)
             .areas(lower);
+    let [ways, breakers] = Layout::vertical([
+        Constraint::Length(routes::rows(scene)),
+        Constraint::Min(LEAST_LOWER_ROWS - 3),
+    ])
+    .areas(breakers);
+    if ways.height > 0 {
+        routes::draw(frame, ways, scene, theme);
+    }
     draw_breakers(frame, breakers, scene, theme);
     draw_events(frame, events, scene, theme);
     draw_problems(frame, problems, scene, theme);
@@ -244,7 +253,8 @@ fn pod_row(pod: &PodRow, is_selected: bool, theme: Theme) -> Row<'static> {
     ])
 }
 
-fn panel(title: String, theme: Theme) -> Block<'static> {
+/// A panel's frame.
+pub(super) fn panel(title: String, theme: Theme) -> Block<'static> {
     Block::new()
         .borders(Borders::TOP)
         .border_type(BorderType::Plain)

@@ -1,10 +1,11 @@
 //! The live view: what the stage does, in a terminal of 80x24 or more.
 //!
 //! - [`scene`]: what is shown, as plain data.
-//! - [`mod@draw`]: how it is drawn.
+//! - [`mod@draw`]: how it is drawn; [`routes`]: its panel of routes.
 //! - [`theme`]: in which colours.
 
 pub mod draw;
+pub mod routes;
 pub mod scene;
 pub mod theme;
 

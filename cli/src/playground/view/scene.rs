@@ -53,6 +53,19 @@ pub struct BreakerRow {
     pub cause: String,
 }
 
+/// Where requests of a rule go.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RouteRow {
+    /// The Service, its route and the rule.
+    pub rule: String,
+    /// The backend.
+    pub backend: String,
+    /// Its share, from 0 to 1.
+    pub share: f64,
+    /// Requests per second.
+    pub rate: f64,
+}
+
 /// Something that happened, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRow {
@@ -96,6 +109,8 @@ pub struct Scene {
     pub load: LoadRow,
     /// The pods.
     pub pods: Vec<PodRow>,
+    /// Where requests go, by rule and backend.
+    pub routes: Vec<RouteRow>,
     /// The breakers that are not closed.
     pub breakers: Vec<BreakerRow>,
     /// How many breakers are known.

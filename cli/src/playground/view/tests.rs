@@ -2,7 +2,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
-use super::scene::{BreakerRow, EventRow, LoadRow, PodRow, Scene, Tone};
+use super::scene::{BreakerRow, EventRow, LoadRow, PodRow, RouteRow, Scene, Tone};
 use super::theme::Theme;
 use super::{Focus, Wish, draw};
 
@@ -109,6 +109,32 @@ fn everything_is_on_a_small_screen() {
         screen[22]
     );
     assert!(screen[23].contains("k kill   r revive"), "{}", screen[23]);
+}
+
+#[test]
+fn routes_are_shown_above_the_breakers_with_the_share_of_each_backend() {
+    let row = |backend: &str, share: f64| RouteRow {
+        rule: "shop/payment · charge".to_owned(),
+        backend: backend.to_owned(),
+        share,
+        rate: share * 700.0,
+    };
+    let mut scene = scene();
+    scene.routes = vec![row("payment-v1:8080", 0.9), row("payment-v2:8080", 0.1)];
+    let screen = screen(100, 30, &scene, false);
+    let text = screen.join("\n");
+    let expected = [
+        " shop/payment · charge",
+        "   payment-v1:8080    █████████░  90 %   630/s",
+        "   payment-v2:8080    █░░░░░░░░░  10 %    70/s",
+    ];
+    let at = screen.iter().position(|row| row.contains(" routes "));
+    let at = at.unwrap_or_else(|| panic!("no routes in\n{text}"));
+    for (row, expected) in screen[at + 1..].iter().zip(expected) {
+        assert!(row.starts_with(expected), "{expected:?} in\n{text}");
+    }
+    assert!(screen[at + 4].contains(" breakers "), "{text}");
+    assert!(text.contains("3 consecutive failures"), "{text}");
 }
 
 #[test]
