@@ -52,7 +52,8 @@ async fn each_mirror_gets_its_share_with_the_body_as_the_filters_before_it_made_
     assert_eq!(copy.header("host"), "catalog:8080");
     let mut bodies: Vec<_> = all.requests().into_iter().map(|it| it.body).collect();
     let mut sent: Vec<_> = app.requests().into_iter().map(|it| it.body).collect();
-    (bodies.sort(), sent.sort());
+    bodies.sort();
+    sent.sort();
     assert_eq!(bodies, sent);
     eventually("they are counted", async || {
         counted(&mesh, "answered").await >= 300
