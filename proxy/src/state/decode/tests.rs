@@ -449,9 +449,13 @@ fn routes_are_bounded() {
     let error = decode_service(&large).unwrap_err();
     assert!(error.to_string().contains("bytes, at most"), "{error}");
     // Each pattern may be, and all together need too much.
+    let pattern = |at| format!("/{at}/[a-z]{{1,99}}(-[a-z]{{1,99}}){{0,3}}");
+    let size = remora_proto::pattern::Pattern::parse(&pattern(100))
+        .unwrap()
+        .size();
+    let enough = bounds::MAX_ROUTE_PATTERN_BYTES / size + 1;
     let patterns = with_rule(|rule| {
-        let pattern = |at| format!("/{at}/[a-z0-9-]{{1,63}}(\\.[a-z0-9-]{{1,63}}){{0,3}}");
-        let matches = (0..400).map(|at| v1::RouteMatch {
+        let matches = (100..100 + enough).map(|at| v1::RouteMatch {
             path: Some(v1::route_match::Path::PathPattern(pattern(at))),
             ..Default::default()
         });

@@ -149,3 +149,29 @@ async fn a_mirror_that_reads_nothing_holds_neither_the_body_nor_memory() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_grpc_call_is_mirrored_with_its_messages() {
+    use crate::h2_app::{App, MESSAGE, grpc};
+    let mesh = Mesh::start().await;
+    let ok: &[(&str, &str)] = &[("grpc-status", "0")];
+    let app = App::start(mesh.net.at(10), |_| grpc(ok)).await;
+    let copy = App::start(mesh.net.at(11), |_| grpc(ok)).await;
+    for (name, app) in [("v1", &app), ("copy", &copy)] {
+        mesh.endpoint(name, 0, app.address(), |_| ());
+        mesh.service(name, crate::mesh::policy());
+    }
+    mesh.routes(vec![to("v1").filter(mirror("copy", 1, 1))]);
+    let client = mesh.client2().await;
+    let answer = client.call("/a.Echo/Say", &[]).await;
+    assert_eq!(
+        (answer.grpc_status(), answer.text().as_str()),
+        ("0", MESSAGE)
+    );
+    eventually("it is mirrored", async || copy.count() == 1).await;
+    assert_eq!(copy.requests()[0].body, MESSAGE.as_bytes());
+    eventually("it is counted", async || {
+        counted(&mesh, "answered").await == 1
+    })
+    .await;
+}
