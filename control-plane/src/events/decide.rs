@@ -239,6 +239,7 @@ mod tests {
             given: Some(1),
             invalid: None,
             targets: Vec::new(),
+            status: 0,
         }
     }
 

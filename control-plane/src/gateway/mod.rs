@@ -11,6 +11,7 @@
 //! - [`cors`]: the largest of them.
 //! - [`conduct`]: timeouts, retries, sessions.
 //! - [`grant`]: a ReferenceGrant.
+//! - [`status`]: which entries of a route's status are ours.
 
 pub mod conduct;
 pub mod cors;
@@ -20,6 +21,7 @@ pub mod grant;
 pub mod matches;
 pub mod parents;
 pub mod route;
+pub mod status;
 
 /// The group of its kinds.
 pub const GROUP: &str = "gateway.networking.k8s.io";

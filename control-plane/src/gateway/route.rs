@@ -19,7 +19,25 @@ const MAX_ALL_MATCHES: usize = 128;
 const MAX_BACKENDS: usize = 16;
 /// Host names of one route.
 const MAX_HOSTNAMES: usize = 16;
-/// What becomes of them.
+/// Fields of a rule of an HTTPRoute.
+const HTTP_FIELDS: &[&str] = &[
+    "name",
+    "matches",
+    "filters",
+    "backendRefs",
+    "timeouts",
+    "retry",
+    "sessionPersistence",
+];
+/// The same of a GRPCRoute.
+const GRPC_FIELDS: &[&str] = &[
+    "name",
+    "matches",
+    "filters",
+    "backendRefs",
+    "sessionPersistence",
+];
+/// What becomes of host names.
 const HOSTNAMES: &str = "hostnames are not looked at: of calls inside the mesh the address alone \
                          chooses the Service (match the header host instead)";
 const LABELS: &str = "a name of lower case letters, digits, - and .";
@@ -88,23 +106,9 @@ fn rule_fields(
     findings: &mut Findings,
 ) -> Option<Rule> {
     let path = format!("spec.rules[{index}]");
-    let known: &[&str] = match id.kind {
-        RouteKind::Http => &[
-            "name",
-            "matches",
-            "filters",
-            "backendRefs",
-            "timeouts",
-            "retry",
-            "sessionPersistence",
-        ],
-        RouteKind::Grpc => &[
-            "name",
-            "matches",
-            "filters",
-            "backendRefs",
-            "sessionPersistence",
-        ],
+    let known = match id.kind {
+        RouteKind::Http => HTTP_FIELDS,
+        RouteKind::Grpc => GRPC_FIELDS,
     };
     let fields = findings.object(value, &path, known)?;
     let form: (fn(&str) -> bool, &str) = (remora_proto::bounds::is_subdomain, LABELS);

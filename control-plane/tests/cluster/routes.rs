@@ -8,7 +8,7 @@ use remora_proto::v1;
 use remora_proto::well_known::SERVICE_TYPE;
 use serde_json::{Value, json};
 
-use crate::replica::{Plane, service};
+use crate::replica::{Plane, Reports, counts, reason, service, until};
 use crate::sidecar::{Sidecar, open};
 use crate::world::{World, eventually};
 
@@ -213,6 +213,18 @@ async fn gateway_api_may_come_later_and_a_status_of_several_controllers_is_kept(
     .await;
     let since = condition(&entries[0], "Accepted")["lastTransitionTime"].clone();
 
+    // Who writes the whole list as its own is put right, without a change of ours.
+    let (api, all) = (
+        world.api("HTTPRoute"),
+        json!({"status": {"parents": [foreign(20)]}}),
+    );
+    let parameters = PatchParams::default();
+    api.patch_status("canary", &parameters, &Patch::Merge(&all))
+        .await
+        .unwrap();
+    let (list, _) = ours(&world, 2).await;
+    assert!(list.contains(&foreign(20)), "{list:?}");
+
     // Named no more: what was ours is gone, and the rest is as it was.
     let gateway = json!([{"group": GROUP, "kind": "Gateway", "name": "public"}]);
     world.apply("HTTPRoute", "canary", route(gateway, 1)).await;
@@ -223,6 +235,64 @@ async fn gateway_api_may_come_later_and_a_status_of_several_controllers_is_kept(
         .await
         .1;
     assert!(!problems.contains("does not have httproutes"), "{problems}");
+    plane.running.stop().await;
+    world.delete("HTTPRoute", "canary").await;
+    definitions.remove(&world).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_policy_of_one_rule_has_a_status_that_names_it_and_counts_who_has_it() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let definitions = Definitions::install(&world).await;
+    let plane = Plane::start(&world, "plane-1").await;
+    plane.until_leading().await;
+    world.apply("Service", "catalog", service()).await;
+    let target =
+        json!({"group": GROUP, "kind": "HTTPRoute", "name": "canary", "sectionName": "all"});
+    let spec = json!({"spec": {"targetRefs": [target], "timeouts": {"request": "1s"}}});
+    world.apply("TrafficPolicy", "rule", spec).await;
+    let missing = until(&world, "rule", "the target to be missed", |status| {
+        reason(status) == "TargetNotFound"
+    })
+    .await;
+    let ancestor = &missing.ancestors[0].ancestor_ref;
+    assert_eq!(
+        (ancestor.kind.as_str(), ancestor.section_name.as_deref()),
+        ("HTTPRoute", Some("all"))
+    );
+    let parents = json!([parent("catalog")]);
+    world.apply("HTTPRoute", "canary", route(parents, 1)).await;
+    until(&world, "rule", "it to be in force", |status| {
+        reason(status) == "Accepted"
+    })
+    .await;
+    let id = format!("sidecar/{}/web-1/u", world.namespace);
+    let mut sidecar = Sidecar::connect_as(plane.running.listen, id).await;
+    let name = format!("{}/catalog", world.namespace);
+    sidecar.subscribe(SERVICE_TYPE, &[&name]).await;
+    let response = sidecar.take().await;
+    let taken: v1::Service = open(&response.resources[0]);
+    let rule = &taken.routes[0].rules[0];
+    assert_eq!(rule.timeouts.and_then(|one| one.request_ms), Some(1_000));
+    let reports = Reports::to(plane.running.listen, &world.namespace, "web-1").await;
+    let applied = v1::AppliedResource {
+        type_url: SERVICE_TYPE.to_owned(),
+        name,
+        version: response.resources[0].version.clone(),
+    };
+    let report = v1::SidecarReport {
+        sequence: 2,
+        applied: vec![applied],
+        ..v1::SidecarReport::default()
+    };
+    reports.tell(report).await;
+    until(&world, "rule", "the sidecar to be counted", |status| {
+        counts(status) == [1, 1, 0]
+    })
+    .await;
     plane.running.stop().await;
     world.delete("HTTPRoute", "canary").await;
     definitions.remove(&world).await;

@@ -300,66 +300,69 @@ fn timeouts_retries_and_sessions_are_read() {
     );
 }
 
+/// Each with whether it is of filters.
+const NOT_KNOWN: &[(&str, bool)] = &[
+    ("matches: [{path: {type: Glob, value: /a}}]", false),
+    ("matches: [{method: LIST}]", false),
+    (
+        "matches: [{headers: [{type: Near, name: a, value: b}]}]",
+        false,
+    ),
+    (
+        "matches: [{path: {type: RegularExpression, value: '('}}]",
+        false,
+    ),
+    ("timeouts: {request: 99999h}", false),
+    ("sessionPersistence: {type: Token}", false),
+    (
+        "sessionPersistence: {type: Header, header: {name: Host}}",
+        false,
+    ),
+    (
+        "sessionPersistence: {type: Header, header: {name: x_remora_a}}",
+        false,
+    ),
+    ("filters: [{type: Teapot}]", true),
+    (
+        "filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP}}]",
+        true,
+    ),
+    (
+        "filters: [{type: RequestRedirect, requestRedirect: {statusCode: 300}}]",
+        true,
+    ),
+    (
+        "filters: [{type: RequestRedirect, requestRedirect: {scheme: ftp}}]",
+        true,
+    ),
+    (
+        "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-remora-reason, value: a}]}}]",
+        true,
+    ),
+    (
+        "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: a}]}}]",
+        true,
+    ),
+    (
+        "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [Transfer-Encoding]}}]",
+        true,
+    ),
+    (
+        "backendRefs: [{name: a, port: 1, filters: [{type: CORS, cors: {}}]}]",
+        true,
+    ),
+];
+
 #[test]
 fn what_is_not_known_is_of_that_rule_alone_and_no_fault_of_form() {
-    for (fields, of_filters) in [
-        ("matches: [{path: {type: Glob, value: /a}}]", false),
-        ("matches: [{method: LIST}]", false),
-        (
-            "matches: [{headers: [{type: Near, name: a, value: b}]}]",
-            false,
-        ),
-        (
-            "matches: [{path: {type: RegularExpression, value: '('}}]",
-            false,
-        ),
-        ("timeouts: {request: 99999h}", false),
-        ("sessionPersistence: {type: Token}", false),
-        (
-            "sessionPersistence: {type: Header, header: {name: Host}}",
-            false,
-        ),
-        (
-            "sessionPersistence: {type: Header, header: {name: x_remora_a}}",
-            false,
-        ),
-        ("filters: [{type: Teapot}]", true),
-        (
-            "filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP}}]",
-            true,
-        ),
-        (
-            "filters: [{type: RequestRedirect, requestRedirect: {statusCode: 300}}]",
-            true,
-        ),
-        (
-            "filters: [{type: RequestRedirect, requestRedirect: {scheme: ftp}}]",
-            true,
-        ),
-        (
-            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-remora-reason, value: a}]}}]",
-            true,
-        ),
-        (
-            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: a}]}}]",
-            true,
-        ),
-        (
-            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [Transfer-Encoding]}}]",
-            true,
-        ),
-        (
-            "backendRefs: [{name: a, port: 1, filters: [{type: CORS, cors: {}}]}]",
-            true,
-        ),
-    ] {
+    for (fields, of_filters) in NOT_KNOWN {
         let (says, faults) = http(&format!("rules: [{{{fields}}}, {{}}]"));
         assert!(faults.is_empty(), "{fields}: {faults:?}");
         let fault = says.rules[0]
             .fault
             .as_ref()
             .unwrap_or_else(|| panic!("{fields}"));
-        assert_eq!(fault.of_filters, of_filters, "{fields}");
+        assert_eq!(fault.of_filters, *of_filters, "{fields}");
         assert_eq!(
             fault.fault.reason,
             FaultReason::UnsupportedValue,

@@ -111,6 +111,7 @@ impl Known {
                 given,
                 invalid,
                 targets: seen.targets,
+                status: seen.status,
             };
             changes.policies.push((seen.id.clone(), Some(policy)));
         }
@@ -185,6 +186,7 @@ mod tests {
             generation: 1,
             faults: Vec::new(),
             targets: vec![Target::Namespace],
+            status: 0,
         }
     }
 

@@ -30,6 +30,9 @@ pub struct PolicySeen {
     /// The targets of what was last seen, in their order; of an invalid one
     /// those that can be read. A route has none.
     pub targets: Vec<Target>,
+    /// Of a route what [`crate::gateway::status::mark`] says of its status: who writes it sees by
+    /// it that somebody else did.
+    pub status: u64,
 }
 
 /// Every policy of a kind.
@@ -102,6 +105,7 @@ mod tests {
             given: Some(1),
             invalid: None,
             targets: Vec::new(),
+            status: 0,
         };
         let id = seen.id.clone();
         policies.update(vec![(id.clone(), Some(seen.clone()))]);

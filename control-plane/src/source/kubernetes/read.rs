@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::core::objects::{Id, Kind, Name, Object, Target};
 use crate::core::routes::RouteKind;
+use crate::gateway;
 use crate::policy::authorization::schema::AuthorizationPolicy;
 use crate::policy::check::FieldError;
 use crate::policy::schema::TrafficPolicy;
@@ -41,6 +42,8 @@ pub struct Seen {
     pub faults: Vec<FieldError>,
     /// The targets of a policy, those that can be read.
     pub targets: Vec<Target>,
+    /// Of a route a mark of its status, [`gateway::status::mark`].
+    pub status: u64,
 }
 
 /// A kind that is watched.
@@ -165,6 +168,7 @@ impl<K: Watchable> Watched<K> {
                 object,
                 faults: faults.0,
                 targets: targets(&id, value),
+                status: status(K::KIND, value),
                 id,
             },
             metadata: ObjectMeta {
@@ -201,6 +205,18 @@ fn targets(id: &Id, value: &Value) -> Vec<Target> {
         }
     };
     listed.into_iter().flatten().filter_map(target).collect()
+}
+
+/// Of kinds whose status is written beside others.
+fn status(kind: Kind, value: &Value) -> u64 {
+    let parents = value["status"]["parents"].as_array();
+    let parents = parents.filter(|_| kind.route().is_some());
+    gateway::status::mark(
+        parents
+            .into_iter()
+            .flatten()
+            .filter(|entry| gateway::status::is_ours(entry)),
+    )
 }
 
 impl<'de, K: Watchable> Deserialize<'de> for Watched<K> {

@@ -13,6 +13,7 @@ fn seen(generation: i64) -> PolicySeen {
         given: Some(generation),
         invalid: None,
         targets: vec![Target::Service("catalog".into()), Target::Namespace],
+        status: 0,
     }
 }
 

@@ -16,7 +16,7 @@ pub mod present;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -28,9 +28,14 @@ use crate::core::objects::Id;
 use crate::core::routes::judged::Verdicts;
 use crate::core::routes::verdict::RouteVerdict;
 use crate::core::routes::{RouteId, RouteKind};
+use crate::gateway::status::mark;
 use crate::leader::Leadership;
 use crate::source::kubernetes::{Policies, PolicySeen};
 use crate::{clock, random, text};
+
+/// So long after a write the watch has told of it; what it tells then, others
+/// have written.
+const LAG: Duration = Duration::from_secs(3);
 
 /// Where a status comes from.
 pub struct Inputs {
@@ -70,6 +75,8 @@ struct Writer<'a> {
     was_read: bool,
     read_due: Instant,
     pace: Pace,
+    /// Those that are as they should be: by which verdict, and as which status.
+    settled: HashMap<Id, (Arc<RouteVerdict>, u64)>,
     complained: Option<&'static str>,
 }
 
@@ -88,6 +95,7 @@ impl<'a> Writer<'a> {
             was_read: false,
             read_due: now,
             pace: Pace::new(now),
+            settled: HashMap::new(),
             complained: None,
         }
     }
@@ -171,15 +179,28 @@ impl<'a> Writer<'a> {
             let Some(verdict) = verdict.filter(|one| one.generation == seen.generation) else {
                 continue;
             };
+            let settled = self.settled.get(&seen.id);
+            if settled.is_some_and(|(by, as_)| Arc::ptr_eq(by, verdict) && *as_ == seen.status) {
+                continue;
+            }
             let present = self.present.get(&seen.id).filter(|one| one.uid == seen.uid);
             let ours = present.map_or(&[][..], |present| &present.ours);
-            if plan::merged(ours, verdict, &time).is_some() {
-                due.push(Due {
-                    at: self.pace.due_at(&seen.id, Change::Conditions, now),
-                    verdict: verdict.clone(),
-                    seen,
-                });
+            let mut at = self.pace.due_at(&seen.id, Change::Conditions, now);
+            if plan::merged(ours, verdict, &time).is_none() {
+                // What the watch says may be from before our last write.
+                let since = present.map(|present| present.at);
+                if mark(ours.iter()) == seen.status {
+                    let settled = (verdict.clone(), seen.status);
+                    self.settled.insert(seen.id, settled);
+                    continue;
+                }
+                at = at.max(since.map_or(now, |since| since + LAG));
             }
+            due.push(Due {
+                at,
+                verdict: verdict.clone(),
+                seen,
+            });
         }
         due
     }
@@ -191,6 +212,7 @@ impl<'a> Writer<'a> {
         if self.present.len() > all.len() + MAX_GONE {
             self.present.retain(|id, _| is_there(id));
         }
+        self.settled.retain(|id, _| is_there(id));
         self.pace.retain(is_there);
     }
 
@@ -199,12 +221,15 @@ impl<'a> Writer<'a> {
         let time = rfc3339(clock::unix_ms());
         let written = self.inputs.statuses.write(&seen, &verdict, &time).await;
         let now = clock::now();
-        let word = written
-            .as_ref()
-            .map_or_else(RequestError::word, |_| "written");
-        self.inputs.writes.count(word);
+        let word = match &written {
+            Ok((_, false)) => None,
+            Ok((_, true)) => Some("written"),
+            Err(error) => Some(error.word()),
+        };
+        word.into_iter()
+            .for_each(|word| self.inputs.writes.count(word));
         match written {
-            Ok(present) => {
+            Ok((present, _)) => {
                 self.complained = None;
                 self.pace.written(&seen.id, now);
                 self.present.insert(seen.id, present);

@@ -5,14 +5,10 @@ use serde_json::{Map, Value, json};
 
 use crate::core::routes::ParentRef;
 use crate::core::routes::verdict::{ParentVerdict, RouteVerdict};
+use crate::gateway::status::is_ours;
 
 /// Entries of the list, as Gateway API bounds them.
 const MAX_PARENTS: usize = 32;
-
-/// Whether an entry is ours.
-pub fn is_ours(entry: &Value) -> bool {
-    entry["controllerName"] == well_known::CONTROLLER_NAME
-}
 
 /// The list with our entries as they should be; `None` where they are so
 /// already. Those of others keep their content and their order. `now` is the

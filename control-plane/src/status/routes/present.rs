@@ -3,16 +3,19 @@
 //! read, changed, and written on the condition that it is still what was read.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use remora_proto::well_known;
 use serde_json::{Value, json};
 
-use super::plan::{is_ours, merged};
+use super::plan::merged;
 use crate::answer::{self, RequestError};
+use crate::clock;
 use crate::core::objects::{Id, Name};
 use crate::core::routes::RouteKind;
 use crate::core::routes::verdict::RouteVerdict;
+use crate::gateway::status::is_ours;
 use crate::source::kubernetes::PolicySeen;
 use crate::source::kubernetes::gateway::{GrpcRoute, HttpRoute};
 
@@ -28,6 +31,8 @@ pub struct Present {
     pub uid: Name,
     /// As they are there.
     pub ours: Vec<Value>,
+    /// When they were.
+    pub at: Instant,
 }
 
 /// All of them.
@@ -75,7 +80,7 @@ impl Statuses {
         }
     }
 
-    /// Writes one; what is there of ours then.
+    /// Writes one; what is there of ours then, and whether that was written now.
     ///
     /// # Errors
     /// When it was not written. Another object of the same name is a conflict, and
@@ -85,7 +90,7 @@ impl Statuses {
         seen: &PolicySeen,
         verdict: &RouteVerdict,
         now: &str,
-    ) -> Result<Present, RequestError> {
+    ) -> Result<(Present, bool), RequestError> {
         let (namespace, name) = (&*seen.id.namespace, &*seen.id.name);
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), namespace, &self.resource);
@@ -95,7 +100,7 @@ impl Statuses {
                 return Err(RequestError::Conflict);
             }
             let Some(parents) = merged(parents(&object), verdict, now) else {
-                return Ok(read(&object));
+                return Ok((read(&object), false));
             };
             let patch = json!({
                 "metadata": {
@@ -111,7 +116,7 @@ impl Statuses {
             let patch = Patch::Merge(&patch);
             let written = api.patch_status(name, &parameters, &patch);
             match answer::of(written).await {
-                Ok(object) => return Ok(read(&object)),
+                Ok(object) => return Ok((read(&object), true)),
                 Err(RequestError::Conflict) => {}
                 Err(error) => return Err(error),
             }
@@ -131,6 +136,7 @@ fn read(object: &DynamicObject) -> Present {
     Present {
         uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
         ours: ours.cloned().collect(),
+        at: clock::now(),
     }
 }
 

@@ -50,6 +50,7 @@ fn object(name: &str, good: bool) -> Seen {
         generation: 1,
         faults: Vec::new(),
         targets: Vec::new(),
+        status: 0,
     }
 }
 
