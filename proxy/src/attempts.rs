@@ -203,7 +203,7 @@ impl<'a> Attempting<'a> {
             return Decision::No(retry::Reason::RetryLimit);
         }
         if !self.way.budget().try_spend(now) {
-            self.retry_permit = None;
+            self.give_retry_back();
             self.attempts = before;
             self.exchange
                 .traffic()

@@ -138,6 +138,7 @@ pub fn pinned<'a>(
     service: &'a Service,
     port: u16,
     is_it: impl Fn(&Endpoint) -> bool,
+    node: &str,
     tried: &Tried,
     now: Timestamp,
 ) -> Option<&'a Endpoint> {
@@ -149,6 +150,9 @@ pub fn pinned<'a>(
         now,
     };
     let at = list.endpoints.iter().position(is_it)?;
+    if service.config.internal_traffic_local && list.endpoints[at].config.node != node {
+        return None;
+    }
     let standing = view.standing(at);
     let is_free = standing.availability != Availability::No && !standing.tried;
     // One that is on its way out gets no new requests while others serve.

@@ -46,7 +46,18 @@ impl<'a> Attempting<'a> {
             }
         }
         self.retry_permit = way.service.runtime.limits.try_acquire(Kind::Retries);
+        if self.retry_permit.is_none() {
+            self.give_retry_back();
+        }
         self.retry_permit.is_some()
+    }
+
+    /// The retry is not made after all.
+    pub(super) fn give_retry_back(&mut self) {
+        self.retry_permit = None;
+        if let Some(routed) = &mut self.exchange.routed {
+            routed.retry_permit = None;
+        }
     }
 
     /// The endpoint with which the caller has a session, for the first attempt.
@@ -56,7 +67,8 @@ impl<'a> Attempting<'a> {
         let way = self.way;
         let has_session = |endpoint: &Endpoint| routed.has_session_with(&endpoint.runtime);
         let port = way.destination.port;
-        let endpoint = select::pinned(way.target, port, has_session, &self.tried, now)?;
+        let node = &self.worker.shared.config.node;
+        let endpoint = select::pinned(way.target, port, has_session, node, &self.tried, now)?;
         let live = self.take_places(endpoint, now)?;
         self.exchange.live = Some(live);
         self.note_served(endpoint);

@@ -1,7 +1,7 @@
 //! Which rule a request takes, and why not the others: for people.
 
 use super::conditions::Failed;
-use super::config::PortRoutes;
+use super::config::{PathMatch, PortRoutes, RouteMatch, Text};
 use super::index::Found;
 use super::request::View;
 
@@ -47,5 +47,96 @@ impl PortRoutes {
             }
         });
         verdicts.collect()
+    }
+}
+
+impl RouteMatch {
+    /// What a condition wants, in words: `header x-user: "me"`.
+    pub fn wants(&self, condition: Failed) -> String {
+        let text = |text: &Text| match text {
+            Text::Exact(exact) => format!("{exact:?}"),
+            Text::Pattern(pattern) => format!("of the form {}", pattern.as_str()),
+            Text::Nothing => "what is not known here".to_owned(),
+        };
+        let part = |what: &str, of: &Option<Text>| match of {
+            Some(of) => format!(" {what} {}", text(of)),
+            None => String::new(),
+        };
+        match condition {
+            Failed::Path => match &self.path {
+                PathMatch::Any => "any path".to_owned(),
+                PathMatch::Exact(exact) => format!("path {exact}"),
+                PathMatch::Prefix(prefix) => format!("path {prefix} and what is below"),
+                PathMatch::Pattern(pattern) => format!("path of the form {}", pattern.as_str()),
+                PathMatch::Grpc { service, method } => {
+                    format!(
+                        "a call:{}{}",
+                        part("service", service),
+                        part("method", method)
+                    )
+                }
+            },
+            Failed::Method => {
+                let method = self.method.as_ref().map_or("any", http::Method::as_str);
+                format!("method {method}")
+            }
+            Failed::Header(at) => self.headers.get(at).map_or_else(String::new, |header| {
+                format!("header {}: {}", header.name, text(&header.value))
+            }),
+            Failed::Query(at) => self.query.get(at).map_or_else(String::new, |parameter| {
+                format!("query {}: {}", parameter.name, text(&parameter.value))
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::config::{Rule, ValueMatch};
+    use http::HeaderMap;
+
+    #[test]
+    fn each_rule_that_is_not_taken_says_what_it_wanted() {
+        let by = |conditions: RouteMatch| Rule {
+            matches: vec![conditions],
+            ..Rule::default()
+        };
+        let path = |path: &str| RouteMatch {
+            path: PathMatch::Prefix(path.into()),
+            ..RouteMatch::default()
+        };
+        let user = ValueMatch {
+            name: http::HeaderName::from_static("x-user"),
+            value: Text::Exact("me".into()),
+        };
+        let with_user = RouteMatch {
+            headers: vec![user],
+            ..path("/a")
+        };
+        let rules = vec![
+            by(path("/b")),
+            by(with_user),
+            by(path("/a")),
+            Rule::default(),
+        ];
+        let routes = PortRoutes::new(vec![80], false, rules);
+        let headers = HeaderMap::new();
+        let view = View {
+            method: "GET",
+            path: "/a/x",
+            query: None,
+            authority: None,
+            headers: &headers,
+        };
+        let verdicts = routes.explain(&view);
+        let wanted = |at: usize| match &verdicts[at] {
+            Verdict::Failed(failed) => routes.rules[at].matches[0].wants(failed[0]),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(wanted(0), "path /b and what is below");
+        assert_eq!(wanted(1), "header x-user: \"me\"");
+        assert_eq!(verdicts[2], Verdict::Chosen { matched: Some(0) });
+        assert_eq!(verdicts[3], Verdict::Outranked { matched: None });
     }
 }

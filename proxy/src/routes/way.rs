@@ -160,7 +160,9 @@ fn find(
     };
     let breaker = service.config.policy.circuit_breaker.as_ref();
     let failures = breaker.map(|breaker| BodyFailures::of(&breaker.trip.failures));
-    exchange.routed = Some(Routed::new(rule, found, failures.unwrap_or_default()));
+    let mut routed = Routed::new(rule, found, failures.unwrap_or_default());
+    note_cors(&mut routed, parts);
+    exchange.routed = Some(routed);
     if let Some(cannot) = &rule.config.cannot {
         exchange.is_grpc |= is_grpc;
         return Err(cannot_be(rule, cannot));
@@ -193,6 +195,8 @@ fn choose<'a>(
         routed.counters = Arc::clone(&rule.backends[at]);
     }
     if let Some((answer, reason)) = answer(routed, port, parts) {
+        routed.backend = None;
+        routed.counters = Arc::clone(&rule.nowhere);
         exchange.refused(reason, &answer, clock::now());
         return Err(Stop::Answer(Box::new(answer)));
     }
@@ -219,26 +223,33 @@ fn is_redirect(filter: &Filter) -> bool {
     matches!(filter, Filter::Redirect(_))
 }
 
+/// What the answer will tell a browser, whoever gives it.
+fn note_cors(routed: &mut Routed, parts: &Parts) {
+    let mut filters = routed.filters();
+    let told = filters.find_map(|filter| match filter {
+        Filter::Cors(cors) => {
+            let mut told = http::HeaderMap::new();
+            cors.answer(&parts.headers, cors::is_preflight(parts), &mut told);
+            Some(told)
+        }
+        _ => None,
+    });
+    drop(filters);
+    routed.cors = told;
+}
+
 /// A preflight's answer, or a redirect's.
 fn answer(
     routed: &mut Routed,
     port: u16,
     parts: &Parts,
 ) -> Option<(Response<ResponseBody>, Reason)> {
-    let of_cors = routed.filters().find_map(|filter| match filter {
-        Filter::Cors(cors) => {
-            let is_preflight = cors::is_preflight(parts);
-            let mut told = http::HeaderMap::new();
-            cors.answer(&parts.headers, is_preflight, &mut told);
-            Some((told, is_preflight))
-        }
-        _ => None,
-    });
-    if let Some((told, is_preflight)) = of_cors {
-        routed.cors = Some(told);
-        if is_preflight {
-            return Some((own(Reason::Cors, Reason::Cors.status()), Reason::Cors));
-        }
+    if routed.cors.is_none() {
+        // The backend may have one of its own.
+        note_cors(routed, parts);
+    }
+    if routed.cors.is_some() && cors::is_preflight(parts) {
+        return Some((own(Reason::Cors, Reason::Cors.status()), Reason::Cors));
     }
     let redirect = routed.filters().find_map(|filter| match filter {
         Filter::Redirect(redirect) => Some(redirect),

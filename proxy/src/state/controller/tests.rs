@@ -520,3 +520,87 @@ fn an_alias_that_a_service_gave_up_is_unknown() {
         Some(Resolution::Service(_))
     ));
 }
+
+/// `shop/<name>` whose routes lead to these others.
+fn leading(name: &str, last: u8, to: &[&str]) -> Resource {
+    let backends = to.iter().map(|service| remora_proto::v1::RouteBackend {
+        backend: Some(remora_proto::v1::BackendReference {
+            namespace: "shop".to_owned(),
+            service: (*service).to_owned(),
+            port: 8080,
+            cannot: String::new(),
+        }),
+        weight: 1,
+        filters: Vec::new(),
+    });
+    let rule = remora_proto::v1::RouteRule {
+        route: Some(remora_proto::v1::RouteReference {
+            kind: "HTTPRoute".to_owned(),
+            namespace: "shop".to_owned(),
+            name: "canary".to_owned(),
+            ..Default::default()
+        }),
+        backends: backends.collect(),
+        ..Default::default()
+    };
+    let mut service = testing::service(name, last);
+    service.routes = vec![remora_proto::v1::PortRoutes {
+        ports: vec![8080],
+        grpc: false,
+        rules: vec![rule],
+    }];
+    service_resource(&service, &format!("{name}-{to:?}"))
+}
+
+#[test]
+fn what_routes_lead_to_is_wanted_with_the_service_and_goes_with_it() {
+    let mut bench = Bench::with_catalog();
+    bench.send(
+        Kind::Service,
+        vec![leading("catalog", 1, &["v1", "v2", "catalog"])],
+        &[],
+    );
+    // Not what it is itself.
+    assert_eq!(bench.requests().0, ["shop/v1", "shop/v2"]);
+    let v1 = service_resource(&testing::service("v1", 2), "1");
+    bench.send(Kind::Service, vec![v1], &[]);
+    assert_eq!(bench.requests().0, ["shop/v1/*"]);
+    bench.send(Kind::Endpoint, Vec::new(), &[]);
+    let snapshot = bench.mesh.load_full();
+    assert!(snapshot.service("shop/v1").is_some());
+    assert!(
+        snapshot.name("shop/v1").is_none(),
+        "nobody has called it by name"
+    );
+
+    bench.send(Kind::Service, vec![leading("catalog", 1, &["v2"])], &[]);
+    assert_eq!(bench.requests().1, ["shop/v1", "shop/v1/*"]);
+    bench.pass(IDLE);
+    let (_, unwanted) = bench.requests();
+    for name in ["address/10.0.0.1", "shop/catalog/*", "shop/v2"] {
+        assert!(unwanted.iter().any(|it| it == name), "{name}: {unwanted:?}");
+    }
+    assert_eq!(bench.mesh.counts().subscriptions, 0);
+}
+
+#[test]
+fn services_whose_routes_lead_to_each_other_do_not_keep_each_other() {
+    let mut bench = Bench::with_catalog();
+    bench.send(Kind::Service, vec![leading("catalog", 1, &["v1"])], &[]);
+    bench.send(
+        Kind::Service,
+        vec![leading("v1", 2, &["catalog", "v2"])],
+        &[],
+    );
+    let (wanted, _) = bench.requests();
+    assert!(
+        !wanted.contains(&"shop/v2".to_owned()),
+        "its routes are not followed"
+    );
+    // Until somebody calls it.
+    let _answer = bench.ask(Target::Name("shop/v1".into()));
+    assert!(bench.requests().0.contains(&"shop/v2".to_owned()));
+    bench.pass(IDLE);
+    bench.pass(IDLE);
+    assert_eq!(bench.mesh.counts().subscriptions, 0);
+}

@@ -299,3 +299,174 @@ proptest! {
         let _ = super::service("shop/web", &bytes);
     }
 }
+
+fn with_rule(change: impl FnOnce(&mut v1::RouteRule)) -> v1::Service {
+    let mut rule = v1::RouteRule {
+        route: Some(v1::RouteReference {
+            kind: "HTTPRoute".to_owned(),
+            namespace: "shop".to_owned(),
+            name: "canary".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    change(&mut rule);
+    let mut service = testing::service("web", 7);
+    service.routes = vec![v1::PortRoutes {
+        ports: vec![8080],
+        grpc: false,
+        rules: vec![rule],
+    }];
+    service
+}
+
+fn filter(filter: v1::route_filter::Filter) -> v1::RouteFilter {
+    v1::RouteFilter {
+        filter: Some(filter),
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_with_routes_is_told_at_once() {
+    use v1::route_filter::Filter;
+    use v1::route_match::Path;
+    let sent = with_rule(|rule| {
+        rule.matches = vec![
+            v1::RouteMatch {
+                path: Some(Path::PathPattern("(".to_owned())),
+                method: "G ET".to_owned(),
+                ..Default::default()
+            },
+            v1::RouteMatch {
+                path: Some(Path::PathExact("a".to_owned())),
+                headers: vec![v1::ValueMatch {
+                    name: "X-Upper".to_owned(),
+                    value: None,
+                }],
+                ..Default::default()
+            },
+        ];
+        rule.filters = vec![
+            filter(Filter::RequestHeaders(v1::HeaderChanges {
+                remove: vec!["x-remora-reason".to_owned(), "content-length".to_owned()],
+                ..Default::default()
+            })),
+            filter(Filter::Rewrite(v1::Rewrite {
+                hostname: "a b".to_owned(),
+                path: Some(v1::PathChange {
+                    change: Some(v1::path_change::Change::Prefix("/x".to_owned())),
+                }),
+            })),
+            filter(Filter::Mirror(v1::Mirror {
+                backend: None,
+                denominator: 0,
+                numerator: 1,
+            })),
+        ];
+        rule.backends = vec![v1::RouteBackend {
+            backend: None,
+            weight: 1_000_001,
+            filters: Vec::new(),
+        }];
+    });
+    let error = decode_service(&sent).unwrap_err().to_string();
+    for part in [
+        "matches[0].path_pattern",
+        "matches[0].method",
+        "matches[1].path_exact",
+        "matches[1].headers.name",
+        "filters[0].remove: \"x-remora-reason\"",
+        "\"content-length\"",
+        "filters[1].hostname",
+        "filters[1].path.prefix",
+        "filters[2].denominator",
+        "filters[2].backend",
+        "backends[0].backend",
+        "backends[0].weight",
+    ] {
+        assert!(error.contains(part), "{part} is not in {error}");
+    }
+    let mut twice = with_rule(|_| ());
+    twice.routes.push(twice.routes[0].clone());
+    let error = decode_service(&twice).unwrap_err().to_string();
+    assert!(error.contains("8080 is there twice"), "{error}");
+}
+
+#[test]
+fn what_a_later_version_says_of_a_route_is_answered_and_not_passed_over() {
+    let sent = with_rule(|rule| {
+        rule.filters = vec![v1::RouteFilter::default()];
+        rule.backends = vec![v1::RouteBackend {
+            backend: Some(v1::BackendReference {
+                namespace: "shop".to_owned(),
+                service: "v1".to_owned(),
+                port: 80,
+                cannot: String::new(),
+            }),
+            weight: 1,
+            filters: vec![v1::RouteFilter::default()],
+        }];
+    });
+    let config = decode_service(&sent).unwrap();
+    let rule = &config.routes[0].rules[0];
+    assert!(rule.cannot.is_some() && rule.backends[0].to.cannot.is_some());
+    // A condition that is not known matches nothing.
+    let sent = with_rule(|rule| {
+        rule.matches = vec![v1::RouteMatch {
+            headers: vec![v1::ValueMatch {
+                name: "x-a".to_owned(),
+                value: None,
+            }],
+            ..Default::default()
+        }];
+    });
+    let config = decode_service(&sent).unwrap();
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-a", http::HeaderValue::from_static(""));
+    let view = crate::routes::request::View {
+        method: "GET",
+        path: "/",
+        query: None,
+        authority: None,
+        headers: &headers,
+    };
+    assert_eq!(config.routes[0].find(&view), None);
+}
+
+#[test]
+fn routes_are_bounded() {
+    let rules = |count: usize, matches: usize| {
+        let mut sent = with_rule(|rule| rule.matches = vec![v1::RouteMatch::default(); matches]);
+        let rule = sent.routes[0].rules[0].clone();
+        sent.routes[0].rules = vec![rule; count];
+        decode_service(&sent)
+    };
+    assert!(rules(bounds::MAX_ROUTE_RULES, 1).is_ok());
+    assert!(rules(bounds::MAX_ROUTE_RULES + 1, 1).is_err());
+    let error = rules(2, bounds::MAX_ROUTE_MATCHES / 2 + 1).unwrap_err();
+    assert!(error.to_string().contains("matches, at most"), "{error}");
+    let large = with_rule(|rule| rule.cannot = "x".repeat(bounds::MAX_ROUTES_BYTES));
+    let error = decode_service(&large).unwrap_err();
+    assert!(error.to_string().contains("bytes, at most"), "{error}");
+    // Each pattern may be, and all together need too much.
+    let pattern = |at| format!("/{at}/[a-z]{{1,99}}(-[a-z]{{1,99}}){{0,3}}");
+    let size = remora_proto::pattern::Pattern::parse(&pattern(100))
+        .unwrap()
+        .size();
+    let enough = bounds::MAX_ROUTE_PATTERN_BYTES / size + 1;
+    let patterns = with_rule(|rule| {
+        let matches = (100..100 + enough).map(|at| v1::RouteMatch {
+            path: Some(v1::route_match::Path::PathPattern(pattern(at))),
+            ..Default::default()
+        });
+        rule.matches = matches.collect();
+    });
+    let error = decode_service(&patterns).unwrap_err();
+    assert!(
+        error.to_string().contains("all patterns together"),
+        "{error}"
+    );
+    let mut headless = with_rule(|_| ());
+    headless.kind = v1::service::Kind::Headless.into();
+    assert!(decode_service(&headless).is_err());
+}

@@ -176,3 +176,45 @@ async fn a_filter_that_is_not_known_here_is_answered_500_and_so_is_a_rule_that_c
     }
     assert_eq!((mesh.get("/").await.status, app.count()), (200, 1));
 }
+
+#[tokio::test]
+async fn over_http2_requests_are_changed_as_over_http1() {
+    let mesh = Mesh::start().await;
+    let app = crate::h2_app::App::start(mesh.net.at(10), |_| crate::h2_app::hello()).await;
+    mesh.endpoint("v1", 0, app.address(), |_| ());
+    mesh.service("v1", crate::mesh::policy());
+    let rewrite = Rewrite {
+        hostname: "other.example".into(),
+        path: prefix_change("/new"),
+    };
+    let to_v1 = to("v1")
+        .when(prefix("/old"))
+        .filter(Filter::RequestHeaders(set(&[("x-rule", "1")])))
+        .filter(Filter::ResponseHeaders(set(&[("x-by", "rule")])))
+        .filter(Filter::Rewrite(rewrite));
+    let elsewhere = Filter::Redirect(Redirect {
+        status: 308,
+        port: 8443,
+        scheme: "https".into(),
+        ..Redirect::default()
+    });
+    mesh.routes(vec![to_v1, to("v1").filter(elsewhere)]);
+    let client = mesh.client2().await;
+    let answer = client.post("/old/a?b", b"body").await;
+    assert_eq!(
+        (answer.status, answer.header("x-by"), answer.text().as_str()),
+        (200, "rule", "hello")
+    );
+    let request = &app.requests()[0];
+    assert_eq!(
+        (request.path.as_str(), request.authority.as_str()),
+        ("/new/a?b", "other.example")
+    );
+    assert_eq!(
+        (request.header("x-rule"), request.body.as_slice()),
+        ("1", &b"body"[..])
+    );
+    let answer = client.get("/x").await;
+    assert_eq!((answer.status, answer.reason()), (308, "redirect"));
+    assert_eq!(answer.header("location"), "https://catalog:8443/x");
+}

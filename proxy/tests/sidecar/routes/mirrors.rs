@@ -52,7 +52,8 @@ async fn each_mirror_gets_its_share_with_the_body_as_the_filters_before_it_made_
     assert_eq!(copy.header("host"), "catalog:8080");
     let mut bodies: Vec<_> = all.requests().into_iter().map(|it| it.body).collect();
     let mut sent: Vec<_> = app.requests().into_iter().map(|it| it.body).collect();
-    (bodies.sort(), sent.sort());
+    bodies.sort();
+    sent.sort();
     assert_eq!(bodies, sent);
     eventually("they are counted", async || {
         counted(&mesh, "answered").await >= 300
@@ -145,6 +146,32 @@ async fn a_mirror_that_reads_nothing_holds_neither_the_body_nor_memory() {
     assert!(after < before + 16 * 1024 * 1024, "{before} -> {after}");
     eventually("it is given up", async || {
         counted(&mesh, "lagged").await >= 8
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_grpc_call_is_mirrored_with_its_messages() {
+    use crate::h2_app::{App, MESSAGE, grpc};
+    let mesh = Mesh::start().await;
+    let ok: &[(&str, &str)] = &[("grpc-status", "0")];
+    let app = App::start(mesh.net.at(10), |_| grpc(ok)).await;
+    let copy = App::start(mesh.net.at(11), |_| grpc(ok)).await;
+    for (name, app) in [("v1", &app), ("copy", &copy)] {
+        mesh.endpoint(name, 0, app.address(), |_| ());
+        mesh.service(name, crate::mesh::policy());
+    }
+    mesh.routes(vec![to("v1").filter(mirror("copy", 1, 1))]);
+    let client = mesh.client2().await;
+    let answer = client.call("/a.Echo/Say", &[]).await;
+    assert_eq!(
+        (answer.grpc_status(), answer.text().as_str()),
+        ("0", MESSAGE)
+    );
+    eventually("it is mirrored", async || copy.count() == 1).await;
+    assert_eq!(copy.requests()[0].body, MESSAGE.as_bytes());
+    eventually("it is counted", async || {
+        counted(&mesh, "answered").await == 1
     })
     .await;
 }
