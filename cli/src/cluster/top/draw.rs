@@ -9,7 +9,8 @@ use ratatui::widgets::{Block, Borders, Cell, Padding, Paragraph, Row as TableRow
 use super::rows::{OpenBreaker, Row};
 use super::scene::Scene;
 use crate::cluster::text;
-use crate::playground::view::scene::Tone;
+use crate::playground::view::routes;
+use crate::playground::view::scene::{RouteRow, Tone};
 use crate::playground::view::theme::Theme;
 use crate::playground::view::{LEAST_COLUMNS, LEAST_ROWS};
 
@@ -39,10 +40,12 @@ pub fn draw(frame: &mut Frame<'_>, scene: &mut Scene, theme: Theme) {
         frame.render_widget(Paragraph::new(text), area);
         return;
     }
-    let [top, _, pods, breakers, doubts, keys] = Layout::vertical([
+    let routes = routes_scene(scene);
+    let [top, _, pods, ways, breakers, doubts, keys] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Length(1),
         Constraint::Min(8),
+        Constraint::Length(routes::rows(&routes)),
         Constraint::Length(BREAKER_ROWS),
         Constraint::Length(u16::from(!scene.doubts.is_empty())),
         Constraint::Length(1),
@@ -54,12 +57,27 @@ pub fn draw(frame: &mut Frame<'_>, scene: &mut Scene, theme: Theme) {
         .min(scene.rows.len().saturating_sub(scene.visible));
     draw_top(frame, top, scene, theme);
     draw_pods(frame, pods, scene, theme);
+    if ways.height > 0 {
+        routes::draw(frame, ways, &routes, theme);
+    }
     draw_breakers(frame, breakers, scene, theme);
     if let Some(doubt) = scene.doubts.first() {
         let line = format!(" {}", text::clean(doubt));
         frame.render_widget(Line::styled(line, theme.tone(Tone::Notice)), doubts);
     }
     draw_keys(frame, keys, scene, theme);
+}
+
+/// What is shown of routes: as in the playground's view.
+fn routes_scene(scene: &Scene) -> Vec<RouteRow> {
+    let taken = super::routes(&scene.rows).into_iter();
+    let rows = taken.map(|taken| RouteRow {
+        rule: text::clean(&taken.rule()),
+        backend: text::clean(taken.backend()),
+        share: taken.share,
+        rate: taken.requests_per_second,
+    });
+    rows.collect()
 }
 
 fn draw_top(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {

@@ -11,6 +11,7 @@ pub mod rows;
 pub mod scene;
 pub mod screen;
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use super::error::Error;
 use super::mesh;
 use super::options::{Connection, Format, Output, Scope};
 use super::output::{self, Cell, Paint, Table, Tone};
+use crate::playground::measure::routes::{Taken, Way, taken};
 
 /// How often the sidecars are asked.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -127,7 +129,35 @@ fn table(rows: &[rows::Row], paint: Paint) -> String {
             }
         }
     }
-    table.text(paint)
+    let routes = routes(rows);
+    let mut ways = Table::new(&["ROUTE", "BACKEND", "SHARE", "REQ/S"]);
+    for way in &routes {
+        ways.row([
+            Cell::plain(way.rule()),
+            Cell::plain(way.backend()),
+            Cell::plain(format!("{:.1} %", way.share * 100.0)),
+            Cell::plain(format!("{:.1}", way.requests_per_second)),
+        ]);
+    }
+    let ways = if routes.is_empty() {
+        String::new()
+    } else {
+        format!("\n{}", ways.text(paint))
+    };
+    format!("{}{ways}", table.text(paint))
+}
+
+/// Where the requests of all these pods together go by routes.
+fn routes(rows: &[rows::Row]) -> Vec<Taken> {
+    let rates: Vec<BTreeMap<Way, f64>> = rows
+        .iter()
+        .map(|row| {
+            let routes = row.routes.iter();
+            let rates = routes.map(|one| (one.way.clone(), one.requests_per_second));
+            rates.collect()
+        })
+        .collect();
+    taken(rates.iter())
 }
 
 async fn live(mut poller: Poller, title: String) -> Result<(), Error> {

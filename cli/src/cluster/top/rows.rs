@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::poll::{Answer, Look};
 use crate::playground::measure::breakers::{Breakers, ServiceBreakers};
+use crate::playground::measure::routes::{Taken, Ways, taken};
 use crate::playground::measure::stats::{Growth, Meter, Stats, per_second};
 
 /// Open breakers that are kept of one pod.
@@ -66,6 +67,9 @@ pub struct Row {
     pub breakers_open: usize,
     /// Its breakers that are not closed.
     pub breakers: Vec<OpenBreaker>,
+    /// Where its requests go by rules of routes, per second.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Taken>,
 }
 
 impl Row {
@@ -83,7 +87,7 @@ impl Row {
 /// What was last seen of each sidecar.
 #[derive(Default)]
 pub struct Meters {
-    known: HashMap<(String, String), Meter>,
+    known: HashMap<(String, String), (Meter, Ways)>,
 }
 
 impl Meters {
@@ -93,20 +97,20 @@ impl Meters {
         let mut rows = Vec::with_capacity(look.answers.len());
         for answer in &look.answers {
             let key = (answer.namespace.clone(), answer.pod.clone());
-            let meter = before.remove(&key);
-            let is_new = meter.is_none();
-            let mut meter = meter.unwrap_or_default();
-            rows.push(row(answer, &mut meter, is_new));
+            let seen = before.remove(&key);
+            let is_new = seen.is_none();
+            let mut seen = seen.unwrap_or_default();
+            rows.push(row(answer, &mut seen, is_new));
             // One that fails to answer once keeps what was seen of it before.
             if answer.said.is_ok() || !is_new {
-                self.known.insert(key, meter);
+                self.known.insert(key, seen);
             }
         }
         rows
     }
 }
 
-fn row(answer: &Answer, meter: &mut Meter, is_new: bool) -> Row {
+fn row(answer: &Answer, seen: &mut (Meter, Ways), is_new: bool) -> Row {
     let mut row = Row {
         namespace: answer.namespace.clone(),
         pod: answer.pod.clone(),
@@ -115,7 +119,7 @@ fn row(answer: &Answer, meter: &mut Meter, is_new: bool) -> Row {
     match &answer.said {
         Err(error) => row.error = Some(error.clone()),
         Ok((stats, breakers)) => {
-            rates(&mut row, meter, stats, is_new);
+            rates(&mut row, seen, stats, is_new);
             row.breakers = not_closed(breakers);
             let is_open = |one: &&OpenBreaker| one.state != "would_open";
             row.breakers_open = row.breakers.iter().filter(is_open).count();
@@ -124,9 +128,11 @@ fn row(answer: &Answer, meter: &mut Meter, is_new: bool) -> Row {
     row
 }
 
-fn rates(row: &mut Row, meter: &mut Meter, stats: &Stats, is_new: bool) {
+fn rates(row: &mut Row, seen: &mut (Meter, Ways), stats: &Stats, is_new: bool) {
+    let (meter, ways) = seen;
     let over = meter.since_last(stats);
     let (outbound, inbound) = meter.look(stats);
+    ways.look(&stats.routes, over);
     if is_new {
         row.is_new = true;
         return;
@@ -136,6 +142,7 @@ fn rates(row: &mut Row, meter: &mut Meter, stats: &Stats, is_new: bool) {
     row.retries_per_second = per_second(outbound.retries, over);
     let limited = |growth: &Growth| growth.rate_limited + growth.overloaded;
     row.limited_per_second = per_second(limited(&outbound) + limited(&inbound), over);
+    row.routes = taken([ways.rates()].into_iter());
 }
 
 fn flow(growth: &Growth, over: Duration) -> Flow {
@@ -181,7 +188,10 @@ mod tests {
         let counters = json!({"port": 8080, "requests": requests, "failures": failures, "retries": 0,
             "rate_limited": requests / 10, "overloaded": 0,
             "latency_bounds_ms": [1.0, 10.0], "latency_counts": [requests, 0, 0]});
-        let stats = json!({"uptime_ms": uptime_ms, "inbound": [counters], "outbound": []});
+        let backends = json!([{"backend": "shop/payment-v1:8080", "classes": [0, requests, 0, 0, 0]},
+            {"backend": "shop/payment-v2:8080", "classes": [0, 0, 0, 0, 0]}]);
+        let stats = json!({"uptime_ms": uptime_ms, "inbound": [counters], "outbound": [],
+            "routes": [{"service": "shop/payment", "route": "shop/payment", "rule": "0", "backends": backends}]});
         let breakers = json!({"services": [{"service": "shop/catalog", "state": "closed", "endpoints": [
             {"endpoint": "catalog-1", "state": "open", "cause": "5 failures"},
             {"endpoint": "catalog-2", "state": "closed"},
@@ -214,6 +224,12 @@ mod tests {
         assert_eq!(second.limited_per_second, 10.0);
         assert_eq!((second.breakers_open, second.breakers.len()), (1, 2));
         assert_eq!(second.main(), &second.inbound);
+        let routes: Vec<_> = second
+            .routes
+            .iter()
+            .map(|one| (one.backend(), one.share))
+            .collect();
+        assert_eq!(routes, [("payment-v1:8080", 1.0), ("payment-v2:8080", 0.0)]);
     }
 
     #[test]

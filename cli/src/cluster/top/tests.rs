@@ -7,6 +7,7 @@ use ratatui::backend::TestBackend;
 use super::draw;
 use super::rows::{Flow, OpenBreaker, Row};
 use super::scene::{Order, Scene, Wish};
+use crate::playground::measure::routes::{Taken, Way};
 use crate::playground::view::theme::Theme;
 
 fn pod(name: &str, requests: f64, ok: f64) -> Row {
@@ -162,4 +163,36 @@ fn without_colour_nothing_is_coloured() {
             .iter()
             .all(|cell| cell.fg == reset && cell.bg == reset)
     );
+}
+
+#[test]
+fn where_requests_go_by_routes_is_shown_for_all_pods_together() {
+    let way = |backend: &str, rate: f64| Taken {
+        way: Way {
+            service: "shop/payment".to_owned(),
+            route: "shop/canary".to_owned(),
+            rule: "charge".to_owned(),
+            backend: backend.to_owned(),
+        },
+        requests_per_second: rate,
+        share: 1.0,
+    };
+    let mut scene = scene();
+    scene.rows[0].routes = vec![way("shop/payment-v1:8080", 60.0)];
+    scene.rows[1].routes = vec![
+        way("shop/payment-v1:8080", 30.0),
+        way("shop/payment-v2:8080", 10.0),
+    ];
+    let drawn = screen(100, 30, &mut scene, Theme::new(true)).join("\n");
+    for wanted in [
+        "routes ",
+        "shop/payment · shop/canary · charge",
+        "payment-v1:8080    █████████░  90 %    90/s",
+        "payment-v2:8080    █░░░░░░░░░  10 %    10/s",
+        "breakers that are not closed",
+    ] {
+        assert!(drawn.contains(wanted), "{wanted} in\n{drawn}");
+    }
+    let once = super::table(&scene.rows, crate::cluster::output::Paint::plain());
+    assert!(once.contains("payment-v2:8080   10.0 %"), "{once}");
 }

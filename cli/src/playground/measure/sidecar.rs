@@ -10,7 +10,6 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::breakers::Breakers;
 use super::client::Client;
 use super::identity::Identity;
-use super::routes::{self, Ways};
 use super::stats::Stats;
 
 /// How often breakers are asked for: how exact the time of a change is that
@@ -29,8 +28,6 @@ pub enum Said {
     Stats(Stats),
     /// Its certificate.
     Identity(Identity),
-    /// Where its requests went.
-    Ways(Ways),
 }
 
 /// Starts asking; ends when the receiver is gone or the handle is aborted.
@@ -65,14 +62,6 @@ pub fn watch(pod: String, admin: SocketAddr, said: mpsc::Sender<(String, Said)>)
                     .is_err()
             {
                 return;
-            }
-            if turn.is_multiple_of(STATS_EVERY)
-                && let Ok((200, metrics)) = client.get("/metrics").await
-            {
-                let ways = routes::read(&String::from_utf8_lossy(&metrics));
-                if said.send((pod.clone(), Said::Ways(ways))).await.is_err() {
-                    return;
-                }
             }
             turn = turn.wrapping_add(1);
         }

@@ -17,6 +17,9 @@ pub struct Stats {
     /// From others to this pod.
     #[serde(default)]
     pub inbound: Vec<Counters>,
+    /// Towards other services, by the rules of their routes.
+    #[serde(default)]
+    pub routes: Vec<super::routes::Rule>,
 }
 
 /// Cumulative counters of one service or port.

@@ -9,7 +9,7 @@ use crate::playground::clock;
 use crate::playground::cluster::catalogue::Problem;
 use crate::playground::measure::breakers::{Breakers, Change, Counts, Cursor};
 use crate::playground::measure::identity::Renewals;
-use crate::playground::measure::routes::{Taken, Way, Ways, taken};
+use crate::playground::measure::routes::{Taken, Ways, taken};
 use crate::playground::measure::sidecar::Said;
 use crate::playground::measure::stats::{Growth, Meter, Stats, per_second};
 use crate::playground::report::{Event, Killed, MOST_EVENTS};
@@ -65,29 +65,6 @@ struct Kill {
     open_at: BTreeSet<String>,
 }
 
-/// The ways of one sidecar's requests: counted, and per second.
-#[derive(Debug, Default)]
-struct WaysTaken {
-    counts: Ways,
-    at: Option<Instant>,
-    rates: BTreeMap<Way, f64>,
-}
-
-impl WaysTaken {
-    fn look(&mut self, counts: Ways, now: Instant) {
-        if let Some(at) = self.at {
-            let rates = counts.iter().map(|(way, count)| {
-                let before = self.counts.get(way).copied().unwrap_or(0);
-                // One that fell is of a process that started again.
-                let grown = count.checked_sub(before).unwrap_or(*count);
-                (way.clone(), per_second(grown, now - at))
-            });
-            self.rates = rates.collect();
-        }
-        (self.counts, self.at) = (counts, Some(now));
-    }
-}
-
 /// The record of a run.
 #[derive(Debug)]
 pub struct Record {
@@ -109,7 +86,7 @@ pub struct Record {
     pub total: Growth,
     /// The certificates, and how they follow each other.
     pub renewals: Renewals,
-    ways: BTreeMap<String, WaysTaken>,
+    ways: BTreeMap<String, Ways>,
     cursor: Cursor,
     meters: BTreeMap<String, Meter>,
     kill: Option<Kill>,
@@ -192,10 +169,6 @@ impl Record {
                 self.breakers.insert(pod.to_owned(), breakers);
             }
             Said::Stats(stats) => self.stats(pod, &stats),
-            Said::Ways(ways) => {
-                let taken = self.ways.entry(pod.to_owned()).or_default();
-                taken.look(ways, clock::now());
-            }
             Said::Identity(identity) => {
                 let now = clock::millis(clock::now() - self.start);
                 if self.renewals.said(pod, identity, now) {
@@ -209,6 +182,8 @@ impl Record {
         let meter = self.meters.entry(pod.to_owned()).or_default();
         let over = meter.since_last(stats);
         let (outbound, inbound) = meter.look(stats);
+        let ways = self.ways.entry(pod.to_owned()).or_default();
+        ways.look(&stats.routes, over);
         self.total.add_counts(&outbound);
         self.total.add_counts(&inbound);
         let rates = Rates {
@@ -220,7 +195,7 @@ impl Record {
 
     /// Where requests go now, over all sidecars.
     pub fn taken(&self) -> Vec<Taken> {
-        taken(self.ways.values().map(|ways| &ways.rates))
+        taken(self.ways.values().map(Ways::rates))
     }
 
     /// Requests that a pod's sidecar has counted.

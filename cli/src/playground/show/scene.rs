@@ -112,25 +112,11 @@ impl Show {
     }
 
     fn route_rows(&self) -> Vec<RouteRow> {
-        let taken = self.record.taken().into_iter().map(|taken| {
-            let way = taken.way;
-            // Route and Service have the same name more often than not.
-            let route = if way.route == way.service {
-                String::new()
-            } else {
-                format!(" · {}", way.route)
-            };
-            let backend = match way.backend.as_str() {
-                "" => "answered here".to_owned(),
-                // The namespace is nearly always the Service's own.
-                named => named.rsplit('/').next().unwrap_or(named).to_owned(),
-            };
-            RouteRow {
-                rule: format!("{}{route} · {}", way.service, way.rule),
-                backend,
-                share: taken.share,
-                rate: taken.rate,
-            }
+        let taken = self.record.taken().into_iter().map(|taken| RouteRow {
+            rule: taken.rule(),
+            backend: taken.backend().to_owned(),
+            share: taken.share,
+            rate: taken.requests_per_second,
         });
         taken.collect()
     }

@@ -121,7 +121,7 @@ impl Show {
         };
         running.in_force_ms = took.map(clock::millis);
         if let Some(ms) = running.in_force_ms.filter(|ms| *ms > 0) {
-            let details = json!({"policy": format!("the route of {SERVICE}"), "ms": ms});
+            let details = json!({"policy": format!("{SERVICE}'s route"), "ms": ms});
             self.record.event("policy_in_force", details);
         }
         self.count_anew().await;

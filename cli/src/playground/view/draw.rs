@@ -65,12 +65,12 @@ pub fn draw(
             .spacing(1)
             .areas(lower);
     let [ways, breakers] = Layout::vertical([
-        Constraint::Length(routes::rows(scene)),
+        Constraint::Length(routes::rows(&scene.routes)),
         Constraint::Min(LEAST_LOWER_ROWS - 3),
     ])
     .areas(breakers);
     if ways.height > 0 {
-        routes::draw(frame, ways, scene, theme);
+        routes::draw(frame, ways, &scene.routes, theme);
     }
     draw_breakers(frame, breakers, scene, theme);
     draw_events(frame, events, scene, theme);

@@ -6,7 +6,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::draw::panel;
-use super::scene::{RouteRow, Scene};
+use super::scene::RouteRow;
 use super::theme::Theme;
 
 /// Rows that the panel has at most, its title among them.
@@ -17,17 +17,17 @@ const BAR: usize = 10;
 const NAME: usize = 18;
 
 /// Rows that the panel needs; none where nothing is routed.
-pub fn rows(scene: &Scene) -> u16 {
-    if scene.routes.is_empty() {
+pub fn rows(routes: &[RouteRow]) -> u16 {
+    if routes.is_empty() {
         return 0;
     }
-    let rows = lines_of(scene).len() + 1;
+    let rows = lines_of(routes).len() + 1;
     u16::try_from(rows.min(MOST_ROWS)).unwrap_or(0)
 }
 
 /// Draws it.
-pub fn draw(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {
-    let lines: Vec<Line<'_>> = lines_of(scene)
+pub fn draw(frame: &mut Frame<'_>, area: Rect, routes: &[RouteRow], theme: Theme) {
+    let lines: Vec<Line<'_>> = lines_of(routes)
         .into_iter()
         .map(|line| match line {
             Row::Rule(name) => Line::styled(name, theme.plain()),
@@ -44,10 +44,10 @@ enum Row<'a> {
 }
 
 /// Each rule, and below it its backends.
-fn lines_of(scene: &Scene) -> Vec<Row<'_>> {
+fn lines_of(routes: &[RouteRow]) -> Vec<Row<'_>> {
     let mut lines = Vec::new();
     let mut last = None;
-    for row in &scene.routes {
+    for row in routes {
         if last != Some(&row.rule) {
             lines.push(Row::Rule(row.rule.clone()));
             last = Some(&row.rule);
