@@ -19,7 +19,8 @@ const RELEASE: &str = "v1.7.0";
 /// How long a change may take in any case, of status and of what is in force.
 const PATIENCE: u64 = 30;
 
-/// The namespaces with their pods, taken away at the end:
+/// The namespaces with their pods, which stay for all stories; what a story
+/// applies is taken away at its end:
 /// - `echo-v1`, `echo-v2` with a Service each, and Service `echo` of both, with
 ///   ports 80 (`http`), 8081 (`alt`) and 7070 (`grpc`);
 /// - Service `bare`: headless; `caller`: calls.
@@ -115,7 +116,13 @@ impl World {
             return None;
         }
         let world = Self { shop };
-        world.cluster().apply(&everything());
+        // Once: of a pod that was injected nothing can be applied anew.
+        let is_made = world
+            .cluster()
+            .try_kubectl(&["get", "namespace", ABROAD], None);
+        if is_made.is_err() {
+            world.cluster().apply(&everything());
+        }
         eventually(120, "the applications are ready", || {
             let pods = [HOME, ABROAD].map(|namespace| world.cluster().pods(namespace, "app"));
             let ready = pods.iter().flatten().filter(|pod| is_ready(pod)).count();
@@ -126,6 +133,22 @@ impl World {
             }
         });
         Some(world)
+    }
+
+    /// Waits until no caller's sidecar has a route any more.
+    #[track_caller]
+    fn unrouted(&self) {
+        for namespace in [HOME, ABROAD] {
+            eventually(PATIENCE, "no route is in force", || {
+                let stats = self
+                    .cluster()
+                    .served(namespace, "caller", 15120, "/stats")?;
+                match stats["routes"].as_array().map(Vec::len) {
+                    Some(0) => Ok(()),
+                    _ => Err(stats["routes"].to_string()),
+                }
+            });
+        }
     }
 
     /// The cluster that it is in.
@@ -268,10 +291,16 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let leave = ["delete", "namespace", HOME, ABROAD, "--timeout=90s"];
-        let left = self.cluster().try_kubectl(&leave, None);
+        let kinds = "httproutes,grpcroutes,referencegrants,trafficpolicies";
+        for namespace in [HOME, ABROAD] {
+            let leave = ["delete", kinds, "--all", "-n", namespace, "--timeout=30s"];
+            let left = self.cluster().try_kubectl(&leave, None);
+            if !std::thread::panicking() {
+                left.unwrap();
+            }
+        }
         if !std::thread::panicking() {
-            left.unwrap();
+            self.unrouted();
         }
     }
 }
