@@ -216,9 +216,14 @@ fn start_streams(config: &Config) -> Arc<Shared> {
 /// Serves the bench's objects until the process ends; gives its address.
 fn start_control_plane(folder: &Path, upstream: u16) -> String {
     // Services of other scenarios, which nobody calls here.
-    let (http2, bulk) = (9, 10);
-    let values: [(&str, &dyn Display); 4] = [
+    let (http2, bulk, bulk_http) = (9, 10, 11);
+    let values: [(&str, &dyn Display); 9] = [
         ("POD", &POD),
+        ("STAGE", &"uid"),
+        ("CALLEE", &"127.88.1.2"),
+        ("FAR_CALLER", &"127.88.1.3"),
+        ("FAR_CALLEE", &"127.88.1.4"),
+        ("UPSTREAM_BULK_HTTP", &bulk_http),
         ("UPSTREAM", &upstream),
         ("UPSTREAM_HTTP2", &http2),
         ("UPSTREAM_BULK", &bulk),
