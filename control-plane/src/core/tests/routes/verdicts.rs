@@ -206,6 +206,14 @@ fn what_a_filter_that_cannot_be_done_would_have_processed_gets_an_error() {
 }
 
 #[test]
+fn that_a_redirect_is_not_mirrored_is_said() {
+    let rule = "{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: cart, port: 80}}}, {type: RequestRedirect, requestRedirect: {}}]}";
+    let world = shop([http("a", 1, rule)]);
+    let (accepted, _, message) = world.said(RouteKind::Http, "a", ACCEPTED);
+    assert!(accepted && message.contains("not mirrored"), "{message}");
+}
+
+#[test]
 fn host_names_are_said_to_mean_nothing() {
     let spec = format!("{{parentRefs: [{WEB}], hostnames: [a.b], rules: [{TO_CART}]}}");
     let world = shop([as_route(route(RouteKind::Http, "a", 1, &spec))]);
