@@ -104,7 +104,7 @@ pub struct RuleRuntime {
     pub limits: Arc<Limits>,
     /// The rule's own rate limits, where it has any.
     pub rate_limiter: RateLimiter,
-    /// How many retries it bears, where it has retries of its own.
+    /// How many retries it bears, where its policy gives it another budget than the service's.
     pub budget: RetryBudget,
 }
 
