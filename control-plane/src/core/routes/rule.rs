@@ -195,10 +195,13 @@ fn with_retry(mut retries: Retries, rule: &Rule) -> Retries {
     };
     retries.attempts = Some(written.attempts);
     if written.codes.is_some() || retries.on.is_none() {
-        // What the backend has not processed, and nothing else unless it is said.
+        // What the backend has not processed, and nothing else unless it is said; of
+        // an attempt that the route itself bounds it is, in `timeouts.backendRequest`.
+        let bounded = rule.timeouts.and_then(|of| of.backend_request.flatten());
         retries.on = Some(v1::Conditions {
             connect_failure: true,
             refused_stream: true,
+            timeout: bounded.is_some(),
             status_codes: written.codes.clone().unwrap_or_default(),
             ..v1::Conditions::default()
         });
