@@ -269,7 +269,7 @@ pub fn answering(
     exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
     if let Some(routed) = &exchange.routed {
-        routed.tell_browser(answer.headers_mut());
+        routed.change_own_answer(answer.headers_mut());
     }
     answer.map(|body| body.answering(exchange))
 }

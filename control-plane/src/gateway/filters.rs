@@ -60,6 +60,11 @@ pub(super) fn read(fields: &Fields, path: &str, at: At, findings: &mut Findings)
             let message = "has both RequestRedirect and URLRewrite: may have one of them";
             findings.incompatible(format!("{path}.filters"), message);
         }
+        if types.contains(&"RequestRedirect") && types.contains(&"RequestMirror") {
+            findings.remark(format!(
+                "{path}.filters: what RequestRedirect answers is not mirrored"
+            ));
+        }
         read
     })
 }

@@ -21,8 +21,13 @@ impl<'a> Way<'a> {
         of_rule.unwrap_or(&self.service.config.policy.timeouts)
     }
 
+    /// The service's, which all rules spend; but a rule's policy may give it another.
     pub(super) fn budget(&self) -> &'a RetryBudget {
-        let own = self.rule.filter(|rule| rule.config.retries.is_some());
+        let of = |retries: &Option<Retries>| retries.as_ref().map(|it| it.budget);
+        let of_service = of(&self.service.config.policy.retries).unwrap_or_default();
+        let own = self
+            .rule
+            .filter(|rule| of(&rule.config.retries).is_some_and(|of_rule| of_rule != of_service));
         own.map_or(&self.service.runtime.budget, |rule| &rule.runtime.budget)
     }
 

@@ -15,6 +15,8 @@ use super::request::RequestBodyError;
 
 /// So many bytes a mirror may lag behind; a single larger piece is waited for.
 pub const MAX_LAG_BYTES: usize = 64 * 1024;
+/// What a piece takes beside its bytes, and so counts for at least.
+const PIECE_BYTES: usize = 64;
 
 /// The pieces on their way to one mirror.
 #[derive(Debug, Default)]
@@ -45,12 +47,13 @@ impl Mirrored {
     /// A piece came from the caller.
     pub fn push(&self, data: &Bytes) {
         self.change(|state| {
-            if state.bytes > 0 && state.bytes + data.len() > MAX_LAG_BYTES {
+            let size = size(data);
+            if state.bytes > 0 && state.bytes + size > MAX_LAG_BYTES {
                 state.pieces = VecDeque::new();
                 state.bytes = 0;
                 state.end = Some(End::Lagged);
             } else {
-                state.bytes += data.len();
+                state.bytes += size;
                 state.pieces.push_back(data.clone());
             }
         });
@@ -64,6 +67,14 @@ impl Mirrored {
     /// No more will come.
     pub fn break_off(&self) {
         self.change(|state| state.end = Some(End::Broken));
+    }
+
+    /// Nobody reads on: what is held is let go of, and nothing more is taken.
+    pub fn give_up(&self) {
+        let mut state = self.0.borrow_mut();
+        state.pieces = VecDeque::new();
+        state.bytes = 0;
+        state.end = Some(End::Broken);
     }
 
     /// Whether it was given up because its reader was too slow.
@@ -90,7 +101,7 @@ impl Mirrored {
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let mut state = self.0.borrow_mut();
         if let Some(piece) = state.pieces.pop_front() {
-            state.bytes -= piece.len();
+            state.bytes -= size(&piece);
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         match &mut state.end {
@@ -114,6 +125,10 @@ impl Mirrored {
     }
 }
 
+fn size(piece: &Bytes) -> usize {
+    piece.len().max(PIECE_BYTES)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +150,16 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_reads_on_holds_nothing() {
+        let body = Mirrored::new();
+        body.push(&Bytes::from("hello"));
+        body.give_up();
+        body.push(&Bytes::from("hello"));
+        assert!(body.0.borrow().pieces.is_empty());
+        assert!(matches!(next(&body), Poll::Ready(Some(Err(_)))));
+    }
+
+    #[test]
     fn what_lags_too_far_behind_is_let_go_of() {
         let body = Mirrored::new();
         let piece = Bytes::from(vec![0; MAX_LAG_BYTES / 4]);
@@ -145,6 +170,12 @@ mod tests {
         body.push(&piece);
         assert!(body.has_lagged() && body.0.borrow().pieces.is_empty());
         assert!(matches!(next(&body), Poll::Ready(Some(Err(_)))));
+        // Very many small pieces take much more than their bytes.
+        let body = Mirrored::new();
+        for _ in 0..=MAX_LAG_BYTES / PIECE_BYTES {
+            body.push(&Bytes::from_static(b"x"));
+        }
+        assert!(body.has_lagged());
         // A large piece alone is no lag.
         let body = Mirrored::new();
         body.push(&Bytes::from(vec![0; MAX_LAG_BYTES * 2]));

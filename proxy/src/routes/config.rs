@@ -62,10 +62,12 @@ pub struct RouteReference {
 }
 
 impl RouteReference {
-    /// What people call the rule: its name, or its place.
+    /// What people call the rule: its name, or its place. No two of a route are called
+    /// the same: a name that is a number would be another's place.
     pub fn rule_label(&self) -> String {
         match self.rule_name.as_str() {
             "" => self.rule.to_string(),
+            number if number.bytes().all(|byte| byte.is_ascii_digit()) => format!("name:{number}"),
             name => name.to_owned(),
         }
     }

@@ -101,19 +101,19 @@ fn first(
         .or(best)
 }
 
-/// The path of exact and prefix matches is known to hold.
+/// The path of exact matches is known to hold, and of prefixes the beginning.
 fn holds(conditions: &RouteMatch, view: &View<'_>) -> bool {
     if conditions.failed_beside_path(view).is_some() {
         return false;
     }
     match &conditions.path {
-        PathMatch::Any | PathMatch::Exact(_) | PathMatch::Prefix(_) => true,
+        PathMatch::Any | PathMatch::Exact(_) => true,
         PathMatch::Pattern(pattern) => {
             // Most that do not match differ soon.
             view.path.as_bytes().starts_with(pattern.beginning())
                 && pattern.matches(view.path.as_bytes())
         }
-        path @ PathMatch::Grpc { .. } => path.holds(view.path),
+        path @ (PathMatch::Prefix(_) | PathMatch::Grpc { .. }) => path.holds(view.path),
     }
 }
 

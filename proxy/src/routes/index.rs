@@ -19,6 +19,10 @@ use super::config::{PathMatch, RouteMatch, Rule, Text};
 use super::group::Group;
 use super::request::{self, View};
 
+/// So many elements of a path lead to a node of their own; what has more is beside
+/// the others that begin so. Without it long paths would take gigabytes.
+const MAX_DEPTH: usize = 8;
+
 /// A rule, and by which of its matches it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -176,7 +180,7 @@ impl Index {
     /// The node of a path, made where it is not there.
     fn node(&mut self, path: &str) -> usize {
         let mut at = 0;
-        for element in path.split('/').skip(1) {
+        for element in path.split('/').skip(1).take(MAX_DEPTH) {
             at = match self.nodes[at].children.get(element) {
                 Some(child) => *child,
                 None => {
@@ -252,5 +256,48 @@ impl Index {
 
     fn best(&self, group: &Group, view: &View<'_>, best: Option<usize>) -> Option<usize> {
         group.best(&self.entries, view, best)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderMap;
+
+    #[test]
+    fn long_paths_take_no_more_than_their_share_and_are_told_apart_to_their_end() {
+        let rule = |prefix: String| {
+            let path = PathMatch::Prefix(prefix);
+            let matches = vec![RouteMatch {
+                path,
+                ..RouteMatch::default()
+            }];
+            Arc::new(Rule {
+                matches,
+                ..Rule::default()
+            })
+        };
+        let deep = |at: usize| format!("/{at}{}", "/a".repeat(500));
+        let mut rules: Vec<_> = (0..100).map(|at| rule(deep(at))).collect();
+        rules.push(rule("/7/a/a".into()));
+        rules.push(rule(format!("{}/b", deep(7))));
+        let index = Index::new(&rules);
+        assert!(index.nodes.len() <= rules.len() * MAX_DEPTH + 1);
+        let headers = HeaderMap::new();
+        let find = |path: &str| {
+            let view = View {
+                method: "GET",
+                path,
+                query: None,
+                authority: None,
+                headers: &headers,
+            };
+            index.find(&view).map(|found| found.rule)
+        };
+        assert_eq!(find(&deep(42)), Some(42));
+        assert_eq!(find(&format!("{}/c", deep(7))), Some(7));
+        assert_eq!(find(&format!("{}/b/c", deep(7))), Some(101));
+        assert_eq!(find(&format!("{}x", deep(7))), Some(100));
+        assert_eq!(find(&format!("{}x", deep(42))), None);
     }
 }

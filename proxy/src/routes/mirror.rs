@@ -93,6 +93,15 @@ struct Copy {
     peer: SocketAddr,
 }
 
+impl Drop for Copy {
+    fn drop(&mut self) {
+        // The caller may go on sending for long after.
+        if let RequestSource::Mirrored(body) = &self.source {
+            body.give_up();
+        }
+    }
+}
+
 impl Copy {
     async fn send(mut self, worker: &Rc<Worker>) -> MirrorResult {
         let backend = worker.shared.mesh.resolve_backend(&self.to.service).await;

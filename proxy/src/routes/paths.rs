@@ -84,8 +84,10 @@ pub fn location(
         Some(host) => Some(host.as_str()),
         None => view.host().and_then(|host| std::str::from_utf8(host).ok()),
     };
-    let Some(host) = host else {
-        // An old caller that names no host: by the path alone.
+    let Some(host) = host.filter(|host| !host.is_empty()) else {
+        // An old caller that names no host: by the path alone, which two slashes at
+        // its beginning would make a host (RFC 3986, section 4.2).
+        let path = format!("/{}", path.trim_start_matches(['/', '\\']));
         return HeaderValue::from_str(&path).ok();
     };
     let (scheme, own) = match redirect.is_https {
@@ -200,5 +202,10 @@ mod tests {
         assert_eq!(of(&change, 80), "https://example.com:8443/z/b?c");
         change.port = Some(443);
         assert_eq!(of(&change, 80), "https://example.com/z/b?c");
+        for (uri, host) in [("//evil.com/a", None), ("//evil.com/a", Some(""))] {
+            let request = parts(uri, host);
+            let location = location(&plain, None, &View::of(&request), 80);
+            assert_eq!(location.unwrap(), "/evil.com/a", "{host:?}");
+        }
     }
 }

@@ -114,8 +114,14 @@ impl Routed {
         }
     }
 
+    /// Changes an answer of Remora's own.
+    pub fn change_own_answer(&self, answer: &mut HeaderMap) {
+        filters::change_answer(self.filters(), answer);
+        self.tell_browser(answer);
+    }
+
     /// Sets what a browser is told, in an answer of the backend or of ours.
-    pub fn tell_browser(&self, answer: &mut HeaderMap) {
+    fn tell_browser(&self, answer: &mut HeaderMap) {
         let Some(cors) = &self.cors else { return };
         // The backend's own words would contradict these.
         for name in [

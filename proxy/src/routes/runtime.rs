@@ -104,7 +104,7 @@ pub struct RuleRuntime {
     pub limits: Arc<Limits>,
     /// The rule's own rate limits, where it has any.
     pub rate_limiter: RateLimiter,
-    /// How many retries it bears, where it has retries of its own.
+    /// How many retries it bears, where its policy gives it another budget than the service's.
     pub budget: RetryBudget,
 }
 
@@ -237,7 +237,9 @@ pub struct RuleStates {
 struct Key {
     kind: String,
     route: String,
-    rule: String,
+    name: String,
+    /// Of a rule without a name; another's name may be a number too.
+    place: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -265,9 +267,13 @@ impl RuleStates {
                 .collect(),
             config: Arc::clone(config),
         });
-        Some(Arc::new(Routing {
-            ports: ports.collect(),
-        }))
+        let ports = ports.collect();
+        for state in self.rules.values_mut() {
+            // Of backends that no rule leads to, and no request goes to any more.
+            let is_used = |counters: &Arc<BackendCounters>| Arc::strong_count(counters) > 1;
+            state.counters.retain(|_, counters| is_used(counters));
+        }
+        Some(Arc::new(Routing { ports }))
     }
 
     fn rule(
@@ -280,9 +286,9 @@ impl RuleStates {
         let key = Key {
             kind: rule.route.kind.clone(),
             route: route.clone(),
-            rule: rule.route.rule_label(),
+            name: rule.route.rule_name.clone(),
+            place: Some(rule.route.rule).filter(|_| rule.route.rule_name.is_empty()),
         };
-        let label = key.rule.as_str().into();
         // A route on several ports has each of its rules once.
         let state = self.rules.entry(key.clone()).or_insert_with(|| {
             let known = old
@@ -323,7 +329,7 @@ impl RuleStates {
                 .sum(),
             config: Arc::clone(rule),
             route: route.into(),
-            label,
+            label: rule.route.rule_label().into(),
             runtime: Arc::clone(&state.runtime),
         }
     }
@@ -410,5 +416,34 @@ mod tests {
         assert_eq!(after[0].runtime.limits.in_use(Kind::Requests), 0);
         drop(held);
         assert!(states.reconfigure(&[], NOW).is_none());
+    }
+
+    #[test]
+    fn a_rule_named_as_anothers_place_shares_nothing_with_it() {
+        let mut states = RuleStates::default();
+        let routing = states.reconfigure(&[routes(&["1", ""], &[1])], NOW);
+        let routing = routing.unwrap();
+        let rules = routing.at(80).unwrap().rules();
+        assert!(!Arc::ptr_eq(&rules[0].runtime, &rules[1].runtime));
+        assert!(!Arc::ptr_eq(&rules[0].nowhere, &rules[1].nowhere));
+        // Two counters of the same labels would be no metrics.
+        assert_eq!((&*rules[0].label, &*rules[1].label), ("name:1", "1"));
+    }
+
+    #[test]
+    fn what_was_counted_of_backends_that_are_gone_goes_too() {
+        let mut states = RuleStates::default();
+        for release in 0..10 {
+            let mut changed = (*routes(&["a"], &[1])).clone();
+            let mut rule = (*changed.rules[0]).clone();
+            rule.backends[0].to.service = format!("shop/release-{release}").into();
+            changed.rules = vec![Arc::new(rule)];
+            let _ = states.reconfigure(&[Arc::new(changed)], NOW).unwrap();
+        }
+        let counters = states.rules.values().map(|state| state.counters.len());
+        assert!(
+            counters.max().unwrap() <= 3,
+            "the last, the one before, and nowhere"
+        );
     }
 }

@@ -41,6 +41,8 @@ struct State {
     resources: BTreeMap<(String, String), Entry>,
     versions: u64,
     verdicts: Vec<Verdict>,
+    /// Responses, each of which gets a verdict.
+    responses: usize,
     reports: Vec<SidecarReport>,
     streams: u64,
     /// `initial_resource_versions` of each stream's first requests.
@@ -200,6 +202,12 @@ impl Control {
             .iter()
             .filter(|verdict| verdict.error.is_none())
             .count()
+    }
+
+    /// Whether all that was sent has been taken, or refused.
+    pub fn is_settled(&self) -> bool {
+        let state = self.shared.state.lock().unwrap();
+        state.verdicts.len() == state.responses
     }
 
     /// How many streams were opened.
@@ -406,6 +414,7 @@ impl Session {
             return;
         }
         self.nonce += 1;
+        self.shared.state.lock().unwrap().responses += 1;
         let response = DeltaDiscoveryResponse {
             type_url: type_url.to_owned(),
             nonce: self.nonce.to_string(),

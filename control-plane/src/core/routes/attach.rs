@@ -110,7 +110,7 @@ fn candidate<'a>(
     route: &'a Route,
 ) -> Candidate<'a> {
     let places = 0..route.says.rules.len();
-    let rules = places.filter_map(|place| resolve(index, effective, route, place));
+    let rules = places.filter_map(|place| resolve(index, id, effective, route, place));
     let namespace = &route.id.id.namespace;
     let parents = route.says.parents.iter();
     let parents = parents.filter(|parent| parent.service(namespace) == *id);

@@ -4,7 +4,7 @@ use remora_proto::v1;
 
 use super::{BackendRef, Route};
 use crate::core::index::Index;
-use crate::core::objects::Reach;
+use crate::core::objects::{Id, Reach};
 
 /// Why a reference cannot be taken, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +40,15 @@ pub struct Unresolved {
     pub message: String,
 }
 
-/// A backend as sidecars get it, and why it cannot be taken where it cannot.
+/// A backend of the calls to `parent` as sidecars get it, and why it cannot be
+/// taken where it cannot.
 pub fn backend(
     index: &Index,
+    parent: &Id,
     route: &Route,
     written: &BackendRef,
 ) -> (v1::BackendReference, Option<Unresolved>) {
-    let unresolved = fault(index, route, written).map(|(reason, why)| Unresolved {
+    let unresolved = fault(index, parent, route, written).map(|(reason, why)| Unresolved {
         reason,
         message: format!("{}: {why}", written.field),
     });
@@ -63,7 +65,12 @@ pub fn backend(
     (reference, unresolved)
 }
 
-fn fault(index: &Index, route: &Route, written: &BackendRef) -> Option<(RefReason, String)> {
+fn fault(
+    index: &Index,
+    parent: &Id,
+    route: &Route,
+    written: &BackendRef,
+) -> Option<(RefReason, String)> {
     let own = &route.id.id.namespace;
     if !written.is_service() {
         let group = if written.group.is_empty() {
@@ -80,9 +87,11 @@ fn fault(index: &Index, route: &Route, written: &BackendRef) -> Option<(RefReaso
         ));
     }
     let id = written.id(own);
-    let is_parent = || route.says.parents.iter().any(|one| one.service(own) == id);
+    // Calls to the backend itself reach it anyway; those to another parent do not,
+    // and may come from callers who are let in there while the route's owner is not.
+    let is_granted = || id == *parent || index.routes.is_granted(&route.id, &id);
     // Before anything is said of what is there: that too is not for everybody.
-    if id.namespace != *own && !index.routes.is_granted(&route.id, &id) && !is_parent() {
+    if id.namespace != *own && !is_granted() {
         return Some((
             RefReason::RefNotPermitted,
             format!(

@@ -7,6 +7,7 @@ use remora_proto::v1;
 use super::references::{RefReason, Unresolved, backend};
 use super::{Filter, Route, Rule};
 use crate::core::index::Index;
+use crate::core::objects::Id;
 use crate::core::resolve::{self, Effective};
 use crate::core::settings::{Retries, Settings, defaults};
 
@@ -25,6 +26,7 @@ pub struct Resolved {
 /// what is in force on the Service that is the parent.
 pub fn resolve(
     index: &Index,
+    parent: &Id,
     of_parent: &Effective,
     route: &Route,
     place: usize,
@@ -48,29 +50,33 @@ pub fn resolve(
             pattern_bytes: rule.pattern_bytes,
         });
     }
-    let mut cannot = Vec::new();
     let mut filters = |filters: &[Filter], cannot: &mut Vec<String>| -> Vec<v1::RouteFilter> {
         let filters = filters.iter();
         filters
-            .filter_map(|one| filter(index, route, one, &mut unresolved, cannot))
+            .filter_map(|one| filter(index, (parent, route), one, &mut unresolved, cannot))
             .collect()
     };
+    let mut cannot = Vec::new();
     resolved.filters = filters(&rule.filters, &mut cannot);
-    let of_backends: Vec<_> = rule
-        .backends
-        .iter()
-        .map(|one| filters(&one.filters, &mut cannot))
-        .collect();
-    for (one, filters) in rule.backends.iter().zip(of_backends) {
-        let (reference, fault) = backend(index, route, &one.backend);
+    resolved.cannot = cannot.join("; ");
+    let of_backends = rule.backends.iter().map(|one| {
+        let mut cannot = Vec::new();
+        (filters(&one.filters, &mut cannot), cannot.join("; "))
+    });
+    let of_backends: Vec<_> = of_backends.collect();
+    for (one, (filters, cannot)) in rule.backends.iter().zip(of_backends) {
+        let (mut reference, fault) = backend(index, parent, route, &one.backend);
         unresolved.extend(fault);
+        // Such a filter would have processed its share alone.
+        if reference.cannot.is_empty() {
+            reference.cannot = cannot;
+        }
         resolved.backends.push(v1::RouteBackend {
             backend: Some(reference),
             weight: one.weight,
             filters,
         });
     }
-    resolved.cannot = cannot.join("; ");
     resolved.session_persistence = rule.session_persistence.clone();
     conduct(index, of_parent, route, rule, &mut resolved);
     Some(Resolved {
@@ -106,7 +112,7 @@ fn reference(route: &Route, rule: &Rule, place: usize) -> v1::RouteReference {
 
 fn filter(
     index: &Index,
-    route: &Route,
+    (parent, route): (&Id, &Route),
     filter: &Filter,
     unresolved: &mut Vec<Unresolved>,
     cannot: &mut Vec<String>,
@@ -118,7 +124,7 @@ fn filter(
             numerator,
             denominator,
         } => {
-            let (reference, fault) = backend(index, route, written);
+            let (reference, fault) = backend(index, parent, route, written);
             unresolved.extend(fault);
             Some(v1::RouteFilter {
                 filter: Some(v1::route_filter::Filter::Mirror(v1::Mirror {
@@ -189,10 +195,13 @@ fn with_retry(mut retries: Retries, rule: &Rule) -> Retries {
     };
     retries.attempts = Some(written.attempts);
     if written.codes.is_some() || retries.on.is_none() {
-        // What the backend has not processed, and nothing else unless it is said.
+        // What the backend has not processed, and nothing else unless it is said; of
+        // an attempt that the route itself bounds it is, in `timeouts.backendRequest`.
+        let bounded = rule.timeouts.and_then(|of| of.backend_request.flatten());
         retries.on = Some(v1::Conditions {
             connect_failure: true,
             refused_stream: true,
+            timeout: bounded.is_some(),
             status_codes: written.codes.clone().unwrap_or_default(),
             ..v1::Conditions::default()
         });

@@ -261,6 +261,7 @@ fn the_routes_own_timeouts_and_retries_win_over_policies() {
     let on = retries.on.unwrap();
     assert_eq!(on.status_codes, [500]);
     assert!(on.connect_failure && on.refused_stream && !on.reset && !on.gateway_error);
+    assert!(!on.timeout, "attempts have no end of their own");
     assert_eq!(
         (retries.backoff_base_ms, retries.backoff_max_ms),
         (1_000, 1_000)
@@ -349,6 +350,17 @@ fn a_retry_without_codes_is_of_what_was_not_processed_or_as_policies_say() {
     assert_eq!(retries.attempts, 3);
     let on = retries.on.unwrap();
     assert!(on.reset && !on.connect_failure);
+}
+
+#[test]
+fn an_attempt_that_the_route_bounds_is_followed_by_the_next() {
+    let world = shop([http(
+        "a",
+        1,
+        "{retry: {codes: [500]}, timeouts: {backendRequest: 1s}, backendRefs: [{name: cart, port: 80}]}",
+    )]);
+    let on = world.rule().retries.unwrap().on.unwrap();
+    assert!(on.timeout && !on.reset);
 }
 
 #[test]

@@ -158,6 +158,31 @@ async fn a_redirect_is_answered_here_with_every_status() {
 }
 
 #[tokio::test]
+async fn what_remora_answers_itself_is_changed_as_an_answer_of_the_backend() {
+    let mesh = Mesh::start().await;
+    let changes = || Filter::ResponseHeaders(set(&[("cache-control", "no-store")]));
+    let redirect = Filter::Redirect(Redirect {
+        status: 301,
+        ..Redirect::default()
+    });
+    let mut elsewhere = to("v1")
+        .when(prefix("/old"))
+        .filter(redirect)
+        .filter(changes());
+    elsewhere.backends.clear();
+    let mut nowhere = to("v1").filter(changes());
+    nowhere.backends.clear();
+    mesh.routes(vec![elsewhere, nowhere]);
+    for (path, status) in [("/old", 301), ("/", 500)] {
+        let answer = mesh.get(path).await;
+        assert_eq!(
+            (answer.status, answer.header("cache-control")),
+            (status, "no-store")
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_filter_that_is_not_known_here_is_answered_500_and_so_is_a_rule_that_cannot() {
     let mesh = Mesh::start().await;
     let app = mesh.version("v1", 10).await;

@@ -1,6 +1,6 @@
 //! A rule's own retries, timeouts, rate limits and limits.
 
-use remora_proto::v1::{Conditions, Limits, RateLimit, Retries, Timeouts};
+use remora_proto::v1::{Conditions, Limits, RateLimit, Retries, RetryBudget, Timeouts};
 
 use super::stage::{Change, prefix, to};
 use crate::eventually;
@@ -43,6 +43,41 @@ async fn a_rules_retries_and_timeouts_are_instead_of_the_services() {
     assert_eq!((mesh.get("/other").await.status, app.count()), (500, 5));
     let answer = mesh.get("/slow").await;
     assert_eq!((answer.status, answer.reason()), (504, "timeout"));
+}
+
+#[tokio::test]
+async fn many_rules_with_retries_spend_one_budget_of_the_service() {
+    let mesh = Mesh::start().await;
+    let app = App::start(mesh.net.at(10), |_| status(500)).await;
+    mesh.serve("v1", &app);
+    let budget = |min_per_second| {
+        Some(RetryBudget {
+            percent: 0,
+            min_per_second,
+            window_ms: 10_000,
+        })
+    };
+    let of = |path: &str, min_per_second| {
+        let mut rule = to("v1").when(prefix(path));
+        let mut retries = retries(10);
+        retries.budget = budget(min_per_second);
+        rule.retries = Some(retries);
+        rule
+    };
+    // Of the service 10 in its window; one rule has 20 of its own.
+    let rules = vec![of("/a", 1), of("/b", 1), of("/own", 2)];
+    mesh.routes_with(rules, |service| {
+        service.policy = Some(retrying(1, |retries| retries.budget = budget(1)));
+    });
+    for _ in 0..3 {
+        assert_eq!(mesh.get("/a").await.status, 500);
+        assert_eq!(mesh.get("/b").await.status, 500);
+    }
+    assert_eq!(app.count(), 6 + 10);
+    for _ in 0..4 {
+        assert_eq!(mesh.get("/own").await.status, 500);
+    }
+    assert_eq!(app.count(), 16 + 4 + 20);
 }
 
 #[tokio::test]

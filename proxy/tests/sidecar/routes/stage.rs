@@ -169,6 +169,8 @@ impl Mesh {
 
     /// Puts other rules, and waits until they are in force.
     pub async fn change_routes(&self, rules: Vec<RouteRule>) {
+        // What is still to be said of resources before counts for none of these.
+        crate::eventually("all is taken", async || self.control.is_settled()).await;
         let before = self.control.acks() + self.control.nacks().len();
         self.routes(rules);
         self.until_taken(before).await;

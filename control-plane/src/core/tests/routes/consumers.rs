@@ -50,6 +50,46 @@ fn a_namespaces_own_routes_take_the_place_of_the_services_for_its_callers_alone(
 }
 
 #[test]
+fn a_parent_needs_no_grant_for_its_own_calls_but_for_those_to_another_parent() {
+    let spec = "{parentRefs: [{group: '', kind: Service, name: bait}, {group: '', kind: Service, namespace: shop, name: web}], rules: [{backendRefs: [{name: web, namespace: shop, port: 80}]}]}";
+    let mut bait = service("bait", Reach::ClusterIp(vec![ip("10.0.0.9")]));
+    bait.id = Id::new("team", "bait");
+    let world = shop([
+        Object::Service(bait),
+        as_route(route_in("team", RouteKind::Http, "hook", 1, spec)),
+    ]);
+    let of = |service: &str| {
+        let held = world
+            .store
+            .find_for(ResourceType::Service, service, "team")
+            .unwrap();
+        let routes = held.open::<v1::Service>().unwrap().routes;
+        let backend = routes[0].rules[0].backends[0].backend.clone();
+        backend.unwrap().cannot
+    };
+    // Else team could send to web whoever calls bait, with a path of team's choice.
+    assert!(
+        of("team/bait").contains("ReferenceGrant"),
+        "{}",
+        of("team/bait")
+    );
+    assert_eq!(of("shop/web"), "");
+    let verdicts = world.core.route_verdicts();
+    let reasons = verdicts[&route_id(RouteKind::Http, "team", "hook")]
+        .parents
+        .iter()
+        .map(|parent| {
+            let mut conditions = parent.conditions.iter();
+            conditions
+                .find(|one| one.kind == RESOLVED_REFS)
+                .unwrap()
+                .reason
+        });
+    let reasons: Vec<_> = reasons.collect();
+    assert_eq!(reasons, ["RefNotPermitted", "ResolvedRefs"]);
+}
+
+#[test]
 fn all_ports_of_the_service_go_by_the_consumers_routes() {
     let spec = "{parentRefs: [{group: '', kind: Service, namespace: shop, name: web, port: 81}], rules: [{}]}";
     let world = shop([

@@ -184,11 +184,33 @@ fn what_a_filter_that_cannot_be_done_would_have_processed_gets_an_error() {
     assert!(world.said(RouteKind::Http, "a", ACCEPTED).0);
     assert_eq!(resolved(&world, "a").1, "InvalidKind");
 
+    let of_backend = "{backendRefs: [{name: cart, port: 80, filters: [{type: ExtensionRef, extensionRef: {group: example.com, kind: Waf, name: x}}]}, {name: web, port: 80}]}";
+    let world = shop([http("a", 1, of_backend)]);
+    let rule = world.rule();
+    let shares = rule
+        .backends
+        .iter()
+        .map(|one| one.backend.as_ref().unwrap());
+    let shares: Vec<bool> = shares.map(|to| to.cannot.contains("Waf")).collect();
+    assert_eq!(
+        (rule.cannot.as_str(), &shares[..]),
+        ("", &[true, false][..])
+    );
+    assert_eq!(resolved(&world, "a").1, "InvalidKind");
+
     let both = "{filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: RequestRedirect, requestRedirect: {}}]}";
     let world = shop([http("a", 1, both)]);
     let (accepted, reason, _) = world.said(RouteKind::Http, "a", ACCEPTED);
     assert_eq!((accepted, reason), (false, "IncompatibleFilters"));
     assert!(!world.rule().cannot.is_empty());
+}
+
+#[test]
+fn that_a_redirect_is_not_mirrored_is_said() {
+    let rule = "{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: cart, port: 80}}}, {type: RequestRedirect, requestRedirect: {}}]}";
+    let world = shop([http("a", 1, rule)]);
+    let (accepted, _, message) = world.said(RouteKind::Http, "a", ACCEPTED);
+    assert!(accepted && message.contains("not mirrored"), "{message}");
 }
 
 #[test]
