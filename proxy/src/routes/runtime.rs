@@ -2,7 +2,7 @@
 //! a change of the routes: a rule is the same while its route's name is, and its
 //! own name or else its place in the route.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -240,6 +240,16 @@ struct Key {
     rule: String,
 }
 
+impl Key {
+    fn of(rule: &Rule) -> Self {
+        Self {
+            kind: rule.route.kind.clone(),
+            route: format!("{}/{}", rule.route.namespace, rule.route.name),
+            rule: rule.route.rule_label(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     runtime: Arc<RuleRuntime>,
@@ -265,9 +275,25 @@ impl RuleStates {
                 .collect(),
             config: Arc::clone(config),
         });
-        Some(Arc::new(Routing {
-            ports: ports.collect(),
-        }))
+        let ports = ports.collect();
+        self.forget_backends(routes);
+        Some(Arc::new(Routing { ports }))
+    }
+
+    /// A rule that leads to another backend with each release has no more than its own.
+    fn forget_backends(&mut self, routes: &[Arc<PortRoutes>]) {
+        let mut named: HashMap<Key, HashSet<String>> = HashMap::new();
+        for rule in routes.iter().flat_map(|routes| &routes.rules) {
+            let names = named.entry(Key::of(rule)).or_default();
+            names.extend(rule.references().map(counter_name));
+        }
+        for (key, state) in &mut self.rules {
+            let names = named.get(key);
+            let is_named = |name: &String| names.is_some_and(|names| names.contains(name));
+            state
+                .counters
+                .retain(|name, _| name.is_empty() || is_named(name));
+        }
     }
 
     fn rule(
@@ -277,11 +303,7 @@ impl RuleStates {
         now: Timestamp,
     ) -> RoutedRule {
         let route = format!("{}/{}", rule.route.namespace, rule.route.name);
-        let key = Key {
-            kind: rule.route.kind.clone(),
-            route: route.clone(),
-            rule: rule.route.rule_label(),
-        };
+        let key = Key::of(rule);
         let label = key.rule.as_str().into();
         // A route on several ports has each of its rules once.
         let state = self.rules.entry(key.clone()).or_insert_with(|| {
@@ -409,6 +431,10 @@ mod tests {
         assert_eq!(after[2].backends[0].classes(), [0, 1, 0, 0, 0]);
         assert_eq!(after[0].runtime.limits.in_use(Kind::Requests), 0);
         drop(held);
+        // Backends that it names no more are not kept for ever.
+        states.reconfigure(&[routes(&["a"], &[1])], NOW).unwrap();
+        let counters = states.rules.values().map(|state| state.counters.len());
+        assert_eq!(counters.sum::<usize>(), 2, "one backend, and none");
         assert!(states.reconfigure(&[], NOW).is_none());
     }
 }
