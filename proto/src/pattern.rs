@@ -17,8 +17,11 @@ use regex_syntax::hir::{Hir, Look};
 pub const MAX_PATTERN_BYTES: usize = 1_024;
 /// Bytes of the automaton. `[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63}){0,3}` needs a tenth.
 pub const MAX_AUTOMATON_BYTES: usize = 256 * 1024;
-/// Bytes while it is built.
-const MAX_BUILD_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of what is read of the text before its repetitions are states, and of the
+/// states' sets while they are found: by these the time is bounded that it takes to
+/// build one, since a small automaton may have much work behind it.
+const MAX_READ_BYTES: usize = 128 * 1024;
+const MAX_BUILD_BYTES: usize = 256 * 1024;
 /// Groups within groups.
 const MAX_NESTING: u32 = 32;
 
@@ -72,7 +75,7 @@ impl Pattern {
                 thompson::Config::new()
                     .utf8(false)
                     .which_captures(thompson::WhichCaptures::None)
-                    .nfa_size_limit(Some(MAX_BUILD_BYTES)),
+                    .nfa_size_limit(Some(MAX_READ_BYTES)),
             )
             .build_from_hir(&whole)
             .map_err(|_| PatternError::Complex)?;
@@ -220,10 +223,23 @@ mod tests {
             "(a|b)*a(a|b){18}",
             &"(".repeat(200),
             "((((a{9}){9}){9}){9}){9}",
+            // Of small automata, for which there is much to do.
+            "(.*a){1000}",
+            "(a*b*c*d*){300}",
+            "([a-z]*[0-9]*){500}",
+            "(.?){3000}",
         ] {
             let refused = Pattern::parse(text);
             assert!(refused.is_err(), "{text}");
         }
-        Pattern::parse(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63}){0,3}").unwrap();
+        for text in [
+            r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63}){0,3}",
+            "[a-zA-Z0-9_-]{1,255}",
+            ".*x.{9}",
+            "(?i).*(iphone|android|mobile|bot|crawler|spider).*",
+            "/v[0-9]+/(users|orders)/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/.*)?",
+        ] {
+            assert!(Pattern::parse(text).is_ok(), "{text}");
+        }
     }
 }

@@ -103,14 +103,18 @@ pub struct Rule {
 impl Rule {
     /// Services that it leads to, its mirrors' too; those that cannot be taken not.
     pub fn services(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.references()
+            .filter(|backend| backend.cannot.is_none())
+            .map(|backend| &backend.service)
+    }
+
+    /// Its backends and mirrors, whether they can be taken or not.
+    pub fn references(&self) -> impl Iterator<Item = &BackendReference> {
         let of_backends = self
             .backends
             .iter()
             .flat_map(|backend| std::iter::once(&backend.to).chain(mirrored(&backend.filters)));
-        mirrored(&self.filters)
-            .chain(of_backends)
-            .filter(|backend| backend.cannot.is_none())
-            .map(|backend| &backend.service)
+        mirrored(&self.filters).chain(of_backends)
     }
 }
 

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::request::Parts;
 use http_body::Body;
 
@@ -36,6 +37,9 @@ use crate::worker::Worker;
 pub const MAX_MIRRORS: usize = 128;
 /// After so long a mirrored request is given up, wherever it is.
 pub const MIRROR_TIME: Duration = Duration::from_secs(30);
+/// So much of an answer is read; the rest of a longer one is not waited for, or what
+/// never ends would take the worker's time for as long as it may.
+pub const MAX_ANSWER_BYTES: usize = 256 * 1024;
 
 /// Counts itself among those under way.
 struct Place(Rc<Worker>);
@@ -228,20 +232,22 @@ impl Copy {
     }
 }
 
-/// Reads an answer to its end, so that its connection can be used again.
+/// Reads an answer to its end, so that its connection can be used again, where that
+/// is not too far.
 async fn throw_away(worker: &Rc<Worker>, held: Held, mut body: Incoming) -> Option<()> {
-    let mut whole = Some(());
+    let (mut whole, mut is_at_end, mut read) = (Some(()), true, 0);
     while !body.is_end_stream() {
         match std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-            Some(Ok(_)) => {}
-            Some(Err(_)) => {
-                whole = None;
-                break;
-            }
+            Some(Ok(frame)) => read += frame.data_ref().map_or(0, Bytes::len),
+            Some(Err(_)) => whole = None,
             None => break,
         }
+        if whole.is_none() || read > MAX_ANSWER_BYTES {
+            is_at_end = false;
+            break;
+        }
     }
-    let connection = body.take_connection().filter(|_| whole.is_some());
+    let connection = body.take_connection().filter(|_| is_at_end);
     drop(body);
     release(worker, Some(held), connection, clock::now());
     whole

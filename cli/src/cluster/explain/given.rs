@@ -1,6 +1,6 @@
 //! Services and policies, from a cluster or from files, as the core takes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Service;
@@ -8,11 +8,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use remora_control_plane::core::objects::{Event, Id, Object, Reach, TrafficPolicy};
 use remora_control_plane::policy::check::FieldError;
 use remora_control_plane::policy::parse;
+use remora_control_plane::problems::Problem;
 use remora_control_plane::source::convert::{self, Errors};
 use remora_control_plane::source::folder::{Change, Folder};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::routes::Routed;
 use super::{Refused, around};
 use crate::cluster::api::Api;
 use crate::cluster::error::Error;
@@ -24,6 +26,11 @@ const MAX_FILES: usize = 20_000;
 const MAX_DEPTH: usize = 8;
 /// Bytes of a file that is read.
 const MAX_FILE_BYTES: u64 = 8 << 20;
+
+/// Why what is not of its form is not in force.
+const INVALID: &str = "Invalid";
+/// The kinds that say where calls go.
+const ROUTING: [&str; 3] = ["HTTPRoute", "GRPCRoute", "ReferenceGrant"];
 
 /// What a Service with an address of its own is called.
 pub const CLUSTER_IP: &str = "ClusterIP";
@@ -43,6 +50,9 @@ pub struct Given {
     pub policies: Vec<TrafficPolicy>,
     /// Policies of its namespace that cannot be in force as they are.
     pub broken: Vec<Refused>,
+    /// Routes and grants of any namespace that cannot be read: what they name is not known,
+    /// so each may have been meant for the Service.
+    pub unread: Vec<Routed>,
     /// What of its routes could not be looked at.
     pub doubt: Option<String>,
     /// All objects that its routes depend on, itself and policies among them.
@@ -109,6 +119,8 @@ pub async fn from_cluster(api: &Api, namespace: &str, name: &str) -> Result<Give
         labels: read.selector,
         policies,
         broken,
+        // The API server takes none.
+        unread: Vec::new(),
         doubt: around.doubt,
         objects,
     })
@@ -135,7 +147,7 @@ pub fn typed(namespace: &str, written: Vec<Written>) -> (Vec<TrafficPolicy>, Vec
             }),
             Err(errors) => broken.push(Refused {
                 policy: name,
-                reason: "Invalid".to_owned(),
+                reason: INVALID.to_owned(),
                 message: joined(&errors),
             }),
         }
@@ -176,27 +188,26 @@ pub fn from_files(folders: &[PathBuf], namespace: &str, name: &str) -> Result<Gi
         }
     }
     let prefix = format!("TrafficPolicy {namespace}/");
-    let problems = read
-        .problems()
-        .into_iter()
-        .filter(|problem| !problem.information);
+    let mut problems = read.problems();
+    problems.retain(|problem| !problem.information);
+    let unread = unread(&problems);
     // What is not even an object may have been a policy of this namespace.
-    let broken = problems.filter_map(|problem| {
+    let broken = problems.iter().filter_map(|problem| {
         let name = match problem.object.strip_prefix(&prefix) {
             Some(name) => name.to_owned(),
             None if problem.object.is_empty() => "?".to_owned(),
             None => return None,
         };
-        let place = format!("{}:{}", problem.file, problem.line);
         Some(Refused {
             policy: name,
-            reason: "Invalid".to_owned(),
-            message: format!("{place}: {} {}", problem.field, problem.message),
+            reason: INVALID.to_owned(),
+            message: placed(problem),
         })
     });
     let (reach, labels) = found.ok_or_else(|| no_service(namespace, name))?;
     Ok(Given {
         broken: broken.collect(),
+        unread,
         doubt: None,
         objects,
         reach,
@@ -204,6 +215,43 @@ pub fn from_files(folders: &[PathBuf], namespace: &str, name: &str) -> Result<Gi
         service: id,
         policies,
     })
+}
+
+/// The routes and grants among what is wrong, each once.
+fn unread(problems: &BTreeSet<Problem>) -> Vec<Routed> {
+    let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for problem in problems {
+        let mut kinds = ROUTING.iter();
+        if kinds.any(|kind| problem.object.split_once(' ').map(|(of, _)| of) == Some(kind)) {
+            let messages = found.entry(&problem.object).or_default();
+            messages.push(placed(problem));
+        }
+    }
+    let routed = found.into_iter().map(|(object, messages)| Routed {
+        route: object.to_owned(),
+        generation: 0,
+        in_force: false,
+        reason: INVALID,
+        message: messages.join("; "),
+        problems: Vec::new(),
+    });
+    routed.collect()
+}
+
+/// What is wrong, and where.
+fn placed(problem: &Problem) -> String {
+    let Problem {
+        file,
+        line,
+        field,
+        message,
+        ..
+    } = problem;
+    if field.is_empty() {
+        format!("{file}:{line}: {message}")
+    } else {
+        format!("{file}:{line}: {field} {message}")
+    }
 }
 
 fn applied(event: Event) -> Option<Object> {

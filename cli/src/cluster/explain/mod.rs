@@ -79,7 +79,7 @@ pub struct Explanation {
     pub of_pods: Vec<OfPods>,
     /// What is not in force, and why.
     pub not_in_force: Vec<Refused>,
-    /// The routes that name it as their parent.
+    /// The routes that name it as their parent, and those of files that cannot be read.
     pub routes: Vec<routes::Routed>,
     /// What of the routes could not be looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -215,7 +215,7 @@ pub fn explain(mut given: Given, asked: &request::Asked) -> Result<Explanation, 
         policies: taking(given, &policies),
         of_pods: of_pods(given, &policies),
         not_in_force: refused(given, &policies),
-        routes: together.routes(),
+        routes: [together.routes(), given.unread.clone()].concat(),
         doubt: given.doubt.clone(),
         request,
     })

@@ -220,3 +220,38 @@ fn programs_read_the_same() {
     assert_eq!(json["routes"][1]["reason"], "NoMatchingParent");
     assert_eq!(json["request"]["others"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn a_route_of_a_file_that_cannot_be_read_is_told_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: heavy, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: payment}]
+  rules: [{backendRefs: [{name: payment-v1, port: 8080, weight: -1}, {name: payment-v2, port: '8080'}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: all, namespace: bank}
+spec: {from: x}
+";
+    let objects = OBJECTS.split("---\n").take(4).collect::<Vec<_>>();
+    let file = folder.path().join("objects.yaml");
+    std::fs::write(&file, objects.join("---\n") + broken).unwrap();
+    let folders = [folder.path().to_owned()];
+    let given = given::from_files(&folders, "shop", "payment").unwrap();
+    let told = explain(given, &Asked::default()).unwrap();
+    let text = show::text(&told, Paint::plain());
+    let file = file.display();
+    for line in [
+        format!("  HTTPRoute shop/heavy: not in force: Invalid: {file}:"),
+        format!("  ReferenceGrant bank/all: not in force: Invalid: {file}:"),
+        "spec.rules[0].backendRefs[0].weight must be a whole number".to_owned(),
+        "spec.rules[0].backendRefs[1].port must be a whole number".to_owned(),
+    ] {
+        assert!(text.contains(&line), "{line} in {text}");
+    }
+    assert!(!told.is_whole());
+}

@@ -21,6 +21,7 @@ use crate::playground::measure::propagation::{Before, Propagation};
 use crate::playground::measure::sidecar::Said;
 use crate::playground::measure::visitor::Load;
 use crate::playground::options::Plan;
+use crate::playground::routing;
 
 /// How much may wait for the loop in each channel.
 const MOST_WAITING: usize = 1024;
@@ -84,10 +85,10 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Opens them; the user's folder is watched from now on.
+    /// Opens them; the user's folder, and the scenario's, are watched from now on.
     ///
     /// # Errors
-    /// When the folder cannot be watched or signals not be caught.
+    /// When a folder cannot be watched or signals not be caught.
     pub fn open(plan: &Plan) -> anyhow::Result<Self> {
         let (changed, raw) = mpsc::channel(1);
         let (settled, files) = mpsc::channel(1);
@@ -100,9 +101,14 @@ impl Inputs {
                     let _ = changed.try_send(());
                 }
             })?;
-        watcher
-            .watch(&plan.manifests, RecursiveMode::Recursive)
-            .with_context(|| format!("{} cannot be watched", plan.manifests.display()))?;
+        // The stages' YAML too: a weight can be changed while it is in force.
+        let stages = routing::folder(&plan.manifests, plan.scenario);
+        let stages = Some(stages).filter(|folder| folder.is_dir());
+        for folder in [Some(plan.manifests.clone()), stages].iter().flatten() {
+            watcher
+                .watch(folder, RecursiveMode::Recursive)
+                .with_context(|| format!("{} cannot be watched", folder.display()))?;
+        }
         let mut beat = interval(super::BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let signals = [
@@ -235,6 +241,52 @@ async fn settle(mut raw: mpsc::Receiver<()>, settled: mpsc::Sender<()>) {
         }
         if settled.send(()).await.is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::fs;
+    use std::path::Path;
+
+    use crate::playground::options::Isolation;
+    use crate::playground::scenario::Scenario;
+
+    fn plan(place: &Path) -> Plan {
+        Plan {
+            isolation: Isolation::Loopback,
+            isolation_reason: None,
+            folder: place.to_owned(),
+            manifests: place.join("demo"),
+            scenario: Scenario::Canary,
+            length_ms: None,
+            json: false,
+            keep_logs: None,
+            capture: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_yaml_of_the_folder_and_of_the_scenario_is_watched() {
+        let place = tempfile::tempdir().unwrap();
+        let files = ["demo/policies.yaml", "scenarios/canary/2-half.yaml"];
+        let files = files.map(|file| place.path().join(file));
+        for file in &files {
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+        }
+        let mut inputs = Inputs::open(&plan(place.path())).unwrap();
+        for file in &files {
+            fs::write(file, "kind: HTTPRoute\n").unwrap();
+            let changed = tokio::time::timeout(Duration::from_secs(10), inputs.files.recv());
+            assert!(changed.await.is_ok(), "{}", file.display());
+            // What else is told of the same writing.
+            while tokio::time::timeout(Duration::from_millis(200), inputs.files.recv())
+                .await
+                .is_ok()
+            {}
         }
     }
 }

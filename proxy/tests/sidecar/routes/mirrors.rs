@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use remora_proto::v1::Mirror;
 use remora_proto::v1::route_filter::Filter;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::stage::{Change, reference, set, to};
 use crate::eventually;
@@ -146,6 +147,41 @@ async fn a_mirror_that_reads_nothing_holds_neither_the_body_nor_memory() {
     assert!(after < before + 16 * 1024 * 1024, "{before} -> {after}");
     eventually("it is given up", async || {
         counted(&mesh, "lagged").await >= 8
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_an_answer_that_never_ends_a_mirror_reads_no_more_than_a_little() {
+    let mesh = Mesh::start().await;
+    let app = mesh.version("v1", 10).await;
+    let endless = tokio::net::TcpListener::bind(mesh.net.at(11))
+        .await
+        .unwrap();
+    mesh.endpoint("endless", 0, endless.local_addr().unwrap(), |_| ());
+    mesh.service("endless", crate::mesh::policy());
+    tokio::spawn(async move {
+        loop {
+            let (mut caller, _) = endless.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 1024];
+                let _ = caller.read(&mut request).await;
+                let head = b"HTTP/1.1 200 OK\r\n\r\n";
+                let mut written = caller.write_all(head).await;
+                while written.is_ok() {
+                    written = caller.write_all(&[b'x'; 64 * 1024]).await;
+                }
+            });
+        }
+    });
+    mesh.routes(vec![to("v1").filter(mirror("endless", 1, 1))]);
+    let mut client = mesh.client().await;
+    for _ in 0..4 {
+        assert_eq!(client.post("catalog:8080", "/", "body").await.status, 200);
+    }
+    assert_eq!(app.count(), 4);
+    eventually("no more is read", async || {
+        counted(&mesh, "answered").await == 4
     })
     .await;
 }
