@@ -127,9 +127,14 @@ pub struct Other {
 /// When the request or the port is none.
 pub fn way(service: &Called, asked: &Asked, from: &str) -> Result<Way, Error> {
     let path = asked.path.as_deref().unwrap_or("/");
-    let uri: Uri = path
-        .parse()
-        .map_err(|_| Error::Usage(format!("{path:?} is not a path: /, and percent-encoded")))?;
+    let parsed = path.parse().ok();
+    // A word alone would be taken for a host without a path.
+    let uri = parsed.filter(|uri: &Uri| uri.path().starts_with('/') || path == "*");
+    let uri = uri.ok_or_else(|| {
+        Error::Usage(format!(
+            "{path:?} is not a path: it begins with /, and is percent-encoded"
+        ))
+    })?;
     let port = port(service, asked.port)?;
     let routes = service
         .routes

@@ -202,8 +202,10 @@ fn what_cannot_be_told_says_what_to_write_instead() {
     assert!(no_port.contains("has no port 1"), "{no_port}");
     let bare = error("bare", &asked("/", &[], None, None));
     assert!(bare.contains("Headless"), "{bare}");
-    let path = error("payment", &asked("not a path", &[], None, Some(8080)));
-    assert!(path.contains("is not a path"), "{path}");
+    for text in ["not a path", "charge", "", "payment:8080"] {
+        let path = error("payment", &asked(text, &[], None, Some(8080)));
+        assert!(path.contains("is not a path"), "{path}");
+    }
     let unrouted = told("payment-v1", &asked("/", &[], None, None)).unwrap();
     let goes = unrouted.request.unwrap().goes;
     assert!(goes.contains("no route is in force there"), "{goes}");
