@@ -73,18 +73,7 @@ fn fault(
 ) -> Option<(RefReason, String)> {
     let own = &route.id.id.namespace;
     if !written.is_service() {
-        let group = if written.group.is_empty() {
-            "core"
-        } else {
-            &written.group
-        };
-        return Some((
-            RefReason::InvalidKind,
-            format!(
-                "{} of {group} is no backend here: name a Service",
-                written.kind
-            ),
-        ));
+        return Some((RefReason::InvalidKind, no_service(written)));
     }
     let id = written.id(own);
     // Calls to the backend itself reach it anyway; those to another parent do not,
@@ -137,4 +126,15 @@ fn fault(
             ),
         )
     })
+}
+
+fn no_service(written: &BackendRef) -> String {
+    let group = match &*written.group {
+        "" => "core",
+        group => group,
+    };
+    format!(
+        "{} of {group} is no backend here: name a Service",
+        written.kind
+    )
 }
