@@ -197,7 +197,11 @@ fn the_pods_of_the_demo_are_injected() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/demo");
     let mut injected = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
-        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).unwrap();
         for document in text.split("\n---\n") {
             let object: serde_json::Value = serde_saphyr::from_str(document).unwrap();
             if object["kind"] != "Deployment" {
