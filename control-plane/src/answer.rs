@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::text;
+
 /// A request to the API server takes at most so long.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -41,6 +43,30 @@ impl RequestError {
             Self::Forbidden(_) => "forbidden",
             Self::Refused(_) => "refused",
             Self::Unreachable(_) | Self::Timeout => "unreachable",
+        }
+    }
+
+    /// The object is another one by now, or gone: nothing is wrong.
+    pub fn is_usual(&self) -> bool {
+        matches!(self, Self::Conflict | Self::NotFound)
+    }
+}
+
+/// What was warned of: once for each kind of failure, until a request succeeds.
+#[derive(Debug, Default)]
+pub struct Complaints(Option<&'static str>);
+
+impl Complaints {
+    /// A request succeeded.
+    pub fn end(&mut self) {
+        self.0 = None;
+    }
+
+    /// One failed; `what` could not be done, as in `list pods`.
+    pub fn tell(&mut self, what: &str, error: &RequestError) {
+        let word = error.word();
+        if self.0.replace(word) != Some(word) {
+            tracing::warn!(error = error.to_string(), "cannot {}", text::clean(what));
         }
     }
 }

@@ -107,16 +107,20 @@ fn cluster_ip(name: &str, addresses: &[&str]) -> Object {
 }
 
 /// Two Services with a pod each, made so.
-fn cart_and_web(pod: fn(&str, &str, &str) -> Pod) -> World {
-    let mut world = world();
-    world.apply([
+fn of_cart_and_web(pod: fn(&str, &str, &str) -> Pod) -> [Object; 6] {
+    [
         cluster_ip("cart", &["10.0.0.1"]),
         cluster_ip("web", &["10.0.0.2"]),
         Object::Pod(pod("c-1", "cart", "10.1.0.1")),
         Object::Pod(pod("w-1", "web", "10.1.0.2")),
         slice("cart-x", "cart", vec![seat("c-1", "10.1.0.1")]),
         slice("web-x", "web", vec![seat("w-1", "10.1.0.2")]),
-    ]);
+    ]
+}
+
+fn cart_and_web(pod: fn(&str, &str, &str) -> Pod) -> World {
+    let mut world = world();
+    world.apply(of_cart_and_web(pod));
     world
 }
 

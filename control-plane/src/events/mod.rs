@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use self::decide::{Kind, Notice, Uninjected};
 use self::limit::Limit;
 use self::record::Recorder;
-use crate::answer::{self, RequestError};
+use crate::answer::{self, Complaints};
 use crate::clock;
 use crate::core::objects::Name;
 use crate::core::store::{ResourceType, Store};
@@ -110,14 +110,10 @@ pub async fn keep(mut inputs: Inputs) -> Infallible {
             recorder: Recorder::new(inputs.client.clone(), &inputs.pod),
             limit: Limit::new(clock::now()),
             told: HashSet::new(),
-            complained: None,
+            complaints: Complaints::default(),
             inputs: &mut inputs,
         };
-        tokio::select! {
-            biased;
-            () = leadership.ended() => {}
-            never = writer.write() => match never {},
-        }
+        leadership.while_leading(writer.write()).await;
     }
 }
 
@@ -128,7 +124,7 @@ struct Writer<'a> {
     limit: Limit,
     /// The uids of the pods that were told to have no sidecar.
     told: HashSet<Name>,
-    complained: Option<&'static str>,
+    complaints: Complaints,
 }
 
 impl Writer<'_> {
@@ -179,12 +175,13 @@ impl Writer<'_> {
         let recorded = self.recorder.record(&notice, clock::unix_ms()).await;
         match recorded {
             Ok(()) => {
-                self.complained = None;
+                self.complaints.end();
                 self.inputs.written.count(notice.reason);
             }
             Err(error) => {
                 self.inputs.written.count("dropped");
-                self.complain(&error);
+                let what = "create or patch events.events.k8s.io";
+                self.complaints.tell(what, &error);
             }
         }
     }
@@ -208,17 +205,6 @@ impl Writer<'_> {
                 let uid = found.items.into_iter().next()?.metadata.uid?;
                 Some(uid.as_str().into())
             }
-        }
-    }
-
-    /// Once for each kind of failure, until a request succeeds.
-    fn complain(&mut self, error: &RequestError) {
-        let word = error.word();
-        if self.complained.replace(word) != Some(word) {
-            tracing::warn!(
-                error = error.to_string(),
-                "cannot create or patch events.events.k8s.io"
-            );
         }
     }
 }

@@ -13,6 +13,7 @@
 pub mod lease;
 pub mod machine;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -24,7 +25,7 @@ use remora_proto::well_known;
 use tokio::sync::watch;
 
 use self::machine::{Machine, Record, Seen, Step};
-use crate::answer::{self, RequestError};
+use crate::answer::{self, Complaints, RequestError};
 use crate::{clock, random};
 
 /// One replica, as it calls itself.
@@ -97,6 +98,16 @@ impl Leadership {
         }
     }
 
+    /// Works for as long as this replica leads: what is under way at the end of it is
+    /// dropped, since another may write from then on.
+    pub async fn while_leading(&mut self, work: impl Future<Output = Infallible>) {
+        tokio::select! {
+            biased;
+            () = self.ended() => {}
+            never = work => match never {},
+        }
+    }
+
     /// Resolves when anything of it changed since the last time.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
@@ -119,7 +130,7 @@ pub async fn keep(
         replica,
         latest: None,
         view,
-        complained: None,
+        complaints: Complaints::default(),
     };
     let name = well_known::CONTROL_PLANE;
     let changes = watcher::watch_object(candidate.api.clone(), name).default_backoff();
@@ -138,14 +149,14 @@ struct Candidate {
     /// The Lease as last read or written, so that what others wrote in it stays.
     latest: Option<Lease>,
     view: watch::Sender<View>,
-    complained: Option<&'static str>,
+    complaints: Complaints,
 }
 
 impl Candidate {
     async fn run(
         &mut self,
         mut changes: impl Stream<Item = watcher::Result<Option<Lease>>> + Unpin,
-    ) -> std::convert::Infallible {
+    ) -> Infallible {
         loop {
             let step = self.machine.step(clock::now(), unix_us());
             self.tell();
@@ -185,7 +196,7 @@ impl Candidate {
         };
         match written {
             Ok(lease) => {
-                self.complained = None;
+                self.complaints.end();
                 self.machine
                     .written(lease::read(&lease), begun, clock::now());
                 self.latest = Some(lease);
@@ -193,7 +204,7 @@ impl Candidate {
             Err(error) => {
                 self.complain("write", &error);
                 // Somebody was first: who, and since when?
-                if matches!(error, RequestError::Conflict | RequestError::NotFound) {
+                if error.is_usual() {
                     self.read().await;
                 }
                 self.machine
@@ -290,13 +301,11 @@ impl Candidate {
         });
     }
 
-    /// Once for each reason, until a write succeeds.
     fn complain(&mut self, verb: &str, error: &RequestError) {
-        let word = error.word();
-        let usual = matches!(error, RequestError::Conflict | RequestError::NotFound);
-        if !usual && self.complained.replace(word) != Some(word) {
-            let namespace = &self.replica.namespace;
-            tracing::warn!(%error, "cannot {verb} the Lease {namespace}/{}", well_known::CONTROL_PLANE);
+        if !error.is_usual() {
+            let (namespace, name) = (&self.replica.namespace, well_known::CONTROL_PLANE);
+            let what = format!("{verb} the Lease {namespace}/{name}");
+            self.complaints.tell(&what, error);
         }
     }
 }

@@ -6,12 +6,13 @@
 //! - here: the task that writes.
 //! - [`plan`]: what a status should be.
 //! - [`pace`]: when it may be written.
-//! - [`present`]: reading and writing it at the API server.
+//! - [`present`]: reading and writing it at the API server, over `objects`.
 //! - [`routes`]: the same for the routes of Gateway API.
 //!
 //! The API server must allow `list` of `trafficpolicies` and
 //! `authorizationpolicies`, and `patch` of their `status` (remora.io).
 
+mod objects;
 pub mod pace;
 pub mod plan;
 pub mod present;
@@ -28,7 +29,7 @@ use tokio::sync::watch;
 use self::pace::{Change, Pace};
 use self::plan::Counts;
 use self::present::{Present, Statuses};
-use crate::answer::RequestError;
+use crate::answer::{Complaints, RequestError};
 use crate::core::objects::{Id, Kind};
 use crate::core::policies::Condition;
 use crate::counters::Counters;
@@ -38,7 +39,7 @@ use crate::policy::status::TrafficPolicyStatus;
 use crate::reports::Sidecars;
 use crate::reports::tally::Tally;
 use crate::source::kubernetes::{Policies, PolicySeen};
-use crate::{clock, random, text};
+use crate::{clock, random};
 
 /// Changes that come so close together are one.
 const COALESCE: Duration = Duration::from_millis(200);
@@ -101,12 +102,7 @@ pub async fn keep(inputs: Inputs) -> Infallible {
     loop {
         leadership.begun().await;
         let mut writer = Writer::new(&inputs, clock::now());
-        tokio::select! {
-            biased;
-            // Whatever is under way is dropped: another may write from now on.
-            () = leadership.ended() => {}
-            never = writer.write() => match never {},
-        }
+        leadership.while_leading(writer.write()).await;
     }
 }
 
@@ -121,7 +117,7 @@ struct Writer<'a> {
     tallies: HashMap<Id, Tally>,
     tallied_at: Option<Instant>,
     sidecar_changes: watch::Receiver<u64>,
-    complained: Option<&'static str>,
+    complaints: Complaints,
 }
 
 /// A status that should be written.
@@ -144,7 +140,7 @@ impl<'a> Writer<'a> {
             tallies: HashMap::new(),
             tallied_at: None,
             sidecar_changes: inputs.sidecars.changes(),
-            complained: None,
+            complaints: Complaints::default(),
         }
     }
 
@@ -179,7 +175,9 @@ impl<'a> Writer<'a> {
         } else if let Err(error) = self.read().await {
             self.read_due = clock::now() + READ_PAUSE;
             let what = format!("list {}", self.inputs.statuses.plural());
-            self.complain(&what, &error);
+            if !error.is_usual() {
+                self.complaints.tell(&what, &error);
+            }
             return self.read_due;
         }
         let mut next = self.count(begun);
@@ -214,7 +212,7 @@ impl<'a> Writer<'a> {
         } else {
             now + RESYNC_INTERVAL
         };
-        self.complained = None;
+        self.complaints.end();
         Ok(())
     }
 
@@ -295,7 +293,7 @@ impl<'a> Writer<'a> {
         self.inputs.writes.count(word);
         match written {
             Ok(status) => {
-                self.complained = None;
+                self.complaints.end();
                 self.pace.written(&seen.id, now);
                 self.tell(&seen, &status);
                 let (id, uid) = (seen.id, seen.uid);
@@ -303,19 +301,18 @@ impl<'a> Writer<'a> {
                 self.present.insert(id, Present { uid, status });
             }
             Err(error) => {
-                let everywhere = !matches!(
-                    error,
-                    RequestError::NotFound | RequestError::Conflict | RequestError::Refused(_)
-                );
+                let everywhere = !error.is_usual() && !matches!(error, RequestError::Refused(_));
                 self.pace
                     .failed(&seen.id, everywhere, now, random::unit(random::next()));
-                if matches!(error, RequestError::Conflict | RequestError::NotFound) {
+                if error.is_usual() {
                     // Another object of the same name, or none: what was read is history.
                     self.present.remove(&seen.id);
                 }
                 let plural = self.inputs.statuses.plural();
                 let what = format!("patch {plural}/status of {}", seen.id);
-                self.complain(&what, &error);
+                if !error.is_usual() {
+                    self.complaints.tell(&what, &error);
+                }
             }
         }
     }
@@ -327,14 +324,6 @@ impl<'a> Writer<'a> {
         let refusal = refusal.and_then(|tally| tally.refusal.as_ref());
         for notice in events::decide::of_status(seen, before, status, refusal) {
             self.inputs.notices.tell(notice);
-        }
-    }
-
-    /// Once for each kind of failure, until a request succeeds.
-    fn complain(&mut self, what: &str, error: &RequestError) {
-        let word = error.word();
-        if !is_usual(error) && self.complained.replace(word) != Some(word) {
-            tracing::warn!(error = error.to_string(), "cannot {}", text::clean(what));
         }
     }
 }
@@ -355,11 +344,6 @@ fn change(present: Option<&TrafficPolicyStatus>, desired: &TrafficPolicyStatus) 
     } else {
         Change::Conditions
     })
-}
-
-/// The object is another one by now, or gone.
-fn is_usual(error: &RequestError) -> bool {
-    matches!(error, RequestError::Conflict | RequestError::NotFound)
 }
 
 /// To the second, as Kubernetes writes times.

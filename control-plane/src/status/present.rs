@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use remora_proto::well_known;
 use serde_json::json;
 
+use super::objects::Objects;
 use super::plan::ACCEPTED;
 use crate::answer::{self, RequestError};
 use crate::core::objects::{Id, Kind, Name};
@@ -14,9 +15,6 @@ use crate::policy::authorization::schema::AuthorizationPolicy;
 use crate::policy::schema::TrafficPolicy;
 use crate::policy::status::TrafficPolicyStatus;
 use crate::source::kubernetes::PolicySeen;
-
-/// Objects in one answer to a list.
-const PAGE: u32 = 500;
 
 /// The status of one object. That of an AuthorizationPolicy has the same form,
 /// without breakers.
@@ -30,10 +28,7 @@ pub struct Present {
 
 /// All of them.
 #[derive(Clone)]
-pub struct Statuses {
-    client: kube::Client,
-    resource: ApiResource,
-}
+pub struct Statuses(Objects);
 
 impl Statuses {
     /// Those of a cluster, of one kind of policies.
@@ -42,12 +37,12 @@ impl Statuses {
             Kind::AuthorizationPolicy => ApiResource::erase::<AuthorizationPolicy>(&()),
             _ => ApiResource::erase::<TrafficPolicy>(&()),
         };
-        Self { client, resource }
+        Self(Objects::new(client, resource))
     }
 
     /// As RBAC names the kind.
     pub fn plural(&self) -> &str {
-        &self.resource.plural
+        self.0.plural()
     }
 
     /// All that there are now.
@@ -55,22 +50,7 @@ impl Statuses {
     /// # Errors
     /// When they cannot be read.
     pub async fn all(&self) -> Result<HashMap<Id, Present>, RequestError> {
-        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &self.resource);
-        let mut all = HashMap::new();
-        let mut page = ListParams::default().limit(PAGE);
-        loop {
-            let listed = answer::of(api.list(&page)).await?;
-            for object in listed.items {
-                let metadata = &object.metadata;
-                let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-                let id = Id::new(namespace.unwrap_or_default(), name.unwrap_or_default());
-                all.insert(id, read(&object));
-            }
-            match listed.metadata.continue_.filter(|next| !next.is_empty()) {
-                Some(next) => page = page.continue_token(&next),
-                None => return Ok(all),
-            }
-        }
+        self.0.all(read).await
     }
 
     /// Writes one; the status that is there then.
@@ -84,11 +64,10 @@ impl Statuses {
         status: &TrafficPolicyStatus,
     ) -> Result<TrafficPolicyStatus, RequestError> {
         let (namespace, name) = (&*seen.id.namespace, &*seen.id.name);
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), namespace, &self.resource);
+        let api = self.0.within(namespace);
         let applied = json!({
-            "apiVersion": self.resource.api_version,
-            "kind": self.resource.kind,
+            "apiVersion": self.0.resource.api_version,
+            "kind": self.0.resource.kind,
             "metadata": { "namespace": namespace, "name": name, "uid": &*seen.uid },
             "status": status,
         });

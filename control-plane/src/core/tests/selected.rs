@@ -127,14 +127,7 @@ fn a_label_that_changes_and_a_policy_that_goes_are_followed() {
 #[test]
 fn only_the_pods_that_are_or_were_selected_are_touched() {
     let mut index = crate::core::index::Index::new(None);
-    for object in [
-        cluster_ip("cart", &["10.0.0.1"]),
-        cluster_ip("web", &["10.0.0.2"]),
-        Object::Pod(pod("c-1", "cart", "10.1.0.1")),
-        Object::Pod(pod("w-1", "web", "10.1.0.2")),
-        slice("cart-x", "cart", vec![seat("c-1", "10.1.0.1")]),
-        slice("web-x", "web", vec![seat("w-1", "10.1.0.2")]),
-    ] {
+    for object in of_cart_and_web(pod) {
         index.apply(object);
     }
     index.take_dirty();

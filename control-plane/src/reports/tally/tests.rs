@@ -15,7 +15,7 @@ struct World {
     connected: Vec<Connected>,
 }
 
-fn put(store: &Store, kind: ResourceType, name: &str, content: u32, policies: &[&str]) {
+fn resource(kind: ResourceType, name: &str, content: u32, policies: &[&str]) -> Resource {
     let message = v1::ServicePort {
         port: content,
         ..v1::ServicePort::default()
@@ -28,9 +28,11 @@ fn put(store: &Store, kind: ResourceType, name: &str, content: u32, policies: &[
             generation: 1,
         })
         .collect();
-    let resource =
-        Resource::new(kind, name.into(), Vec::new(), None, &message).with_policies(&references);
-    store.set(kind, resource);
+    Resource::new(kind, name.into(), Vec::new(), None, &message).with_policies(&references)
+}
+
+fn put(store: &Store, kind: ResourceType, name: &str, content: u32, policies: &[&str]) {
+    store.set(kind, resource(kind, name, content, policies));
 }
 
 impl World {
@@ -225,21 +227,7 @@ fn a_large_mesh_is_counted_in_little_time() {
 fn of_a_resource_with_variants_each_sidecar_is_counted_by_its_own() {
     let mut world = World::new();
     let make = |content, policies: &[&str]| {
-        let message = v1::ServicePort {
-            port: content,
-            ..v1::ServicePort::default()
-        };
-        let references: Vec<v1::PolicyReference> = policies
-            .iter()
-            .map(|name| v1::PolicyReference {
-                namespace: "shop".to_owned(),
-                name: (*name).to_owned(),
-                generation: 1,
-            })
-            .collect();
-        let name = "shop/cart".into();
-        Resource::new(ResourceType::Service, name, Vec::new(), None, &message)
-            .with_policies(&references)
+        resource(ResourceType::Service, "shop/cart", content, policies)
     };
     let (general, variant) = (make(1, &["cart"]), make(2, &["cart", "routes"]));
     let (version, own) = (general.version.to_string(), variant.version.to_string());

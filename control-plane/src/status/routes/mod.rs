@@ -22,8 +22,8 @@ use tokio::sync::watch;
 
 use self::present::{Present, Statuses};
 use super::pace::{Change, Pace};
-use super::{COALESCE, MAX_GONE, READ_PAUSE, RESYNC_INTERVAL, ROUND, Writes, is_usual, rfc3339};
-use crate::answer::RequestError;
+use super::{COALESCE, MAX_GONE, READ_PAUSE, RESYNC_INTERVAL, ROUND, Writes, rfc3339};
+use crate::answer::{Complaints, RequestError};
 use crate::core::objects::Id;
 use crate::core::routes::judged::Verdicts;
 use crate::core::routes::verdict::RouteVerdict;
@@ -31,7 +31,7 @@ use crate::core::routes::{RouteId, RouteKind};
 use crate::gateway::status::mark;
 use crate::leader::Leadership;
 use crate::source::kubernetes::{Policies, PolicySeen};
-use crate::{clock, random, text};
+use crate::{clock, random};
 
 /// So long after a write the watch has told of it; what it tells then, others
 /// have written.
@@ -59,12 +59,7 @@ pub async fn keep(inputs: Inputs) -> Infallible {
     loop {
         leadership.begun().await;
         let mut writer = Writer::new(&inputs, clock::now());
-        tokio::select! {
-            biased;
-            // Whatever is under way is dropped: another may write from now on.
-            () = leadership.ended() => {}
-            never = writer.write() => match never {},
-        }
+        leadership.while_leading(writer.write()).await;
     }
 }
 
@@ -77,7 +72,7 @@ struct Writer<'a> {
     pace: Pace,
     /// Those that are as they should be: by which verdict, and as which status.
     settled: HashMap<Id, (Arc<RouteVerdict>, u64)>,
-    complained: Option<&'static str>,
+    complaints: Complaints,
 }
 
 /// A status that should be written.
@@ -96,7 +91,7 @@ impl<'a> Writer<'a> {
             read_due: now,
             pace: Pace::new(now),
             settled: HashMap::new(),
-            complained: None,
+            complaints: Complaints::default(),
         }
     }
 
@@ -124,7 +119,9 @@ impl<'a> Writer<'a> {
             if let Err(error) = self.read().await {
                 self.read_due = clock::now() + READ_PAUSE;
                 let what = format!("list {}", self.inputs.statuses.plural());
-                self.complain(&what, &error);
+                if !error.is_usual() {
+                    self.complaints.tell(&what, &error);
+                }
                 return self.read_due;
             }
         } else if !self.was_read {
@@ -159,7 +156,7 @@ impl<'a> Writer<'a> {
         };
         self.was_read = true;
         self.read_due = clock::now() + RESYNC_INTERVAL;
-        self.complained = None;
+        self.complaints.end();
         Ok(())
     }
 
@@ -230,29 +227,23 @@ impl<'a> Writer<'a> {
             .for_each(|word| self.inputs.writes.count(word));
         match written {
             Ok((present, _)) => {
-                self.complained = None;
+                self.complaints.end();
                 self.pace.written(&seen.id, now);
                 self.present.insert(seen.id, present);
             }
             Err(error) => {
-                let everywhere = !is_usual(&error) && !matches!(error, RequestError::Refused(_));
+                let everywhere = !error.is_usual() && !matches!(error, RequestError::Refused(_));
                 self.pace
                     .failed(&seen.id, everywhere, now, random::unit(random::next()));
-                if is_usual(&error) {
+                if error.is_usual() {
                     self.present.remove(&seen.id);
                 }
                 let plural = self.inputs.statuses.plural();
                 let what = format!("patch {plural}/status of {}", seen.id);
-                self.complain(&what, &error);
+                if !error.is_usual() {
+                    self.complaints.tell(&what, &error);
+                }
             }
-        }
-    }
-
-    /// Once for each kind of failure, until a request succeeds.
-    fn complain(&mut self, what: &str, error: &RequestError) {
-        let word = error.word();
-        if !is_usual(error) && self.complained.replace(word) != Some(word) {
-            tracing::warn!(error = error.to_string(), "cannot {}", text::clean(what));
         }
     }
 }

@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use remora_proto::well_known;
 use serde_json::{Value, json};
 
+use super::super::objects::Objects;
 use super::plan::merged;
 use crate::answer::{self, RequestError};
 use crate::clock;
@@ -19,8 +20,6 @@ use crate::gateway::status::is_ours;
 use crate::source::kubernetes::PolicySeen;
 use crate::source::kubernetes::gateway::{GrpcRoute, HttpRoute};
 
-/// Objects in one answer to a list.
-const PAGE: u32 = 500;
 /// How often in a row somebody else may be faster.
 const MAX_TRIES: u32 = 4;
 
@@ -37,10 +36,7 @@ pub struct Present {
 
 /// All of them.
 #[derive(Clone)]
-pub struct Statuses {
-    client: kube::Client,
-    resource: ApiResource,
-}
+pub struct Statuses(Objects);
 
 impl Statuses {
     /// Those of a cluster, of one kind of routes.
@@ -49,12 +45,12 @@ impl Statuses {
             RouteKind::Http => ApiResource::erase::<HttpRoute>(&()),
             RouteKind::Grpc => ApiResource::erase::<GrpcRoute>(&()),
         };
-        Self { client, resource }
+        Self(Objects::new(client, resource))
     }
 
     /// As RBAC names the kind.
     pub fn plural(&self) -> &str {
-        &self.resource.plural
+        self.0.plural()
     }
 
     /// All that there are now.
@@ -62,22 +58,7 @@ impl Statuses {
     /// # Errors
     /// When they cannot be read.
     pub async fn all(&self) -> Result<HashMap<Id, Present>, RequestError> {
-        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &self.resource);
-        let mut all = HashMap::new();
-        let mut page = ListParams::default().limit(PAGE);
-        loop {
-            let listed = answer::of(api.list(&page)).await?;
-            for object in listed.items {
-                let metadata = &object.metadata;
-                let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-                let id = Id::new(namespace.unwrap_or_default(), name.unwrap_or_default());
-                all.insert(id, read(&object));
-            }
-            match listed.metadata.continue_.filter(|next| !next.is_empty()) {
-                Some(next) => page = page.continue_token(&next),
-                None => return Ok(all),
-            }
-        }
+        self.0.all(read).await
     }
 
     /// Writes one; what is there of ours then, and whether that was written now.
@@ -92,8 +73,7 @@ impl Statuses {
         now: &str,
     ) -> Result<(Present, bool), RequestError> {
         let (namespace, name) = (&*seen.id.namespace, &*seen.id.name);
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), namespace, &self.resource);
+        let api = self.0.within(namespace);
         for _ in 0..MAX_TRIES {
             let object = answer::of(api.get(name)).await?;
             if object.metadata.uid.as_deref() != Some(&*seen.uid) {
