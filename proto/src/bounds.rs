@@ -71,6 +71,41 @@ pub const MAX_ROUTE_WEIGHT: u32 = 1_000_000;
 /// The longest value of a header in a route, in bytes.
 pub const MAX_ROUTE_TEXT: usize = 4_096;
 
+/// The shortest window of a rate of failures or of slow calls, in milliseconds.
+pub const MIN_RATE_WINDOW_MS: u64 = 1000;
+/// The longest.
+pub const MAX_RATE_WINDOW_MS: u64 = 60 * 60 * 1000;
+/// The largest `minRequests` of such a rate.
+pub const MAX_MIN_REQUESTS: u32 = 100_000;
+/// The most hedges of one request.
+pub const MAX_HEDGES: u32 = 5;
+/// Parts of what is hashed to choose an endpoint.
+pub const MAX_HASH_PARTS: usize = 8;
+/// The largest bound of load of a consistent hash, in percent of the mean.
+pub const MAX_LOAD_BOUND_PERCENT: u32 = 1_000;
+/// The longest that a request waits for an endpoint, in milliseconds.
+pub const MAX_WAIT_FOR_ENDPOINTS_MS: u64 = 60_000;
+/// The largest body of a fallback, in bytes.
+pub const MAX_FALLBACK_BODY: usize = 16 * 1024;
+/// Headers of a fallback.
+pub const MAX_FALLBACK_HEADERS: usize = 16;
+/// The longest delay of a fault, in milliseconds.
+pub const MAX_FAULT_DELAY_MS: u64 = 60 * 60 * 1000;
+/// Trusted callers, or rules, of one `admission.priorities`.
+pub const MAX_PRIORITY_RULES: usize = 32;
+/// The largest tolerance of an adaptive limit, in percent.
+pub const MAX_TOLERANCE_PERCENT: u32 = 1_000;
+/// The shortest interval of probes, in milliseconds.
+pub const MIN_PROBE_INTERVAL_MS: u64 = 100;
+/// The longest, in milliseconds.
+pub const MAX_PROBE_INTERVAL_MS: u64 = 60 * 60 * 1000;
+/// The most probes that a verdict looks at.
+pub const MAX_PROBE_WINDOW: u32 = 100;
+/// Ranges of statuses that a probe expects.
+pub const MAX_EXPECTED_STATUSES: usize = 16;
+/// Shares are told in millionths of the whole.
+pub const WHOLE_PARTS_PER_MILLION: u32 = 1_000_000;
+
 /// The longest DNS label, RFC 1123.
 pub const MAX_LABEL: usize = 63;
 /// The longest DNS subdomain, RFC 1123.

@@ -55,6 +55,10 @@ pub const PREFIX: &str = "remora.io/";
 /// pod with a sidecar and without it has an older sidecar, which takes none.
 pub const MESH_PROTOCOLS: &str = "remora.io/mesh-protocols";
 
+/// The annotation by which a pod says how much of its Services' traffic it wants
+/// beside the others: 1 to 1000, 1 where it is not there.
+pub const WEIGHT: &str = "remora.io/weight";
+
 /// The name of the sidecar's container.
 pub const SIDECAR_CONTAINER: &str = "remora-proxy";
 /// The name of the init container that sets the redirect rules.
@@ -157,6 +161,9 @@ pub mod header {
     /// On a request to the application: the SPIFFE id of the caller, as its
     /// certificate shows it.
     pub const CLIENT_IDENTITY: &str = "x-remora-client-identity";
+    /// On a request of the pod: the pod that is to get it, where the policy of the
+    /// service has `loadBalancing.pinning`.
+    pub const ENDPOINT: &str = "x-remora-endpoint";
     /// Every header of ours begins so, and is stripped where it comes from outside.
     pub const PREFIX: &str = "x-remora-";
 }

@@ -24,6 +24,17 @@ pub struct ServicePolicy {
     /// Those with `enforcedAt: Caller`.
     #[prost(message, repeated, tag = "5")]
     pub rate_limits: ::prost::alloc::vec::Vec<RateLimit>,
+    /// Unset: PEAK_EWMA, and all the rest as unset.
+    #[prost(message, optional, tag = "6")]
+    pub load_balancing: ::core::option::Option<LoadBalancing>,
+    #[prost(message, optional, tag = "7")]
+    pub fallback: ::core::option::Option<Fallback>,
+    #[prost(message, optional, tag = "8")]
+    pub fault: ::core::option::Option<Fault>,
+    /// Of endpoints without a sidecar, which their callers probe. The others' own
+    /// sidecars do it (InboundPort.health_checks), and the verdict is Endpoint.health.
+    #[prost(message, optional, tag = "9")]
+    pub health_check: ::core::option::Option<HealthCheck>,
 }
 /// A part that is added, and not known, is not in force.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -53,7 +64,7 @@ pub struct Limits {
 pub struct Trip {
     #[prost(enumeration = "trip::Scope", tag = "1")]
     pub scope: i32,
-    /// At least 1.
+    /// Zero: failures in a row alone never open it. (An older sidecar refuses zero.)
     #[prost(uint32, tag = "2")]
     pub consecutive_failures: u32,
     #[prost(message, optional, tag = "3")]
@@ -75,6 +86,10 @@ pub struct Trip {
     pub max_ejected_percent: u32,
     #[prost(uint32, tag = "10")]
     pub min_endpoints: u32,
+    #[prost(message, optional, tag = "11")]
+    pub failure_rate: ::core::option::Option<FailureRate>,
+    #[prost(message, optional, tag = "12")]
+    pub slow_call_rate: ::core::option::Option<SlowCallRate>,
 }
 /// Nested message and enum types in `Trip`.
 pub mod trip {
@@ -115,6 +130,35 @@ pub mod trip {
             }
         }
     }
+}
+/// Opens where of the attempts that ended within the window at least so many
+/// failed, and there were at least so many.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FailureRate {
+    /// 1-100.
+    #[prost(uint32, tag = "1")]
+    pub threshold_percent: u32,
+    #[prost(uint64, tag = "2")]
+    pub window_ms: u64,
+    /// At least 1.
+    #[prost(uint32, tag = "3")]
+    pub min_requests: u32,
+}
+/// Opens where of the attempts that ended within the window at least so many took
+/// longer than `duration_ms` from the request's headers to the response's (or had
+/// none in that time), and there were at least so many.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SlowCallRate {
+    #[prost(uint64, tag = "1")]
+    pub duration_ms: u64,
+    /// 1-100.
+    #[prost(uint32, tag = "2")]
+    pub threshold_percent: u32,
+    #[prost(uint64, tag = "3")]
+    pub window_ms: u64,
+    /// At least 1.
+    #[prost(uint32, tag = "4")]
+    pub min_requests: u32,
 }
 /// A set of ways in which an attempt can end. One that a reader does not know is
 /// not in the set.
@@ -178,6 +222,33 @@ pub struct Retries {
     pub budget: ::core::option::Option<RetryBudget>,
     #[prost(uint64, tag = "9")]
     pub buffer_bytes: u64,
+    /// Also where `attempts` is zero.
+    #[prost(message, optional, tag = "10")]
+    pub hedge: ::core::option::Option<Hedge>,
+}
+/// Another attempt elsewhere beside one that is not answered yet, for idempotent
+/// requests whose body is wholly buffered. The first good answer wins. Each costs
+/// the budget and a place of `max_retries`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hedge {
+    /// At a request, 1-5.
+    #[prost(uint32, tag = "3")]
+    pub max: u32,
+    /// None: as if there were no Hedge.
+    #[prost(oneof = "hedge::After", tags = "1, 2")]
+    pub after: ::core::option::Option<hedge::After>,
+}
+/// Nested message and enum types in `Hedge`.
+pub mod hedge {
+    /// None: as if there were no Hedge.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum After {
+        #[prost(uint64, tag = "1")]
+        AfterMs(u64),
+        /// 1-99, of the service's latencies as this sidecar has lately seen them.
+        #[prost(uint32, tag = "2")]
+        AfterPercentile(u32),
+    }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RetryBudget {
@@ -226,6 +297,11 @@ pub struct RateLimit {
     /// Buckets at most, at least 1.
     #[prost(uint32, tag = "9")]
     pub max_keys: u32,
+    /// `scope: Mesh`: the limit is that of all pods together, and a sidecar has the
+    /// share of it that it is given (MeshShare in report.proto); without one it
+    /// refuses. (An older sidecar has the whole for itself.)
+    #[prost(bool, tag = "10")]
+    pub mesh: bool,
 }
 /// Nested message and enum types in `RateLimit`.
 pub mod rate_limit {
@@ -325,6 +401,404 @@ pub mod key_part {
         ClientIdentity(bool),
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LoadBalancing {
+    #[prost(enumeration = "load_balancing::Algorithm", tag = "1")]
+    pub algorithm: i32,
+    /// CONSISTENT_HASH only: what is hashed, all parts together, at least one. A
+    /// request without any of them is balanced by PEAK_EWMA.
+    #[prost(message, repeated, tag = "2")]
+    pub hash_on: ::prost::alloc::vec::Vec<HashPart>,
+    /// CONSISTENT_HASH only: no endpoint has more than so much of the mean of
+    /// requests in flight, in percent, at least 100: beyond that the next on the
+    /// ring takes it.
+    #[prost(uint32, tag = "3")]
+    pub hash_load_bound_percent: u32,
+    #[prost(message, optional, tag = "4")]
+    pub persistence: ::core::option::Option<Persistence>,
+    /// A request with `x-remora-endpoint: <pod>` goes to that pod, or nowhere.
+    #[prost(bool, tag = "5")]
+    pub pinning: bool,
+    /// The share of an endpoint that has become ready grows to its whole in this
+    /// time. Zero: at once.
+    #[prost(uint64, tag = "6")]
+    pub slow_start_ms: u64,
+    /// Endpoints that topology hints reserve for other zones count as any other.
+    #[prost(bool, tag = "7")]
+    pub ignore_zones: bool,
+    /// A request that finds no endpoint waits so long for one. Zero: not at all.
+    #[prost(uint64, tag = "8")]
+    pub wait_for_endpoints_ms: u64,
+}
+/// Nested message and enum types in `LoadBalancing`.
+pub mod load_balancing {
+    /// Another value refuses the resource.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Algorithm {
+        PeakEwma = 0,
+        LeastRequest = 1,
+        RoundRobin = 2,
+        Random = 3,
+        ConsistentHash = 4,
+    }
+    impl Algorithm {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::PeakEwma => "PEAK_EWMA",
+                Self::LeastRequest => "LEAST_REQUEST",
+                Self::RoundRobin => "ROUND_ROBIN",
+                Self::Random => "RANDOM",
+                Self::ConsistentHash => "CONSISTENT_HASH",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "PEAK_EWMA" => Some(Self::PeakEwma),
+                "LEAST_REQUEST" => Some(Self::LeastRequest),
+                "ROUND_ROBIN" => Some(Self::RoundRobin),
+                "RANDOM" => Some(Self::Random),
+                "CONSISTENT_HASH" => Some(Self::ConsistentHash),
+                _ => None,
+            }
+        }
+    }
+}
+/// A part that a reader does not know (or `false`) refuses the resource.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HashPart {
+    #[prost(oneof = "hash_part::Part", tags = "1, 2, 3, 4, 5")]
+    pub part: ::core::option::Option<hash_part::Part>,
+}
+/// Nested message and enum types in `HashPart`.
+pub mod hash_part {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Part {
+        /// Lower case name.
+        #[prost(string, tag = "1")]
+        Header(::prost::alloc::string::String),
+        #[prost(string, tag = "2")]
+        Cookie(::prost::alloc::string::String),
+        #[prost(bool, tag = "3")]
+        SourceAddress(bool),
+        #[prost(bool, tag = "4")]
+        Path(bool),
+        /// The value of this parameter of the query, as it is written there.
+        #[prost(string, tag = "5")]
+        Query(::prost::alloc::string::String),
+    }
+}
+/// Who was served by an endpoint once is served by it again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Persistence {
+    /// With its endpoint gone or open a request is refused; else another is chosen,
+    /// and the session is given anew.
+    #[prost(bool, tag = "3")]
+    pub strict: bool,
+    /// Counted from the first answer. Zero: none.
+    #[prost(uint64, tag = "4")]
+    pub absolute_timeout_ms: u64,
+    /// None: as if there were no Persistence.
+    #[prost(oneof = "persistence::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<persistence::Kind>,
+}
+/// Nested message and enum types in `Persistence`.
+pub mod persistence {
+    /// None: as if there were no Persistence.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Cookie(super::PersistenceCookie),
+        /// The name of a header, in lower case, of request and answer.
+        #[prost(string, tag = "2")]
+        Header(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PersistenceCookie {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// At least `/`.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// With Max-Age, of what is left of `absolute_timeout_ms`; else to the end of
+    /// the browser's session.
+    #[prost(bool, tag = "3")]
+    pub permanent: bool,
+}
+/// What is answered instead where Remora itself would refuse.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Fallback {
+    /// Words of `x-remora-reason`; one that a reader does not know is passed over.
+    #[prost(string, repeated, tag = "1")]
+    pub when: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// None: as if there were no Fallback.
+    #[prost(oneof = "fallback::Action", tags = "2, 3")]
+    pub action: ::core::option::Option<fallback::Action>,
+}
+/// Nested message and enum types in `Fallback`.
+pub mod fallback {
+    /// None: as if there were no Fallback.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Action {
+        #[prost(message, tag = "2")]
+        Response(super::FallbackResponse),
+        #[prost(message, tag = "3")]
+        Backend(super::FallbackBackend),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FallbackResponse {
+    /// 200-599.
+    #[prost(uint32, tag = "1")]
+    pub status: u32,
+    /// Names in lower case.
+    #[prost(message, repeated, tag = "2")]
+    pub headers: ::prost::alloc::vec::Vec<FieldValue>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub body: ::prost::bytes::Bytes,
+    /// For calls of gRPC, which get trailers alone: 0-16, and what it says.
+    #[prost(uint32, tag = "4")]
+    pub grpc_status: u32,
+    #[prost(string, tag = "5")]
+    pub grpc_message: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FieldValue {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+/// One port of a Service, by its endpoints: one attempt, with no fallback of its own.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FallbackBackend {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    /// Not empty: it cannot be taken, and the text says why; the first answer stays.
+    #[prost(string, tag = "4")]
+    pub cannot: ::prost::alloc::string::String,
+}
+/// Trouble on purpose. Both may be drawn for one request: first it waits.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Fault {
+    #[prost(message, optional, tag = "1")]
+    pub delay: ::core::option::Option<FaultDelay>,
+    #[prost(message, optional, tag = "2")]
+    pub abort: ::core::option::Option<FaultAbort>,
+    #[prost(message, optional, tag = "3")]
+    pub r#match: ::core::option::Option<Match>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FaultDelay {
+    #[prost(uint64, tag = "1")]
+    pub duration_ms: u64,
+    /// Of 1,000,000 requests so many.
+    #[prost(uint32, tag = "2")]
+    pub parts_per_million: u32,
+}
+/// One without a kind that the reader knows does nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FaultAbort {
+    /// Of 1,000,000 requests so many.
+    #[prost(uint32, tag = "4")]
+    pub parts_per_million: u32,
+    #[prost(oneof = "fault_abort::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<fault_abort::Kind>,
+}
+/// Nested message and enum types in `FaultAbort`.
+pub mod fault_abort {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// 200-599; for gRPC as that status maps to one of gRPC.
+        #[prost(uint32, tag = "1")]
+        HttpStatus(u32),
+        /// 0-16; to HTTP as gRPC's mapping has it.
+        #[prost(uint32, tag = "2")]
+        GrpcStatus(u32),
+        /// The connection (HTTP/1) or the stream (HTTP/2) breaks.
+        #[prost(bool, tag = "3")]
+        Reset(bool),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HealthCheck {
+    #[prost(uint64, tag = "4")]
+    pub interval_ms: u64,
+    #[prost(uint64, tag = "5")]
+    pub timeout_ms: u64,
+    /// Of so many of the last probes ...
+    #[prost(uint32, tag = "6")]
+    pub window: u32,
+    /// ... so many failed: unhealthy. At most `window`.
+    #[prost(uint32, tag = "7")]
+    pub unhealthy_threshold: u32,
+    /// So many in a row went well: healthy again.
+    #[prost(uint32, tag = "8")]
+    pub healthy_threshold: u32,
+    /// None that the reader knows: as if there were no HealthCheck.
+    #[prost(oneof = "health_check::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<health_check::Kind>,
+}
+/// Nested message and enum types in `HealthCheck`.
+pub mod health_check {
+    /// None that the reader knows: as if there were no HealthCheck.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Http(super::HttpCheck),
+        #[prost(message, tag = "2")]
+        Tcp(super::TcpCheck),
+        #[prost(message, tag = "3")]
+        Grpc(super::GrpcCheck),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HttpCheck {
+    /// With its query.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// Empty: 200-299.
+    #[prost(message, repeated, tag = "2")]
+    pub expected_statuses: ::prost::alloc::vec::Vec<StatusRange>,
+    /// Empty: any. Else the first 64 KiB of the body hold it.
+    #[prost(string, tag = "3")]
+    pub expected_body: ::prost::alloc::string::String,
+}
+/// Both included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatusRange {
+    #[prost(uint32, tag = "1")]
+    pub first: u32,
+    #[prost(uint32, tag = "2")]
+    pub last: u32,
+}
+/// A connection comes about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TcpCheck {}
+/// grpc.health.v1.Health/Check says SERVING.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GrpcCheck {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+}
+/// How many requests the target takes at a time, and which go first.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Admission {
+    /// Unset: not limited.
+    #[prost(uint32, optional, tag = "1")]
+    pub max_requests: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "2")]
+    pub adaptive: ::core::option::Option<AdaptiveConcurrency>,
+    #[prost(message, optional, tag = "3")]
+    pub priorities: ::core::option::Option<Priorities>,
+}
+/// A limit that follows the application's latency.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AdaptiveConcurrency {
+    /// It never falls below this, at least 1 ...
+    #[prost(uint32, tag = "1")]
+    pub min_requests: u32,
+    /// ... nor rises above this.
+    #[prost(uint32, tag = "2")]
+    pub max_requests: u32,
+    /// How much slower than unloaded a request may be before the limit falls, in
+    /// percent, above 100: 200 is twice.
+    #[prost(uint32, tag = "3")]
+    pub tolerance_percent: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Priorities {
+    /// Lower case; empty: none. Its value is `critical`, `default` or `sheddable`;
+    /// another one counts for nothing.
+    #[prost(string, tag = "1")]
+    pub header: ::prost::alloc::string::String,
+    /// Of whom it is believed; none: of nobody.
+    #[prost(message, repeated, tag = "2")]
+    pub trusted: ::prost::alloc::vec::Vec<PrincipalMatch>,
+    /// The first that matches decides where no header does; none: default.
+    #[prost(message, repeated, tag = "3")]
+    pub rules: ::prost::alloc::vec::Vec<PriorityRule>,
+}
+/// A caller who has proved one of these.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrincipalMatch {
+    /// All that is given must hold.
+    /// A SPIFFE id.
+    #[prost(string, tag = "1")]
+    pub identity: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PriorityRule {
+    #[prost(enumeration = "priority_rule::Priority", tag = "1")]
+    pub priority: i32,
+    #[prost(message, optional, tag = "2")]
+    pub r#match: ::core::option::Option<Match>,
+}
+/// Nested message and enum types in `PriorityRule`.
+pub mod priority_rule {
+    /// Another value is passed over with its rule.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Priority {
+        Default = 0,
+        Critical = 1,
+        Sheddable = 2,
+    }
+    impl Priority {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Default => "DEFAULT",
+                Self::Critical => "CRITICAL",
+                Self::Sheddable => "SHEDDABLE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "DEFAULT" => Some(Self::Default),
+                "CRITICAL" => Some(Self::Critical),
+                "SHEDDABLE" => Some(Self::Sheddable),
+                _ => None,
+            }
+        }
+    }
+}
 /// The rules of some ports of a Service. A request on one of these ports goes by
 /// the rule that matches it with the highest precedence; where none does it is
 /// answered (404, or UNIMPLEMENTED for gRPC). Connections that do not carry HTTP
@@ -399,6 +873,12 @@ pub struct RouteRule {
     /// the rule wants what cannot be done. Its text says what, for `explain`.
     #[prost(string, tag = "12")]
     pub cannot: ::prost::alloc::string::String,
+    /// Unset: as the Service's policy says.
+    #[prost(message, optional, tag = "13")]
+    pub fallback: ::core::option::Option<Fallback>,
+    /// Unset: as the Service's policy says.
+    #[prost(message, optional, tag = "14")]
+    pub fault: ::core::option::Option<Fault>,
 }
 /// All that is given must hold. So a condition that a reader does not know would
 /// let the rule match more than it should: none is ever added here, and a rule
@@ -1305,6 +1785,9 @@ pub struct Endpoint {
     /// Of the target port.
     #[prost(enumeration = "MtlsMode", tag = "18")]
     pub mtls: i32,
+    /// What the probes of its own sidecar say of the target port.
+    #[prost(enumeration = "Health", tag = "19")]
+    pub health: i32,
 }
 /// What one sidecar enforces for its own pod.
 /// Name: `<namespace>/<pod>`.
@@ -1349,6 +1832,9 @@ pub struct Workload {
     /// All that take part, in no order.
     #[prost(message, repeated, tag = "15")]
     pub authorizations: ::prost::alloc::vec::Vec<Authorization>,
+    /// For ports that no Service covers: from the Namespace alone.
+    #[prost(message, optional, tag = "16")]
+    pub admission: ::core::option::Option<Admission>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InboundPort {
@@ -1363,6 +1849,13 @@ pub struct InboundPort {
     /// The strictest of all that cover the port.
     #[prost(enumeration = "MtlsMode", tag = "4")]
     pub mtls: i32,
+    /// Of every Service that covers the port: all apply, as one count of requests,
+    /// whose limit is the lowest of all.
+    #[prost(message, repeated, tag = "5")]
+    pub admissions: ::prost::alloc::vec::Vec<Admission>,
+    /// Of every Service that covers the port: it is unhealthy where one says so.
+    #[prost(message, repeated, tag = "6")]
+    pub health_checks: ::prost::alloc::vec::Vec<HealthCheck>,
 }
 /// Another value refuses the resource: a port must not be taken for what it is not.
 /// What is spoken by a later version goes into a field of its own, and DETECT stays
@@ -1404,6 +1897,38 @@ impl Protocol {
         }
     }
 }
+/// A reader takes another value for UNKNOWN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Health {
+    /// Not probed, or not yet.
+    Unknown = 0,
+    Healthy = 1,
+    /// Taken only while no other serves.
+    Unhealthy = 2,
+}
+impl Health {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "UNKNOWN",
+            Self::Healthy => "HEALTHY",
+            Self::Unhealthy => "UNHEALTHY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UNKNOWN" => Some(Self::Unknown),
+            "HEALTHY" => Some(Self::Healthy),
+            "UNHEALTHY" => Some(Self::Unhealthy),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SidecarReport {
     /// Rises by one with each report of a stream.
@@ -1424,6 +1949,16 @@ pub struct SidecarReport {
     /// Of each service that was called since the last report.
     #[prost(message, repeated, tag = "7")]
     pub usage: ::prost::alloc::vec::Vec<ServiceUsage>,
+    /// Of the pod's own ports: all on the first report of a stream, then changes.
+    #[prost(message, repeated, tag = "8")]
+    pub health: ::prost::alloc::vec::Vec<PortHealth>,
+    /// Of every limit with `mesh` that this sidecar enforces: on the first report of
+    /// a stream, and then as often as there is demand or a new share.
+    #[prost(message, repeated, tag = "9")]
+    pub mesh_limits: ::prost::alloc::vec::Vec<MeshUsage>,
+    /// Of the pod's own ports that were called since the last report.
+    #[prost(message, repeated, tag = "10")]
+    pub ports: ::prost::alloc::vec::Vec<PortUsage>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SidecarIdentity {
@@ -1536,12 +2071,100 @@ pub struct ServiceUsage {
     pub retries: u64,
     #[prost(uint64, tag = "5")]
     pub rate_limited: u64,
+    #[prost(uint64, tag = "6")]
+    pub hedges: u64,
+    #[prost(uint64, tag = "7")]
+    pub fallbacks: u64,
+    #[prost(uint64, tag = "8")]
+    pub faults: u64,
+    #[prost(uint64, tag = "9")]
+    pub budget_exhausted: u64,
+    /// Refused at a limit of the circuit breaker.
+    #[prost(uint64, tag = "10")]
+    pub overloaded: u64,
+}
+/// How the port answered the sidecar's own probes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortHealth {
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    /// Another value, and UNKNOWN: it is not probed (any more).
+    #[prost(enumeration = "Health", tag = "2")]
+    pub health: i32,
+    /// What the last probe found, in words.
+    #[prost(string, tag = "3")]
+    pub detail: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortUsage {
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    #[prost(uint64, tag = "2")]
+    pub requests: u64,
+    #[prost(uint64, tag = "3")]
+    pub rate_limited: u64,
+    /// Refused by `admission`, by priority.
+    #[prost(uint64, tag = "4")]
+    pub shed_critical: u64,
+    #[prost(uint64, tag = "5")]
+    pub shed_default: u64,
+    #[prost(uint64, tag = "6")]
+    pub shed_sheddable: u64,
+}
+/// What a sidecar has of a limit of the whole mesh, and wants of it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeshUsage {
+    /// As RateLimit.policy and RateLimit.name.
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// The share that is in force: that of the last MeshShare it has taken, of this
+    /// control plane or an earlier one. All zero: none.
+    #[prost(uint32, tag = "3")]
+    pub parts_per_million: u32,
+    #[prost(uint32, tag = "4")]
+    pub burst: u32,
+    /// The number of that MeshShare; zero where it came on another stream.
+    #[prost(uint64, tag = "5")]
+    pub grant: u64,
+    /// Since the last report: requests that matched, and those of them let through.
+    #[prost(uint64, tag = "6")]
+    pub asked: u64,
+    #[prost(uint64, tag = "7")]
+    pub admitted: u64,
+    /// Milliseconds over which these were counted.
+    #[prost(uint64, tag = "8")]
+    pub over_ms: u64,
+}
+/// What a sidecar is given of a limit of the whole mesh, in the place of what it
+/// had. The shares of all sidecars together are never more than the whole: one is
+/// enlarged only after those that are cut for it have been told to be in force
+/// (MeshUsage.grant), or their Pods are gone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeshShare {
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Rises with each share of this limit on this stream, from 1.
+    #[prost(uint64, tag = "3")]
+    pub grant: u64,
+    /// Of RateLimit.requests.
+    #[prost(uint32, tag = "4")]
+    pub parts_per_million: u32,
+    /// Of RateLimit.burst. Zero: nothing is let through.
+    #[prost(uint32, tag = "5")]
+    pub burst: u32,
 }
 /// Whoever sends it has this report and all before it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportAcknowledgement {
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
+    /// New ones; one comes also without a new report, with the last sequence again.
+    #[prost(message, repeated, tag = "2")]
+    pub mesh_shares: ::prost::alloc::vec::Vec<MeshShare>,
 }
 /// Generated client implementations.
 pub mod reports_client {
