@@ -79,6 +79,7 @@ fn policy() -> v1::ServicePolicy {
             ..Default::default()
         }),
         rate_limits: vec![rate_limit("callers")],
+        ..Default::default()
     }
 }
 

@@ -443,6 +443,7 @@ impl ReportSource for Source {
                     failures: totals.failures,
                     retries: totals.retries,
                     rate_limited: totals.rate_limited,
+                    ..Default::default()
                 }
             })
             .collect()

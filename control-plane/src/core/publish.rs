@@ -368,6 +368,7 @@ fn one_endpoint(
                 known.modes(index, pod).at(target_port)
             })
             .into(),
+        ..Default::default()
     };
     (name.into(), message)
 }
@@ -469,6 +470,7 @@ fn workload(
         protocol: protocol.into(),
         rate_limits: enforced.by_port.remove(&port).unwrap_or_default(),
         mtls: modes.at(port).into(),
+        ..Default::default()
     });
     let inbound = inbound.collect();
     let workload = v1::Workload {

@@ -89,6 +89,7 @@ pub fn service_policy(settings: &Settings) -> Option<v1::ServicePolicy> {
         retries: settings.retries.as_ref().map(retries),
         timeouts: settings.timeouts,
         rate_limits: limits(settings, true),
+        ..Default::default()
     };
     (policy != v1::ServicePolicy::default()).then_some(policy)
 }
@@ -135,6 +136,7 @@ fn circuit_breaker(block: &CircuitBreaker) -> v1::CircuitBreaker {
                 .max_ejected_percent
                 .unwrap_or(defaults::MAX_EJECTED_PERCENT),
             min_endpoints: block.min_endpoints.unwrap_or(defaults::MIN_ENDPOINTS),
+            ..Default::default()
         }),
     }
 }
@@ -172,5 +174,6 @@ pub fn retries(block: &Retries) -> v1::Retries {
             window_ms: block.budget_window_ms.unwrap_or(defaults::BUDGET_WINDOW_MS),
         }),
         buffer_bytes: block.buffer_bytes.unwrap_or(defaults::BUFFER_BYTES),
+        ..Default::default()
     }
 }

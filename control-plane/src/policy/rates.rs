@@ -43,6 +43,7 @@ pub(super) fn limits(
                     Some(schema::Mode::Enforce) | None => v1::rate_limit::Mode::Enforce.into(),
                 },
                 max_keys: limit.max_keys.unwrap_or(defaults::MAX_KEYS),
+                ..Default::default()
             },
         });
     }

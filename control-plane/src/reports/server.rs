@@ -105,7 +105,10 @@ async fn take(
             sidecars.report(node, report, first);
         }
         if sender
-            .send(Ok(ReportAcknowledgement { sequence }))
+            .send(Ok(ReportAcknowledgement {
+                sequence,
+                ..Default::default()
+            }))
             .await
             .is_err()
         {

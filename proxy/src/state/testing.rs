@@ -39,6 +39,7 @@ pub fn trip() -> v1::Trip {
         successes: 1,
         max_ejected_percent: 50,
         min_endpoints: 1,
+        ..Default::default()
     }
 }
 

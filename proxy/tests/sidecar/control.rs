@@ -283,7 +283,10 @@ impl Reports for Script {
                 let sequence = report.sequence;
                 shared.state.lock().unwrap().reports.push(report);
                 if answers
-                    .send(Ok(ReportAcknowledgement { sequence }))
+                    .send(Ok(ReportAcknowledgement {
+                        sequence,
+                        ..Default::default()
+                    }))
                     .await
                     .is_err()
                 {

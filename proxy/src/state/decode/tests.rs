@@ -44,6 +44,7 @@ fn full_policy() -> v1::ServicePolicy {
             }],
             mode: v1::rate_limit::Mode::Shadow.into(),
             max_keys: 10,
+            ..Default::default()
         }],
         ..Default::default()
     }

@@ -187,5 +187,6 @@ fn difference(total: &ServiceUsage, before: Option<&ServiceUsage>) -> ServiceUsa
         failures: since(total.failures, before.map(|before| before.failures)),
         retries: since(total.retries, before.map(|before| before.retries)),
         rate_limited: since(total.rate_limited, before.map(|before| before.rate_limited)),
+        ..Default::default()
     }
 }

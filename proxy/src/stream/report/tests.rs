@@ -188,7 +188,10 @@ impl Reports for Script {
                 if seen.send(report).await.is_err() || end {
                     return;
                 }
-                let acknowledgement = Ok(ReportAcknowledgement { sequence });
+                let acknowledgement = Ok(ReportAcknowledgement {
+                    sequence,
+                    ..Default::default()
+                });
                 if acknowledgements.send(acknowledgement).await.is_err() {
                     return;
                 }

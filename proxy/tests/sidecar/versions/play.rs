@@ -189,7 +189,13 @@ async fn acknowledge(mut stream: Opened, shared: Shared) {
         let report = SidecarReport::decode(bytes).unwrap();
         let sequence = report.sequence;
         let recorded = shared.acknowledgements.get(&sequence).cloned();
-        let answer = recorded.unwrap_or_else(|| ReportAcknowledgement { sequence }.encode_to_vec());
+        let answer = recorded.unwrap_or_else(|| {
+            ReportAcknowledgement {
+                sequence,
+                ..Default::default()
+            }
+            .encode_to_vec()
+        });
         shared.heard.lock().unwrap().reports.push(report);
         let answer = (shared.change)(Channel::Reports, answer);
         if stream
