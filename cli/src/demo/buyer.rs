@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -178,8 +178,9 @@ impl Buyer {
 
     /// The version that took the money.
     async fn charge(&self, cookie: Option<&'static str>) -> Option<String> {
+        let cookie = cookie.map(|cookie| (header::COOKIE, HeaderValue::from_static(cookie)));
         let call = Call {
-            cookie,
+            headers: cookie.into_iter().collect(),
             ..Call::post("/charge", r#"{"cents":4200}"#)
         };
         let answer = self.payment.call(&call, TIMEOUT).await.ok()?;

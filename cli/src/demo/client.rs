@@ -1,5 +1,6 @@
 //! HTTP/1.1 calls to one upstream over a small pool of connections.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -48,11 +49,9 @@ pub struct Call {
     /// The method.
     pub method: Method,
     /// Path and query.
-    pub path: &'static str,
-    /// The value of `x-visitor`, if any.
-    pub visitor: Option<&'static str>,
-    /// The cookie, if any.
-    pub cookie: Option<&'static str>,
+    pub path: Cow<'static, str>,
+    /// Headers besides those that every request has.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: &'static str,
 }
@@ -62,9 +61,8 @@ impl Call {
     pub fn get(path: &'static str) -> Self {
         Call {
             method: Method::GET,
-            path,
-            visitor: None,
-            cookie: None,
+            path: Cow::Borrowed(path),
+            headers: Vec::new(),
             body: "",
         }
     }
@@ -73,9 +71,8 @@ impl Call {
     pub fn post(path: &'static str, body: &'static str) -> Self {
         Call {
             method: Method::POST,
-            path,
-            visitor: None,
-            cookie: None,
+            path: Cow::Borrowed(path),
+            headers: Vec::new(),
             body,
         }
     }
@@ -88,6 +85,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// `x-remora-reason`, where the mesh answered.
     pub reason: Option<String>,
+    /// All of its headers.
+    pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
 }
@@ -191,6 +190,7 @@ impl Client {
         Ok(Answer {
             status: head.status,
             reason,
+            headers: head.headers,
             body: body.to_bytes(),
         })
     }
@@ -224,17 +224,14 @@ impl Client {
         let uri = if self.dialer.is_proxied() {
             format!("http://{}{}", self.authority, call.path).parse()
         } else {
-            http::Uri::try_from(call.path)
+            http::Uri::try_from(&*call.path)
         };
         let mut request = Request::builder()
             .method(&call.method)
             .uri(uri?)
             .header(header::HOST, &self.host);
-        if let Some(visitor) = call.visitor {
-            request = request.header("x-visitor", HeaderValue::from_static(visitor));
-        }
-        if let Some(cookie) = call.cookie {
-            request = request.header(header::COOKIE, HeaderValue::from_static(cookie));
+        for (name, value) in &call.headers {
+            request = request.header(name, value);
         }
         if !call.body.is_empty() {
             let json = HeaderValue::from_static("application/json");

@@ -19,7 +19,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::dial::{self, Dialer};
-use super::server::{self, Switches};
+use super::door::Door;
+use super::server;
+use super::tally::Tally;
+use super::trouble::Switches;
 
 /// Where the inventory listens.
 pub const DEFAULT_PORT: u16 = 7000;
@@ -40,23 +43,30 @@ const MAX_IDLE: usize = 16;
 pub async fn serve(
     listener: TcpListener,
     switches: Arc<Switches>,
+    tally: Arc<Tally>,
     mut stopped: watch::Receiver<bool>,
 ) {
+    let mut door = Door::new(listener, Some(Arc::clone(&switches)));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
         let stream = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = door.accept() => accepted,
             () = server::until(&mut stopped) => break,
         };
         match stream {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 let (switches, stopped) = (Arc::clone(&switches), stopped.clone());
+                let (tally, cut) = (Arc::clone(&tally), door.cut());
                 tokio::spawn(async move {
+                    let _here = tally.connection();
                     // A broken connection is the client's business.
-                    let _ = connection(stream, &switches, stopped).await;
+                    tokio::select! {
+                        _ = connection(stream, &switches, stopped) => {}
+                        () = cut => {}
+                    }
                     drop(place);
                 });
             }
@@ -66,7 +76,7 @@ pub async fn serve(
             }
         }
     }
-    drop(listener);
+    drop(door);
     // Nothing under way lasts longer than one answer.
     let all = places.acquire_many(MAX_CONNECTIONS as u32);
     let _ = tokio::time::timeout(ANSWER_TIMEOUT, all).await;
@@ -170,6 +180,21 @@ impl Client {
         self.ask(connection, id).await
     }
 
+    /// A connection of its own: asks, holds it for so long, asks again.
+    ///
+    /// # Errors
+    /// When it cannot be had, or ends before.
+    pub async fn visit(&self, hold: Duration) -> io::Result<()> {
+        let mut connection = self.dialer.tcp(&self.authority).await?;
+        read_line(&mut connection, ANSWER_TIMEOUT).await?;
+        connection.write_all(b"stock 7\n").await?;
+        read_line(&mut connection, ANSWER_TIMEOUT).await?;
+        tokio::time::sleep(hold).await;
+        connection.write_all(b"stock 8\n").await?;
+        read_line(&mut connection, ANSWER_TIMEOUT).await?;
+        Ok(())
+    }
+
     async fn ask(&self, mut connection: Connection, id: u32) -> io::Result<u32> {
         connection
             .write_all(format!("stock {id}\n").as_bytes())
@@ -196,7 +221,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(serve(listener, Arc::default(), stopped));
+        let server = serve(listener, Arc::default(), Arc::default(), stopped);
+        let server = tokio::spawn(server);
         let client = Client::new(Dialer::new("").unwrap(), &address).unwrap();
         assert_eq!(client.stock(7).await.unwrap(), 93);
         assert_eq!(client.stock(8).await.unwrap(), 92);

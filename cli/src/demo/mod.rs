@@ -4,13 +4,15 @@
 //! policies or know that a sidecar stands between its processes.
 //!
 //! # Layout
-//! - [`server`]: an HTTP/1.1 server that ends as the kubelet expects, with the
-//!   switches by which the playground makes a pod slow or broken.
+//! - [`server`]: an HTTP/1.1 server that ends as the kubelet expects; [`trouble`]:
+//!   the switches by which a pod is made slow or broken, [`door`]: its port,
+//!   [`tally`]: what reached it.
 //! - [`client`]: a small connection pool for one upstream; [`dial`]: how a
 //!   connection is made, directly or through `HTTP_PROXY`; [`names`]: to which address.
 //! - [`shop`]: the roles web, catalog, cart and payment.
 //! - [`inventory`]: the plain TCP role, whose server speaks first.
 //! - [`visitor`]: the load; [`record`]: what became of it, `GET /stats`.
+//! - [`shopper`]: load as it is ordered, for the scenarios of policies.
 //! - [`buyer`]: who only pays, and which version took the money.
 //! - [`caller`]: requests from inside a pod; [`echo`]: tells what reached it.
 //!
@@ -19,14 +21,16 @@
 //!   mesh says who that is. (All roles; inventory serves HTTP at `CONTROL_PORT`.)
 //! - `POST /slow?ms=N`: answers come N ms late (0 to 60000; 0 mends).
 //!   `POST /break?status=N`: every answer is that status (400 to 599; 0 mends);
-//!   the inventory closes its connections instead. (All roles but visitor and
-//!   buyer, which serve nothing that could be slow.)
+//!   the inventory closes its connections instead. More in [`trouble`]. `GET /tally`:
+//!   what reached it, see [`tally`]. (All roles but visitor, buyer and shopper,
+//!   which serve nothing that could be slow.)
 //! - web: `GET /` (asks catalog and cart), `GET /products` (catalog),
 //!   `GET /cart` (cart), `POST /checkout` (`POST /charge` of payment).
 //! - catalog: `GET /products`. cart: `GET /cart` (asks the inventory).
-//!   payment: `POST /charge`.
+//!   payment: `POST /charge`. reviews: everything.
 //! - inventory: lines over TCP, see [`inventory`].
 //! - visitor: `GET /stats`, see [`record`]. buyer: `GET /stats`, `POST /stretch`.
+//!   shopper: these and `POST /streams`, see [`shopper`].
 //!
 //! An upstream's refusal is passed on with its status; one that cannot be
 //! reached becomes 502, one that does not answer 504.
@@ -36,12 +40,16 @@ pub mod caller;
 pub mod client;
 pub mod clock;
 pub mod dial;
+pub mod door;
 pub mod echo;
 pub mod inventory;
 pub mod names;
 pub mod record;
 pub mod server;
 pub mod shop;
+pub mod shopper;
+pub mod tally;
+pub mod trouble;
 pub mod visitor;
 
 use std::io;
@@ -55,7 +63,9 @@ use tokio::sync::watch;
 
 use client::Client;
 use dial::Dialer;
-use server::Switches;
+use door::Door;
+use tally::Tally;
+use trouble::Switches;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -97,6 +107,9 @@ pub struct DemoOptions {
     /// Where the inventory is
     #[arg(long, env = "INVENTORY", default_value = "inventory:7000")]
     pub inventory: String,
+    /// Where the reviews are
+    #[arg(long, env = "REVIEWS", default_value = "reviews:8080")]
+    pub reviews: String,
     /// The version that payment, or echo, names in its answers
     #[arg(long, env = "PAYMENT_VERSION", default_value = "v1")]
     pub payment_version: String,
@@ -124,10 +137,14 @@ pub enum Role {
     Payment,
     /// How much of everything there is (plain TCP).
     Inventory,
+    /// What others thought of it.
+    Reviews,
     /// The load.
     Visitor,
     /// Who only pays, some of them with a cookie.
     Buyer,
+    /// Load as it is ordered.
+    Shopper,
     /// Tells what reached it; HTTP/1.1, HTTP/2 and gRPC.
     Echo,
     /// Requests; prints the answer as JSON, and ends.
@@ -143,8 +160,10 @@ impl Role {
             Role::Cart => "cart",
             Role::Payment => "payment",
             Role::Inventory => "inventory",
+            Role::Reviews => "reviews",
             Role::Visitor => "visitor",
             Role::Buyer => "buyer",
+            Role::Shopper => "shopper",
             Role::Echo => "echo",
             Role::Caller => "caller",
         }
@@ -215,9 +234,24 @@ pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyho
         }
         Role::Inventory => {
             let control = listen(options.bind, options.control_port)?;
-            let lines = inventory::serve(listener, Arc::clone(&switches), stopped.clone());
-            let http = server::serve(control, role, shop::Nothing, Some(switches), stopped);
+            let (switched, tally) = (Arc::clone(&switches), Arc::<Tally>::default());
+            let counted = Arc::clone(&tally);
+            let lines = inventory::serve(listener, switched, counted, stopped.clone());
+            // What is refused are connections to the lines; this port stays open.
+            let door = Door::new(control, None);
+            let nothing = shop::Nothing;
+            let http = server::serve_with(door, role, nothing, Some(switches), tally, stopped);
             tokio::join!(lines, http);
+        }
+        Role::Reviews => {
+            server::serve(listener, role, shop::Reviews, Some(switches), stopped).await;
+        }
+        Role::Shopper => {
+            let shopper = shopper::Shopper::new(dialer.clone());
+            let reviews = client(&options.reviews)?;
+            let orders = shopper::Orders(Arc::clone(&shopper));
+            let http = server::serve(listener, role, orders, None, stopped.clone());
+            tokio::join!(shopper.run(reviews, stopped), http);
         }
         Role::Visitor => {
             let web = client(&options.web)?;

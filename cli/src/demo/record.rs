@@ -30,6 +30,7 @@
 //! were not sent meanwhile; requests that failed or were limited count too.
 //! Reading starts a new `recent`: have one reader only.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,7 @@ pub struct Record {
 struct Failure {
     at_ms: u64,
     method: String,
-    path: &'static str,
+    path: Cow<'static, str>,
     what: String,
 }
 
@@ -197,7 +198,7 @@ impl Record {
     pub fn ended(
         &mut self,
         method: &Method,
-        path: &'static str,
+        path: Cow<'static, str>,
         latency: Duration,
         outcome: Outcome,
         at_ms: u64,
@@ -248,10 +249,10 @@ mod tests {
         let mut record = Record::new(start).unwrap();
         let failed = || Outcome::Failed("503 overloaded".to_owned());
         let ms = Duration::from_millis;
-        record.ended(&Method::GET, "/", ms(2), Outcome::Succeeded, 1);
-        record.ended(&Method::GET, "/cart", ms(4), failed(), 2);
-        record.ended(&Method::POST, "/checkout", ms(6), failed(), 3);
-        record.ended(&Method::GET, "/", ms(1), Outcome::RateLimited, 4);
+        record.ended(&Method::GET, "/".into(), ms(2), Outcome::Succeeded, 1);
+        record.ended(&Method::GET, "/cart".into(), ms(4), failed(), 2);
+        record.ended(&Method::POST, "/checkout".into(), ms(6), failed(), 3);
+        record.ended(&Method::GET, "/".into(), ms(1), Outcome::RateLimited, 4);
         record.skipped(5);
         let now = start + Duration::from_secs(2);
         let json = serde_json::to_value(record.look(now)).unwrap();
@@ -277,7 +278,13 @@ mod tests {
         let mut record = Record::new(clock::now()).unwrap();
         for at_ms in 0..150 {
             let outcome = Outcome::Failed(String::new());
-            record.ended(&Method::GET, "/", Duration::from_secs(999), outcome, at_ms);
+            record.ended(
+                &Method::GET,
+                "/".into(),
+                Duration::from_secs(999),
+                outcome,
+                at_ms,
+            );
         }
         let json = serde_json::to_value(record.look(clock::now())).unwrap();
         assert_eq!(json["errors"].as_array().unwrap().len(), MAX_ERRORS);

@@ -1,13 +1,12 @@
-//! An HTTP/1.1 server with a health check, switches, and an orderly end.
+//! An HTTP/1.1 server with a health check, switches, a tally, and an orderly end.
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -17,6 +16,10 @@ use remora_proto::well_known::header::CLIENT_IDENTITY;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use super::door::Door;
+use super::tally::Tally;
+use super::trouble::Switches;
+
 /// What every role answers with.
 pub type Answer = Response<Full<Bytes>>;
 
@@ -25,8 +28,6 @@ const MAX_CONNECTIONS: usize = 4096;
 /// How long requests under way may take after the signal to stop: well below
 /// the 30 s that the kubelet gives.
 const GRACE: Duration = Duration::from_secs(10);
-/// The slowest that a pod can be made.
-const MAX_SLOW_MS: u32 = 60_000;
 /// Memory for one connection's request heads.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
@@ -36,72 +37,37 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send;
 }
 
-/// By these the playground makes a pod slow or broken.
-#[derive(Debug, Default)]
-pub struct Switches {
-    slow_ms: AtomicU32,
-    broken: AtomicU16,
-}
-
-impl Switches {
-    /// How late answers come.
-    pub fn delay(&self) -> Option<Duration> {
-        match self.slow_ms.load(Ordering::Relaxed) {
-            0 => None,
-            ms => Some(Duration::from_millis(ms.into())),
-        }
-    }
-
-    /// The status of every answer.
-    pub fn broken(&self) -> Option<StatusCode> {
-        StatusCode::from_u16(self.broken.load(Ordering::Relaxed)).ok()
-    }
-
-    /// Takes `ms=N`.
-    fn set_slow(&self, query: &str) -> Result<(), String> {
-        let ms = parameter(query, "ms").filter(|ms| *ms <= MAX_SLOW_MS);
-        let ms = ms.ok_or_else(|| format!("say ?ms=N, N from 0 (mend) to {MAX_SLOW_MS}"))?;
-        self.slow_ms.store(ms, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Takes `status=N`.
-    fn set_broken(&self, query: &str) -> Result<(), String> {
-        let status = parameter(query, "status")
-            .and_then(|status| u16::try_from(status).ok())
-            .filter(|status| *status == 0 || (400..600).contains(status))
-            .ok_or("say ?status=N, N 0 (mend) or from 400 to 599")?;
-        self.broken.store(status, Ordering::Relaxed);
-        Ok(())
-    }
-}
-
-fn parameter(query: &str, name: &str) -> Option<u32> {
-    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.find(|(key, _)| *key == name)?.1.parse().ok()
-}
-
 /// A JSON answer.
 pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(
         header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/json"),
+        HeaderValue::from_static("application/json"),
     );
     answer
 }
+
+/// The pod's name, as answers carry it.
+static POD: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
+    let name = std::env::var("HOSTNAME").unwrap_or_default();
+    HeaderValue::from_str(&name).ok()
+});
 
 /// The answer to what is not served here.
 pub fn not_found() -> Answer {
     json(StatusCode::NOT_FOUND, r#"{"error":"no such page"}"#)
 }
 
+/// The header of every answer that names the pod.
+const POD_NAME: HeaderName = HeaderName::from_static("x-pod");
+
 struct Role<H> {
     name: &'static str,
     pod: String,
     handler: H,
     switches: Option<Arc<Switches>>,
+    tally: Arc<Tally>,
 }
 
 /// Serves until `stopped` turns true; then takes no more connections, finishes
@@ -111,6 +77,19 @@ pub async fn serve<H: Handler>(
     name: &'static str,
     handler: H,
     switches: Option<Arc<Switches>>,
+    stopped: watch::Receiver<bool>,
+) {
+    let door = Door::new(listener, switches.clone());
+    serve_with(door, name, handler, switches, Arc::default(), stopped).await;
+}
+
+/// As [`serve`], at a door, and with a tally, of one's own.
+pub async fn serve_with<H: Handler>(
+    mut door: Door,
+    name: &'static str,
+    handler: H,
+    switches: Option<Arc<Switches>>,
+    tally: Arc<Tally>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let role = Arc::new(Role {
@@ -118,23 +97,27 @@ pub async fn serve<H: Handler>(
         pod: std::env::var("HOSTNAME").unwrap_or_default(),
         handler,
         switches,
+        tally,
     });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&mut door, &places) => accepted,
             () = until(&mut stopped) => break,
         };
         let Some((stream, place)) = accepted else {
             continue;
         };
-        let (role, stopped) = (Arc::clone(&role), stopped.clone());
+        let (role, stopped, cut) = (Arc::clone(&role), stopped.clone(), door.cut());
         tokio::spawn(async move {
-            connection(stream, role, stopped).await;
+            tokio::select! {
+                () = connection(stream, role, stopped) => {}
+                () = cut => {}
+            }
             drop(place);
         });
     }
-    drop(listener);
+    drop(door);
     let all = places.acquire_many(MAX_CONNECTIONS as u32);
     if tokio::time::timeout(GRACE, all).await.is_err() {
         eprintln!("{name}: ending with requests under way after {GRACE:?}");
@@ -148,12 +131,12 @@ pub async fn until(stopped: &mut watch::Receiver<bool>) {
 }
 
 async fn accept(
-    listener: &TcpListener,
+    door: &mut Door,
     places: &Arc<Semaphore>,
 ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, _)) => Some((stream, place)),
+    match door.accept().await {
+        Ok(stream) => Some((stream, place)),
         Err(error) => {
             // Out of file descriptors, or a connection gone while it waited.
             eprintln!("accepting a connection: {error}");
@@ -188,19 +171,39 @@ async fn connection<H: Handler>(
 }
 
 async fn respond<H: Handler>(role: &Role<H>, request: Request<Incoming>) -> Answer {
+    let mut answer = answer(role, request).await;
+    if let Some(pod) = POD.as_ref() {
+        answer.headers_mut().insert(POD_NAME, pod.clone());
+    }
+    answer
+}
+
+async fn answer<H: Handler>(role: &Role<H>, request: Request<Incoming>) -> Answer {
     let query = request.uri().query().unwrap_or_default();
-    match (request.method(), request.uri().path(), &role.switches) {
+    let (method, path) = (request.method(), request.uri().path());
+    match (method, path, &role.switches) {
         (&Method::GET, "/healthz", _) => {
             return json(
                 StatusCode::OK,
                 health(role.name, &role.pod, request.headers()),
             );
         }
-        (&Method::POST, "/slow", Some(switches)) => return switched(switches.set_slow(query)),
-        (&Method::POST, "/break", Some(switches)) => return switched(switches.set_broken(query)),
+        (&Method::GET, "/well", Some(switches)) => {
+            return json(switches.health(), r#"{"asked":"how it is"}"#);
+        }
+        (&Method::GET | &Method::POST, "/tally", Some(_)) => {
+            return json(StatusCode::OK, role.tally.told(method == Method::POST));
+        }
+        (&Method::POST, path, Some(switches)) => {
+            if let Some(told) = switches.obey(path, query) {
+                return switched(told);
+            }
+        }
         _ => {}
     }
+    let _here = role.tally.request(request.headers());
     if let Some(switches) = &role.switches {
+        switches.serve().await;
         if let Some(delay) = switches.delay() {
             tokio::time::sleep(delay).await;
         }
@@ -228,30 +231,5 @@ fn switched(result: Result<(), String>) -> Answer {
             StatusCode::BAD_REQUEST,
             serde_json::json!({"error": error}).to_string(),
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn switches_take_what_they_say_and_refuse_the_rest() {
-        let switches = Switches::default();
-        assert!(switches.delay().is_none() && switches.broken().is_none());
-        switches.set_slow("ms=250").unwrap();
-        assert_eq!(switches.delay(), Some(Duration::from_millis(250)));
-        switches.set_broken("x=1&status=503").unwrap();
-        assert_eq!(switches.broken(), Some(StatusCode::SERVICE_UNAVAILABLE));
-        for query in ["", "ms=", "ms=-1", "ms=60001"] {
-            assert!(switches.set_slow(query).is_err(), "{query}");
-        }
-        for query in ["", "status=200", "status=600", "status=65536"] {
-            assert!(switches.set_broken(query).is_err(), "{query}");
-        }
-        assert_eq!(switches.broken(), Some(StatusCode::SERVICE_UNAVAILABLE));
-        switches.set_slow("ms=0").unwrap();
-        switches.set_broken("status=0").unwrap();
-        assert!(switches.delay().is_none() && switches.broken().is_none());
     }
 }

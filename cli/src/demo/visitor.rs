@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -38,13 +38,19 @@ pub struct Visitor {
     record: Option<Mutex<Record>>,
 }
 
+/// By this header the shop knows a crawler.
+const CRAWLER: (HeaderName, HeaderValue) = (
+    HeaderName::from_static("x-visitor"),
+    HeaderValue::from_static("crawler"),
+);
+
 /// The n-th request: mostly reading, one in twenty buys, one in twenty is a
 /// crawler (the shop's policy limits crawlers).
 fn visit(n: u64) -> Call {
     match (n % ROUND, n % 3) {
         (0, _) => Call::post("/checkout", r#"{"items":[{"id":7,"count":2}]}"#),
         (10, _) => Call {
-            visitor: Some("crawler"),
+            headers: vec![CRAWLER],
             ..Call::get("/products")
         },
         (_, 0) => Call::get("/"),
@@ -229,7 +235,7 @@ mod tests {
         let count = |path| round.iter().filter(|call| call.path == path).count();
         assert_eq!(count("/checkout"), 1);
         assert_eq!(
-            round.iter().filter(|call| call.visitor.is_some()).count(),
+            round.iter().filter(|call| !call.headers.is_empty()).count(),
             1
         );
         assert!(count("/") >= 5 && count("/products") >= 5 && count("/cart") >= 5);
@@ -239,6 +245,7 @@ mod tests {
     fn a_refusal_is_told_by_its_reason() {
         let answered = |status, reason: Option<&str>| {
             outcome(&Ok(Answer {
+                headers: http::HeaderMap::new(),
                 status,
                 reason: reason.map(str::to_owned),
                 body: "text".into(),

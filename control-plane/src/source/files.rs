@@ -34,6 +34,9 @@ const RESCAN: Duration = Duration::from_secs(5);
 const MAX_FILES: usize = 20_000;
 /// Folders within folders.
 const MAX_DEPTH: usize = 8;
+/// A folder within a folder that holds a file of this name is not read: what is in
+/// it is applied by somebody else, one after the other.
+pub const IGNORE_MARK: &str = ".remora-ignore";
 /// Bytes of a file that is read.
 const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// Changed paths that are remembered; above it everything is read anew.
@@ -400,7 +403,9 @@ impl Scan {
                 continue;
             };
             if metadata.is_dir() && depth < MAX_DEPTH {
-                self.walk(&path, depth + 1);
+                if !path.join(IGNORE_MARK).exists() {
+                    self.walk(&path, depth + 1);
+                }
             } else if metadata.is_file() && is_ours(&path) {
                 if self.found.len() >= MAX_FILES {
                     let why = format!("has more than {MAX_FILES} files: the rest is not read");

@@ -273,7 +273,7 @@ fn copy_demo(to: &Path, settings: &str) {
 /// The scenarios' YAML, likewise.
 fn copy_scenarios(to: &Path) {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    for folder in files(&top.join("manifests/scenarios")) {
+    for folder in files(&top.join("manifests/demo/scenarios")) {
         if !folder.is_dir() {
             continue;
         }

@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Service;
+use remora_control_plane::source::files::IGNORE_MARK;
 use serde_json::Value;
 
 use super::catalogue::Key;
@@ -39,6 +40,9 @@ pub fn yaml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
             let Ok(about) = fs::metadata(&path) else {
                 continue;
             };
+            if about.is_dir() && path.join(IGNORE_MARK).exists() {
+                continue;
+            }
             if about.is_dir() && depth < DEEPEST_FOLDER {
                 open.push((path, depth + 1));
             } else if about.is_file()
