@@ -6,7 +6,7 @@
 //!
 //! # Layout
 //! - [`options`]: what can be told; [`scenario`]: what happens; [`routing`]: the
-//!   stages of scenarios of routes.
+//!   stages of scenarios of routes, [`trials`]: those of policies.
 //! - [`process`]: the processes of the playground and how they end together;
 //!   [`folder`]: their private folder.
 //! - [`stage`]: mounts and the network between pods.
@@ -19,11 +19,16 @@
 //! - [`control_socket`]: orders from another terminal.
 //! - [`clock`]: the time.
 
+use std::io::Write;
 use std::process::ExitCode;
+
+use options::Choice;
+use scenario::Scenario;
 
 pub mod options;
 pub mod routing;
 pub mod scenario;
+pub mod trials;
 
 pub mod folder;
 pub mod process;
@@ -52,8 +57,17 @@ pub use options::Options;
 /// # Errors
 /// Bad options, no way to start, an order that was refused.
 pub fn run(mut options: Options) -> anyhow::Result<ExitCode> {
-    match options.order.take() {
-        Some(order) => control_socket::tell(order).map(|()| ExitCode::SUCCESS),
-        None => process::outer::run(&options),
+    match (options.order.take(), options.scenario) {
+        (Some(order), _) => control_socket::tell(order).map(|()| ExitCode::SUCCESS),
+        (None, Choice::List) => list(&mut std::io::stdout().lock()),
+        (None, Choice::Of(scenario)) => process::outer::run(&options, scenario),
     }
+}
+
+/// All scenarios, each with what it shows.
+fn list(out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    for scenario in Scenario::all() {
+        writeln!(out, "{:22} {}", scenario.word(), scenario.says())?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

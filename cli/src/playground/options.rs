@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 
 use super::scenario::Scenario;
 
 /// The shortest run that leaves room for a kill and a revival.
 const SHORTEST_RUN: Duration = Duration::from_secs(3);
+/// By this word, instead of a scenario's, all of them are told.
+const LIST: &str = "list";
 /// The longest run that `--for` takes.
 const LONGEST_RUN: Duration = Duration::from_secs(24 * 3600);
 
@@ -20,9 +23,9 @@ pub struct Options {
     /// Tell a running playground to do something.
     #[command(subcommand)]
     pub order: Option<OrderCommand>,
-    /// What happens on the stage.
-    #[arg(long, value_enum, default_value_t = Scenario::Demo)]
-    pub scenario: Scenario,
+    /// What happens on the stage; `list` prints what there is.
+    #[arg(long, value_name = "NAME", default_value = "demo", value_parser = scenarios())]
+    pub scenario: Choice,
     /// Run for this long under load and end (`30s`, `2m`); the scenario's
     /// mischief happens only with a set length.
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_length)]
@@ -43,6 +46,23 @@ pub struct Options {
     /// most 256 MiB); with network namespaces only.
     #[arg(long, value_name = "FILE")]
     pub capture: Option<PathBuf>,
+}
+
+/// What is chosen of the scenarios.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// To be told which there are.
+    List,
+    /// This one.
+    Of(Scenario),
+}
+
+fn scenarios() -> impl TypedValueParser<Value = Choice> {
+    let words = Scenario::all().into_iter().map(Scenario::word);
+    PossibleValuesParser::new(words.chain([LIST])).try_map(|word| match word.as_str() {
+        LIST => Ok(Choice::List),
+        _ => Scenario::try_from(word).map(Choice::Of),
+    })
 }
 
 /// An order to a running playground.

@@ -9,6 +9,7 @@ use super::measure::propagation::Spread;
 use super::measure::visitor::{Failure, Quantiles};
 use super::routing::{self, figures::Figures};
 use super::scenario::Scenario;
+use super::trials::Verdict;
 
 /// A killed pod's breaker is open within this time.
 pub const OPEN_WITHIN_MS: u64 = 1000;
@@ -97,6 +98,9 @@ pub struct Report {
     /// What the stages of a scenario of routes came to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Figures>,
+    /// What a scenario of a section of TrafficPolicy came to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Verdict>,
     /// The sidecars.
     pub sidecars: Vec<Sidecar>,
     /// Their certificates.
@@ -147,7 +151,7 @@ impl Report {
                 "A changed policy took {} ms (median) to be in force everywhere; {IN_FORCE_WITHIN_MS} is the most.",
                 spread.p50
             )),
-            None if circumstances.is_complete => {
+            None if circumstances.is_complete && scenario.measures_changes() => {
                 problems.push("No changed policy was seen to arrive in the sidecars.".to_owned());
             }
             _ => {}
@@ -157,6 +161,9 @@ impl Report {
                 routing::stages(scenario),
                 &self.stages,
             ));
+        }
+        if let Some(verdict) = self.trial.as_ref().filter(|_| circumstances.is_complete) {
+            problems.extend(verdict.problems());
         }
         if scenario.identity_lifetime().is_some() {
             self.judge_identities(scenario, circumstances, &mut problems);
@@ -273,6 +280,7 @@ mod tests {
                 revived: true,
             }),
             stages: Vec::new(),
+            trial: None,
             sidecars: vec![Sidecar {
                 pod: "web-1".into(),
                 ready_ms: Some(21),

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::trials::{self, Trial};
+
 /// The scenarios.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
 pub enum Scenario {
     /// The shop under load; with `--for`, a catalog pod is killed and revived.
     Demo,
@@ -27,6 +29,77 @@ pub enum Scenario {
     Mirror,
     /// Load and nothing else.
     Steady,
+    /// One of a section of TrafficPolicy, by its name.
+    Trial(&'static str),
+}
+
+/// Those that are no trials, each with what it shows.
+const OTHERS: [(Scenario, &str, &str); 9] = [
+    (
+        Scenario::Demo,
+        "demo",
+        "the shop under load; with --for, a catalog pod is killed and revived",
+    ),
+    (
+        Scenario::ControlPlaneOutage,
+        "control-plane-outage",
+        "the control plane is killed for 10 s (at most a third of the time) and comes back",
+    ),
+    (
+        Scenario::CaOutage,
+        "ca-outage",
+        "certificates live 60 s, and the control plane is away for 40 s",
+    ),
+    (
+        Scenario::RootRotation,
+        "root-rotation",
+        "certificates live 60 s, and the root of the mesh's CA is replaced twice",
+    ),
+    (
+        Scenario::Canary,
+        "canary",
+        "routes: a new version of payment gets a tenth, half, all of the charges",
+    ),
+    (
+        Scenario::BlueGreen,
+        "blue-green",
+        "routes: all charges go to the other version at once, and back",
+    ),
+    (
+        Scenario::AbCookie,
+        "ab-cookie",
+        "routes: a cookie decides which version takes the money",
+    ),
+    (
+        Scenario::Mirror,
+        "mirror",
+        "routes: the new version hears all charges, and gets into trouble",
+    ),
+    (Scenario::Steady, "steady", "load and nothing else"),
+];
+
+impl From<Scenario> for String {
+    fn from(scenario: Scenario) -> Self {
+        scenario.word().to_owned()
+    }
+}
+
+// By hand: derived, it would want what it reads to live as long as the names here.
+impl<'de> Deserialize<'de> for Scenario {
+    fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(reader)?;
+        Self::try_from(word).map_err(serde::de::Error::custom)
+    }
+}
+
+impl TryFrom<String> for Scenario {
+    type Error = String;
+
+    fn try_from(word: String) -> Result<Self, String> {
+        let all = Self::all();
+        let found = all.into_iter().find(|one| one.word() == word);
+        found.ok_or_else(|| format!("no scenario {word}: --scenario list has them all"))
+    }
 }
 
 /// How long certificates live where they are what a scenario is about: the
@@ -53,24 +126,50 @@ pub enum Act {
     StartControlPlane,
     /// Another root in the place of the CA's.
     ReplaceRoot,
-    /// A stage of a scenario of routes begins.
+    /// A stage of a scenario of routes, or of a trial, begins.
     EnterStage(usize),
 }
 
 impl Scenario {
+    /// All of them.
+    pub fn all() -> Vec<Self> {
+        let trials = trials::table::ALL.iter();
+        let trials = trials.map(|trial| Self::Trial(trial.name));
+        OTHERS
+            .iter()
+            .map(|(one, _, _)| *one)
+            .chain(trials)
+            .collect()
+    }
+
     /// Its name, as typed.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Demo => "demo",
-            Self::ControlPlaneOutage => "control-plane-outage",
-            Self::CaOutage => "ca-outage",
-            Self::RootRotation => "root-rotation",
-            Self::Canary => "canary",
-            Self::BlueGreen => "blue-green",
-            Self::AbCookie => "ab-cookie",
-            Self::Mirror => "mirror",
-            Self::Steady => "steady",
+            Self::Trial(name) => name,
+            other => told(other).map_or("", |told| told.1),
         }
+    }
+
+    /// What it shows, in a line.
+    pub fn says(self) -> &'static str {
+        match self.trial() {
+            Some(trial) => trial.says,
+            None => told(self).map_or("", |told| told.2),
+        }
+    }
+
+    /// What it is where it is one of a section of TrafficPolicy.
+    pub fn trial(self) -> Option<&'static Trial> {
+        match self {
+            Self::Trial(name) => trials::table::find(name),
+            _ => None,
+        }
+    }
+
+    /// Whether the policy of the whole namespace is changed on and on, to measure how
+    /// fast that is in force.
+    pub fn measures_changes(self) -> bool {
+        self.trial().is_none()
     }
 
     /// How long certificates live, where it is not the control plane's default.
@@ -109,15 +208,21 @@ impl Scenario {
                 vec![(fifth, Act::ReplaceRoot), (fifth * 3, Act::ReplaceRoot)]
             }
             // What happens there are stages.
-            Self::Canary | Self::BlueGreen | Self::AbCookie | Self::Mirror | Self::Steady => {
-                Vec::new()
-            }
+            Self::Canary
+            | Self::BlueGreen
+            | Self::AbCookie
+            | Self::Mirror
+            | Self::Steady
+            | Self::Trial(_) => Vec::new(),
         }
     }
 
     /// Whether a policy is changed at this moment of the run, to measure how
     /// fast it is in force everywhere. In the middle third pods are dead.
     pub fn changes_policy(self, at: Duration, length: Duration) -> bool {
+        if !self.measures_changes() {
+            return false;
+        }
         let third = length / 3;
         // A revived sidecar gets its time to be ready, and the last change its time to flow.
         let settled = Duration::from_secs(1);
@@ -130,9 +235,25 @@ impl Scenario {
     }
 }
 
+fn told(scenario: Scenario) -> Option<&'static (Scenario, &'static str, &'static str)> {
+    OTHERS.iter().find(|(one, _, _)| *one == scenario)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_scenario_has_a_name_of_its_own_and_a_line() {
+        let all = Scenario::all();
+        let words: std::collections::BTreeSet<_> = all.iter().map(|one| one.word()).collect();
+        assert_eq!(words.len(), all.len());
+        for one in all {
+            assert!(one.says().len() > 10, "{one:?}");
+            assert_eq!(Scenario::try_from(String::from(one)), Ok(one));
+        }
+        assert!(Scenario::try_from("nonsense".to_owned()).is_err());
+    }
 
     const RUN: Duration = Duration::from_secs(30);
 

@@ -29,6 +29,7 @@ use super::measure::client::Place;
 use super::member::{Member, State, order_port};
 use super::options::{Isolation, Plan};
 use super::stage::network::{GATEWAY_ADDRESS, Network, pod_address, pod_address_v6};
+use super::trials::SHOPPER;
 
 /// The application label of the pods that make the load: they start last, so
 /// that nothing fails for want of a stage.
@@ -430,7 +431,18 @@ impl World {
         self.place_of(BUYER)
     }
 
-    fn place_of(&self, deployment: &str) -> Option<Place> {
+    /// The pods of a Deployment in the order of their names, and where each is told
+    /// what to do.
+    pub fn places_of(&self, deployment: &str) -> Vec<(String, Option<Place>)> {
+        let members = self.pods.iter();
+        let members = members.filter(|(_, member)| member.deployment.1 == deployment);
+        members
+            .map(|(name, member)| (name.clone(), member.application.clone()))
+            .collect()
+    }
+
+    /// Where who makes the load of a Deployment is told what to do.
+    pub fn place_of(&self, deployment: &str) -> Option<Place> {
         let mut members = self.pods.values();
         let member = members.find(|member| member.deployment.1 == deployment)?;
         member.application.clone()
@@ -449,5 +461,5 @@ impl World {
 }
 
 fn is_load(deployment: &Key) -> bool {
-    deployment.1 == LOAD || deployment.1 == BUYER
+    [LOAD, BUYER, SHOPPER].contains(&deployment.1.as_str())
 }

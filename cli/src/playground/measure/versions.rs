@@ -48,6 +48,64 @@ impl Versions {
     }
 }
 
+/// After the last change so long nothing has to change for all to be in force.
+const QUIET: Duration = Duration::from_millis(150);
+
+/// What some sidecars have, each with the versions of it.
+#[derive(Debug)]
+pub struct Applied {
+    sidecars: Vec<(Client, Vec<String>)>,
+}
+
+impl Applied {
+    /// Asks them; one that does not answer takes no part.
+    pub async fn ask(sidecars: Vec<SocketAddr>) -> Self {
+        let asked = sidecars.into_iter().map(|admin| async move {
+            let mut client = Client::new(admin);
+            let applied = versions(&mut client).await?;
+            Some((client, applied))
+        });
+        Self {
+            sidecars: join_all(asked).await.into_iter().flatten().collect(),
+        }
+    }
+
+    /// Waits until one of them has something else, and then none something new; how
+    /// long the last change took. `None` where nothing came in time.
+    pub async fn until_changed(mut self, changed_at: Instant) -> Option<Duration> {
+        let mut last = None;
+        loop {
+            for (client, before) in &mut self.sidecars {
+                if let Some(now) = versions(client).await
+                    && now != *before
+                {
+                    *before = now;
+                    last = Some(clock::now());
+                }
+            }
+            let now = clock::now();
+            match last {
+                Some(last) if now.saturating_duration_since(last) >= QUIET => {
+                    return Some(last.saturating_duration_since(changed_at));
+                }
+                None if now.saturating_duration_since(changed_at) > LOST_AFTER => return None,
+                _ => tokio::time::sleep(ASK_EVERY).await,
+            }
+        }
+    }
+}
+
+async fn versions(client: &mut Client) -> Option<Vec<String>> {
+    let config: Config = client.json("/config").await.ok()?;
+    let applied = config.applied.iter();
+    let mut versions: Vec<_> = applied
+        .filter(|one| matches!(one.kind.as_str(), "Service" | "Workload"))
+        .map(|one| format!("{} {} {}", one.kind, one.name, one.version))
+        .collect();
+    versions.sort();
+    Some(versions)
+}
+
 fn version_of(config: &Config, service: &str) -> Option<String> {
     let mut applied = config.applied.iter();
     let found = applied.find(|one| one.kind == "Service" && one.name == service);

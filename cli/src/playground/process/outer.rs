@@ -11,6 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::options::{Isolation, Options, Plan, check_length, manifests_folder};
+use super::super::scenario::Scenario;
+use super::super::trials::Trial;
 use super::super::{folder, routing, view};
 use super::{probe, signals};
 
@@ -18,15 +20,23 @@ use super::{probe, signals};
 ///
 /// # Errors
 /// Bad options, no way to start; what goes wrong later is the exit status.
-pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
+pub fn run(options: &Options, scenario: Scenario) -> anyhow::Result<ExitCode> {
     let manifests = manifests_folder(&options.manifests)?;
     if !options.json {
         check_terminal()?;
     }
-    check_length(options.scenario, options.length)?;
-    if let Some(first) = routing::stages(options.scenario).first() {
-        routing::files(&manifests, options.scenario, first)?;
+    check_length(scenario, options.length)?;
+    let first = routing::stages(scenario).first();
+    let first = first.map(|stage| routing::files(&manifests, scenario, stage));
+    first.transpose()?;
+    let trial = scenario.trial();
+    if let Some((trial, first)) = trial.and_then(|trial| Some((trial, trial.stages.first()?))) {
+        let files = trial.files(&routing::scenarios(&manifests), first);
+        routing::check(&files, scenario)?;
     }
+    // Nobody watches it go on: a trial ends by itself.
+    let own = trial.filter(|_| options.json).map(Trial::length);
+    let length = options.length.or(own);
     let (isolation, isolation_reason) = decide(options.isolation)?;
     let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
     let (keep_logs, capture) = (absolute(&options.keep_logs)?, absolute(&options.capture)?);
@@ -41,8 +51,8 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         isolation_reason,
         folder: folder::create()?,
         manifests,
-        scenario: options.scenario,
-        length_ms: options.length.map(super::super::clock::millis),
+        scenario,
+        length_ms: length.map(super::super::clock::millis),
         json: options.json,
         keep_logs,
         capture,

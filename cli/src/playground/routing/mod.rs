@@ -139,22 +139,36 @@ impl Trouble {
     }
 }
 
-/// Where a scenario's YAML is: beside the folder that is run.
-pub fn folder(manifests: &Path, scenario: Scenario) -> PathBuf {
-    let beside = manifests.parent().unwrap_or(manifests);
-    beside.join("scenarios").join(scenario.word())
+/// Where the YAML of all scenarios is: in the folder that is run, which is read
+/// without it.
+pub fn scenarios(manifests: &Path) -> PathBuf {
+    manifests.join("scenarios")
 }
 
-/// The files of a stage: those that all scenarios have, and its own.
+/// Where a scenario's YAML is.
+pub fn folder(manifests: &Path, scenario: Scenario) -> PathBuf {
+    scenarios(manifests).join(scenario.word())
+}
+
+/// The files of a stage: those that all scenarios of routes have, and its own.
 ///
 /// # Errors
 /// When they are not there.
 pub fn files(manifests: &Path, scenario: Scenario, stage: &Stage) -> anyhow::Result<Vec<PathBuf>> {
     let folder = folder(manifests, scenario);
-    let common = folder.with_file_name("common");
+    let common = scenarios(manifests).join("common");
     let files = ["versions.yaml", "buyer.yaml"].map(|file| common.join(file));
     let files: Vec<_> = files.into_iter().chain([folder.join(stage.file)]).collect();
-    for file in &files {
+    check(&files, scenario)?;
+    Ok(files)
+}
+
+/// Whether the files of a scenario are there.
+///
+/// # Errors
+/// When one is not.
+pub fn check(files: &[PathBuf], scenario: Scenario) -> anyhow::Result<()> {
+    for file in files {
         fs::metadata(file).with_context(|| {
             format!(
                 "--scenario {} needs {}, as in Remora's repository",
@@ -163,7 +177,7 @@ pub fn files(manifests: &Path, scenario: Scenario, stage: &Stage) -> anyhow::Res
             )
         })?;
     }
-    Ok(files)
+    Ok(())
 }
 
 /// What a stage's YAML says of itself: the comment at its beginning.
@@ -175,7 +189,6 @@ pub fn narration(yaml: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::ValueEnum;
 
     fn demo() -> PathBuf {
         let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -185,7 +198,7 @@ mod tests {
     #[test]
     fn every_stage_has_its_yaml_and_a_sentence_for_it() {
         let mut stages_seen = 0;
-        for scenario in Scenario::value_variants() {
+        for scenario in &Scenario::all() {
             for stage in stages(*scenario) {
                 let files = files(&demo(), *scenario, stage).unwrap();
                 let text = fs::read_to_string(files.last().unwrap()).unwrap();
@@ -200,12 +213,12 @@ mod tests {
     fn a_scenario_without_its_folder_says_where_it_looked() {
         let error = files(Path::new("/nowhere/demo"), Scenario::Canary, &CANARY[0]).unwrap_err();
         let said = error.to_string();
-        assert!(said.contains("/nowhere/scenarios/common"), "{said}");
+        assert!(said.contains("/nowhere/demo/scenarios/common"), "{said}");
     }
 
     #[test]
     fn stages_follow_each_other_and_all_fit() {
-        for scenario in Scenario::value_variants() {
+        for scenario in &Scenario::all() {
             let length = Duration::from_secs(24);
             let begins = beginnings(*scenario, Some(length));
             assert!(begins.is_sorted(), "{scenario:?}");

@@ -23,6 +23,7 @@ impl Show {
             .began
             .map_or(0.0, |began| (clock::now() - began).as_secs_f64());
         self.end_stage().await;
+        self.end_trial_stage().await;
         let load = self.last_load().await;
         let sidecars = self.sidecars().await;
         if end == End::NeverReady {
@@ -91,7 +92,7 @@ impl Show {
                 .iter()
                 .map(|problem| format!("In the YAML: {problem}")),
         );
-        if self.world.load_stats().is_none() {
+        if self.world.load_stats().is_none() && scenario.trial().is_none() {
             noticed.push("Nothing made load: the folder has no Deployment `visitor`.".to_owned());
         }
         let total = &self.record.total;
@@ -113,6 +114,7 @@ impl Show {
             policy_propagation_ms: self.changes.spread(),
             killed: self.record.kill_report(),
             stages: self.stages.figures.clone(),
+            trial: scenario.trial().map(|trial| self.playing.verdict(trial)),
             sidecars,
             identities: self.record.renewals.summary(),
             events: self.record.in_order(),

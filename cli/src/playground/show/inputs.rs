@@ -21,7 +21,6 @@ use crate::playground::measure::propagation::{Before, Propagation};
 use crate::playground::measure::sidecar::Said;
 use crate::playground::measure::visitor::Load;
 use crate::playground::options::Plan;
-use crate::playground::routing;
 
 /// How much may wait for the loop in each channel.
 const MOST_WAITING: usize = 1024;
@@ -101,14 +100,12 @@ impl Inputs {
                     let _ = changed.try_send(());
                 }
             })?;
-        // The stages' YAML too: a weight can be changed while it is in force.
-        let stages = routing::folder(&plan.manifests, plan.scenario);
-        let stages = Some(stages).filter(|folder| folder.is_dir());
-        for folder in [Some(plan.manifests.clone()), stages].iter().flatten() {
-            watcher
-                .watch(folder, RecursiveMode::Recursive)
-                .with_context(|| format!("{} cannot be watched", folder.display()))?;
-        }
+        // The stages' YAML, which is within, too: a weight can be changed while it is
+        // in force.
+        let folder = &plan.manifests;
+        watcher
+            .watch(folder, RecursiveMode::Recursive)
+            .with_context(|| format!("{} cannot be watched", folder.display()))?;
         let mut beat = interval(super::BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let signals = [
@@ -272,7 +269,7 @@ mod tests {
     #[tokio::test]
     async fn the_yaml_of_the_folder_and_of_the_scenario_is_watched() {
         let place = tempfile::tempdir().unwrap();
-        let files = ["demo/policies.yaml", "scenarios/canary/2-half.yaml"];
+        let files = ["demo/policies.yaml", "demo/scenarios/canary/2-half.yaml"];
         let files = files.map(|file| place.path().join(file));
         for file in &files {
             fs::create_dir_all(file.parent().unwrap()).unwrap();

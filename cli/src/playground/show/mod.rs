@@ -4,7 +4,7 @@
 //! - [`inputs`]: everything that can happen, from one place.
 //! - [`record`]: what is remembered of it.
 //! - [`acts`]: what the scenario, the keys and the socket do; [`stages`]: the
-//!   stages of a scenario of routes.
+//!   stages of a scenario of routes, [`trials`]: those of one of policies.
 //! - [`changes`]: the policy that is changed to see how fast it is in force.
 //! - [`ending`]: the end, in order, and the report.
 //! - [`scene`]: what is shown of it all.
@@ -16,6 +16,7 @@ mod inputs;
 mod record;
 mod scene;
 mod stages;
+mod trials;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ use changes::Changes;
 use inputs::{Input, Inputs, News};
 use record::Record;
 use stages::Stages;
+use trials::Playing;
 
 /// The loop's own beat: acts and changes are at most this late.
 pub const BEAT: Duration = Duration::from_millis(50);
@@ -72,6 +74,7 @@ struct Show {
     changes: Changes,
     acts: VecDeque<(Duration, Act)>,
     stages: Stages,
+    playing: Playing,
     watchers: BTreeMap<String, JoinHandle<()>>,
     load_watcher: Option<JoinHandle<()>>,
     is_load_asked_for: bool,
@@ -115,7 +118,7 @@ impl Show {
         control_socket::listen(&plan.socket(), inputs.asked_sender())?;
         let mut changes = Changes::default();
         world.sync().await?;
-        if plan.length_ms.is_some() {
+        if plan.length_ms.is_some() && plan.scenario.measures_changes() {
             changes.prepare(&mut world)?;
         }
         let view = if plan.json {
@@ -127,6 +130,7 @@ impl Show {
         let mut show = Self {
             acts: VecDeque::new(),
             stages: Stages::default(),
+            playing: Playing::default(),
             watchers: BTreeMap::new(),
             load_watcher: None,
             is_load_asked_for: false,
@@ -151,6 +155,9 @@ impl Show {
         };
         if let Some(first) = routing::stages(show.plan.scenario).first() {
             show.apply_stage(first).await?;
+        }
+        if let Some(trial) = show.plan.scenario.trial() {
+            show.apply_trial(trial, 0).await?;
         }
         show.say(&format!(
             "pods run with --isolation {}",
@@ -195,9 +202,10 @@ impl Show {
                 // Whoever asked may be gone.
                 let _ = reply.send(answer);
             }
-            Input::News(News::StageInForce(stage, took)) => {
-                self.stage_in_force(stage, took).await;
-            }
+            Input::News(News::StageInForce(stage, took)) => match self.plan.scenario.trial() {
+                Some(trial) => self.trial_in_force(trial, stage, took).await,
+                None => self.stage_in_force(stage, took).await,
+            },
             Input::News(news) => self.on_news(news),
             Input::ControlPlaneEnded(status) => {
                 self.record
@@ -354,8 +362,8 @@ impl Show {
     async fn wait_for_stage(&mut self, now: Instant) -> anyhow::Result<Option<End>> {
         self.draw();
         let mut waiting_for = self.waiting_for();
-        if waiting_for.is_none() && self.buyer_is_awaited().await {
-            waiting_for = Some("the buyer to be charged".to_owned());
+        if waiting_for.is_none() {
+            waiting_for = self.counts_are_awaited().await.map(str::to_owned);
         }
         if waiting_for.is_none() {
             self.begin(now);
@@ -403,7 +411,11 @@ impl Show {
         if let Some(length) = self.plan.length() {
             self.acts = self.plan.scenario.acts(length).into();
         }
-        let stages = routing::beginnings(self.plan.scenario, self.plan.length());
+        let length = self.plan.length();
+        let stages = match self.plan.scenario.trial() {
+            Some(trial) => trial.beginnings(length),
+            None => routing::beginnings(self.plan.scenario, length),
+        };
         let stages = stages.into_iter();
         self.acts
             .extend(stages.map(|(at, index)| (at, Act::EnterStage(index))));

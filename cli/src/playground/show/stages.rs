@@ -2,6 +2,7 @@
 //! from the moment on at which each is in force.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
@@ -10,10 +11,11 @@ use super::Show;
 use super::inputs::News;
 use crate::playground::clock;
 use crate::playground::control_socket::{Deed, Request};
-use crate::playground::measure::client::Client;
+use crate::playground::measure::client::{Client, Place};
 use crate::playground::measure::versions::Versions;
 use crate::playground::routing::figures::{Figures, Stretch};
 use crate::playground::routing::{self, MIRRORED, Stage, Trouble};
+use crate::playground::trials::SHOPPER;
 
 /// The Service that the scenarios route.
 const SERVICE: &str = "shop/payment";
@@ -42,6 +44,11 @@ impl Show {
     /// Puts the YAML of a stage into the folder.
     pub(super) async fn apply_stage(&mut self, stage: &Stage) -> anyhow::Result<()> {
         let files = routing::files(&self.plan.manifests, self.plan.scenario, stage)?;
+        self.apply_files(files).await
+    }
+
+    /// Puts these files into the folder, of which the last one says what it is about.
+    pub(super) async fn apply_files(&mut self, files: Vec<PathBuf>) -> anyhow::Result<()> {
         if let Some(file) = files.last() {
             let words = routing::narration(&fs::read_to_string(file)?);
             self.narrate(words);
@@ -51,7 +58,7 @@ impl Show {
         Ok(())
     }
 
-    fn narrate(&mut self, words: String) {
+    pub(super) fn narrate(&mut self, words: String) {
         self.say(&words);
         self.record.event("narrator", json!({"message": words}));
     }
@@ -62,6 +69,9 @@ impl Show {
             self.stages.current = Some(self.running(0));
             // It was applied before anything ran.
             self.stage_in_force(0, Some(Duration::ZERO)).await;
+        }
+        if let Some(trial) = self.plan.scenario.trial() {
+            self.begin_trial(trial).await;
         }
     }
 
@@ -165,15 +175,22 @@ impl Show {
         stretch
     }
 
-    /// Whether the buyer is still to be waited for.
-    pub(super) async fn buyer_is_awaited(&self) -> bool {
-        if self.stage(0).is_none() {
-            return false;
-        }
-        let Some(place) = self.world.buyer() else {
-            return true;
+    /// Who of those that count is still to be waited for.
+    pub(super) async fn counts_are_awaited(&self) -> Option<&'static str> {
+        let (who, what) = match (self.stage(0), self.plan.scenario.trial()) {
+            (Some(_), _) => (self.world.buyer(), "the buyer to be charged"),
+            (_, Some(_)) => (self.world.place_of(SHOPPER), "the shopper to be served"),
+            (None, None) => return None,
         };
+        let has_started = match who {
+            Some(place) => Self::has_started(place).await,
+            None => false,
+        };
+        (!has_started).then_some(what)
+    }
+
+    async fn has_started(place: Place) -> bool {
         let stats: Result<Stretch, _> = Client::new(place).json("/stats").await;
-        !stats.is_ok_and(|stats| stats.started)
+        stats.is_ok_and(|stats| stats.started)
     }
 }
