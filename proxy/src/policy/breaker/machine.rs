@@ -267,7 +267,7 @@ impl Breaker {
                 *failures = failures.saturating_add(1);
                 let (row, was_marked) = (*failures, marked.is_some());
                 *marked = marked.map(|_| 0);
-                if row < trip.consecutive_failures {
+                if row < in_a_row(trip) {
                     return None;
                 }
                 let cause = Cause::Failures {
@@ -311,7 +311,7 @@ impl Breaker {
         }
         self.epoch += 1;
         self.phase = Phase::Closed {
-            failures: trip.consecutive_failures,
+            failures: in_a_row(trip),
             marked: Some(0),
         };
         self.check(trip);
@@ -351,7 +351,7 @@ impl Breaker {
             Phase::Closed { failures, marked } => match marked {
                 Some(successes) => *successes = (*successes).min(trip.successes.saturating_sub(1)),
                 None => {
-                    *failures = (*failures).min(trip.consecutive_failures.saturating_sub(1));
+                    *failures = (*failures).min(in_a_row(trip) - 1);
                 }
             },
             Phase::Open { .. } => {}
@@ -376,7 +376,7 @@ impl Breaker {
     fn check(&self, trip: &Trip) {
         match &self.phase {
             Phase::Closed { failures, marked } => {
-                debug_assert!(*failures < trip.consecutive_failures || marked.is_some());
+                debug_assert!(*failures < in_a_row(trip) || marked.is_some());
                 debug_assert!(marked.is_none_or(|successes| successes < trip.successes));
             }
             Phase::Open { .. } => debug_assert!(self.level > 0 && self.epoch > 0),
@@ -385,6 +385,14 @@ impl Breaker {
                 debug_assert!(probes.iter().all(|probe| probe.id <= self.last_probe));
             }
         }
+    }
+}
+
+/// So many failures in a row open it; at least 1.
+fn in_a_row(trip: &Trip) -> u32 {
+    match trip.consecutive_failures {
+        0 => u32::MAX,
+        row => row,
     }
 }
 
