@@ -416,6 +416,9 @@ impl<'a> Attempting<'a> {
             // Never so: an attempt that is answered is alive.
             return Attempted::Answered(response, end);
         };
+        if let Some(breaker) = &mut live.breaker {
+            breaker.answered(now);
+        }
         if said.is_some() && matches!(end, AttemptEnd::Response { .. }) {
             // Remora refused it at the target: never a failure of the endpoint.
             live.breaker = None;

@@ -238,6 +238,12 @@ impl Exchange {
         self.status = Some(status);
         self.reason = reason;
         self.answered = Some(now);
+        let of_backend = self.routed.as_mut().map(|it| &mut it.backend_breaker);
+        for permit in of_backend.into_iter().chain([&mut self.service_breaker]) {
+            if let Some(permit) = permit {
+                permit.answered(now);
+            }
+        }
         let traffic = self.side.traffic();
         traffic.answered(status);
         if let Some(routed) = &self.routed {

@@ -82,6 +82,7 @@ mod limits;
 mod long_streams;
 mod message;
 mod rate_limits;
+mod rates;
 mod retries;
 mod routes;
 mod secured;
