@@ -22,7 +22,7 @@ mod shared;
 mod tests;
 mod words;
 
-pub use journal::{Change, JOURNAL_CAPACITY, Journal, Transitions};
+pub use journal::{Change, JOURNAL_CAPACITY, Journal, Step, Transitions};
 pub use machine::PROBE_DEADLINE_AT_LEAST;
 pub use set::{BreakerSet, DEPARTED_CAPACITY};
 pub use shared::{BreakerPermit, Description, SharedBreaker};

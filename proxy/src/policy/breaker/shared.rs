@@ -14,7 +14,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use super::floor::Floor;
-use super::journal::{Counts, Entry, Journal};
+use super::journal::{Counts, Entry, Journal, Step};
 use super::machine::{Breaker, Failure, Gate, Ticket};
 use super::words::{Cause, Outcome, State};
 use crate::balance::Availability;
@@ -267,8 +267,13 @@ impl SharedBreaker {
         }
         inner.since = now;
         inner.cause = cause.to_string();
-        self.common.counts.count(after);
-        self.common.journal.count(after);
+        let step = Step {
+            from: before,
+            to: after,
+            reason: cause.reason(),
+        };
+        self.common.counts.count(step);
+        self.common.journal.count(step);
         if !inner.gone {
             self.tell(before, after, inner.cause.clone(), now);
         }

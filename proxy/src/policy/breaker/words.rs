@@ -62,6 +62,22 @@ pub(super) enum Cause {
     Gone,
 }
 
+impl Cause {
+    /// One word of a closed list, for metrics.
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::Failures { .. } => "consecutive_failures",
+            Self::ProbeFailed(_) => "probe_failed",
+            Self::ProbeUnanswered => "probe_unanswered",
+            Self::TimePassed => "time_passed",
+            Self::Recovered { .. } => "recovered",
+            Self::NoPlace => "no_place",
+            Self::PolicyGone => "policy_gone",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
