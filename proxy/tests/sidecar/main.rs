@@ -81,6 +81,7 @@ mod leader;
 mod limits;
 mod long_streams;
 mod message;
+mod metrics;
 mod rate_limits;
 mod retries;
 mod routes;
