@@ -9,12 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use axum::{Extension, Router};
-use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -24,6 +23,7 @@ use tower_http::timeout::TimeoutLayer;
 use crate::clock::{self, Timestamp};
 use crate::metrics::counters::LATENCY_BOUNDS_MS;
 use crate::metrics::exposition;
+use crate::metrics::text::Format;
 use crate::policy::limit::Kind;
 use crate::runtime::{ServiceRuntime, label_of};
 use crate::state::{Endpoint, Service};
@@ -48,7 +48,6 @@ const BODY_BYTES: usize = 1024;
 
 /// The admin endpoint's routes.
 pub fn router(admin: Arc<Admin>) -> Router {
-    let registry = Arc::new(exposition::registry(Arc::clone(&admin.shared)));
     Router::new()
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
@@ -58,7 +57,6 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/breakers", get(breakers))
         .route("/stats", get(stats))
         .route("/drain", post(drain))
-        .layer(Extension(registry))
         .layer(RequestBodyLimitLayer::new(BODY_BYTES))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -91,19 +89,12 @@ fn not_ready(shared: &Shared) -> Cow<'static, str> {
     "there is no certificate yet; GET /identity says why\n".into()
 }
 
-async fn metrics(Extension(registry): Extension<Arc<Registry>>) -> Response {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => (
-            [(
-                header::CONTENT_TYPE,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            )],
-            text,
-        )
-            .into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+/// In the form that the `Accept` asks for.
+async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).into_iter();
+    let format = Format::asked(accept.filter_map(|value| value.to_str().ok()));
+    let text = exposition::write(&admin.shared, format);
+    ([(header::CONTENT_TYPE, format.content_type())], text).into_response()
 }
 
 async fn drain(

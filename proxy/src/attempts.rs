@@ -20,6 +20,7 @@ use crate::connect::Target;
 use crate::exchange::{Exchange, LiveAttempt, release};
 use crate::grpc;
 use crate::headers;
+use crate::metrics::counters::RetryOutcome;
 use crate::pipeline;
 use crate::policy::breaker::Outcome;
 use crate::policy::config::AttemptEnd;
@@ -143,18 +144,14 @@ impl<'a> Attempting<'a> {
                     if let Ok(response) = attempted {
                         self.let_go(response);
                     }
-                    let traffic = self.exchange.traffic();
-                    let counter = if free {
-                        &traffic.resends
-                    } else {
-                        &traffic.retries
-                    };
-                    counter.fetch_add(1, Relaxed);
+                    self.exchange.again(free);
                     if !after.is_zero() {
                         tokio::time::sleep(after).await;
                     }
                 }
-                Decision::No(_) => {
+                Decision::No(why) => {
+                    let is_good = attempted.is_ok() && why == retry::Reason::NotListed;
+                    self.exchange.retry_ended(is_good);
                     self.record_service_failure(end, retry_after);
                     return match attempted {
                         Ok(response) => self.give(response),
@@ -199,16 +196,16 @@ impl<'a> Attempting<'a> {
             return decision;
         };
         if !self.take_retry() {
+            let outcomes = &self.exchange.traffic().retry_outcomes;
+            outcomes.count(RetryOutcome::OverLimit);
             self.attempts = before;
             return Decision::No(retry::Reason::RetryLimit);
         }
         if !self.way.budget().try_spend(now) {
             self.give_retry_back();
             self.attempts = before;
-            self.exchange
-                .traffic()
-                .budget_exhausted
-                .fetch_add(1, Relaxed);
+            let outcomes = &self.exchange.traffic().retry_outcomes;
+            outcomes.count(RetryOutcome::BudgetExhausted);
             return Decision::No(retry::Reason::BudgetExhausted);
         }
         decision
@@ -416,6 +413,9 @@ impl<'a> Attempting<'a> {
             // Never so: an attempt that is answered is alive.
             return Attempted::Answered(response, end);
         };
+        if let Some(breaker) = &mut live.breaker {
+            breaker.answered(now);
+        }
         if said.is_some() && matches!(end, AttemptEnd::Response { .. }) {
             // Remora refused it at the target: never a failure of the endpoint.
             live.breaker = None;

@@ -24,6 +24,7 @@ use crate::config::{Config, Mode};
 use crate::heap;
 use crate::identity;
 use crate::inbound::Inbound;
+use crate::metrics::process::Loops;
 use crate::policy::breaker::State;
 use crate::probes::{self, ProbeTarget};
 use crate::runtime::label_of;
@@ -111,9 +112,11 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
         tls: tls::Context::new(config.identity.is_some()),
         identity: identity::Status::default(),
         connections: ConnectionCounters::default(),
+        loops: Loops::default(),
         connection_wanted: tokio::sync::Notify::new(),
         config,
     });
+    shared.loops.add("control");
     let (drain, draining) = watch::channel(false);
     let (stop, stopping) = watch::channel(false);
     let workers = start_workers(&shared, &draining, &stopping)?;
@@ -259,7 +262,7 @@ fn start_workers(
         std::thread::Builder::new()
             .name(name.clone())
             .spawn(move || {
-                run_worker(shared, drain, stop, listening);
+                run_worker(&name, shared, drain, stop, listening);
                 // The receiver is gone only when the process is ending anyway.
                 let _ = ended.try_send(name);
             })?;
@@ -288,6 +291,7 @@ impl<T> OnStart<T> for oneshot::Receiver<T> {
 }
 
 fn run_worker(
+    name: &str,
     shared: Arc<Shared>,
     drain: watch::Receiver<bool>,
     stop: watch::Receiver<bool>,
@@ -304,6 +308,7 @@ fn run_worker(
         }
     };
     runtime.block_on(async move {
+        shared.loops.add(name);
         match listen(&shared.config) {
             Ok(listeners) => {
                 let _ = listening.send(Ok(()));

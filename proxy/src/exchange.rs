@@ -20,7 +20,7 @@ use crate::caller::Caller;
 use crate::clock::{self, Timestamp};
 use crate::grpc;
 use crate::http1::connection::Connection;
-use crate::metrics::counters::Traffic;
+use crate::metrics::counters::{RetryOutcome, Traffic};
 use crate::policy::breaker::{BreakerPermit, Outcome};
 use crate::policy::config::{AttemptEnd, Conditions};
 use crate::policy::limit::Permit;
@@ -158,6 +158,8 @@ pub struct Exchange {
     grpc_status: Option<u8>,
     /// Attempts made so far.
     pub attempts: u32,
+    /// Its last attempt is a retry by the policy.
+    is_retry: bool,
     /// Its place among the service's requests.
     pub permit: Option<Permit>,
     /// The service's breaker, where it has one.
@@ -194,6 +196,7 @@ impl Exchange {
             is_grpc: false,
             grpc_status: None,
             attempts: 0,
+            is_retry: false,
             permit: None,
             service_breaker: None,
             live: None,
@@ -233,11 +236,44 @@ impl Exchange {
         self.side.traffic()
     }
 
+    /// It is sent once more: as a retry by the policy, or `free` where nothing had
+    /// reached the application.
+    pub fn again(&mut self, free: bool) {
+        if free {
+            self.traffic().resends.fetch_add(1, Relaxed);
+            return;
+        }
+        self.retry_ended(false);
+        self.is_retry = true;
+        self.traffic().retries.fetch_add(1, Relaxed);
+    }
+
+    /// Where its last attempt was a retry: whether that came to something.
+    pub fn retry_ended(&mut self, is_good: bool) {
+        self.count_retry(if is_good {
+            RetryOutcome::Success
+        } else {
+            RetryOutcome::Failure
+        });
+    }
+
+    fn count_retry(&mut self, outcome: RetryOutcome) {
+        if std::mem::take(&mut self.is_retry) {
+            self.traffic().retry_outcomes.count(outcome);
+        }
+    }
+
     /// The upstream's headers go to the caller.
     pub fn answered(&mut self, status: StatusCode, reason: Option<Reason>, now: Timestamp) {
         self.status = Some(status);
         self.reason = reason;
         self.answered = Some(now);
+        let of_backend = self.routed.as_mut().map(|it| &mut it.backend_breaker);
+        for permit in of_backend.into_iter().chain([&mut self.service_breaker]) {
+            if let Some(permit) = permit {
+                permit.answered(now);
+            }
+        }
         let traffic = self.side.traffic();
         traffic.answered(status);
         if let Some(routed) = &self.routed {
@@ -324,7 +360,13 @@ impl Exchange {
             routed.end(judged, now);
         }
         self.permit = None;
+        self.count_retry(if end == BodyEnd::CallerLeft {
+            RetryOutcome::Cancelled
+        } else {
+            RetryOutcome::Failure
+        });
         let traffic = self.side.traffic();
+        traffic.attempts.fetch_add(self.attempts.into(), Relaxed);
         traffic.in_flight.fetch_sub(1, Relaxed);
         if end == BodyEnd::CallerLeft {
             traffic.cancelled.fetch_add(1, Relaxed);

@@ -194,6 +194,11 @@ impl Inbound {
         }
     }
 
+    /// The rate limits of the pod, of all ports together.
+    pub fn limiter(&self) -> &RateLimiter {
+        &self.limiter
+    }
+
     /// Every port that has been called, with what was counted.
     pub fn counted_ports(&self) -> Vec<(u16, Arc<ServiceRuntime>)> {
         self.counted

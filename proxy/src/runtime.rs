@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use crate::balance::LoadMeter;
 use crate::clock::{self, Timestamp};
 use crate::metrics::counters::Traffic;
-use crate::policy::breaker::{BreakerSet, Journal, SharedBreaker};
+use crate::policy::breaker::{BreakerSet, Journal, SharedBreaker, Step};
 use crate::policy::budget::RetryBudget;
 use crate::policy::config::{self, ServicePolicy};
 use crate::policy::limit::{Kind, Limits, Permit};
@@ -183,6 +183,24 @@ impl ServiceRuntime {
     /// The service's own breaker, which passes everything but with `scope: Service`.
     pub fn service_breaker(&self) -> &Arc<SharedBreaker> {
         self.breakers.own.service()
+    }
+
+    /// What all breakers of the service have done, its own and its endpoints'.
+    pub fn breaker_steps(&self) -> Vec<(Step, u64)> {
+        let mut all = self.breakers.own.steps();
+        for (step, count) in self
+            .breakers
+            .by_port
+            .lock()
+            .values()
+            .flat_map(|it| it.steps())
+        {
+            match all.iter_mut().find(|(known, _)| *known == step) {
+                Some((_, held)) => *held += count,
+                None => all.push((step, count)),
+            }
+        }
+        all
     }
 
     /// The endpoints that may be picked, by target port: the floor counts these.

@@ -166,7 +166,7 @@ async fn open<'a>(
     let mut refused = 0;
     for _ in 0..PICKS {
         let now = clock::now();
-        let service_breaker = runtime.service_breaker().try_admit(now)?;
+        let mut service_breaker = runtime.service_breaker().try_admit(now)?;
         let picked = select::pick(
             service,
             destination.port,
@@ -178,7 +178,7 @@ async fn open<'a>(
         );
         let endpoint = picked.ok()?;
         tried.add(endpoint);
-        let Some(breaker) = endpoint.runtime.breaker.try_admit(now) else {
+        let Some(mut breaker) = endpoint.runtime.breaker.try_admit(now) else {
             continue;
         };
         // At `perEndpoint.maxConnections`: another may have room.
@@ -196,6 +196,10 @@ async fn open<'a>(
         let outbound = &service.config.policy.outbound;
         match connect::dial_endpoint(worker, address, secured, Alpn::Tcp, outbound).await {
             Ok(stream) => {
+                // Of a raw connection nothing else is known to be slow.
+                let connected = clock::now();
+                breaker.answered(connected);
+                service_breaker.answered(connected);
                 let service_breaker = Some(service_breaker);
                 return Some(Upstream {
                     stream,

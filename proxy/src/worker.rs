@@ -16,6 +16,7 @@ use crate::callers::Callers;
 use crate::clock;
 use crate::config::{Config, Mode};
 use crate::inbound::Inbound;
+use crate::metrics::process::Loops;
 use crate::patience::Patience;
 use crate::policy::breaker::Journal;
 use crate::pool::Pool;
@@ -49,6 +50,8 @@ pub struct Shared {
     pub tls: tls::Context,
     /// How our certificate stands.
     pub identity: identity::Status,
+    /// The event loops of the threads.
+    pub loops: Loops,
     /// A request waits at `maxConnections`, perhaps for what another worker keeps idle.
     pub connection_wanted: Notify,
 }

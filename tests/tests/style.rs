@@ -7,6 +7,7 @@
     reason = "a test ends where its ground is missing"
 )]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -222,6 +223,40 @@ fn unchecked_code_stands_in_one_place() {
         .map(|source| source.path)
         .collect();
     assert_eq!(places, ["proxy/src/heap.rs"]);
+}
+
+/// What the control plane and the injector serve is in the catalogue, and nothing
+/// else. (A sidecar's own test holds its part against what it really serves.)
+#[test]
+fn the_catalogue_of_metrics_is_whole() {
+    let catalogue = fs::read_to_string(top().join("docs/metrics.md")).unwrap();
+    let sources = sources();
+    let parts = [
+        ("## The control plane", "control-plane/src"),
+        ("## The injector", "injector/src"),
+    ];
+    for (heading, folder) in parts {
+        let (_, rest) = catalogue.split_once(heading).unwrap();
+        let part = rest.split("\n## ").next().unwrap();
+        let rows = part.lines().filter_map(|line| line.strip_prefix("| `"));
+        let told: BTreeSet<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+        let mut served = BTreeSet::new();
+        for source in sources
+            .iter()
+            .filter(|source| source.path.starts_with(folder))
+        {
+            for prefix in ["\"remora_", "\"process_"] {
+                for (at, _) in source.text.match_indices(prefix) {
+                    let name = source.text[at + 1..].split('"').next().unwrap();
+                    let is_name = name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+                    if is_name && !source.is_test(source.line(at)) {
+                        served.insert(name);
+                    }
+                }
+            }
+        }
+        assert_eq!(told, served, "{heading} of docs/metrics.md");
+    }
 }
 
 /// Every metric that alerts and the dashboard ask for is one that a daemon serves.

@@ -11,7 +11,7 @@ use crate::answer::Reason;
 /// Upper bounds of the latency histogram's buckets, milliseconds; one more
 /// bucket takes what is slower.
 pub const LATENCY_BOUNDS_MS: [f64; 16] = [
-    0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0,
+    0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0,
     10_000.0,
 ];
 
@@ -42,6 +42,59 @@ impl Latency {
     }
 }
 
+/// What became of a retry, or of the wish for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryOutcome {
+    /// Its answer is none that the policy would retry.
+    Success,
+    /// It failed as the attempt before it.
+    Failure,
+    /// The caller went away meanwhile.
+    Cancelled,
+    /// Not made: the budget is spent.
+    BudgetExhausted,
+    /// Not made: `maxRetries` is reached.
+    OverLimit,
+}
+
+impl RetryOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 5] = [
+        Self::Success,
+        Self::Failure,
+        Self::Cancelled,
+        Self::BudgetExhausted,
+        Self::OverLimit,
+    ];
+
+    /// The word for it in metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Cancelled => "cancelled",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::OverLimit => "over_limit",
+        }
+    }
+}
+
+/// How many retries came to what.
+#[derive(Debug, Default)]
+pub struct RetryOutcomes([AtomicU64; RetryOutcome::ALL.len()]);
+
+impl RetryOutcomes {
+    /// Counts one.
+    pub fn count(&self, outcome: RetryOutcome) {
+        self.0[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How many so far.
+    pub fn total(&self, outcome: RetryOutcome) -> u64 {
+        self.0[outcome as usize].load(Relaxed)
+    }
+}
+
 /// What is counted about the requests of one service (outbound) or port (inbound).
 #[derive(Debug, Default)]
 pub struct Traffic {
@@ -49,12 +102,14 @@ pub struct Traffic {
     classes: [AtomicU64; 5],
     /// Answered by Remora itself, by reason.
     reasons: [AtomicU64; Reason::ALL.len()],
+    /// Attempts of requests that have ended.
+    pub attempts: AtomicU64,
     /// Attempts that were retries by the policy.
     pub retries: AtomicU64,
+    /// What those came to, and why others were not made.
+    pub retry_outcomes: RetryOutcomes,
     /// Attempts sent again because nothing had reached the application.
     pub resends: AtomicU64,
-    /// Retries that the budget refused.
-    pub budget_exhausted: AtomicU64,
     /// Requests whose caller went away before the answer had ended.
     pub cancelled: AtomicU64,
     /// Requests in flight.
@@ -137,8 +192,8 @@ mod tests {
     #[test]
     fn each_latency_falls_into_its_bucket() {
         let latency = Latency::default();
-        latency.observe(Duration::from_micros(250));
-        latency.observe(Duration::from_micros(251));
+        latency.observe(Duration::from_micros(500));
+        latency.observe(Duration::from_micros(501));
         latency.observe(Duration::from_secs(60));
         let counts = latency.counts();
         assert_eq!((counts[0], counts[1], counts[16]), (1, 1, 1));

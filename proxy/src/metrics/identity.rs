@@ -1,31 +1,27 @@
 //! What is counted of the sidecar's identity and of mutual TLS.
 
-use std::fmt;
-
-use prometheus_client::encoding::DescriptorEncoder;
-
-use super::exposition::{Labels, Samples, counter, gauge};
+use super::exposition::one;
+use super::text::{Exposition, Labels, Samples};
 use crate::identity::status::RenewalResult;
 use crate::tls::context::Refused;
 use crate::tls::{HandshakeResult, Side};
 use crate::worker::Shared;
 
-pub(super) fn encode(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+pub(super) fn write(shared: &Shared, text: &mut Exposition) {
     if !shared.tls.has_identity() {
-        return Ok(());
+        return;
     }
-    handshakes(shared, encoder)?;
+    handshakes(shared, text);
     let by = |name: &'static str, word: &str| -> Labels { vec![(name, word.to_owned())] };
     let refused: Samples<u64> = Refused::ALL
         .into_iter()
         .map(|what| (by("what", what.word()), shared.tls.refused_total(what)))
         .collect();
-    counter(
-        encoder,
+    text.counter(
         "remora_strict_refused",
         "Connections that were refused because their port takes nothing but mutual TLS",
         &refused,
-    )?;
+    );
     let renewals: Samples<u64> = RenewalResult::ALL
         .into_iter()
         .map(|result| {
@@ -35,24 +31,22 @@ pub(super) fn encode(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> fm
             )
         })
         .collect();
-    counter(
-        encoder,
+    text.counter(
         "remora_identity_renewals",
         "Attempts at a certificate for this sidecar",
         &renewals,
-    )?;
+    );
     let mutual = shared.tls.mutual();
     let expires = mutual.as_ref().map_or(0, |mutual| mutual.own.not_after);
-    gauge(
-        encoder,
+    text.gauge(
         "remora_identity_expires_seconds",
         "When the sidecar's certificate ends, in seconds since the Unix epoch; 0: there is none",
-        &vec![(Labels::new(), expires as i64)],
-    )
+        &one(expires),
+    );
 }
 
 /// Those that were, and the good ones always: a rate needs its zero.
-fn handshakes(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+fn handshakes(shared: &Shared, text: &mut Exposition) {
     let mut samples: Samples<u64> = Vec::new();
     for side in Side::ALL {
         for result in HandshakeResult::ALL {
@@ -66,10 +60,9 @@ fn handshakes(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
             }
         }
     }
-    counter(
-        encoder,
+    text.counter(
         "remora_tls_handshakes",
         "Handshakes of mutual TLS between sidecars, by who began them and how they ended",
         &samples,
-    )
+    );
 }

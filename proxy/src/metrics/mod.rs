@@ -2,13 +2,20 @@
 //!
 //! # Layout
 //! - [`counters`]: atomics that the data path adds to.
-//! - [`exposition`], `authorization`, `identity`, `routes`: all of them in Prometheus' text form, at each scrape.
+//! - [`exposition`]: everything, at each scrape, out of `requests`, `policies`,
+//!   `breakers`, `routes`, `authorization`, `identity` and [`process`].
+//! - [`text`]: the two text forms.
 //!
 //! Labels are names of Kubernetes objects and words of closed lists, never
-//! anything that a caller chose.
+//! anything that a caller chose. docs/metrics.md is the catalogue.
 
 mod authorization;
+mod breakers;
 pub mod counters;
 pub mod exposition;
 mod identity;
+mod policies;
+pub mod process;
+mod requests;
 mod routes;
+pub mod text;

@@ -2,12 +2,9 @@
 //! rules and backends in force.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::sync::Arc;
 
-use prometheus_client::encoding::DescriptorEncoder;
-
-use super::exposition::{Labels, Samples, counter};
+use super::text::{Exposition, Labels, Samples};
 use crate::routes::runtime::{BackendCounters, MirrorResult, RoutedRule};
 use crate::worker::Shared;
 
@@ -37,7 +34,7 @@ fn labels(service: &str, rule: &RoutedRule, counters: &BackendCounters) -> Label
     ]
 }
 
-pub(super) fn encode(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+pub(super) fn write(shared: &Shared, text: &mut Exposition) {
     let (mut requests, mut mirrors) = (Samples::new(), Samples::new());
     each(shared, |service, rule, counters| {
         let with = |name: &'static str, word: &str| {
@@ -57,16 +54,14 @@ pub(super) fn encode(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> fm
             }
         }
     });
-    counter(
-        encoder,
+    text.counter(
         "remora_route_requests",
         "Requests that went by a rule of a route, by backend (none where none was chosen) and class of status",
         &requests,
-    )?;
-    counter(
-        encoder,
+    );
+    text.counter(
         "remora_route_mirrored",
         "Copies of requests that a rule of a route sent elsewhere, by what became of them",
         &mirrors,
-    )
+    );
 }

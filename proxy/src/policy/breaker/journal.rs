@@ -83,8 +83,8 @@ impl Journal {
         self.counts.read()
     }
 
-    pub(super) fn count(&self, to: State) {
-        self.counts.count(to);
+    pub(super) fn count(&self, step: Step) {
+        self.counts.count(step);
     }
 
     pub(super) fn write(&self, entry: Entry<'_>) {
@@ -120,9 +120,23 @@ pub struct Transitions {
     pub would_open: u64,
 }
 
+/// One sort of change: what it was, what it is, and why in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What it was.
+    pub from: State,
+    /// What it is.
+    pub to: State,
+    /// A word of a closed list.
+    pub reason: &'static str,
+}
+
 /// The same, being counted.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
+    // A lock is allowed: only transitions take it. As long as the closed lists of
+    // which steps are made.
+    steps: Mutex<Vec<(Step, u64)>>,
     closed: AtomicU64,
     opened: AtomicU64,
     half_opened: AtomicU64,
@@ -130,14 +144,23 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn count(&self, to: State) {
-        let counter = match to {
+    pub(super) fn count(&self, step: Step) {
+        let counter = match step.to {
             State::Closed => &self.closed,
             State::Open => &self.opened,
             State::HalfOpen => &self.half_opened,
             State::WouldOpen => &self.would_open,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        let mut steps = self.steps.lock();
+        match steps.iter_mut().find(|(known, _)| *known == step) {
+            Some((_, count)) => *count += 1,
+            None => steps.push((step, 1)),
+        }
+    }
+
+    pub(super) fn steps(&self) -> Vec<(Step, u64)> {
+        self.steps.lock().clone()
     }
 
     pub(super) fn read(&self) -> Transitions {

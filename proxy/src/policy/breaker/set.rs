@@ -17,7 +17,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use super::floor::Floor;
-use super::journal::{Counts, Journal, Transitions};
+use super::journal::{Counts, Journal, Step, Transitions};
 use super::shared::{Common, SharedBreaker};
 use crate::clock::Timestamp;
 use crate::policy::config::{Scope, Trip};
@@ -165,6 +165,11 @@ impl BreakerSet {
     /// How many changes there were to each state, of all breakers of the service.
     pub fn transitions(&self) -> Transitions {
         self.common.counts.read()
+    }
+
+    /// The same, by what each was before and why.
+    pub fn steps(&self) -> Vec<(Step, u64)> {
+        self.common.counts.steps()
     }
 
     fn members_changed(&self, members: &Members, now: Timestamp) {

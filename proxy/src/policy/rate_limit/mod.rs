@@ -95,6 +95,8 @@ pub struct LimitState {
     pub policy: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
+    /// Requests that it and all others let through.
+    pub admitted: u64,
     /// Requests that it refused.
     pub limited: u64,
     /// Requests that it would have refused, were it not in shadow.
@@ -180,6 +182,7 @@ impl RateLimiter {
             .map(|rule| LimitState {
                 policy: Arc::clone(&rule.config.policy),
                 name: Arc::clone(&rule.config.name),
+                admitted: rule.counters.admitted.load(Ordering::Relaxed),
                 limited: rule.counters.limited.load(Ordering::Relaxed),
                 would_limit: rule.counters.would_limit.load(Ordering::Relaxed),
                 overflowed: rule.counters.overflowed.load(Ordering::Relaxed),
@@ -207,8 +210,14 @@ impl RateLimiter {
         let debited = rule
             .debit(facts, &self.keys, now)
             .map_err(|halt| Stop::new(halt, rule))?;
-        self.enforce(&rules[at + 1..], facts, now, applies)
-            .inspect_err(|_| rule.give_back(debited))
+        match self.enforce(&rules[at + 1..], facts, now, applies) {
+            Ok(()) => rule.counters.admitted.fetch_add(1, Ordering::Relaxed),
+            Err(stop) => {
+                rule.give_back(debited);
+                return Err(stop);
+            }
+        };
+        Ok(())
     }
 
     /// Shadow limits count only what the others admit, and hold up nothing.
@@ -223,10 +232,13 @@ impl RateLimiter {
             .iter()
             .filter(|rule| rule.config.shadow && applies(&rule.config));
         for rule in shadows.filter(|rule| rule.counts(facts)) {
-            // One that is moved in this very moment misses a request; nothing hangs on it.
-            if let Err(Halt::Over { .. }) = rule.debit(facts, &self.keys, now) {
-                rule.counters.would_limit.fetch_add(1, Ordering::Relaxed);
-            }
+            let counter = match rule.debit(facts, &self.keys, now) {
+                Ok(_) => &rule.counters.admitted,
+                Err(Halt::Over { .. }) => &rule.counters.would_limit,
+                // In this very moment: it misses a request, and nothing hangs on it.
+                Err(Halt::Moved) => continue,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -26,6 +26,7 @@ enum Store {
 /// What has become of requests, since the limit was first seen.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
+    pub(super) admitted: AtomicU64,
     pub(super) limited: AtomicU64,
     pub(super) would_limit: AtomicU64,
     pub(super) overflowed: AtomicU64,

@@ -11,4 +11,4 @@ mod mirrors;
 mod policies;
 mod sessions;
 mod splits;
-mod stage;
+pub mod stage;

@@ -146,7 +146,7 @@ async fn what_is_held(sidecar: &Sidecar) -> Vec<String> {
         let gauge = [
             "remora_requests_in_flight",
             "remora_tcp_open",
-            "remora_limit_in_use",
+            "remora_limit_in_flight",
         ];
         let is_zero = line.ends_with(" 0");
         if gauge.iter().any(|name| line.starts_with(name)) && !is_zero {
