@@ -14,3 +14,4 @@ mod mesh;
 mod playground;
 mod scenarios;
 mod stories;
+mod trials;

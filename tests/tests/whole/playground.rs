@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::capture::{Flows, between_pods};
 
 /// One at a time: each takes the machine to itself, and loopback addresses are
-/// the same for all.
-static STAGE: Mutex<()> = Mutex::new(());
+/// the same for all. Trials in namespaces, which are small, share it with each other.
+static STAGE: RwLock<()> = RwLock::new(());
 /// How long what ends may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Requests a second, as the demo's YAML has them, and as they are here.
@@ -123,23 +123,51 @@ pub struct Playground {
 impl Playground {
     /// `settings`: more lines of the policy for the whole namespace.
     pub fn run(isolation: &'static str, options: &[&str], settings: &str) -> Self {
-        let _alone = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = STAGE.write().unwrap_or_else(PoisonError::into_inner);
         let place = tempfile::tempdir().unwrap();
+        copy_demo(&place.path().join("manifests"), settings);
+        let capture = (isolation == "netns").then_some("stage.pcap");
+        Self::run_in(place, isolation, options, capture)
+    }
+
+    /// A trial: of the shop no more than it needs, beside other trials where pods have
+    /// namespaces.
+    pub fn trial(isolation: &'static str, scenario: &str) -> Self {
+        let (_alone, _shared) = match isolation {
+            "netns" => {
+                let shared = STAGE.read().unwrap_or_else(PoisonError::into_inner);
+                (None, Some(shared))
+            }
+            _ => {
+                let alone = STAGE.write().unwrap_or_else(PoisonError::into_inner);
+                (Some(alone), None)
+            }
+        };
+        let place = tempfile::tempdir().unwrap();
+        copy_little(&place.path().join("manifests"));
+        Self::run_in(place, isolation, &["--scenario", scenario], None)
+    }
+
+    fn run_in(
+        place: tempfile::TempDir,
+        isolation: &'static str,
+        options: &[&str],
+        capture: Option<&str>,
+    ) -> Self {
         // A copy of the program: its path marks every process of this run.
         let program = place.path().join("remora");
         fs::copy(env!("CARGO_BIN_EXE_remora-under-test"), &program).unwrap();
         let runtime = place.path().join("runtime");
         fs::create_dir(&runtime).unwrap();
         let manifests = place.path().join("manifests");
-        copy_demo(&manifests, settings);
-        copy_scenarios(&place.path().join("scenarios"));
-        let capture = place.path().join("stage.pcap");
+        copy_scenarios(&manifests.join("scenarios"));
+        let file = place.path().join(capture.unwrap_or_default());
         let output = Command::new(&program)
             .args(["playground", "--json", "--isolation", isolation])
             .args(options)
             .arg("--manifests")
             .arg(&manifests)
-            .args((isolation == "netns").then(|| format!("--capture={}", capture.display())))
+            .args(capture.map(|_| format!("--capture={}", file.display())))
             .env("XDG_RUNTIME_DIR", &runtime)
             .stdin(Stdio::null())
             .output()
@@ -149,7 +177,7 @@ impl Playground {
             program,
             runtime,
             output,
-            capture,
+            capture: file,
             _place: place,
         }
     }
@@ -221,6 +249,19 @@ impl Playground {
         json["stages"].as_array().cloned().unwrap_or_default()
     }
 
+    /// What a trial came to, all of whose claims held.
+    #[track_caller]
+    pub fn verdict(&self) -> Value {
+        let text = String::from_utf8_lossy(&self.output.stdout);
+        let told = format!("{}\n{text}\n{}", self.output.status, self.said());
+        let json: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{told}"));
+        let problems = json["problems"].as_array();
+        let problems = problems.unwrap_or_else(|| panic!("{told}"));
+        assert!(problems.is_empty(), "{problems:#?}\n{}", json["trial"]);
+        assert_eq!(json["ok"], true, "{told}");
+        json["trial"].clone()
+    }
+
     pub fn assert_nothing_is_left(&self) {
         let begin = Instant::now();
         loop {
@@ -252,6 +293,9 @@ fn copy_demo(to: &Path, settings: &str) {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     fs::create_dir(to).unwrap();
     for file in files(&top.join("manifests/demo")) {
+        if file.is_dir() {
+            continue;
+        }
         // Who has no identity may not have money taken, and the load waits for it.
         if settings.contains("Disabled") && file.ends_with("authorization.yaml") {
             continue;
@@ -270,8 +314,21 @@ fn copy_demo(to: &Path, settings: &str) {
     assert!(visitor.contains(LOW_RATE), "no rate in {visitor}");
 }
 
+/// The namespace and its defaults: what a trial stands on.
+fn copy_little(to: &Path) {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/demo");
+    fs::create_dir(to).unwrap();
+    let namespace = fs::read_to_string(demo.join("namespace.yaml")).unwrap();
+    fs::write(to.join("namespace.yaml"), namespace).unwrap();
+    let policies = fs::read_to_string(demo.join("policies.yaml")).unwrap();
+    let (defaults, _) = policies.split_once("\n---\n").unwrap();
+    fs::write(to.join("policies.yaml"), format!("{defaults}\n")).unwrap();
+}
+
 /// The scenarios' YAML, likewise.
 fn copy_scenarios(to: &Path) {
+    fs::create_dir(to).unwrap();
+    fs::write(to.join(".remora-ignore"), "").unwrap();
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     for folder in files(&top.join("manifests/demo/scenarios")) {
         if !folder.is_dir() {
