@@ -81,7 +81,7 @@ pub struct DemoOptions {
     /// The port to listen at [default: 8080, inventory: 7000]
     #[arg(long, env = "PORT")]
     pub port: Option<u16>,
-    /// Where the inventory serves HTTP
+    /// Where the inventory serves HTTP, and the reviews take orders too
     #[arg(long, env = "CONTROL_PORT", default_value_t = 8080)]
     pub control_port: u16,
     /// Send everything through this HTTP proxy (http://host:port)
@@ -244,7 +244,24 @@ pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyho
             tokio::join!(lines, http);
         }
         Role::Reviews => {
-            server::serve(listener, role, shop::Reviews, Some(switches), stopped).await;
+            let tally = Arc::<Tally>::default();
+            let orders = match options.port.unwrap_or(default_port) {
+                port if port == options.control_port => None,
+                _ => Some(listen(options.bind, options.control_port)?),
+            };
+            let (told, counted) = (Arc::clone(&switches), Arc::clone(&tally));
+            let until = stopped.clone();
+            let door = Door::new(listener, Some(Arc::clone(&switches)));
+            let reviews =
+                server::serve_with(door, role, shop::Reviews, Some(switches), tally, stopped);
+            let orders = async move {
+                if let Some(listener) = orders {
+                    let door = Door::new(listener, None);
+                    let nothing = shop::Nothing;
+                    server::serve_with(door, role, nothing, Some(told), counted, until).await;
+                }
+            };
+            tokio::join!(reviews, orders);
         }
         Role::Shopper => {
             let shopper = shopper::Shopper::new(dialer.clone());

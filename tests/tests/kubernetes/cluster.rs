@@ -119,12 +119,19 @@ impl Cluster {
 
     /// What the API server has at a path.
     pub fn get(&self, path: &str) -> Result<String, String> {
+        self.ask("GET", path)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> Result<String, String> {
         let proxy = PROXY.get_or_init(Proxy::start);
         let ask = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect(&proxy.address)?;
             stream.set_read_timeout(Some(ANSWER))?;
             // Of version 1.0, so that the answer has no chunks and an end.
-            write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+            write!(
+                stream,
+                "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+            )?;
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer)?;
             Ok(String::from_utf8_lossy(&answer).into_owned())
@@ -157,6 +164,13 @@ impl Cluster {
         self.object(&format!(
             "/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}"
         ))
+    }
+
+    /// What a pod answers when it is told something at a port, likewise.
+    pub fn told(&self, namespace: &str, pod: &str, port: u16, path: &str) -> Result<Value, String> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}");
+        let said = self.ask("POST", &path)?;
+        serde_json::from_str(&said).map_err(|error| format!("{path}: {error}: {said}"))
     }
 
     /// The pods that a selector finds, those that are ending not counted.

@@ -12,6 +12,7 @@
 //! - [`shop`]: Remora installed and the demo shop called through it, once for all.
 //! - [`guests`]: pods of several service accounts; [`capture`]: what travels between pods.
 //! - [`routes`]: calls that go elsewhere by the Gateway API, and its own conformance suite.
+//! - [`each_policy`]: the playground's trials, a scenario for each section of TrafficPolicy.
 //! - [`install`], [`identity`], [`encryption`], [`authorization`], [`ca`], [`chaos`], [`changes`], [`outage`], [`interception`], [`injection`],
 //!   [`least_privilege`]: what is asked of them.
 
@@ -28,6 +29,10 @@ mod capture;
 mod changes;
 mod chaos;
 mod cluster;
+/// By this name, so that it comes before `least_privilege`, which looks at what the
+/// others used.
+#[path = "policies/mod.rs"]
+mod each_policy;
 mod encryption;
 /// By this name, so that it comes before `least_privilege`, which looks at what the
 /// others used.
