@@ -55,6 +55,12 @@ pub struct Traffic {
     pub resends: AtomicU64,
     /// Retries that the budget refused.
     pub budget_exhausted: AtomicU64,
+    /// Requests that wait for an endpoint now.
+    pub waiting: AtomicU64,
+    /// Requests that got an endpoint after a wait.
+    pub found_after_wait: AtomicU64,
+    /// Requests that waited for an endpoint for nothing.
+    pub gone_after_wait: AtomicU64,
     /// Requests whose caller went away before the answer had ended.
     pub cancelled: AtomicU64,
     /// Requests in flight.
