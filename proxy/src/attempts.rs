@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -15,9 +14,10 @@ use crate::attempt::{self, Bounds, Failure, Held, Sent};
 use crate::body::Incoming;
 use crate::body::request::RequestSource;
 use crate::body::response::{ResponseBody, Until};
+use crate::choice::Choice;
 use crate::clock::{self, Timestamp};
 use crate::connect::Target;
-use crate::exchange::{Exchange, LiveAttempt, release};
+use crate::exchange::{Exchange, release};
 use crate::grpc;
 use crate::headers;
 use crate::metrics::counters::RetryOutcome;
@@ -25,21 +25,25 @@ use crate::pipeline;
 use crate::policy::breaker::Outcome;
 use crate::policy::config::AttemptEnd;
 use crate::policy::deadline::{Bound, Deadlines};
-use crate::policy::limit::{Kind, Permit};
 use crate::policy::retry::{self, Attempts, Decision, Ended};
 use crate::routes::runtime::RoutedRule;
-use crate::select::{self, NoPick, Tried};
+use crate::select::Tried;
 use crate::state::{Destination, Endpoint, MeshProtocols, Service};
 use crate::upstream::Head;
 use crate::wire::Wire;
 use crate::worker::Worker;
 
 mod endings;
+mod endpoint;
 mod held_answer;
+mod later;
 mod own_pod;
 mod way;
 
 use self::endings::{late, record_failure};
+pub use self::endpoint::MAX_WAITING;
+pub use self::later::Later;
+pub use self::way::RetryPermit;
 
 /// Endpoints that are looked at for one attempt: another request may take the
 /// last place of a limit or a probe between the look and the taking.
@@ -56,6 +60,8 @@ pub struct Way<'a> {
     pub destination: Destination,
     /// That led there, and may say more exactly what is about the request.
     pub rule: Option<&'a RoutedRule>,
+    /// Room for the target as it is later.
+    pub later: &'a Later,
 }
 
 /// A request's attempts.
@@ -72,7 +78,11 @@ pub struct Attempting<'a> {
     attempt_began: Timestamp,
     tried: Tried,
     /// Of the retry that is about to be made.
-    retry_permit: Option<Permit>,
+    retry_permit: Option<RetryPermit>,
+    /// What of the request chooses its endpoint.
+    choice: Option<Box<Choice>>,
+    /// How long it may wait for an endpoint, once it does.
+    wait_until: Option<Timestamp>,
 }
 
 /// What an attempt came to.
@@ -98,7 +108,7 @@ impl<'a> Attempting<'a> {
         peer: SocketAddr,
         parts: Parts,
         source: RequestSource,
-        exchange: Box<Exchange>,
+        mut exchange: Box<Exchange>,
     ) -> Box<Self> {
         let attempt_began = exchange.started();
         let mut deadlines = Deadlines::new(way.timeouts(), exchange.started());
@@ -106,6 +116,13 @@ impl<'a> Attempting<'a> {
         if let Some(timeout) = asked.flatten() {
             deadlines.shorten(exchange.started().after(timeout));
         }
+        let has_session = exchange
+            .routed
+            .as_ref()
+            .is_some_and(|it| it.sessions.is_some());
+        let balancing = &way.target.config.policy.load_balancing;
+        let pin = exchange.pin.take();
+        let choice = Choice::of(balancing, pin, has_session, &parts, peer.ip());
         Box::new(Self {
             worker,
             way,
@@ -113,6 +130,8 @@ impl<'a> Attempting<'a> {
             parts,
             source,
             exchange,
+            choice,
+            wait_until: None,
             attempts: Attempts::new(),
             deadlines,
             attempt_began,
@@ -225,7 +244,7 @@ impl<'a> Attempting<'a> {
         {
             return Attempted::Refused(Reason::Timeout, late(Bound::Request));
         }
-        let endpoint = match self.take_endpoint(now) {
+        let endpoint = match self.find_endpoint(now).await {
             Ok(endpoint) => endpoint,
             Err((reason, detail)) => return Attempted::Refused(reason, detail),
         };
@@ -303,85 +322,6 @@ impl<'a> Attempting<'a> {
             began: self.attempt_began,
         };
         attempt::send(self.worker, &target, has_sidecar, &sent).await
-    }
-
-    fn take_endpoint(&mut self, now: Timestamp) -> Result<&'a Endpoint, (Reason, String)> {
-        if let Some(endpoint) = self.take_session(now) {
-            return Ok(endpoint);
-        }
-        let Way {
-            target,
-            destination,
-            ..
-        } = self.way;
-        let name = &target.runtime.name;
-        let config = &self.worker.shared.config;
-        for _ in 0..PICKS {
-            let random = crate::random::next();
-            let source = Some(self.peer.ip());
-            let picked = select::pick(
-                target,
-                destination.port,
-                source,
-                &config.node,
-                &self.tried,
-                now,
-                random,
-            );
-            let endpoint = match picked {
-                Ok(endpoint) => endpoint,
-                Err(NoPick::Overloaded) => {
-                    let detail = format!(
-                        "circuitBreaker.perEndpoint.maxRequests of every endpoint of {name} is reached"
-                    );
-                    return Err((Reason::Overloaded, detail));
-                }
-                Err(NoPick::NoEndpoints) => {
-                    let detail = format!(
-                        "{name} has no endpoint for port {} that is ready",
-                        destination.port
-                    );
-                    return Err((Reason::NoEndpoints, detail));
-                }
-            };
-            if let Some(live) = self.take_places(endpoint, now) {
-                self.exchange.live = Some(live);
-                self.note_served(endpoint);
-                return Ok(endpoint);
-            }
-        }
-        Err((
-            Reason::Overloaded,
-            format!("every endpoint of {name} that was looked at is at its limits"),
-        ))
-    }
-
-    fn take_places(&mut self, endpoint: &Endpoint, now: Timestamp) -> Option<LiveAttempt> {
-        let permit = endpoint.runtime.limits.try_acquire(Kind::Requests)?;
-        let retry_permits = match self.retry_permit.take() {
-            None => None,
-            Some(of_service) => match endpoint.runtime.limits.try_acquire(Kind::Retries) {
-                Some(of_endpoint) => Some((of_service, of_endpoint)),
-                None => {
-                    self.retry_permit = Some(of_service);
-                    return None;
-                }
-            },
-        };
-        let Some(breaker) = endpoint.runtime.breaker.try_admit(now) else {
-            self.retry_permit = retry_permits.map(|(of_service, _)| of_service);
-            return None;
-        };
-        Some(LiveAttempt {
-            endpoint: Arc::clone(&endpoint.runtime),
-            held: None,
-            grpc_status: None,
-            breaker: Some(breaker),
-            body_failures: self.body_failures(),
-            load: endpoint.runtime.load.start(now),
-            permit,
-            retry_permits,
-        })
     }
 
     fn answered(&mut self, endpoint: &Endpoint, mut response: Response<Incoming>) -> Attempted {
@@ -470,6 +410,9 @@ impl<'a> Attempting<'a> {
         }
         if let Some(routed) = &self.exchange.routed {
             routed.change_answer(self.way.target, &mut parts.headers);
+        }
+        if let Some(choice) = &self.choice {
+            choice.tell(self.way.target, &mut parts.headers);
         }
         let until = self.until(parts.status);
         Response::from_parts(parts, ResponseBody::relayed(body, self.exchange, until))

@@ -110,6 +110,12 @@ pub struct Traffic {
     pub retry_outcomes: RetryOutcomes,
     /// Attempts sent again because nothing had reached the application.
     pub resends: AtomicU64,
+    /// Requests that wait for an endpoint now.
+    pub waiting: AtomicU64,
+    /// Requests that got an endpoint after a wait.
+    pub found_after_wait: AtomicU64,
+    /// Requests that waited for an endpoint for nothing.
+    pub gone_after_wait: AtomicU64,
     /// Requests whose caller went away before the answer had ended.
     pub cancelled: AtomicU64,
     /// Requests in flight.
