@@ -178,10 +178,15 @@ impl Core {
 
 /// Whether objects of this kind decide which policy is in force where.
 fn judges_policies(kind: objects::Kind) -> bool {
-    use objects::Kind::{AuthorizationPolicy, GrpcRoute, HttpRoute, Service, TrafficPolicy};
+    use objects::Kind;
     matches!(
         kind,
-        TrafficPolicy | AuthorizationPolicy | Service | HttpRoute | GrpcRoute
+        Kind::TrafficPolicy
+            | Kind::AuthorizationPolicy
+            | Kind::Service
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::ReferenceGrant
     )
 }
 

@@ -3,7 +3,7 @@
 //! there is TargetNotFound, and the policy in force as soon as it is. Of those
 //! that select pods all count: what they say (modes) has a strictest.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::index::{Index, within};
 use super::objects::{Created, Id, Name, Pod, Target, TrafficPolicy};
@@ -110,6 +110,8 @@ pub struct Policies {
     seen: u64,
     /// Of each namespace how many have an `mtls` block.
     mtls: HashMap<Name, usize>,
+    /// Services to the policies whose fallback names them.
+    by_fallback: BTreeMap<Id, BTreeSet<Id>>,
 }
 
 impl Policies {
@@ -138,6 +140,10 @@ impl Policies {
         if policy.settings.mtls.is_some() {
             *self.mtls.entry(namespace.clone()).or_default() += 1;
         }
+        if let Some(service) = fallback_of(&policy) {
+            let named = self.by_fallback.entry(service.clone()).or_default();
+            named.insert(policy.id.clone());
+        }
         touched.push(policy.scope.clone());
         self.by_id.insert(policy.id.clone(), (policy, age));
         touched
@@ -152,6 +158,14 @@ impl Policies {
             *count -= 1;
             if *count == 0 {
                 self.mtls.remove(&id.namespace);
+            }
+        }
+        if let Some(service) = fallback_of(&policy)
+            && let Some(named) = self.by_fallback.get_mut(service)
+        {
+            named.remove(id);
+            if named.is_empty() {
+                self.by_fallback.remove(service);
             }
         }
         for target in policy.scope.targets() {
@@ -247,6 +261,12 @@ impl Policies {
     }
 }
 
+/// The Service that gets requests as the fallback of a policy.
+fn fallback_of(policy: &TrafficPolicy) -> Option<&Id> {
+    let fallback = policy.settings.fallback.as_ref()?;
+    fallback.backend().map(|backend| &backend.service)
+}
+
 /// The conditions of one policy, of each target by this verdict. Of a selector
 /// the target is the Namespace; that it selects no pod now is no fault.
 pub fn judged(
@@ -329,6 +349,30 @@ impl Index {
         let modes = self.policies.say_mtls(&id.namespace);
         let touched = self.policies.delete(id);
         self.touch_scopes(&id.namespace, touched, modes);
+    }
+
+    /// A Service that came, went or changed is the fallback of these policies.
+    pub(super) fn touch_fallbacks_to(&mut self, service: &Id) {
+        let policies = self.policies.by_fallback.get(service);
+        let policies = policies.cloned().unwrap_or_default();
+        self.touch_policies(policies);
+    }
+
+    /// The policies of other namespaces whose fallback is in this one.
+    pub(super) fn touch_fallbacks_into(&mut self, namespace: &Name) {
+        let named = within(&self.policies.by_fallback, namespace);
+        let policies = named.flat_map(|(_, policies)| policies);
+        let foreign = policies.filter(|id| id.namespace != *namespace);
+        let foreign = foreign.cloned().collect();
+        self.touch_policies(foreign);
+    }
+
+    fn touch_policies(&mut self, policies: BTreeSet<Id>) {
+        for id in policies {
+            let held = self.policies.by_id.get(&id);
+            let scope = held.map(|(policy, _)| policy.scope.clone());
+            self.touch_scopes(&id.namespace, scope, false);
+        }
     }
 
     /// `modes`: endpoints too may be others, because they say their mtls mode.

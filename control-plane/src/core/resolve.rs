@@ -8,7 +8,11 @@ use remora_proto::v1;
 use super::objects::{Id, Name, Target, TrafficPolicy};
 use super::policies::Policies;
 use super::routes::RouteId;
-use super::settings::{CircuitBreaker, Outbound, RateLimit, Retries, Settings, defaults};
+use super::settings::trouble::FallbackBackend;
+use super::settings::{
+    CircuitBreaker, Fault, HealthCheck, Hedge, LoadBalancing, Outbound, Rate, RateLimit, Retries,
+    Settings, SlowCallRate, defaults,
+};
 use crate::policy::conditions::{default_failures, default_retry_on};
 
 /// What is in force somewhere, and whose doing it is.
@@ -83,13 +87,24 @@ pub fn reference(policy: &Id, generation: i64) -> v1::PolicyReference {
 
 /// What callers do, with the defaults; `None` where no block says anything.
 pub fn service_policy(settings: &Settings) -> Option<v1::ServicePolicy> {
+    service_policy_where(settings, |_| None)
+}
+
+/// The same, where `cannot` says why the backend of a fallback cannot be taken, if it cannot.
+pub fn service_policy_where(
+    settings: &Settings,
+    cannot: impl Fn(&FallbackBackend) -> Option<String>,
+) -> Option<v1::ServicePolicy> {
     let policy = v1::ServicePolicy {
         circuit_breaker: settings.circuit_breaker.as_ref().map(circuit_breaker),
         outbound: settings.outbound.as_ref().map(outbound),
         retries: settings.retries.as_ref().map(retries),
         timeouts: settings.timeouts,
         rate_limits: limits(settings, true),
-        ..Default::default()
+        load_balancing: settings.load_balancing.as_ref().map(LoadBalancing::proto),
+        fallback: settings.fallback.as_ref().map(|block| block.proto(cannot)),
+        fault: settings.fault.as_ref().map(Fault::proto),
+        health_check: settings.health_check.as_ref().map(HealthCheck::proto),
     };
     (policy != v1::ServicePolicy::default()).then_some(policy)
 }
@@ -136,8 +151,36 @@ fn circuit_breaker(block: &CircuitBreaker) -> v1::CircuitBreaker {
                 .max_ejected_percent
                 .unwrap_or(defaults::MAX_EJECTED_PERCENT),
             min_endpoints: block.min_endpoints.unwrap_or(defaults::MIN_ENDPOINTS),
-            ..Default::default()
+            failure_rate: block.failure_rate.map(failure_rate),
+            slow_call_rate: block.slow_call_rate.map(slow_call_rate),
         }),
+    }
+}
+
+fn failure_rate(block: Rate) -> v1::FailureRate {
+    let done = block.over(&defaults::RATE);
+    v1::FailureRate {
+        threshold_percent: done.threshold_percent.unwrap_or_default(),
+        window_ms: done.window_ms.unwrap_or_default(),
+        min_requests: done.min_requests.unwrap_or_default(),
+    }
+}
+
+fn slow_call_rate(block: SlowCallRate) -> v1::SlowCallRate {
+    let rate = failure_rate(block.rate);
+    v1::SlowCallRate {
+        duration_ms: block.duration_ms.unwrap_or_default(),
+        threshold_percent: rate.threshold_percent,
+        window_ms: rate.window_ms,
+        min_requests: rate.min_requests,
+    }
+}
+
+fn hedge(block: Hedge) -> v1::Hedge {
+    let done = block.over(&defaults::HEDGE);
+    v1::Hedge {
+        after: done.after,
+        max: done.max.unwrap_or_default(),
     }
 }
 
@@ -174,6 +217,6 @@ pub fn retries(block: &Retries) -> v1::Retries {
             window_ms: block.budget_window_ms.unwrap_or(defaults::BUDGET_WINDOW_MS),
         }),
         buffer_bytes: block.buffer_bytes.unwrap_or(defaults::BUFFER_BYTES),
-        ..Default::default()
+        hedge: block.hedge.map(hedge),
     }
 }

@@ -2,11 +2,26 @@
 //! unset where the policy is silent. Merging is leaf by leaf, defaults are
 //! filled in only after it.
 
+//!
+//! # Layout
+//! - here: the whole, and what was there first.
+//! - [`balancing`], [`admission`], [`health`], [`trouble`]: a block or two each, with their
+//!   merging, their defaults, and what sidecars get of them.
+
+pub mod admission;
+pub mod balancing;
+pub mod health;
+pub mod trouble;
+
 use std::collections::BTreeMap;
 
 use remora_proto::v1;
 
 use super::mtls::stricter;
+pub use admission::Admission;
+pub use balancing::LoadBalancing;
+pub use health::HealthCheck;
+pub use trouble::{Fallback, Fault};
 
 /// All that one policy says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +38,16 @@ pub struct Settings {
     pub rate_limits: Option<Vec<RateLimit>>,
     /// `mtls`
     pub mtls: Option<Mtls>,
+    /// `admission`
+    pub admission: Option<Admission>,
+    /// `loadBalancing`
+    pub load_balancing: Option<LoadBalancing>,
+    /// `healthCheck`
+    pub health_check: Option<HealthCheck>,
+    /// `fallback`
+    pub fallback: Option<Fallback>,
+    /// `fault`
+    pub fault: Option<Fault>,
 }
 
 /// `mtls`
@@ -45,6 +70,10 @@ pub struct CircuitBreaker {
     pub scope: Option<v1::trip::Scope>,
     /// `consecutiveFailures`
     pub consecutive_failures: Option<u32>,
+    /// `failureRate`
+    pub failure_rate: Option<Rate>,
+    /// `slowCallRate`
+    pub slow_call_rate: Option<SlowCallRate>,
     /// `failures`
     pub failures: Option<v1::Conditions>,
     /// `baseEjection`
@@ -61,6 +90,26 @@ pub struct CircuitBreaker {
     pub max_ejected_percent: Option<u32>,
     /// `minEndpoints`
     pub min_endpoints: Option<u32>,
+}
+
+/// `circuitBreaker.failureRate`, and the same of `slowCallRate`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rate {
+    /// `threshold`
+    pub threshold_percent: Option<u32>,
+    /// `window`
+    pub window_ms: Option<u64>,
+    /// `minRequests`
+    pub min_requests: Option<u32>,
+}
+
+/// `circuitBreaker.slowCallRate`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlowCallRate {
+    /// `duration`
+    pub duration_ms: Option<u64>,
+    /// The rest of it.
+    pub rate: Rate,
 }
 
 /// `outbound`
@@ -101,6 +150,17 @@ pub struct Retries {
     pub budget_window_ms: Option<u64>,
     /// `bufferBytes`
     pub buffer_bytes: Option<u64>,
+    /// `hedge`
+    pub hedge: Option<Hedge>,
+}
+
+/// `retries.hedge`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hedge {
+    /// `after`
+    pub after: Option<v1::hedge::After>,
+    /// `max`
+    pub max: Option<u32>,
 }
 
 /// One of `rateLimits`.
@@ -144,6 +204,19 @@ pub mod defaults {
     pub const BUFFER_BYTES: u64 = 64 * 1024;
     /// `rateLimits[].maxKeys`
     pub const MAX_KEYS: u32 = 10_000;
+    /// `circuitBreaker.failureRate` and `slowCallRate`
+    pub const RATE: super::Rate = super::Rate {
+        threshold_percent: Some(50),
+        window_ms: Some(10_000),
+        min_requests: Some(20),
+    };
+    /// `retries.hedge`
+    pub const HEDGE: super::Hedge = super::Hedge {
+        after: Some(remora_proto::v1::hedge::After::AfterPercentile(95)),
+        max: Some(1),
+    };
+    pub use super::admission::{ADAPTIVE_MAX_REQUESTS, ADAPTIVE_MIN_REQUESTS};
+    pub use super::health::{PROBE_INTERVAL_MS, PROBE_TIMEOUT_MS, UNHEALTHY_THRESHOLD};
 }
 
 impl Settings {
@@ -160,6 +233,15 @@ impl Settings {
             timeouts: both(self.timeouts, &general.timeouts, timeouts_over),
             rate_limits: self.rate_limits.or_else(|| general.rate_limits.clone()),
             mtls: both(self.mtls, &general.mtls, Mtls::over),
+            admission: both(self.admission, &general.admission, Admission::over),
+            load_balancing: both(
+                self.load_balancing,
+                &general.load_balancing,
+                LoadBalancing::over,
+            ),
+            health_check: both(self.health_check, &general.health_check, HealthCheck::over),
+            fallback: both(self.fallback, &general.fallback, Fallback::over),
+            fault: both(self.fault, &general.fault, Fault::over),
         }
     }
 }
@@ -201,6 +283,12 @@ impl CircuitBreaker {
             per_endpoint: both(self.per_endpoint, &general.per_endpoint, limits_over),
             scope: self.scope.or(general.scope),
             consecutive_failures: self.consecutive_failures.or(general.consecutive_failures),
+            failure_rate: both(self.failure_rate, &general.failure_rate, Rate::over),
+            slow_call_rate: both(
+                self.slow_call_rate,
+                &general.slow_call_rate,
+                SlowCallRate::over,
+            ),
             failures: self.failures.or_else(|| general.failures.clone()),
             base_ejection_ms: self.base_ejection_ms.or(general.base_ejection_ms),
             max_ejection_ms: self.max_ejection_ms.or(general.max_ejection_ms),
@@ -209,6 +297,34 @@ impl CircuitBreaker {
             successes: self.successes.or(general.successes),
             max_ejected_percent: self.max_ejected_percent.or(general.max_ejected_percent),
             min_endpoints: self.min_endpoints.or(general.min_endpoints),
+        }
+    }
+}
+
+impl Rate {
+    pub(super) fn over(self, general: &Self) -> Self {
+        Self {
+            threshold_percent: self.threshold_percent.or(general.threshold_percent),
+            window_ms: self.window_ms.or(general.window_ms),
+            min_requests: self.min_requests.or(general.min_requests),
+        }
+    }
+}
+
+impl SlowCallRate {
+    fn over(self, general: &Self) -> Self {
+        Self {
+            duration_ms: self.duration_ms.or(general.duration_ms),
+            rate: self.rate.over(&general.rate),
+        }
+    }
+}
+
+impl Hedge {
+    pub(super) fn over(self, general: &Self) -> Self {
+        Self {
+            after: self.after.or(general.after),
+            max: self.max.or(general.max),
         }
     }
 }
@@ -260,6 +376,7 @@ impl Retries {
             budget_min_per_second: self.budget_min_per_second.or(general.budget_min_per_second),
             budget_window_ms: self.budget_window_ms.or(general.budget_window_ms),
             buffer_bytes: self.buffer_bytes.or(general.buffer_bytes),
+            hedge: both(self.hedge, &general.hedge, Hedge::over),
         }
     }
 }

@@ -1,14 +1,16 @@
-//! A ReferenceGrant: of it what is about routes and Services.
+//! A ReferenceGrant: of it what is about routes, TrafficPolicies and Services.
 
 use remora_proto::bounds::{is_label, is_subdomain};
 use serde_json::Value;
 
 use super::GROUP;
 use super::findings::Findings;
-use crate::core::objects::Id;
-use crate::core::routes::{Grant, GrantFrom, RouteKind, is_core};
+use crate::core::objects::{Id, Kind};
+use crate::core::routes::{Grant, GrantFrom, is_core};
 use crate::policy::check::FieldError;
 
+/// That of policies.
+const OUR_GROUP: &str = "remora.io";
 /// Entries of one list, as Gateway API bounds them.
 const MAX_ENTRIES: usize = 16;
 const NAME: &str = "a name of Kubernetes";
@@ -35,8 +37,9 @@ pub fn read(id: Id, value: &Value) -> (Grant, Vec<FieldError>) {
             let kind = findings.required(fields, &path, "kind", KIND);
             let namespace = findings.required(fields, &path, "namespace", (is_label, NAME));
             let kind = match kind {
-                Some("HTTPRoute") if group == GROUP => RouteKind::Http,
-                Some("GRPCRoute") if group == GROUP => RouteKind::Grpc,
+                Some("HTTPRoute") if group == GROUP => Kind::HttpRoute,
+                Some("GRPCRoute") if group == GROUP => Kind::GrpcRoute,
+                Some("TrafficPolicy") if group == OUR_GROUP => Kind::TrafficPolicy,
                 _ => continue,
             };
             grant.from.extend(namespace.map(|namespace| GrantFrom {

@@ -7,7 +7,10 @@ use std::fmt;
 
 use kube::core::{Message, Rule};
 pub use remora_proto::bounds::MAX_BUFFER_BYTES;
-use remora_proto::bounds::{MAX_DURATION_MS, MIN_BUDGET_WINDOW_MS};
+use remora_proto::bounds::{
+    MAX_DURATION_MS, MAX_FAULT_DELAY_MS, MAX_PROBE_INTERVAL_MS, MAX_RATE_WINDOW_MS,
+    MAX_WAIT_FOR_ENDPOINTS_MS, MIN_BUDGET_WINDOW_MS, MIN_PROBE_INTERVAL_MS, MIN_RATE_WINDOW_MS,
+};
 
 use super::forms;
 use super::units::display_ms;
@@ -32,8 +35,24 @@ pub const BACKOFF_MAX: Span = Span::new(1, 10 * MINUTE_MS);
 pub const RETRY_AFTER: Span = Span::new(0, HOUR_MS);
 /// `retries.budget.window`
 pub const BUDGET_WINDOW: Span = Span::new(MIN_BUDGET_WINDOW_MS, HOUR_MS);
-/// Everything in `timeouts`.
+/// Everything in `timeouts`, and `circuitBreaker.slowCallRate.duration`.
 pub const TIMEOUT: Span = Span::new(1, MAX_DURATION_MS);
+/// `circuitBreaker.failureRate.window` and `slowCallRate.window`
+pub const RATE_WINDOW: Span = Span::new(MIN_RATE_WINDOW_MS, MAX_RATE_WINDOW_MS);
+/// `retries.hedge.after`, where it is a duration.
+pub const HEDGE_AFTER: Span = Span::new(1, HOUR_MS);
+/// `loadBalancing.sessionPersistence.absoluteTimeout`; 0 is without end.
+pub const SESSION: Span = Span::new(0, MAX_DURATION_MS);
+/// `loadBalancing.slowStart.window`; 0 is at once.
+pub const SLOW_START: Span = Span::new(0, HOUR_MS);
+/// `loadBalancing.waitForEndpoints`; 0 is not at all.
+pub const WAIT_FOR_ENDPOINTS: Span = Span::new(0, MAX_WAIT_FOR_ENDPOINTS_MS);
+/// `healthCheck.interval`
+pub const PROBE_INTERVAL: Span = Span::new(MIN_PROBE_INTERVAL_MS, MAX_PROBE_INTERVAL_MS);
+/// `healthCheck.timeout`
+pub const PROBE_TIMEOUT: Span = Span::new(1, MAX_PROBE_INTERVAL_MS);
+/// `fault.delay.duration`
+pub const FAULT_DELAY: Span = Span::new(1, MAX_FAULT_DELAY_MS);
 
 /// A duration between two bounds, both allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +97,24 @@ impl From<Span> for Rule {
 
 /// What is said of a wrong duration, before its [`Span`].
 pub const DURATION_MESSAGE: &str = "must be a duration such as 250ms, 10s or 5m, ";
+
+/// What `retries.hedge.after` must be.
+pub const HEDGE_MESSAGE: &str = "must be a duration such as 50ms, from 1ms to 1h, or a percentile \
+                                 from p1 to p99";
+
+/// A duration or a percentile.
+pub fn hedge_after() -> Rule {
+    let (least, most) = (
+        display_ms(HEDGE_AFTER.least_ms),
+        display_ms(HEDGE_AFTER.most_ms),
+    );
+    let (form, percentile) = (forms::DURATION, forms::PERCENTILE);
+    Rule::new(format!(
+        "self.matches('{percentile}') || (self.matches('{form}') && \
+         duration(self) >= duration('{least}') && duration(self) <= duration('{most}'))"
+    ))
+    .message(HEDGE_MESSAGE)
+}
 
 /// Two durations of one block, of which the first must not be longer than the
 /// second; one that is not given counts with its default. (Over several levels

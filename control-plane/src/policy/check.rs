@@ -25,6 +25,9 @@ impl fmt::Display for FieldError {
     }
 }
 
+/// What is said of a block without a value.
+pub(super) const EMPTY: &str = "is empty: write {} for its defaults, or leave it out";
+
 /// The schema of `spec`, as the definition that an API server is given has it.
 static SPEC: LazyLock<Value> = LazyLock::new(|| definition::schema_of("spec"));
 
@@ -49,12 +52,11 @@ fn against(schema: &Value, value: &mut Value) -> Vec<FieldError> {
     errors
 }
 
-/// Whether the value may stay.
+/// Whether the value may stay: it can still be read, what is at fault within it taken out.
 fn node(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) -> bool {
     let before = errors.len();
     if value.is_null() && schema["nullable"] == true {
-        let message = "is empty: write {} for its defaults, or leave it out";
-        fault(errors, path, message.to_owned());
+        fault(errors, path, EMPTY.to_owned());
         return false;
     }
     if schema["x-kubernetes-int-or-string"] == true {
@@ -67,13 +69,14 @@ fn node(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldErr
         }
     } else {
         match schema["type"].as_str() {
-            Some("object") => object(schema, value, path, errors),
-            Some("array") => array(schema, value, path, errors),
-            Some("string") => string(schema, value, path, errors),
+            Some("object") => return object(schema, value, path, errors),
+            Some("array") => return array(schema, value, path, errors),
+            Some("string") => return string(schema, value, path, errors),
             Some("integer") => {
                 whole(value);
                 integer(schema, value, path, errors);
             }
+            Some("number") => number(schema, value, path, errors),
             Some("boolean") if !value.is_boolean() => {
                 fault(
                     errors,
@@ -84,22 +87,22 @@ fn node(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldErr
             _ => {}
         }
     }
-    // An object stays with its faulty fields taken out; all else goes.
-    errors.len() == before || value.is_object()
+    errors.len() == before
 }
 
-fn object(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) {
+/// An object stays, without its faulty fields, where it has all that it must have.
+fn object(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) -> bool {
     let Value::Object(fields) = value else {
         fault(
             errors,
             path,
             format!("is {}, must be an object", kind(value)),
         );
-        return;
+        return false;
     };
     if schema["additionalProperties"].is_object() {
         map(schema, fields, path, errors);
-        return;
+        return true;
     }
     let empty = Map::new();
     let known = schema["properties"].as_object().unwrap_or(&empty);
@@ -125,6 +128,7 @@ fn object(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldE
             }
         }
     });
+    let mut is_whole = true;
     for name in schema["required"]
         .as_array()
         .into_iter()
@@ -132,11 +136,15 @@ fn object(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldE
         .filter_map(Value::as_str)
     {
         let path = format!("{path}.{name}");
-        let told = errors.iter().any(|error| error.field.starts_with(&path));
-        if !fields.contains_key(name) && !told {
+        if fields.contains_key(name) {
+            continue;
+        }
+        is_whole = false;
+        if !errors.iter().any(|error| error.field.starts_with(&path)) {
             fault(errors, &path, "is missing and must be given".to_owned());
         }
     }
+    is_whole
 }
 
 /// An object whose fields the user names.
@@ -156,10 +164,12 @@ fn map(schema: &Value, fields: &mut Map<String, Value>, path: &str, errors: &mut
     fields.retain(|name, field| node(inner, field, &format!("{path}.{name}"), errors));
 }
 
-fn array(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) {
+/// A list stays where each of its entries does: what comes after one that is taken out would
+/// have another's number.
+fn array(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) -> bool {
     let Value::Array(items) = value else {
         fault(errors, path, format!("is {}, must be a list", kind(value)));
-        return;
+        return false;
     };
     let (least, most) = (schema["minItems"].as_u64(), schema["maxItems"].as_u64());
     let count = items.len() as u64;
@@ -170,14 +180,17 @@ fn array(schema: &Value, value: &mut Value, path: &str, errors: &mut Vec<FieldEr
             path,
             format!("has {count} items, must have {allowed}"),
         );
-        return;
+        return false;
     }
+    let mut all_stay = true;
     for (index, item) in items.iter_mut().enumerate() {
-        node(&schema["items"], item, &format!("{path}[{index}]"), errors);
+        all_stay &= node(&schema["items"], item, &format!("{path}[{index}]"), errors);
     }
+    all_stay
 }
 
-fn string(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+/// A text of another form than it should have can still be read, and so can what is beside it.
+fn string(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) -> bool {
     let Value::String(text) = value else {
         let hint = if schema["pattern"] == forms::DURATION {
             "must be a duration such as 250ms, 10s, 5m"
@@ -185,7 +198,7 @@ fn string(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError
             "must be a string (put it in quotes)"
         };
         fault(errors, path, format!("is {}, {hint}", kind(value)));
-        return;
+        return false;
     };
     if let Some(allowed) = schema["enum"].as_array() {
         if !allowed.contains(value) {
@@ -195,8 +208,9 @@ fn string(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError
                 path,
                 format!("is {text:?}, must be one of: {}", names.join(", ")),
             );
+            return false;
         }
-        return;
+        return true;
     }
     let (least, most) = (schema["minLength"].as_u64(), schema["maxLength"].as_u64());
     let length = text.chars().count() as u64;
@@ -207,13 +221,14 @@ fn string(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError
             path,
             format!("has {length} characters, must have {allowed}"),
         );
-        return;
+        return false;
     }
     let mut forms = forms::FORMS.iter();
     let form = forms.find(|form| schema["pattern"] == form.pattern);
     if let Some(form) = form.filter(|form| !(form.holds)(text)) {
         fault(errors, path, format!("is {}, {}", kind(value), form.words));
     }
+    true
 }
 
 /// `5.0` is `5`: JSON knows one kind of number, and so does an API server.
@@ -246,6 +261,25 @@ fn integer(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldErro
     let high = schema["maximum"].as_f64().is_some_and(|most| number > most);
     if low || high {
         fault(errors, path, format!("is {value}, must be {allowed}"));
+    }
+}
+
+/// A number that may have a fraction.
+fn number(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let (least, most) = (schema["minimum"].as_f64(), schema["maximum"].as_f64());
+    let allowed = range(least, most);
+    match value.as_f64().filter(|_| value.is_number()) {
+        None => {
+            let message = format!("is {}, must be a number {allowed}", kind(value));
+            fault(errors, path, message);
+        }
+        Some(number) => {
+            let low = least.is_some_and(|least| number < least);
+            let high = most.is_some_and(|most| number > most);
+            if low || high {
+                fault(errors, path, format!("is {value}, must be {allowed}"));
+            }
+        }
     }
 }
 

@@ -105,7 +105,7 @@ fn tell_bounds(schema: &mut Value) {
 pub fn bounds(schema: &Value) -> Option<String> {
     let number = |name: &str| schema[name].as_u64();
     match schema["type"].as_str()? {
-        "integer" => {
+        "integer" | "number" => {
             let (least, most) = (number("minimum").unwrap_or(0), number("maximum")?);
             Some(format!("From {least} to {most}"))
         }

@@ -33,6 +33,20 @@ pub const RATE_LIMIT_NAME_LENGTH: u32 = 63;
 pub const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// The longest name of an object.
 pub const NAME_LENGTH: u32 = proto::MAX_SUBDOMAIN as u32;
+/// The name of a Service, and of a namespace (RFC 1123, a label).
+pub const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// Text on one line.
+pub const VISIBLE: &str = "^[ -~]*$";
+/// The longest text that a probe looks for.
+pub const BODY_TEXT_LENGTH: u32 = proto::MAX_TEXT as u32;
+/// The name of a service of gRPC; may be empty.
+pub const GRPC_SERVICE: &str = "^[A-Za-z0-9_.]*$";
+/// The longest name of a service of gRPC.
+pub const GRPC_SERVICE_LENGTH: u32 = 256;
+/// A part in percent, as a text: a number may stand for it.
+pub const PERCENT: &str = "^([1-9][0-9]?|100)%$";
+/// A percentile.
+pub const PERCENTILE: &str = "^p[1-9][0-9]?$";
 
 /// A form that has no rule but its pattern: who reads files asks `holds`.
 pub struct Form {
@@ -45,7 +59,7 @@ pub struct Form {
 }
 
 /// The forms of which an API server says no more than the pattern.
-pub const FORMS: [Form; 4] = [
+pub const FORMS: [Form; 7] = [
     Form {
         pattern: HEADER_VALUE,
         holds: proto::is_header_value,
@@ -69,7 +83,33 @@ pub const FORMS: [Form; 4] = [
         words: "must be a name of Kubernetes: lower case letters, digits, - and ., with a letter \
                 or digit at each end",
     },
+    Form {
+        pattern: LABEL,
+        holds: proto::is_label,
+        words: "must be a name of Kubernetes: lower case letters, digits and -, with a letter or \
+                digit at each end",
+    },
+    Form {
+        pattern: VISIBLE,
+        holds: is_visible,
+        words: "must be visible ASCII and spaces",
+    },
+    Form {
+        pattern: GRPC_SERVICE,
+        holds: is_grpc_service,
+        words: "must be the name of a service of gRPC, such as shop.Catalog",
+    },
 ];
+
+/// Whether a text has the form [`VISIBLE`].
+pub fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
+fn is_grpc_service(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte))
+}
 /// A number of bytes with its unit.
 pub const QUANTITY: &str = "^[0-9]{1,12}(B|k|kB|KB|M|MB|Ki|KiB|Mi|MiB|Gi|GiB)?$";
 
@@ -100,6 +140,48 @@ pub fn key_part() -> Value {
     }
     schema
 }
+
+/// One part of what a consistent hash is made of.
+pub fn hash_part() -> Value {
+    let token = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
+    let pattern =
+        format!("^(sourceAddress|path|header:{token}|cookie:{token}|query:[A-Za-z0-9._~%-]+)$");
+    let mut schema = word("header:".len() as u32 + HEADER_LENGTH, &pattern, HASH_PART);
+    if let Some(Value::Array(rules)) = schema.get_mut("x-kubernetes-validations") {
+        rules.push(json!(not_ours("header:")));
+    }
+    schema
+}
+
+/// What it must be.
+pub const HASH_PART: &str =
+    "must be one of: sourceAddress, path, header:NAME, cookie:NAME, query:NAME";
+
+/// Status codes from one to another: a number, or a string with a dash.
+pub fn status_range() -> Value {
+    let (least, most) = (
+        conditions::STATUS_CODES.start,
+        conditions::STATUS_CODES.end - 1,
+    );
+    json!({
+        "x-kubernetes-int-or-string": true,
+        "minimum": least,
+        "maximum": most,
+        "maxLength": 7,
+        "pattern": "^[2-5][0-9]{2}(-[2-5][0-9]{2})?$",
+        "x-kubernetes-validations": [{
+            // Three digits each: they are in the order of numbers. What has no such form
+            // is the pattern's.
+            "rule": "type(self) == int || !self.matches('^[0-9]{3}-[0-9]{3}$') || \
+                     self.substring(0, 3) <= self.substring(4)",
+            "message": STATUS_RANGE,
+        }],
+    })
+}
+
+/// What it must be.
+pub const STATUS_RANGE: &str =
+    "must be a status code from 200 to 599, or two of them in order such as 200-299";
 
 /// A string of a form, as an entry of a list.
 fn word(most: u32, pattern: &str, message: &'static str) -> Value {
@@ -145,6 +227,41 @@ pub fn not_ours(before: &str) -> Rule {
     let message = "must not begin with x-remora-: such headers are Remora's own";
     Rule::new(rule).message(message)
 }
+
+/// What the name of a header must be that Remora sets for somebody.
+pub const CHANGEABLE: &str = "must not be a header that frames a message or concerns its \
+                              connection, nor begin with x-remora-";
+
+/// A header that Remora may set ([`proto::is_changeable_header`]).
+pub fn changeable() -> Rule {
+    let names = [
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let prefix = well_known::header::PREFIX;
+    Rule::new(format!(
+        "!(self.lowerAscii() in ['{}']) && \
+         !self.lowerAscii().replace('_', '-').startsWith('{prefix}')",
+        names.join("', '")
+    ))
+    .message(CHANGEABLE)
+}
+
+/// A body: its characters may have several bytes each.
+pub fn body_bytes() -> Rule {
+    let most = proto::MAX_FALLBACK_BODY;
+    Rule::new(format!("size(bytes(self)) <= {most}")).message(BODY_BYTES)
+}
+
+/// What it must be.
+pub const BODY_BYTES: &str = "must be at most 16384 bytes";
 
 /// A number of bytes: 65536, or a string with a unit.
 // The pattern bounds the digits; a double holds whatever they come to.

@@ -9,7 +9,7 @@ use super::bounds::{self, Span};
 use super::check::{self, FieldError};
 use super::forms::IntOrString;
 use super::schema::{self, TrafficPolicySpec};
-use super::{conditions, mtls, rates, scope, units};
+use super::{admission, balancing, conditions, health, mtls, rates, scope, trouble, units};
 use crate::core::scope::Scope;
 use crate::core::settings::{self, Settings, defaults};
 
@@ -48,6 +48,19 @@ pub fn spec(namespace: &str, name: &str, spec: &Value) -> Result<Parsed, Vec<Fie
                 .rate_limits
                 .map(|limits| rates::limits(&format!("{namespace}/{name}"), &limits, &mut faults)),
             mtls: read.mtls.map(|block| mtls::block(&block, &mut faults)),
+            admission: read
+                .admission
+                .map(|block| admission::block(&block, &mut faults)),
+            load_balancing: read
+                .load_balancing
+                .map(|block| balancing::block(&block, &mut faults)),
+            health_check: read
+                .health_check
+                .map(|block| health::block(&block, &mut faults)),
+            fallback: read
+                .fallback
+                .map(|block| trouble::fallback(namespace, &block, &mut faults)),
+            fault: read.fault.map(|block| trouble::fault(&block, &mut faults)),
         },
     };
     faults.or(parsed)
@@ -64,6 +77,11 @@ fn of_pods(read: &TrafficPolicySpec, faults: &mut Faults) {
         ("retries", read.retries.is_some()),
         ("timeouts", read.timeouts.is_some()),
         ("rateLimits", read.rate_limits.is_some()),
+        ("admission", read.admission.is_some()),
+        ("loadBalancing", read.load_balancing.is_some()),
+        ("healthCheck", read.health_check.is_some()),
+        ("fallback", read.fallback.is_some()),
+        ("fault", read.fault.is_some()),
     ];
     for (block, _) in blocks.into_iter().filter(|(_, is_there)| *is_there) {
         faults.add(format!("spec.{block}"), schema::NOT_OF_PODS);
@@ -137,6 +155,18 @@ impl Faults {
             .any(|error| error.field.starts_with(field))
     }
 
+    /// Whether what is wrong within this field is more than that it has no value: then it is
+    /// given, whatever it is.
+    pub(super) fn is_given(&self, field: &str) -> bool {
+        let below = |error: &FieldError| {
+            let rest = error.field.strip_prefix(field);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.errors
+            .iter()
+            .any(|error| below(error) && !error.message.starts_with(check::EMPTY))
+    }
+
     pub(super) fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.errors.push(FieldError {
             field: field.into(),
@@ -173,7 +203,12 @@ impl Faults {
     }
 
     /// A duration between two bounds, in milliseconds.
-    fn duration(&mut self, field: &str, text: Option<&String>, allowed: Span) -> Option<u64> {
+    pub(super) fn duration(
+        &mut self,
+        field: &str,
+        text: Option<&String>,
+        allowed: Span,
+    ) -> Option<u64> {
         let text = text?;
         match units::duration_ms(text) {
             Some(ms) if allowed.holds(ms) => return Some(ms),
@@ -203,7 +238,11 @@ impl Faults {
 
     /// `base` and `max` of one object; a silent one counts as its default. One
     /// that could not be read is not silent: what it was meant to be is unknown.
-    fn ordered(&mut self, base: (&str, Option<u64>, u64), max: (&str, Option<u64>, u64)) {
+    pub(super) fn ordered(
+        &mut self,
+        base: (&str, Option<u64>, u64),
+        max: (&str, Option<u64>, u64),
+    ) {
         let unread = |error: &FieldError| error.field == base.0 || error.field == max.0;
         if self.errors.iter().any(unread) {
             return;
@@ -260,6 +299,25 @@ fn circuit_breaker(
             schema::Scope::Service => v1::trip::Scope::Service,
         }),
         consecutive_failures: block.consecutive_failures,
+        failure_rate: block.failure_rate.as_ref().map(|block| {
+            let (at, window) = (format!("{at}.failureRate"), block.window.as_ref());
+            rate(
+                &at,
+                block.threshold.as_ref(),
+                window,
+                block.min_requests,
+                faults,
+            )
+        }),
+        slow_call_rate: block.slow_call_rate.as_ref().map(|block| {
+            let (at, window) = (format!("{at}.slowCallRate"), block.window.as_ref());
+            let threshold = block.threshold.as_ref();
+            let duration = format!("{at}.duration");
+            settings::SlowCallRate {
+                duration_ms: faults.duration(&duration, Some(&block.duration), bounds::TIMEOUT),
+                rate: rate(&at, threshold, window, block.min_requests, faults),
+            }
+        }),
         failures: failures.map(|words| faults.conditions(&format!("{at}.failures"), words)),
         base_ejection_ms,
         max_ejection_ms,
@@ -268,6 +326,64 @@ fn circuit_breaker(
         successes: block.successes,
         max_ejected_percent: block.max_ejected_percent,
         min_endpoints: block.min_endpoints,
+    }
+}
+
+fn rate(
+    at: &str,
+    threshold: Option<&IntOrString>,
+    window: Option<&String>,
+    min_requests: Option<u32>,
+    faults: &mut Faults,
+) -> settings::Rate {
+    let threshold_percent = threshold.and_then(|written| {
+        let (number, shown) = match written {
+            IntOrString::Int(number) => (u32::try_from(*number).ok(), number.to_string()),
+            IntOrString::String(text) => (percent(text), format!("{text:?}")),
+        };
+        let number = number.filter(|number| (1..=100).contains(number));
+        if number.is_none() {
+            let message = format!("is {shown}, must be from 1% to 100%, or a number from 1 to 100");
+            faults.add(format!("{at}.threshold"), message);
+        }
+        number
+    });
+    settings::Rate {
+        threshold_percent,
+        window_ms: faults.duration(&format!("{at}.window"), window, bounds::RATE_WINDOW),
+        min_requests,
+    }
+}
+
+/// `50%`, as the schema's pattern has it.
+fn percent(text: &str) -> Option<u32> {
+    let digits = text.strip_suffix('%')?;
+    let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
+    digits.parse().ok().filter(|_| is_plain)
+}
+
+fn hedge(block: &schema::Hedge, faults: &mut Faults) -> settings::Hedge {
+    use v1::hedge::After;
+    let after = block.after.as_deref().and_then(|text| {
+        let percentile = text.strip_prefix('p').filter(|digits| {
+            let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+            (1..=2).contains(&digits.len()) && is_plain && !digits.starts_with('0')
+        });
+        let after = match percentile {
+            Some(digits) => digits.parse().ok().map(After::AfterPercentile),
+            None => units::duration_ms(text)
+                .filter(|ms| bounds::HEDGE_AFTER.holds(*ms))
+                .map(After::AfterMs),
+        };
+        if after.is_none() {
+            let message = format!("is {text:?}, {}", bounds::HEDGE_MESSAGE);
+            faults.add("spec.retries.hedge.after", message);
+        }
+        after
+    });
+    settings::Hedge {
+        after,
+        max: block.max,
     }
 }
 
@@ -338,6 +454,7 @@ fn retries(block: schema::Retries, faults: &mut Faults) -> settings::Retries {
         buffer_bytes: block
             .buffer_bytes
             .and_then(|written| buffer_bytes(&written, faults)),
+        hedge: block.hedge.map(|block| hedge(&block, faults)),
     }
 }
 

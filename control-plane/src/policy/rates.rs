@@ -43,7 +43,7 @@ pub(super) fn limits(
                     Some(schema::Mode::Enforce) | None => v1::rate_limit::Mode::Enforce.into(),
                 },
                 max_keys: limit.max_keys.unwrap_or(defaults::MAX_KEYS),
-                ..Default::default()
+                mesh: limit.scope == Some(schema::LimitScope::Mesh),
             },
         });
     }
@@ -68,7 +68,8 @@ fn burst(rate: &schema::Rate) -> u32 {
         .unwrap_or_else(|| u32::try_from(worth).unwrap_or(u32::MAX).max(1))
 }
 
-fn match_block(at: &str, block: &schema::Match, faults: &mut Faults) -> v1::Match {
+/// What requests must have.
+pub(super) fn match_block(at: &str, block: &schema::Match, faults: &mut Faults) -> v1::Match {
     for (index, method) in block.methods.iter().flatten().enumerate() {
         if !is_method(method) {
             let message = format!("is {method:?}, must be an HTTP method in capitals, such as GET");

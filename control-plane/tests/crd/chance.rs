@@ -8,7 +8,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use super::fields::{self, Field};
-use super::table::{FULL, FULL_OF_PODS, spec};
+use super::table::{FULL_OF_PODS, full, spec};
 
 /// A text that is right somewhere, or nearly.
 fn word() -> impl Strategy<Value = String> {
@@ -34,6 +34,20 @@ fn word() -> impl Strategy<Value = String> {
         "Caller",
         "Shadow",
         "second",
+        "Mesh",
+        "p95",
+        "50%",
+        "200-299",
+        "299-200",
+        "sourceAddress",
+        "query:id",
+        "cookie:",
+        "ConsistentHash",
+        "Header",
+        "Permanent",
+        "timeout",
+        "sheddable",
+        "shop",
         "",
     ];
     prop_oneof![
@@ -74,7 +88,7 @@ fn value(field: &Field) -> BoxedStrategy<Value> {
     };
     let text = word().prop_map(Value::from).boxed();
     let typed = match field.schema["type"].as_str() {
-        Some("integer") => number().boxed(),
+        Some("integer" | "number") => number().boxed(),
         Some("boolean") => any::<bool>().prop_map(Value::from).boxed(),
         Some("string") => text,
         Some("array") => list(prop_oneof![text, number()].boxed()),
@@ -94,7 +108,8 @@ pub fn policies(count: usize) -> Vec<Value> {
         // Beside a selector, where that alone is changed; else in one that is for targets.
         let is_of_pods = |index: &usize| all[*index].pointer.starts_with("/podSelector/");
         let of_pods = changes.iter().all(is_of_pods);
-        let mut policy = spec(if of_pods { FULL_OF_PODS } else { FULL });
+        let full = full();
+        let mut policy = spec(if of_pods { FULL_OF_PODS } else { &full });
         for index in changes {
             let value = value(&all[index]).new_tree(&mut runner).unwrap();
             set(&mut policy, &all[index], value.current());

@@ -7,7 +7,8 @@ use remora_control_plane::policy::forms;
 use remora_control_plane::policy::units::duration_ms;
 use serde_json::{Value, json};
 
-use super::table::{Bad, FULL, FULL_OF_PODS, FULL_OF_ROUTES, Server, spec};
+use super::blocks::ALTERNATIVES;
+use super::table::{Bad, FULL_OF_PODS, FULL_OF_ROUTES, Server, full, spec};
 
 /// One field: its place in an object, and its schema.
 pub struct Field {
@@ -76,13 +77,31 @@ fn push(field: Field, fields: &mut Vec<Field>) {
 
 /// The full object in which a field stands.
 pub fn around(field: &Field) -> Value {
-    spec(if field.pointer.starts_with("/podSelector") {
+    let full = full();
+    let mut object = spec(if field.pointer.starts_with("/podSelector") {
         FULL_OF_PODS
     } else if field.pointer.ends_with("/sectionName") {
         FULL_OF_ROUTES
     } else {
-        FULL
-    })
+        &full
+    });
+    for (parent, fields) in ALTERNATIVES {
+        let rest = field.pointer.strip_prefix(parent);
+        let Some(rest) = rest.and_then(|rest| rest.strip_prefix('/')) else {
+            continue;
+        };
+        let named = rest.split('/').next().unwrap_or_default();
+        let sample = fields.iter().find(|(name, _)| *name == named);
+        let holder = object.pointer_mut(parent).and_then(Value::as_object_mut);
+        if let (Some((_, sample)), Some(holder)) = (sample, holder)
+            && !holder.contains_key(named)
+        {
+            holder.retain(|name, _| fields.iter().all(|(other, _)| name != other));
+            let sample = serde_saphyr::from_str(sample).unwrap();
+            holder.insert(named.to_owned(), sample);
+        }
+    }
+    object
 }
 
 /// The full object with one field changed; `None` takes the field out.
@@ -90,7 +109,7 @@ pub fn with(field: &Field, value: Option<Value>) -> Value {
     let mut object = around(field);
     if field.pointer == "/podSelector" && value == Some(Value::Null) {
         // It counts as absent, and one of the two must be there.
-        object = spec(FULL);
+        object = spec(&full());
     }
     let is_route = |value: &Value| value == "HTTPRoute" || value == "GRPCRoute";
     if value.as_ref().is_some_and(is_route) {
@@ -104,12 +123,13 @@ pub fn with(field: &Field, value: Option<Value>) -> Value {
         Value::Array(items) => items[0] = value.unwrap_or(Value::Null),
         Value::Object(fields) => {
             fields.remove(name);
-            // Of these two there is one.
-            if let Some(other) = [("exact", "prefix"), ("prefix", "exact")]
-                .iter()
-                .find(|pair| pair.0 == name)
-            {
-                fields.remove(other.1);
+            // It is for that one alone.
+            if name == "algorithm" && value != Some(json!("ConsistentHash")) {
+                fields.remove("consistentHash");
+            }
+            // It must not be less.
+            if name == "unhealthyThreshold" {
+                fields.remove("window");
             }
             // These two have no values.
             if name == "operator"
@@ -137,7 +157,7 @@ pub fn bad() -> Vec<Bad> {
                 spec: with(&field, Some(value)),
                 field: field.path.clone(),
                 server: if kept {
-                    Server::Keeps
+                    without(&field)
                 } else {
                     Server::SameField
                 },
@@ -161,6 +181,18 @@ pub fn bad() -> Vec<Bad> {
         }
     }
     bad
+}
+
+/// What an API server says where a block is null, which to its rules is absent.
+fn without(field: &Field) -> Server {
+    match field.pointer.as_str() {
+        "/healthCheck/http" | "/healthCheck/tcp" | "/healthCheck/grpc" => {
+            Server::Names("spec.healthCheck")
+        }
+        "/fallback/response" | "/fallback/backendRef" => Server::Names("spec.fallback"),
+        "/loadBalancing/consistentHash" => Server::SameField,
+        _ => Server::Keeps,
+    }
 }
 
 fn wrong(field: &Field) -> Vec<Value> {
@@ -192,6 +224,13 @@ fn wrong(field: &Field) -> Vec<Value> {
                 json!(i64::MAX),
             ]
         }
+        "number" => vec![
+            json!("1"),
+            json!(true),
+            json!(-0.1),
+            json!(100.1),
+            json!({}),
+        ],
         "array" => {
             let first = &around(field)
                 .pointer(&format!("{}/0", field.pointer))

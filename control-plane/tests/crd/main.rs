@@ -2,7 +2,7 @@
 //! an API server and the control plane judge objects alike.
 //!
 //! `files` and `parity` need nothing; `server` asks a real API server and says
-//! so where there is none. `table`, `fields` and `chance` hold the objects for both, and
+//! so where there is none. `table`, `blocks`, `fields` and `chance` hold the objects for both, and
 //! `authorization` those of AuthorizationPolicy.
 
 #![allow(
@@ -13,6 +13,7 @@
 )]
 
 mod authorization;
+mod blocks;
 mod chance;
 mod fields;
 mod files;

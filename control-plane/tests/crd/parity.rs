@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::reference::Text;
 use super::table::{self, NAMESPACE, spec};
-use super::{fields, files};
+use super::{blocks, fields, files};
 
 fn faults(spec: &Value) -> Vec<String> {
     let parsed = parse::spec(NAMESPACE, "policy", spec);
@@ -50,6 +50,18 @@ fn every_bad_policy_is_refused_for_the_field_that_is_wrong() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The bar: every field wrong, and a message for each.
+#[test]
+fn a_policy_with_every_field_wrong_is_refused_with_a_message_for_each() {
+    let found = faults(&spec(blocks::ALL_WRONG));
+    for field in blocks::WRONG {
+        let field = format!("spec.{field}");
+        let count = found.iter().filter(|found| **found == field).count();
+        assert_eq!(count, 1, "{field} in {found:#?}");
+    }
+    assert_eq!(found.len(), blocks::WRONG.len(), "{found:#?}");
+}
+
 #[test]
 fn the_policies_of_the_demo_are_taken() {
     let policies = files::demo();
@@ -62,7 +74,13 @@ fn the_policies_of_the_demo_are_taken() {
 /// Every default that a description names, written out, changes nothing.
 #[test]
 fn the_defaults_of_the_descriptions_are_the_defaults() {
-    let empty = spec("{circuitBreaker: {}, outbound: {}, retries: {backoff: {}, budget: {}}}");
+    let empty = spec(
+        "{circuitBreaker: {failureRate: {}, slowCallRate: {duration: 1s}}, outbound: {}, \
+         retries: {backoff: {}, budget: {}, hedge: {}}, \
+         loadBalancing: {sessionPersistence: {}, slowStart: {}}, \
+         healthCheck: {http: {path: /}}, fallback: {response: {}}, \
+         fault: {delay: {duration: 1s}, abort: {status: 503}}}",
+    );
     let mut written = empty.clone();
     let mut count = 0;
     for field in fields::all() {
@@ -70,13 +88,22 @@ fn the_defaults_of_the_descriptions_are_the_defaults() {
             continue;
         };
         let (parent, name) = field.pointer.rsplit_once('/').unwrap();
-        let in_words = ["not limited", "none", "empty"].contains(&default.as_str());
+        let in_words = [
+            "not limited",
+            "none",
+            "empty",
+            "any body",
+            "all requests",
+            "that of the policy",
+            "what unhealthyThreshold is",
+        ]
+        .contains(&default.as_str());
         if let Some(block) = written.pointer_mut(parent).filter(|_| !in_words) {
             block[name] = serde_saphyr::from_str(&default).unwrap();
             count += 1;
         }
     }
-    assert_eq!(count, 21, "{written}");
+    assert_eq!(count, 49, "{written}");
     let policy = |spec: &Value| {
         let parsed = parse::spec(NAMESPACE, "policy", spec).unwrap();
         service_policy(&parsed.settings)

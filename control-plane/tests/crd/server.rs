@@ -296,7 +296,7 @@ async fn nothing_is_written_into_a_policy() {
         return;
     };
     for text in [
-        table::FULL,
+        &table::full(),
         "{circuitBreaker: {}, outbound: {}, retries: {backoff: {}, budget: {}}, timeouts: {}}",
     ] {
         let made = ground.try_create("kept", &spec(text)).await.unwrap();

@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use super::blocks;
+
 /// The namespace of every object here.
 pub const NAMESPACE: &str = "shop";
 
@@ -52,9 +54,14 @@ pub fn spec(text: &str) -> Value {
     spec
 }
 
-/// Every field, each with a value of its own. The Service is called as its
+/// Every field, each with a value of its own.
+pub fn full() -> String {
+    format!("{FULL_OF_OLD}{}", blocks::FULL)
+}
+
+/// The rest is in [`blocks::FULL`]. The Service is called as its
 /// namespace, so that the target may be of either kind.
-pub const FULL: &str = r#"
+pub const FULL_OF_OLD: &str = r#"
 targetRefs: [{group: "", kind: Service, name: shop}]
 circuitBreaker:
   maxConnections: 100
@@ -64,6 +71,8 @@ circuitBreaker:
   perEndpoint: {maxConnections: 20, maxPendingRequests: 20, maxRequests: 20, maxRetries: 2}
   scope: Endpoint
   consecutiveFailures: 5
+  failureRate: {threshold: 50%, window: 10s, minRequests: 20}
+  slowCallRate: {duration: 1s, threshold: 80, window: 20s, minRequests: 30}
   failures: [5xx, connect-failure, 429, "503", UNAVAILABLE]
   baseEjection: 10s
   maxEjection: 300s
@@ -82,6 +91,7 @@ retries:
   methods: [POST, /shop.Catalog/List]
   budget: {percent: 20, minPerSecond: 10, window: 10s}
   bufferBytes: 64KiB
+  hedge: {after: 50ms, max: 2}
 timeouts: {request: 5s, perTry: 1s, idle: 5m, responseHeaders: 1s}
 mtls: {mode: Strict, ports: {"9090": Permissive, "65535": Disabled}}
 rateLimits:
@@ -89,6 +99,7 @@ rateLimits:
   limit: {requests: 100, per: second, burst: 10}
   match: {methods: [GET], path: {exact: /x}, headers: [{name: x-a, value: b}]}
   key: [remoteAddress, path, method, "header:X-User", clientIdentity]
+  scope: Mesh
   enforcedAt: Target
   mode: Enforce
   maxKeys: 10000
@@ -113,16 +124,19 @@ targetRefs:
 - {group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop, sectionName: canary}
 - {group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}
 circuitBreaker: {maxRequests: 100, maxRetries: 10}
-retries: {attempts: 2, "on": [503], budget: {percent: 20}}
+retries: {attempts: 2, "on": [503], budget: {percent: 20}, hedge: {after: p95}}
 timeouts: {request: 5s, perTry: 1s, idle: 5m, responseHeaders: 1s}
 rateLimits:
-- {name: a, limit: {requests: 100, per: second}, enforcedAt: Caller}
+- {name: a, limit: {requests: 100, per: second}, enforcedAt: Caller, scope: Mesh}
+fallback: {when: [timeout], response: {body: "[]"}}
+fault: {delay: {duration: 1s}, abort: {status: 503, percent: 0.1}, match: {methods: [GET]}}
 "#;
 
 /// Policies that are taken.
 pub fn good() -> Vec<Value> {
+    let full = full();
     let texts = [
-        FULL,
+        &full,
         FULL_OF_PODS,
         FULL_OF_ROUTES,
         "targetRefs: [{group: gateway.networking.k8s.io, kind: GRPCRoute, name: a}, {kind: Service, name: a}]",
@@ -193,7 +207,8 @@ pub fn good() -> Vec<Value> {
         "rateLimits: [{name: a b, limit: {requests: 1, per: second}, match: {path: {exact: \"/%C3%BC?a=~\"}, headers: [{name: a, value: \"a\\t b~\"}]}}]",
         "rateLimits: [{name: a, limit: {requests: 1, per: second}}, {name: A, limit: {requests: 1, per: second}}]",
     ];
-    texts.iter().map(|text| spec(text)).collect()
+    let texts = texts.into_iter().chain(blocks::GOOD.iter().copied());
+    texts.map(spec).collect()
 }
 
 /// Policies that are refused: words, units, and faults of two fields. Types,
@@ -201,6 +216,7 @@ pub fn good() -> Vec<Value> {
 pub fn bad() -> Vec<Bad> {
     let mut bad: Vec<Bad> = FAULTS
         .iter()
+        .chain(blocks::FAULTS)
         .map(|(field, text)| Bad {
             spec: spec(text),
             field: (*field).to_owned(),
@@ -288,6 +304,11 @@ fn of_pods() -> Vec<Bad> {
             "rateLimits",
             "[{name: a, limit: {requests: 1, per: second}}]",
         ),
+        ("admission", "{}"),
+        ("loadBalancing", "{}"),
+        ("healthCheck", "{tcp: {}}"),
+        ("fallback", "{response: {}}"),
+        ("fault", "{}"),
     ] {
         let text = format!("{{podSelector: {{}}, mtls: {{}}, {block}: {value}}}");
         bad.push(same(&format!("spec.{block}"), &text));
@@ -306,6 +327,13 @@ fn of_routes() -> Vec<Bad> {
     let mut all = vec![
         bad("spec.outbound", Server::SameField, "outbound: {}"),
         bad("spec.mtls", Server::SameField, "mtls: {mode: Strict}"),
+        bad("spec.admission", Server::SameField, "admission: {}"),
+        bad("spec.loadBalancing", Server::SameField, "loadBalancing: {}"),
+        bad(
+            "spec.healthCheck",
+            Server::SameField,
+            "healthCheck: {tcp: {}}",
+        ),
         bad(
             "spec.rateLimits[1].enforcedAt",
             Server::Names("spec.rateLimits"),
@@ -325,6 +353,8 @@ fn of_routes() -> Vec<Bad> {
         ("scope", "Service"),
         ("consecutiveFailures", "3"),
         ("failures", "[5xx]"),
+        ("failureRate", "{}"),
+        ("slowCallRate", "{duration: 1s}"),
         ("baseEjection", "1s"),
         ("maxEjection", "100s"),
         ("honorRetryAfter", "true"),
@@ -354,7 +384,7 @@ fn of_routes() -> Vec<Bad> {
 /// Every list full, every text as long as it may be (but for the values of
 /// headers: an object has 1.5 MiB). No rule may be too dear for it.
 pub fn largest() -> Value {
-    let mut largest = spec(FULL);
+    let mut largest = spec(&full());
     let name = |index: usize, length: usize| format!("{index:0>2}{}", "a".repeat(length - 2));
     let many =
         |count: usize, make: &dyn Fn(usize) -> Value| -> Value { (0..count).map(make).collect() };
@@ -368,19 +398,50 @@ pub fn largest() -> Value {
     largest["retries"]["methods"] = many(64, &|index| json!(format!("/{}/m", name(index, 253))));
     largest["retries"]["idempotencyHeader"] = json!(name(0, 128));
     largest["timeouts"]["request"] = json!("00000h00000m00000s00009s");
+    let matches = |value: usize| {
+        json!({
+            "methods": many(16, &|_| json!("A".repeat(32))),
+            "path": {"prefix": format!("/{}", "a".repeat(1023))},
+            "headers": many(16, &|index| json!({"name": name(index, 128), "value": "v".repeat(value)})),
+        })
+    };
     let limit = |index: usize| {
         json!({
             "name": name(index, 63),
             "limit": {"requests": 1, "per": "second"},
             "key": many(8, &|index| json!(format!("header:{}", name(index, 128)))),
-            "match": {
-                "methods": many(16, &|_| json!("A".repeat(32))),
-                "path": {"prefix": format!("/{}", "a".repeat(1023))},
-                "headers": many(16, &|index| json!({"name": name(index, 128), "value": "v".repeat(512)})),
-            },
+            "match": matches(512),
         })
     };
     largest["rateLimits"] = many(32, &limit);
+    let priorities = &mut largest["admission"]["priorities"];
+    priorities["rules"] = many(
+        16,
+        &|_| json!({"priority": "critical", "match": matches(512)}),
+    );
+    let account = format!(
+        "spiffe://{}/ns/{}/sa/{}",
+        "t".repeat(255),
+        "n".repeat(63),
+        "s".repeat(253)
+    );
+    priorities["trusted"] = many(
+        32,
+        &|_| json!({"namespace": "n".repeat(63), "identity": account}),
+    );
+    largest["loadBalancing"]["consistentHash"]["on"] =
+        many(8, &|index| json!(format!("header:{}", name(index, 128))));
+    let http = &mut largest["healthCheck"]["http"];
+    http["expectedStatuses"] = many(16, &|_| json!("200-299"));
+    http["path"] = json!(format!("/{}", "a".repeat(1023)));
+    http["expectedBody"] = json!("b".repeat(1024));
+    let response = &mut largest["fallback"]["response"];
+    response["body"] = json!("b".repeat(16 * 1024));
+    response["headers"] = many(
+        16,
+        &|index| json!({"name": name(index, 128), "value": "v".repeat(1024)}),
+    );
+    largest["fault"]["match"] = matches(1024);
     largest
 }
 
@@ -660,15 +721,5 @@ const FAULTS: &[(&str, &str)] = &[
     (
         "spec.targetRefs[0].name",
         "targetRefs: [{kind: Service, name: a..b}]",
-    ),
-    // What is not there yet is refused by name.
-    (
-        "spec.circuitBreaker.failureRate",
-        "circuitBreaker: {failureRate: {}}",
-    ),
-    ("spec.retries.hedge", "retries: {hedge: {}}"),
-    (
-        "spec.rateLimits[0].scope",
-        "rateLimits: [{name: a, limit: {requests: 1, per: second}, scope: Mesh}]",
     ),
 ];

@@ -13,6 +13,8 @@
 
 #[path = "../../../control-plane/tests/crd/authorization.rs"]
 mod authorization;
+#[path = "../../../control-plane/tests/crd/blocks.rs"]
+mod blocks;
 #[path = "../../../control-plane/tests/crd/chance.rs"]
 mod chance;
 #[path = "../../../control-plane/tests/crd/fields.rs"]

@@ -1,13 +1,17 @@
 //! What is in force on a Service, leaf field by leaf field, each with whose
 //! doing it is: for people to read. Values are written as a policy writes them.
 
+mod blocks;
+
 use remora_proto::v1;
 use serde_json::{Map, Value, json};
 
 use super::{effective, levels, reference};
 use crate::core::objects::Name;
 use crate::core::policies::Policies;
-use crate::core::settings::{CircuitBreaker, Outbound, RateLimit, Retries, Settings, defaults};
+use crate::core::settings::{
+    CircuitBreaker, Outbound, RateLimit, Retries, Settings, SlowCallRate, defaults,
+};
 use crate::policy::conditions::{default_failures, default_retry_on, words};
 use crate::policy::mtls;
 use crate::policy::units::display_ms;
@@ -69,6 +73,14 @@ pub fn with_defaults(settings: &Settings) -> Settings {
         min_endpoints: Some(defaults::MIN_ENDPOINTS),
         ..CircuitBreaker::default()
     };
+    let breaker = |block: &CircuitBreaker| CircuitBreaker {
+        failure_rate: block.failure_rate.map(|_| defaults::RATE),
+        slow_call_rate: block.slow_call_rate.map(|_| SlowCallRate {
+            duration_ms: None,
+            rate: defaults::RATE,
+        }),
+        ..breaker.clone()
+    };
     let outbound = Outbound {
         connect_timeout_ms: Some(defaults::CONNECT_TIMEOUT_MS),
         idle_timeout_ms: Some(defaults::IDLE_TIMEOUT_MS),
@@ -86,14 +98,23 @@ pub fn with_defaults(settings: &Settings) -> Settings {
         buffer_bytes: Some(defaults::BUFFER_BYTES),
         ..Retries::default()
     };
+    let retries = |block: &Retries| Retries {
+        hedge: block.hedge.map(|_| defaults::HEDGE),
+        ..retries.clone()
+    };
     // A block's own defaults count only where some policy has the block.
     let general = Settings {
-        circuit_breaker: settings.circuit_breaker.as_ref().map(|_| breaker),
+        circuit_breaker: settings.circuit_breaker.as_ref().map(breaker),
         outbound: settings.outbound.as_ref().map(|_| outbound),
-        retries: settings.retries.as_ref().map(|_| retries),
+        retries: settings.retries.as_ref().map(retries),
         ..Settings::default()
     };
     let mut done = settings.clone().over(&general);
+    done.admission = done.admission.map(|block| block.complete());
+    done.load_balancing = done.load_balancing.map(|block| block.complete());
+    done.health_check = done.health_check.map(|block| block.complete());
+    done.fallback = done.fallback.map(|block| block.complete());
+    done.fault = done.fault.map(|block| block.complete());
     if let Some(mtls) = &mut done.mtls {
         mtls.mode.get_or_insert(v1::MtlsMode::Permissive);
     }
@@ -143,6 +164,21 @@ pub fn listed(settings: &Settings) -> Vec<(&'static str, Value)> {
             .collect();
         list.value("mtls.ports", Some(ports).filter(|ports| !ports.is_empty()));
     }
+    if let Some(block) = &settings.admission {
+        list.admission(block);
+    }
+    if let Some(block) = &settings.load_balancing {
+        list.load_balancing(block);
+    }
+    if let Some(block) = &settings.health_check {
+        list.health_check(block);
+    }
+    if let Some(block) = &settings.fallback {
+        list.fallback(block);
+    }
+    if let Some(block) = &settings.fault {
+        list.fault(block);
+    }
     list.0
 }
 
@@ -189,6 +225,25 @@ impl List {
             "circuitBreaker.consecutiveFailures",
             block.consecutive_failures,
         );
+        if let Some(rate) = block.failure_rate {
+            let at = "circuitBreaker.failureRate.threshold";
+            self.value(
+                at,
+                rate.threshold_percent.map(|percent| format!("{percent}%")),
+            );
+            self.duration("circuitBreaker.failureRate.window", rate.window_ms);
+            self.value("circuitBreaker.failureRate.minRequests", rate.min_requests);
+        }
+        if let Some(SlowCallRate { duration_ms, rate }) = block.slow_call_rate {
+            self.duration("circuitBreaker.slowCallRate.duration", duration_ms);
+            let at = "circuitBreaker.slowCallRate.threshold";
+            self.value(
+                at,
+                rate.threshold_percent.map(|percent| format!("{percent}%")),
+            );
+            self.duration("circuitBreaker.slowCallRate.window", rate.window_ms);
+            self.value("circuitBreaker.slowCallRate.minRequests", rate.min_requests);
+        }
         self.conditions("circuitBreaker.failures", block.failures.as_ref());
         self.duration("circuitBreaker.baseEjection", block.base_ejection_ms);
         self.duration("circuitBreaker.maxEjection", block.max_ejection_ms);
@@ -215,6 +270,14 @@ impl List {
         self.value("retries.budget.minPerSecond", block.budget_min_per_second);
         self.duration("retries.budget.window", block.budget_window_ms);
         self.value("retries.bufferBytes", block.buffer_bytes);
+        if let Some(block) = block.hedge {
+            let after = block.after.map(|after| match after {
+                v1::hedge::After::AfterMs(ms) => display_ms(ms),
+                v1::hedge::After::AfterPercentile(percentile) => format!("p{percentile}"),
+            });
+            self.value("retries.hedge.after", after);
+            self.value("retries.hedge.max", block.max);
+        }
     }
 }
 
@@ -234,6 +297,7 @@ fn rate_limit(limit: &RateLimit) -> Value {
         "name": limit.name,
         "limit": {"requests": limit.requests, "per": per, "burst": limit.burst},
         "key": limit.key.iter().filter_map(key_part).collect::<Vec<_>>(),
+        "scope": if limit.mesh { "Mesh" } else { "Pod" },
         "enforcedAt": if *at_caller { "Caller" } else { "Target" },
         "mode": mode,
         "maxKeys": limit.max_keys,
@@ -291,6 +355,8 @@ circuitBreaker:
   perEndpoint: {maxConnections: 5, maxPendingRequests: 6, maxRequests: 7, maxRetries: 8}
   scope: Service
   consecutiveFailures: 9
+  failureRate: {threshold: 10%, window: 20s, minRequests: 5}
+  slowCallRate: {duration: 2s, threshold: 30%, window: 40s, minRequests: 6}
   failures: [5xx, reset, 429, UNAVAILABLE]
   baseEjection: 3s
   maxEjection: 1m
@@ -309,15 +375,46 @@ retries:
   methods: [POST]
   budget: {percent: 10, minPerSecond: 5, window: 20s}
   bufferBytes: 1024
+  hedge: {after: p90, max: 2}
 timeouts: {request: 5s, perTry: 1s, idle: 5m, responseHeaders: 2s}
 rateLimits:
 - name: one
   limit: {requests: 100, per: second, burst: 10}
   match: {methods: [GET], path: {prefix: /a/}, headers: [{name: x-a, value: b}]}
   key: [remoteAddress, path, method, 'header:x-user']
+  scope: Mesh
   enforcedAt: Caller
   mode: Shadow
   maxKeys: 5
+admission:
+  maxRequests: 11
+  adaptive: {minRequests: 2, maxRequests: 12, tolerancePercent: 150}
+  priorities:
+    header: x-priority
+    trusted: [{namespace: shop, identity: spiffe://a/ns/shop/sa/web}]
+    rules: [{priority: critical, match: {methods: [GET]}}]
+loadBalancing:
+  algorithm: ConsistentHash
+  consistentHash: {on: ['header:x-user', path], loadBoundPercent: 130}
+  sessionPersistence: {type: Cookie, sessionName: s, strict: true, absoluteTimeout: 1h, cookieLifetimeType: Permanent}
+  pinning: true
+  slowStart: {window: 11s}
+  zones: Ignore
+  waitForEndpoints: 2s
+healthCheck:
+  http: {path: /healthz, expectedStatuses: [200-299, 304], expectedBody: ok}
+  interval: 5s
+  timeout: 2s
+  window: 4
+  unhealthyThreshold: 2
+  healthyThreshold: 3
+fallback:
+  when: [timeout]
+  response: {status: 203, headers: [{name: a, value: b}], body: '[]', grpcStatus: 5, grpcMessage: m}
+fault:
+  delay: {duration: 1s, percent: 0.5}
+  abort: {status: 503, percent: 20}
+  match: {path: {prefix: /a/}}
 ";
 
     fn policy(name: &str, created: i64, target: Target, spec: &str) -> TrafficPolicy {
@@ -347,7 +444,10 @@ rateLimits:
 
     fn flat(value: &Value, path: &str, into: &mut Vec<(String, Value)>) {
         match value {
-            Value::Object(fields) => {
+            // What one level's block replaces as a whole is one leaf.
+            Value::Object(fields)
+                if !["healthCheck.http", "fallback.response", "fault.match"].contains(&path) =>
+            {
                 for (name, value) in fields {
                     let dot = if path.is_empty() { "" } else { "." };
                     flat(value, &format!("{path}{dot}{name}"), into);
@@ -369,7 +469,8 @@ rateLimits:
         flat(&serde_saphyr::from_str(COMPLETE).unwrap(), "", &mut written);
         // Conditions are shown in an order of their own.
         for (field, value) in shown.iter_mut().chain(&mut written) {
-            if let (true, Value::Array(words)) = (field != "rateLimits", value) {
+            let is_set = ["circuitBreaker.failures", "retries.on"].contains(&field.as_str());
+            if let (true, Value::Array(words)) = (is_set, value) {
                 words.sort_by_key(Value::to_string);
             }
         }
@@ -423,7 +524,11 @@ rateLimits:
             "{}",
             "circuitBreaker: {}\noutbound: {}\nretries: {}\ntimeouts: {}",
             "circuitBreaker: {perEndpoint: {}, maxEjection: 1m}",
-            "retries: {backoff: {max: 1s}}",
+            "retries: {backoff: {max: 1s}, hedge: {}}",
+            "circuitBreaker: {failureRate: {}, slowCallRate: {duration: 1s}}",
+            "loadBalancing: {sessionPersistence: {}, slowStart: {}}\nadmission: {adaptive: {}}",
+            "healthCheck: {tcp: {}, unhealthyThreshold: 5}\nfault: {delay: {duration: 1s}}",
+            "fallback: {backendRef: {name: a, port: 80}}\nfault: {abort: {reset: true}}",
             COMPLETE,
         ] {
             let settings = policy("one", 1, catalog(), spec).settings;

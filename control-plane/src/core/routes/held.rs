@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Grant, Route, RouteId};
+use super::{Grant, GrantFrom, Route, RouteId};
 use crate::core::index::Index;
 use crate::core::objects::{Id, Name, Target};
 use crate::core::policies::Age;
@@ -93,15 +93,12 @@ impl Routes {
         self.by_id.values().map(|(route, _)| route)
     }
 
-    /// Whether a grant lets a route name a Service of another namespace.
-    pub fn is_granted(&self, route: &RouteId, service: &Id) -> bool {
+    /// Whether a grant lets such objects name a Service of another namespace.
+    pub fn is_granted(&self, from: &GrantFrom, service: &Id) -> bool {
         let grants = self.grants.get(&service.namespace).into_iter();
         grants.flat_map(BTreeMap::values).any(|grant| {
-            let from = grant.from.iter();
-            let mut from = from
-                .filter(|from| (from.kind, &from.namespace) == (route.kind, &route.id.namespace));
             let to = |to: &Option<Name>| to.as_ref().is_none_or(|name| *name == service.name);
-            from.next().is_some() && grant.to.iter().any(to)
+            grant.from.contains(from) && grant.to.iter().any(to)
         })
     }
 
@@ -172,6 +169,7 @@ impl Index {
             .filter(|id| id.id.namespace != *namespace);
         let touched = self.routes.behind(foreign);
         self.dirty.services.extend(touched);
+        self.touch_fallbacks_into(namespace);
     }
 
     /// A Service that came, went or changed is a backend of these.
@@ -179,6 +177,7 @@ impl Index {
         let routes = self.routes.by_backend.get(service);
         let touched = self.routes.behind(routes.into_iter().flatten());
         self.dirty.services.extend(touched);
+        self.touch_fallbacks_to(service);
     }
 
     /// A policy of a route, or of one rule of it.

@@ -269,8 +269,8 @@ pub struct Grant {
 /// Whom it allows to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantFrom {
-    /// The kind of the route.
-    pub kind: RouteKind,
+    /// The kind of what names it: a route, or a TrafficPolicy.
+    pub kind: Kind,
     /// Its namespace.
     pub namespace: Name,
 }

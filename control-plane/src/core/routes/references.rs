@@ -1,10 +1,11 @@
-//! Whether what a route names as a backend can be taken.
+//! Whether what a route, or the fallback of a policy, names as a backend can be taken.
 
 use remora_proto::v1;
 
-use super::{BackendRef, Route};
+use super::{BackendRef, GrantFrom, Route};
 use crate::core::index::Index;
-use crate::core::objects::{Id, Reach};
+use crate::core::objects::{Id, Kind, Reach};
+use crate::core::settings::trouble::FallbackBackend;
 
 /// Why a reference cannot be taken, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,20 +79,56 @@ fn fault(
     let id = written.id(own);
     // Calls to the backend itself reach it anyway; those to another parent do not,
     // and may come from callers who are let in there while the route's owner is not.
-    let is_granted = || id == *parent || index.routes.is_granted(&route.id, &id);
+    let from = || GrantFrom {
+        kind: route.id.kind.kind(),
+        namespace: own.clone(),
+    };
+    let is_granted = || id == *parent || index.routes.is_granted(&from(), &id);
     // Before anything is said of what is there: that too is not for everybody.
     if id.namespace != *own && !is_granted() {
-        return Some((
-            RefReason::RefNotPermitted,
-            format!(
-                "Service {id} is in another namespace: a ReferenceGrant in {} must allow it from \
-                 {} of {own}",
-                id.namespace,
-                route.id.kind.as_str()
-            ),
-        ));
+        let why = not_granted(&id, &route.id.kind.kind(), own);
+        return Some((RefReason::RefNotPermitted, why));
     }
-    let Some(service) = index.services.get(&id) else {
+    port_fault(index, &id, written.port)
+}
+
+/// Why the backend of a policy's fallback cannot be taken, where it cannot.
+pub fn fallback(index: &Index, written: &FallbackBackend) -> Option<Unresolved> {
+    let FallbackBackend {
+        from,
+        service: id,
+        port,
+    } = written;
+    let from = GrantFrom {
+        kind: Kind::TrafficPolicy,
+        namespace: from.clone(),
+    };
+    let is_foreign = id.namespace != from.namespace;
+    // Before anything is said of what is there: that too is not for everybody.
+    let fault = if is_foreign && !index.routes.is_granted(&from, id) {
+        let why = not_granted(id, &from.kind, &from.namespace);
+        Some((RefReason::RefNotPermitted, why))
+    } else {
+        port_fault(index, id, Some(*port))
+    };
+    fault.map(|(reason, why)| Unresolved {
+        reason,
+        message: format!("spec.fallback.backendRef: {why}"),
+    })
+}
+
+fn not_granted(id: &Id, kind: &Kind, namespace: &str) -> String {
+    format!(
+        "Service {id} is in another namespace: a ReferenceGrant in {} must allow it from {} of \
+         {namespace}",
+        id.namespace,
+        kind.as_str()
+    )
+}
+
+/// Why no endpoints of a Service's port can be had, where they cannot.
+fn port_fault(index: &Index, id: &Id, port: Option<u16>) -> Option<(RefReason, String)> {
+    let Some(service) = index.services.get(id) else {
         let why = format!("Service {id} does not exist");
         return Some((RefReason::BackendNotFound, why));
     };
@@ -99,7 +136,7 @@ fn fault(
         let why = format!("Service {id} is an ExternalName, of which there are no endpoints");
         return Some((RefReason::BackendNotFound, why));
     }
-    let Some(number) = written.port else {
+    let Some(number) = port else {
         return Some((
             RefReason::BackendNotFound,
             format!("a port of Service {id} must be given"),

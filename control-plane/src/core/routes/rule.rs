@@ -4,7 +4,7 @@
 
 use remora_proto::v1;
 
-use super::references::{RefReason, Unresolved, backend};
+use super::references::{self, RefReason, Unresolved, backend};
 use super::{Filter, Route, Rule};
 use crate::core::index::Index;
 use crate::core::objects::Id;
@@ -180,6 +180,15 @@ fn conduct(
     }
     resolved.own_rate_limits = own.rate_limits.is_some();
     resolved.rate_limits = resolve::caller_rate_limits(&own);
+    if own.fallback.is_some() {
+        let fallback = merged().fallback.unwrap_or_default();
+        resolved.fallback = Some(fallback.proto(|backend| {
+            references::fallback(index, backend).map(|unresolved| unresolved.message)
+        }));
+    }
+    if own.fault.is_some() {
+        resolved.fault = Some(merged().fault.unwrap_or_default().proto());
+    }
     let limits = own.circuit_breaker.map(|breaker| v1::Limits {
         max_requests: breaker.limits.max_requests,
         max_retries: breaker.limits.max_retries,

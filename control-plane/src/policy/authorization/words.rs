@@ -1,6 +1,7 @@
 //! The forms of words in an AuthorizationPolicy: patterns for the API server,
 //! and the same by hand for files.
 
+use kube::core::{Message, Rule};
 use remora_proto::spiffe::{SpiffeId, is_name};
 use serde_json::{Value, json};
 
@@ -36,6 +37,21 @@ pub fn identity() -> Value {
 /// The name of a namespace.
 pub fn namespace() -> Value {
     word(63, &matches(&format!("^{LABEL}$")), NAMESPACE)
+}
+
+/// The same, as a rule of a field.
+pub fn namespace_rule() -> Rule {
+    Rule::new(matches(&format!("^{LABEL}$")))
+        .message(Message::Message(format!("must be {NAMESPACE}")))
+}
+
+/// What a whole identity must be.
+pub const WHOLE_IDENTITY: &str = "spiffe://<trust domain>/ns/<namespace>/sa/<service account>";
+
+/// A whole identity, as a rule of a field.
+pub fn whole_identity_rule() -> Rule {
+    let form = format!("^spiffe://[a-z0-9._-]{{1,255}}/ns/{LABEL}/sa/{ACCOUNT}$");
+    Rule::new(matches(&form)).message(Message::Message(format!("must be {WHOLE_IDENTITY}")))
 }
 
 /// A path, or all below one.

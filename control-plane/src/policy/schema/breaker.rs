@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::trip::{FailureRate, SlowCallRate};
 use crate::core::settings::defaults;
 use crate::policy::bounds::{self, Pair};
 use crate::policy::forms::{self, IntOrString};
@@ -56,12 +57,26 @@ pub struct CircuitBreaker {
     /// Default: Endpoint. Example: Service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
-    /// How many failures in a row open the breaker. A success starts the count again.
+    /// How many failures in a row open the breaker. A success starts the count again. 0: failures
+    /// in a row alone never open it.
     ///
     /// Default: 5. Example: 3.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(range(max = 1000))]
     pub consecutive_failures: Option<u32>,
+    /// Opens the breaker too where of the attempts that ended within the last window at least
+    /// threshold failed, and there were at least minRequests.
+    ///
+    /// Example: {threshold: 50%, window: 10s, minRequests: 20}.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_rate: Option<FailureRate>,
+    /// Opens the breaker too where of the attempts that ended within the last window at least
+    /// threshold took longer than duration, and there were at least minRequests. While it is half
+    /// open, a slow attempt counts as a failure.
+    ///
+    /// Example: {duration: 1s, threshold: 50%, window: 10s, minRequests: 20}.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_call_rate: Option<SlowCallRate>,
     /// What counts as a failure: 5xx, connect-failure, reset, timeout, gateway-error (502, 503,
     /// 504), refused-stream, retriable-4xx (409), a status code from 200 to 599, or the name of a
     /// gRPC code. What Remora itself refused never counts.

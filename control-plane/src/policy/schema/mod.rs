@@ -17,27 +17,46 @@
 //!   seen by rules of a schema (they know only the name of the object's own
 //!   metadata): the control plane judges it, and says so in `status`.
 
+mod admission;
+mod balancing;
 mod breaker;
+mod fallback;
+mod fault;
+mod health;
 mod mtls;
 mod rates;
 mod retries;
 mod routes;
 mod scope;
+mod trip;
 
 use kube::core::{Reason, Rule};
 use kube::{CustomResource, KubeSchema};
 use remora_proto::bounds::MAX_POLICY_RATE_LIMITS;
 use serde::{Deserialize, Serialize};
 
+pub use admission::{
+    Adaptive, Admission, Priorities, Priority, PriorityRule, TRUSTS_SOMEBODY, Trusted,
+};
+pub use balancing::{
+    Algorithm, ConsistentHash, CookieLifetime, HASH_GIVEN, HASH_WANTED, LoadBalancing,
+    PERMANENT_ENDS, SessionPersistence, SessionType, SlowStart, Zones,
+};
 pub use breaker::{CircuitBreaker, Limits, Outbound, Scope};
+pub use fallback::{BackendRef, Fallback, Field, ONE_ACTION, Refusal, Response};
+pub use fault::{Abort, Delay, Fault, ONE_END, RESET_IS_TRUE};
+pub use health::{GrpcCheck, HealthCheck, HttpCheck, ONE_CHECK, TcpCheck};
 pub use mtls::{Mtls, MtlsMode};
-pub use rates::{EnforcedAt, HeaderMatch, Match, Mode, PathMatch, Period, Rate, RateLimit};
-pub use retries::{Backoff, Budget, Retries, Timeouts};
+pub use rates::{
+    EnforcedAt, HeaderMatch, LimitScope, Match, Mode, PathMatch, Period, Rate, RateLimit,
+};
+pub use retries::{Backoff, Budget, Hedge, Retries, Timeouts};
 pub use routes::{AT_CALLER, NOT_OF_ROUTES, OF_SERVICES};
 pub use scope::{
     AttachKind, AttachRef, GROUP_FITS, LabelExpression, ONE_SCOPE, Operator, PodSelector,
     SECTION_FITS, TargetKind, TargetRef, VALUES_FIT, attached_differ, one_scope, targets_differ,
 };
+pub use trip::{FailureRate, SlowCallRate};
 
 use super::status::TrafficPolicyStatus;
 
@@ -53,7 +72,7 @@ use super::status::TrafficPolicyStatus;
     shortname = "tp",
     category = "remora",
     status = "TrafficPolicyStatus",
-    doc = "How calls to a Service, or to every Service of a Namespace, are limited, broken off, retried and timed out.",
+    doc = "How calls to a Service, or to every Service of a Namespace, are balanced, limited, broken off, retried and timed out.",
     // A policy of a Namespace is for its Services (GEP-713: inherited).
     label("gateway.networking.k8s.io/policy", "Inherited"),
     printcolumn(
@@ -116,14 +135,24 @@ use super::status::TrafficPolicyStatus;
 #[x_kube(validation = not_of_pods("retries"))]
 #[x_kube(validation = not_of_pods("timeouts"))]
 #[x_kube(validation = not_of_pods("rateLimits"))]
+#[x_kube(validation = not_of_pods("admission"))]
+#[x_kube(validation = not_of_pods("loadBalancing"))]
+#[x_kube(validation = not_of_pods("healthCheck"))]
+#[x_kube(validation = not_of_pods("fallback"))]
+#[x_kube(validation = not_of_pods("fault"))]
 #[x_kube(validation = mtls_of_pods())]
 #[x_kube(validation = routes::not_of_routes("outbound"))]
 #[x_kube(validation = routes::not_of_routes("mtls"))]
+#[x_kube(validation = routes::not_of_routes("admission"))]
+#[x_kube(validation = routes::not_of_routes("loadBalancing"))]
+#[x_kube(validation = routes::not_of_routes("healthCheck"))]
 #[x_kube(validation = routes::not_of_routes("circuitBreaker.maxConnections"))]
 #[x_kube(validation = routes::not_of_routes("circuitBreaker.maxPendingRequests"))]
 #[x_kube(validation = routes::not_of_routes("circuitBreaker.perEndpoint"))]
 #[x_kube(validation = routes::not_of_routes("circuitBreaker.scope"))]
 #[x_kube(validation = routes::not_of_routes("circuitBreaker.consecutiveFailures"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.failureRate"))]
+#[x_kube(validation = routes::not_of_routes("circuitBreaker.slowCallRate"))]
 #[x_kube(validation = routes::not_of_routes("circuitBreaker.failures"))]
 #[x_kube(validation = routes::not_of_routes("circuitBreaker.baseEjection"))]
 #[x_kube(validation = routes::not_of_routes("circuitBreaker.maxEjection"))]
@@ -136,8 +165,9 @@ use super::status::TrafficPolicyStatus;
 pub struct TrafficPolicySpec {
     /// What the policy is for: Services of its own namespace, or that namespace itself as the
     /// default for all of its Services, or routes of that namespace or single rules of them (such a
-    /// policy has retries, timeouts, rateLimits with enforcedAt Caller, and of circuitBreaker
-    /// maxRequests and maxRetries). No target is named twice. Either this or podSelector is given.
+    /// policy has retries, timeouts, rateLimits with enforcedAt Caller, fallback, fault, and of
+    /// circuitBreaker maxRequests and maxRetries). No target is named twice. Either this or
+    /// podSelector is given.
     ///
     /// Example: [{group: "", kind: Service, name: catalog}].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,6 +214,35 @@ pub struct TrafficPolicySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub rate_limits: Option<Vec<RateLimit>>,
+    /// How many requests a pod takes at a time, and which go first where that is not enough. The
+    /// sidecar of the pod that is called sees to it, before the application.
+    ///
+    /// Example: {maxRequests: 100}.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admission: Option<Admission>,
+    /// Which of the endpoints gets a request.
+    ///
+    /// Example: {algorithm: LeastRequest}.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balancing: Option<LoadBalancing>,
+    /// Probes that say whether an endpoint is well. Each pod's own sidecar probes its application,
+    /// and all callers are told; endpoints without a sidecar are probed by their callers.
+    ///
+    /// Example: {http: {path: /healthz}}.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// What is answered where Remora itself would refuse. Such an answer carries x-remora-reason:
+    /// fallback.
+    ///
+    /// Example: {response: {status: 200, body: "[]"}}.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+    /// Trouble on purpose, for trying out what becomes of it: callers are made to wait, or are
+    /// refused with x-remora-reason: fault.
+    ///
+    /// Example: {abort: {status: 503, percent: 1}}.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
     /// Whether the targets, or the pods that podSelector selects, take only mutual TLS between
     /// sidecars.
     ///

@@ -36,6 +36,14 @@ pub struct RateLimit {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8), extend("items" = forms::key_part()))]
     pub key: Option<Vec<String>>,
+    /// Of whom the limit is: of each pod that counts, or of all of them together. Then the control
+    /// plane gives each a share of it, by demand; a pod without a share refuses (none was free, or
+    /// the control plane has not been reached since it started), and at most as many pods have one
+    /// at a time as burst says.
+    ///
+    /// Default: Pod. Example: Mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<LimitScope>,
     /// Who counts: the sidecar of each pod that is called, or that of each caller.
     ///
     /// Default: Target. Example: Caller.
@@ -148,6 +156,16 @@ pub struct HeaderMatch {
     /// Example: crawler.
     #[schemars(length(max = forms::TEXT_LENGTH), extend("pattern" = forms::HEADER_VALUE))]
     pub value: String,
+}
+
+/// Of whom a rate limit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = forms::described_by_field)]
+pub enum LimitScope {
+    /// Of each pod that counts.
+    Pod,
+    /// Of all of them together.
+    Mesh,
 }
 
 /// Where a rate limit is enforced.

@@ -79,6 +79,34 @@ pub struct Retries {
     ))]
     #[x_kube(validation = forms::buffer_bytes())]
     pub buffer_bytes: Option<IntOrString>,
+    /// A second attempt at another endpoint while the first is not yet answered; the first good
+    /// answer is taken, and the other attempt given up. Only for requests that may be repeated and
+    /// whose whole body is in the buffer. Each costs the budget, also where attempts is 0.
+    ///
+    /// Example: {after: p95, max: 1}.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
+}
+
+/// Attempts beside one that is not yet answered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Hedge {
+    /// How long the first attempt may take before another is made: a duration from 1ms to 1h, or
+    /// p1 to p99, that percentile of the service's latencies as the caller's sidecar has lately
+    /// seen them (before it has seen 100 of them nothing is hedged).
+    ///
+    /// Default: p95. Example: 50ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = forms::DURATION_LENGTH))]
+    #[x_kube(validation = bounds::hedge_after())]
+    pub after: Option<String>,
+    /// How many such attempts a request may have.
+    ///
+    /// Default: 1. Example: 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 5))]
+    pub max: Option<u32>,
 }
 
 /// Waits between attempts.

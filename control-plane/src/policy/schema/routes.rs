@@ -4,14 +4,19 @@
 use kube::core::{Reason, Rule};
 
 /// Blocks and fields that are for Services and Namespaces alone.
-pub const OF_SERVICES: [&str; 15] = [
+pub const OF_SERVICES: [&str; 20] = [
     "outbound",
     "mtls",
+    "admission",
+    "loadBalancing",
+    "healthCheck",
     "circuitBreaker.maxConnections",
     "circuitBreaker.maxPendingRequests",
     "circuitBreaker.perEndpoint",
     "circuitBreaker.scope",
     "circuitBreaker.consecutiveFailures",
+    "circuitBreaker.failureRate",
+    "circuitBreaker.slowCallRate",
     "circuitBreaker.failures",
     "circuitBreaker.baseEjection",
     "circuitBreaker.maxEjection",
@@ -23,7 +28,7 @@ pub const OF_SERVICES: [&str; 15] = [
 ];
 /// Why they may not be in a policy for routes.
 pub const NOT_OF_ROUTES: &str = "is not for routes: a policy with an HTTPRoute or GRPCRoute as target has only retries, \
-     timeouts, rateLimits, circuitBreaker.maxRequests and circuitBreaker.maxRetries";
+     timeouts, rateLimits, fallback, fault, circuitBreaker.maxRequests and circuitBreaker.maxRetries";
 /// Who counts the requests of a route.
 pub const AT_CALLER: &str = "must have enforcedAt: Caller where a target is a route: the sidecar of the pod that is called does not see routes";
 

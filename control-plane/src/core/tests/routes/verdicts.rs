@@ -121,7 +121,7 @@ fn a_grant_is_for_kinds_namespaces_and_names() {
         (RouteKind::Http, "shop", Some("far"), true),
         (RouteKind::Http, "shop", None, true),
     ] {
-        world.apply([grant(kind, namespace, to)]);
+        world.apply([grant(kind.kind(), namespace, to)]);
         assert_eq!(
             resolved(&world, "a").0,
             granted,
