@@ -28,13 +28,13 @@ fn catalogue() -> BTreeMap<String, BTreeSet<String>> {
     let text = read("docs/metrics.md");
     let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for row in text.lines().filter(|line| line.starts_with("| `")) {
-        let cells: Vec<_> = row.split(" | ").collect();
+        let cells: Vec<_> = row.split('|').collect();
         // Of the table of renamed ones: a name, and another.
-        if cells.len() < 6 {
+        if cells.len() < 8 {
             continue;
         }
-        let name = cells[0].split('`').nth(1).unwrap();
-        let labels = cells[3].split('`').skip(1).step_by(2);
+        let name = cells[1].split('`').nth(1).unwrap();
+        let labels = cells[4].split('`').skip(1).step_by(2);
         // Daemons that serve the same have the labels of all.
         let all = known.entry(name.to_owned()).or_default();
         all.extend(labels.map(str::to_owned));

@@ -237,32 +237,9 @@ pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyho
             let (switched, tally) = (Arc::clone(&switches), Arc::<Tally>::default());
             let counted = Arc::clone(&tally);
             let lines = inventory::serve(listener, switched, counted, stopped.clone());
-            // What is refused are connections to the lines; this port stays open.
-            let door = Door::new(control, None);
-            let nothing = shop::Nothing;
-            let http = server::serve_with(door, role, nothing, Some(switches), tally, stopped);
-            tokio::join!(lines, http);
+            tokio::join!(lines, take_orders(control, role, switches, tally, stopped));
         }
-        Role::Reviews => {
-            let tally = Arc::<Tally>::default();
-            let orders = match options.port.unwrap_or(default_port) {
-                port if port == options.control_port => None,
-                _ => Some(listen(options.bind, options.control_port)?),
-            };
-            let (told, counted) = (Arc::clone(&switches), Arc::clone(&tally));
-            let until = stopped.clone();
-            let door = Door::new(listener, Some(Arc::clone(&switches)));
-            let reviews =
-                server::serve_with(door, role, shop::Reviews, Some(switches), tally, stopped);
-            let orders = async move {
-                if let Some(listener) = orders {
-                    let door = Door::new(listener, None);
-                    let nothing = shop::Nothing;
-                    server::serve_with(door, role, nothing, Some(told), counted, until).await;
-                }
-            };
-            tokio::join!(reviews, orders);
-        }
+        Role::Reviews => reviews(listener, &options, switches, stopped).await?,
         Role::Shopper => {
             let shopper = shopper::Shopper::new(dialer.clone());
             let reviews = client(&options.reviews)?;
@@ -292,6 +269,38 @@ pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyho
         Role::Caller => {}
     }
     Ok(())
+}
+
+/// The reviews, whose orders come by another port too where one is named.
+async fn reviews(
+    listener: TcpListener,
+    options: &DemoOptions,
+    switches: Arc<Switches>,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let role = options.role.name();
+    let tally = Arc::<Tally>::default();
+    let is_other = listener.local_addr()?.port() != options.control_port;
+    let control = is_other.then(|| listen(options.bind, options.control_port));
+    if let Some(control) = control.transpose()? {
+        let (switches, tally) = (Arc::clone(&switches), Arc::clone(&tally));
+        tokio::spawn(take_orders(control, role, switches, tally, stopped.clone()));
+    }
+    let door = Door::new(listener, Some(Arc::clone(&switches)));
+    server::serve_with(door, role, shop::Reviews, Some(switches), tally, stopped).await;
+    Ok(())
+}
+
+/// At a port of their own, which is never closed.
+async fn take_orders(
+    control: TcpListener,
+    role: &'static str,
+    switches: Arc<Switches>,
+    tally: Arc<Tally>,
+    stopped: watch::Receiver<bool>,
+) {
+    let door = Door::new(control, None);
+    server::serve_with(door, role, shop::Nothing, Some(switches), tally, stopped).await;
 }
 
 /// The library's own way waits with 128 connections only, which a burst of 500

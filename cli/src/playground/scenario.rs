@@ -126,7 +126,7 @@ pub enum Act {
     StartControlPlane,
     /// Another root in the place of the CA's.
     ReplaceRoot,
-    /// A stage of a scenario of routes, or of a trial, begins.
+    /// A stage of a scenario of routes begins.
     EnterStage(usize),
 }
 

@@ -10,6 +10,7 @@ use remora_control_plane::policy::check::FieldError;
 use remora_control_plane::policy::parse;
 use remora_control_plane::problems::Problem;
 use remora_control_plane::source::convert::{self, Errors};
+use remora_control_plane::source::files::IGNORE_MARK;
 use remora_control_plane::source::folder::{Change, Folder};
 use serde::Deserialize;
 use serde_json::Value;
@@ -279,6 +280,9 @@ fn walk(folder: &Path, depth: usize, into: &mut Vec<(String, Change)>) -> Result
             continue;
         };
         let ending = path.extension().and_then(|ending| ending.to_str());
+        if metadata.is_dir() && path.join(IGNORE_MARK).exists() {
+            continue;
+        }
         if metadata.is_dir() && depth < MAX_DEPTH {
             walk(&path, depth + 1, into)?;
         } else if metadata.is_file() && matches!(ending, Some("yaml" | "yml" | "json")) {

@@ -23,7 +23,10 @@ pub struct Unresolved {
 /// # Errors
 /// The first that needs what the playground does not have.
 pub fn variables(pod: &Pod, container: &Container) -> Result<BTreeMap<String, String>, Unresolved> {
-    let mut resolved = BTreeMap::new();
+    // What the container's own name server would say, as the runtime sets it.
+    let host = pod.metadata.name.clone();
+    let host = host.map(|name| ("HOSTNAME".to_owned(), name));
+    let mut resolved: BTreeMap<_, _> = host.into_iter().collect();
     for variable in container.env.iter().flatten() {
         let unresolved = |why: String| Unresolved {
             container: container.name.clone(),

@@ -52,10 +52,7 @@ impl Show {
                 self.record.event("control_plane_started", json!({}));
                 self.say("the control plane is started again");
             }
-            Act::EnterStage(index) => match self.plan.scenario.trial() {
-                Some(trial) => self.enter_trial(trial, index).await?,
-                None => self.enter_stage(index).await?,
-            },
+            Act::EnterStage(index) => self.enter_stage(index).await?,
             Act::ReplaceRoot => {
                 identity::replace_root(&self.plan.stage())?;
                 self.record.renewals.root_replaced();

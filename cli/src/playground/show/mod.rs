@@ -343,6 +343,11 @@ impl Show {
                 self.act(act).await?;
             }
         }
+        if let Some(trial) = self.plan.scenario.trial() {
+            let is_over = self.trial_beat(trial, now).await?;
+            self.draw();
+            return Ok(is_over.then_some(End::Complete));
+        }
         if let Some(length) = self.plan.length() {
             if at >= length {
                 return Ok(Some(End::Complete));
@@ -412,10 +417,7 @@ impl Show {
             self.acts = self.plan.scenario.acts(length).into();
         }
         let length = self.plan.length();
-        let stages = match self.plan.scenario.trial() {
-            Some(trial) => trial.beginnings(length),
-            None => routing::beginnings(self.plan.scenario, length),
-        };
+        let stages = routing::beginnings(self.plan.scenario, length);
         let stages = stages.into_iter();
         self.acts
             .extend(stages.map(|(at, index)| (at, Act::EnterStage(index))));

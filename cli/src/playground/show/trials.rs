@@ -1,7 +1,7 @@
 //! The stages of a trial: what is applied and told when, and what is counted.
 
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Show;
 use super::inputs::News;
@@ -29,6 +29,8 @@ struct Running {
     stage: &'static Stage,
     index: usize,
     in_force_ms: Option<u64>,
+    /// Since when it is counted.
+    counted: Option<Instant>,
 }
 
 impl Playing {
@@ -59,17 +61,42 @@ impl Show {
                 stage,
                 index: 0,
                 in_force_ms: None,
+                counted: None,
             });
             self.trial_in_force(trial, 0, Some(Duration::ZERO)).await;
         }
     }
 
-    /// The next stage: its YAML where that is another.
-    pub(super) async fn enter_trial(
+    /// When a stage has been counted for its time the next one begins; whether that
+    /// was the last one. (Not by the clock of the run: a machine that is slow to bring
+    /// a change about would leave nothing to be counted.)
+    pub(super) async fn trial_beat(
         &mut self,
         trial: &'static Trial,
-        index: usize,
-    ) -> anyhow::Result<()> {
+        now: Instant,
+    ) -> anyhow::Result<bool> {
+        let Some(running) = &self.playing.current else {
+            return Ok(false);
+        };
+        let scale = self.plan.length().map_or(1.0, |length| {
+            length.as_secs_f64() / trial.length().as_secs_f64()
+        });
+        let seconds = Duration::from_secs(running.stage.seconds.into()).mul_f64(scale);
+        let is_over = |counted: Instant| now.saturating_duration_since(counted) >= seconds;
+        if !running.counted.is_some_and(is_over) {
+            return Ok(false);
+        }
+        let next = running.index + 1;
+        if next < trial.stages.len() {
+            self.enter_trial(trial, next).await?;
+            return Ok(false);
+        }
+        // Watched, it goes on as it is.
+        Ok(self.plan.length_ms.is_some())
+    }
+
+    /// The next stage: its YAML where that is another.
+    async fn enter_trial(&mut self, trial: &'static Trial, index: usize) -> anyhow::Result<()> {
         self.end_trial_stage().await;
         let (Some(stage), Some(before)) = (trial.stages.get(index), trial.stages.get(index - 1))
         else {
@@ -79,6 +106,7 @@ impl Show {
             stage,
             index,
             in_force_ms: None,
+            counted: None,
         });
         if stage.file == before.file {
             self.trial_in_force(trial, index, Some(Duration::ZERO))
@@ -117,6 +145,9 @@ impl Show {
             self.record.event("policy_in_force", details);
         }
         self.count_trial().await;
+        if let Some(running) = &mut self.playing.current {
+            running.counted = Some(clock::now());
+        }
         let streams = stage.streams(|target, index| {
             let pods = self.world.places_of(target);
             pods.into_iter().nth(index).map(|(name, _)| name)
