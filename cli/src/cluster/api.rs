@@ -250,6 +250,32 @@ impl Api {
         port: u16,
         path: &str,
     ) -> Result<T, Error> {
+        let body = self.pod_bytes(namespace, pod, port, path).await?;
+        read(&body, &format!("GET {path} of {namespace}/{pod}"))
+    }
+
+    /// GETs text from there.
+    ///
+    /// # Errors
+    /// As [`Self::pod_admin`].
+    pub async fn pod_text(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        path: &str,
+    ) -> Result<String, Error> {
+        let body = self.pod_bytes(namespace, pod, port, path).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn pod_bytes(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        path: &str,
+    ) -> Result<Bytes, Error> {
         // Names come from the cluster: what is no name never becomes a path.
         if !is_name(namespace) || !is_name(pod) {
             return Err(Error::NotFound(format!("{namespace}/{pod} is no pod")));
@@ -263,7 +289,7 @@ impl Api {
         };
         let (status, _, body) = self.exchange(Method::GET, &whole, None).await?;
         if status.is_success() {
-            return read(&body, &format!("GET {path} of {namespace}/{pod}"));
+            return Ok(body);
         }
         match refusal(status, &body, &need) {
             Error::Refused { message, .. } => Err(Error::Pod {

@@ -9,10 +9,10 @@ use ratatui::widgets::{Block, Borders, Cell, Padding, Paragraph, Row as TableRow
 use super::rows::{OpenBreaker, Row};
 use super::scene::Scene;
 use crate::cluster::text;
-use crate::playground::view::routes;
-use crate::playground::view::scene::{RouteRow, Tone};
+use crate::playground::view::scene::{PolicyRow, RouteRow, Tone};
 use crate::playground::view::theme::Theme;
 use crate::playground::view::{LEAST_COLUMNS, LEAST_ROWS};
+use crate::playground::view::{policies, routes};
 
 /// The columns of numbers, each as wide as its heading needs.
 const NUMBERS: [(&str, u16); 7] = [
@@ -41,11 +41,13 @@ pub fn draw(frame: &mut Frame<'_>, scene: &mut Scene, theme: Theme) {
         return;
     }
     let routes = routes_scene(scene);
-    let [top, _, pods, ways, breakers, doubts, keys] = Layout::vertical([
+    let working = policies_scene(scene);
+    let [top, _, pods, ways, policies, breakers, doubts, keys] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Length(1),
         Constraint::Min(8),
         Constraint::Length(routes::rows(&routes)),
+        Constraint::Length(policies::rows(&working)),
         Constraint::Length(BREAKER_ROWS),
         Constraint::Length(u16::from(!scene.doubts.is_empty())),
         Constraint::Length(1),
@@ -59,6 +61,9 @@ pub fn draw(frame: &mut Frame<'_>, scene: &mut Scene, theme: Theme) {
     draw_pods(frame, pods, scene, theme);
     if ways.height > 0 {
         routes::draw(frame, ways, &routes, theme);
+    }
+    if policies.height > 0 {
+        policies::draw(frame, policies, &working, theme);
     }
     draw_breakers(frame, breakers, scene, theme);
     if let Some(doubt) = scene.doubts.first() {
@@ -78,6 +83,23 @@ fn routes_scene(scene: &Scene) -> Vec<RouteRow> {
         rate: taken.requests_per_second,
     });
     rows.collect()
+}
+
+/// What is shown of policies: as in the playground's view.
+fn policies_scene(scene: &Scene) -> Vec<PolicyRow> {
+    let rows = scene.rows.iter().flat_map(|row| {
+        row.policies.iter().map(|one| PolicyRow {
+            pod: text::clean(&row.pod),
+            of: text::clean(&one.of),
+            what: text::clean(&one.what),
+            full: one.full,
+            words: text::clean(&one.words),
+            is_pressed: one.is_pressed,
+        })
+    });
+    let mut rows: Vec<_> = rows.collect();
+    rows.sort_by_key(|row| !row.is_pressed);
+    rows
 }
 
 fn draw_top(frame: &mut Frame<'_>, area: Rect, scene: &Scene, theme: Theme) {

@@ -27,6 +27,8 @@ pub struct Answer {
     pub pod: String,
     /// What it said, or why nothing.
     pub said: Result<(Stats, Breakers), String>,
+    /// All of its metrics, as text; empty where it did not tell.
+    pub metrics: String,
 }
 
 /// What came of one look.
@@ -85,7 +87,9 @@ impl Poller {
             let api = self.api.clone();
             async move {
                 let said = ask(&api, &namespace, &pod).await;
-                (namespace, pod, said)
+                // Of a sidecar that does not tell them nothing is shown of its policies.
+                let metrics = api.pod_text(&namespace, &pod, ADMIN_PORT, "/metrics").await;
+                (namespace, pod, said, metrics.unwrap_or_default())
             }
         });
         let said: Vec<_> = futures_util::stream::iter(asked)
@@ -93,7 +97,7 @@ impl Poller {
             .collect()
             .await;
         let mut answers = Vec::with_capacity(said.len());
-        for (namespace, pod, said) in said {
+        for (namespace, pod, said, metrics) in said {
             let said = match said {
                 Ok(said) => Ok(said),
                 // Who may not ask one may ask none.
@@ -104,6 +108,7 @@ impl Poller {
                 namespace,
                 pod,
                 said,
+                metrics,
             });
         }
         Ok(Look {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::poll::{Answer, Look};
 use crate::playground::measure::breakers::{Breakers, ServiceBreakers};
+use crate::playground::measure::policies::{Policies, Working};
 use crate::playground::measure::routes::{Taken, Ways, taken};
 use crate::playground::measure::stats::{Growth, Meter, Stats, per_second};
 
@@ -67,6 +68,9 @@ pub struct Row {
     pub breakers_open: usize,
     /// Its breakers that are not closed.
     pub breakers: Vec<OpenBreaker>,
+    /// Its policies at work.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<Working>,
     /// Where its requests go by rules of routes, per second.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Taken>,
@@ -84,10 +88,18 @@ impl Row {
     }
 }
 
+/// What was last seen of one.
+#[derive(Default)]
+struct Seen {
+    meter: Meter,
+    ways: Ways,
+    policies: Policies,
+}
+
 /// What was last seen of each sidecar.
 #[derive(Default)]
 pub struct Meters {
-    known: HashMap<(String, String), (Meter, Ways)>,
+    known: HashMap<(String, String), Seen>,
 }
 
 impl Meters {
@@ -110,7 +122,7 @@ impl Meters {
     }
 }
 
-fn row(answer: &Answer, seen: &mut (Meter, Ways), is_new: bool) -> Row {
+fn row(answer: &Answer, seen: &mut Seen, is_new: bool) -> Row {
     let mut row = Row {
         namespace: answer.namespace.clone(),
         pod: answer.pod.clone(),
@@ -119,7 +131,7 @@ fn row(answer: &Answer, seen: &mut (Meter, Ways), is_new: bool) -> Row {
     match &answer.said {
         Err(error) => row.error = Some(error.clone()),
         Ok((stats, breakers)) => {
-            rates(&mut row, seen, stats, is_new);
+            rates(&mut row, seen, stats, &answer.metrics, is_new);
             row.breakers = not_closed(breakers);
             let is_open = |one: &&OpenBreaker| one.state != "would_open";
             row.breakers_open = row.breakers.iter().filter(is_open).count();
@@ -128,11 +140,12 @@ fn row(answer: &Answer, seen: &mut (Meter, Ways), is_new: bool) -> Row {
     row
 }
 
-fn rates(row: &mut Row, seen: &mut (Meter, Ways), stats: &Stats, is_new: bool) {
-    let (meter, ways) = seen;
-    let over = meter.since_last(stats);
-    let (outbound, inbound) = meter.look(stats);
-    ways.look(&stats.routes, over);
+fn rates(row: &mut Row, seen: &mut Seen, stats: &Stats, metrics: &str, is_new: bool) {
+    let over = seen.meter.since_last(stats);
+    let (outbound, inbound) = seen.meter.look(stats);
+    seen.ways.look(&stats.routes, over);
+    seen.policies.look(metrics, over);
+    row.policies = seen.policies.working().to_vec();
     if is_new {
         row.is_new = true;
         return;
@@ -142,7 +155,7 @@ fn rates(row: &mut Row, seen: &mut (Meter, Ways), stats: &Stats, is_new: bool) {
     row.retries_per_second = per_second(outbound.retries, over);
     let limited = |growth: &Growth| growth.rate_limited + growth.overloaded;
     row.limited_per_second = per_second(limited(&outbound) + limited(&inbound), over);
-    row.routes = taken([ways.rates()].into_iter());
+    row.routes = taken([seen.ways.rates()].into_iter());
 }
 
 fn flow(growth: &Growth, over: Duration) -> Flow {
@@ -200,6 +213,9 @@ mod tests {
             answers: vec![Answer {
                 namespace: "shop".to_owned(),
                 pod: "web".to_owned(),
+                metrics: "remora_limit_in_flight{service=\"shop/a\",limit=\"requests\"} 5\n\
+                    remora_limit_max{service=\"shop/a\",limit=\"requests\"} 8\n"
+                    .to_owned(),
                 said: Ok((
                     serde_json::from_value(stats).unwrap(),
                     serde_json::from_value(breakers).unwrap(),
@@ -224,6 +240,7 @@ mod tests {
         assert_eq!(second.limited_per_second, 10.0);
         assert_eq!((second.breakers_open, second.breakers.len()), (1, 2));
         assert_eq!(second.main(), &second.inbound);
+        assert_eq!(second.policies[0].full, Some((5.0, 8.0)));
         let routes: Vec<_> = second
             .routes
             .iter()

@@ -8,12 +8,14 @@
 //! - [`propagation`]: how long a changed policy takes to be in force everywhere.
 //! - [`identity`]: certificates, and how they follow each other.
 //! - [`routes`]: where requests go, by route and backend.
+//! - [`policies`]: limits, retries, rate limits, admission at work.
 //! - [`versions`]: how long a changed route takes to be in force.
 //! - [`visitor`]: what became of the load.
 
 pub mod breakers;
 pub mod client;
 pub mod identity;
+pub mod policies;
 pub mod propagation;
 pub mod routes;
 pub mod sidecar;

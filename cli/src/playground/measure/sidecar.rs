@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
@@ -28,6 +29,8 @@ pub enum Said {
     Stats(Stats),
     /// Its certificate.
     Identity(Identity),
+    /// All of its metrics, as text.
+    Metrics(Bytes),
 }
 
 /// Starts asking; ends when the receiver is gone or the handle is aborted.
@@ -58,6 +61,15 @@ pub fn watch(pod: String, admin: SocketAddr, said: mpsc::Sender<(String, Said)>)
                 && let Ok(identity) = client.json("/identity").await
                 && said
                     .send((pod.clone(), Said::Identity(identity)))
+                    .await
+                    .is_err()
+            {
+                return;
+            }
+            if turn.is_multiple_of(STATS_EVERY)
+                && let Ok((200, metrics)) = client.get("/metrics").await
+                && said
+                    .send((pod.clone(), Said::Metrics(metrics)))
                     .await
                     .is_err()
             {

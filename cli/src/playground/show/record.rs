@@ -9,6 +9,7 @@ use crate::playground::clock;
 use crate::playground::cluster::catalogue::Problem;
 use crate::playground::measure::breakers::{Breakers, Change, Counts, Cursor};
 use crate::playground::measure::identity::Renewals;
+use crate::playground::measure::policies::{Policies, Working};
 use crate::playground::measure::routes::{Taken, Ways, taken};
 use crate::playground::measure::sidecar::Said;
 use crate::playground::measure::stats::{Growth, Meter, Stats, per_second};
@@ -87,6 +88,7 @@ pub struct Record {
     /// The certificates, and how they follow each other.
     pub renewals: Renewals,
     ways: BTreeMap<String, Ways>,
+    policies: BTreeMap<String, (Policies, Instant)>,
     cursor: Cursor,
     meters: BTreeMap<String, Meter>,
     kill: Option<Kill>,
@@ -107,6 +109,7 @@ impl Record {
             total: Growth::default(),
             renewals: Renewals::default(),
             ways: BTreeMap::new(),
+            policies: BTreeMap::new(),
             cursor: Cursor::default(),
             meters: BTreeMap::new(),
             kill: None,
@@ -169,6 +172,13 @@ impl Record {
                 self.breakers.insert(pod.to_owned(), breakers);
             }
             Said::Stats(stats) => self.stats(pod, &stats),
+            Said::Metrics(text) => {
+                let now = clock::now();
+                let first = || (Policies::default(), now);
+                let (policies, last) = self.policies.entry(pod.to_owned()).or_insert_with(first);
+                policies.look(&String::from_utf8_lossy(&text), now - *last);
+                *last = now;
+            }
             Said::Identity(identity) => {
                 let now = clock::millis(clock::now() - self.start);
                 if self.renewals.said(pod, identity, now) {
@@ -191,6 +201,14 @@ impl Record {
             outbound: Direction::new(&outbound, over),
         };
         self.rates.insert(pod.to_owned(), rates);
+    }
+
+    /// The policies at work, by pod.
+    pub fn working(&self) -> impl Iterator<Item = (&str, &Working)> {
+        self.policies.iter().flat_map(|(pod, (policies, _))| {
+            let working = policies.working().iter();
+            working.map(|one| (pod.as_str(), one))
+        })
     }
 
     /// Where requests go now, over all sidecars.
@@ -245,6 +263,7 @@ impl Record {
 
     /// A pod's sidecar is gone, and what it showed with it.
     pub fn forget(&mut self, pod: &str) {
+        self.policies.remove(pod);
         self.cursor.forget(pod);
         self.breakers.remove(pod);
         self.rates.remove(pod);

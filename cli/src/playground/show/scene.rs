@@ -10,7 +10,7 @@ use crate::playground::clock;
 use crate::playground::member::{Member, State};
 use crate::playground::report::Event;
 use crate::playground::view::scene::{
-    BreakerRow, EventRow, LoadRow, PodRow, RouteRow, Scene, Tone,
+    BreakerRow, EventRow, LoadRow, PodRow, PolicyRow, RouteRow, Scene, Tone,
 };
 
 /// How often the view is drawn.
@@ -67,6 +67,7 @@ impl Show {
             load: self.load_row(),
             pods,
             routes: self.route_rows(),
+            policies: self.policy_rows(),
             breakers: self.breaker_rows(),
             breakers_known: self
                 .record
@@ -119,6 +120,24 @@ impl Show {
             rate: taken.requests_per_second,
         });
         taken.collect()
+    }
+
+    /// Those of the trial's pods where it is one: what it is about has the room.
+    fn policy_rows(&self) -> Vec<PolicyRow> {
+        let of_trial = self.plan.scenario.trial().is_some();
+        let working = self.record.working();
+        let working = working.filter(|(pod, _)| !of_trial || super::trials::is_concerned(pod));
+        let rows = working.map(|(pod, one)| PolicyRow {
+            pod: pod.to_owned(),
+            of: one.of.clone(),
+            what: one.what.clone(),
+            full: one.full,
+            words: one.words.clone(),
+            is_pressed: one.is_pressed,
+        });
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by_key(|row| !row.is_pressed);
+        rows
     }
 
     fn breaker_rows(&self) -> Vec<BreakerRow> {

@@ -225,7 +225,7 @@ impl Show {
 }
 
 /// Whether a trial's policies are in this pod's sidecar.
-fn is_concerned(pod: &str) -> bool {
+pub(super) fn is_concerned(pod: &str) -> bool {
     let targets = TARGETS.iter().map(|(target, _)| *target);
     targets
         .chain([SHOPPER])

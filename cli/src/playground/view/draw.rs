@@ -8,10 +8,10 @@ use ratatui::widgets::{
     Block, BorderType, Borders, Cell, Clear, Padding, Paragraph, Row, Sparkline, Table, Wrap,
 };
 
-use super::routes;
 use super::scene::{BreakerRow, EventRow, PodRow, Scene, Tone};
 use super::theme::Theme;
 use super::{LEAST_COLUMNS, LEAST_ROWS};
+use super::{policies, routes};
 
 /// The least height of the lower panels, frame included.
 const LEAST_LOWER_ROWS: u16 = 6;
@@ -64,13 +64,17 @@ pub fn draw(
         Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)])
             .spacing(1)
             .areas(lower);
-    let [ways, breakers] = Layout::vertical([
+    let [ways, working, breakers] = Layout::vertical([
         Constraint::Length(routes::rows(&scene.routes)),
+        Constraint::Length(policies::rows(&scene.policies)),
         Constraint::Min(LEAST_LOWER_ROWS - 3),
     ])
     .areas(breakers);
     if ways.height > 0 {
         routes::draw(frame, ways, &scene.routes, theme);
+    }
+    if working.height > 0 {
+        policies::draw(frame, working, &scene.policies, theme);
     }
     draw_breakers(frame, breakers, scene, theme);
     draw_events(frame, events, scene, theme);

@@ -5,6 +5,7 @@
 //! - [`theme`]: in which colours.
 
 pub mod draw;
+pub mod policies;
 pub mod routes;
 pub mod scene;
 pub mod theme;

@@ -66,6 +66,23 @@ pub struct RouteRow {
     pub rate: f64,
 }
 
+/// A policy at work in a pod's sidecar.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PolicyRow {
+    /// The pod.
+    pub pod: String,
+    /// Of what: a Service, a limit, a port.
+    pub of: String,
+    /// Which block of the policy.
+    pub what: String,
+    /// How full it is: so many, of so many.
+    pub full: Option<(f64, f64)>,
+    /// What it does.
+    pub words: String,
+    /// Whether it refuses, or is spent.
+    pub is_pressed: bool,
+}
+
 /// Something that happened, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRow {
@@ -111,6 +128,8 @@ pub struct Scene {
     pub pods: Vec<PodRow>,
     /// Where requests go, by rule and backend.
     pub routes: Vec<RouteRow>,
+    /// The policies at work, those that refuse first.
+    pub policies: Vec<PolicyRow>,
     /// The breakers that are not closed.
     pub breakers: Vec<BreakerRow>,
     /// How many breakers are known.

@@ -152,7 +152,7 @@ pub(super) const FALLBACK: Trial = Trial {
         at_most(
             "The service is left alone.",
             "broken:reviews.requests",
-            60.0,
+            120.0,
         ),
     ],
 };
