@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -22,18 +23,20 @@ use crate::grpc;
 use crate::headers;
 use crate::pipeline;
 use crate::policy::breaker::Outcome;
-use crate::policy::config::AttemptEnd;
+use crate::policy::config::{AttemptEnd, Retries};
 use crate::policy::deadline::{Bound, Deadlines};
 use crate::policy::retry::{self, Attempts, Decision, Ended};
 use crate::routes::runtime::RoutedRule;
 use crate::select::Tried;
 use crate::state::{Destination, Endpoint, MeshProtocols, Service};
+use crate::tls::Peer;
 use crate::upstream::Head;
 use crate::wire::Wire;
 use crate::worker::Worker;
 
 mod endings;
 mod endpoint;
+mod hedged;
 mod held_answer;
 mod later;
 mod own_pod;
@@ -82,6 +85,10 @@ pub struct Attempting<'a> {
     choice: Option<Box<Choice>>,
     /// How long it may wait for an endpoint, once it does.
     wait_until: Option<Timestamp>,
+    /// Hedges so far.
+    hedged: u32,
+    /// The attempt that was answered is one.
+    is_hedge: bool,
 }
 
 /// What an attempt came to.
@@ -131,6 +138,8 @@ impl<'a> Attempting<'a> {
             exchange,
             choice,
             wait_until: None,
+            hedged: 0,
+            is_hedge: false,
             attempts: Attempts::new(),
             deadlines,
             attempt_began,
@@ -195,13 +204,7 @@ impl<'a> Attempting<'a> {
         if ordinary {
             return Decision::No(retry::Reason::NotListed);
         }
-        let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
-        let request = retry::Request {
-            method: self.parts.method.as_str(),
-            grpc_method: self.exchange.is_grpc.then(|| self.parts.uri.path()),
-            has_idempotency_header: header
-                .is_some_and(|name| self.parts.headers.contains_key(name)),
-        };
+        let request = self.request(policy);
         let now = clock::now();
         let ended = Ended {
             end,
@@ -211,9 +214,9 @@ impl<'a> Attempting<'a> {
             time_left: self.deadlines.time_left(now),
         };
         let before = self.attempts;
-        let decision = self
-            .attempts
-            .decide(policy, &request, &ended, crate::random::next());
+        let mut attempts = before;
+        let decision = attempts.decide(policy, &request, &ended, crate::random::next());
+        self.attempts = attempts;
         let Decision::Again { free: false, .. } = decision else {
             return decision;
         };
@@ -231,6 +234,17 @@ impl<'a> Attempting<'a> {
             return Decision::No(retry::Reason::BudgetExhausted);
         }
         decision
+    }
+
+    /// As the rules of retrying see it.
+    fn request(&self, policy: Option<&Retries>) -> retry::Request<'_> {
+        let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
+        retry::Request {
+            method: self.parts.method.as_str(),
+            grpc_method: self.exchange.is_grpc.then(|| self.parts.uri.path()),
+            has_idempotency_header: header
+                .is_some_and(|name| self.parts.headers.contains_key(name)),
+        }
     }
 
     async fn attempt(&mut self) -> Attempted {
@@ -258,27 +272,18 @@ impl<'a> Attempting<'a> {
             self.exchange.live = None;
             return Attempted::RefusedByOwnPod(answer);
         }
-        let address = endpoint.config.address_for(self.way.destination);
-        // The connection to the pod itself passes no redirect, so no sidecar.
-        let mesh = if self.worker.shared.is_own_pod(address.ip()) {
-            MeshProtocols::default()
-        } else {
-            endpoint.config.mesh
-        };
-        let target = Target {
-            service: &self.way.target.runtime,
-            endpoint: &endpoint.runtime,
-            address,
-            wire: Wire::of(&self.parts, mesh),
-            secured: self.worker.shared.secured(&endpoint.config, address),
-            outbound: &self.way.target.config.policy.outbound,
-        };
+        endpoint.runtime.attempts.fetch_add(1, Relaxed);
+        self.is_hedge = false;
+        if let Some(hedges) = self.hedges(now) {
+            // In a box: few policies have any, and all would carry its size.
+            return Box::pin(self.race(endpoint, hedges)).await;
+        }
+        let target = self.target(endpoint);
         self.pass_deadline_on(now);
         let bounds = Bounds {
             until_headers: self.deadlines.attempt(now).until_headers,
             idle: self.way.timeouts().idle,
         };
-        endpoint.runtime.attempts.fetch_add(1, Relaxed);
         match self.send(target, endpoint.config.sidecar, bounds).await {
             Ok((response, held)) => {
                 if self.note_answer(&response, held) {
@@ -288,6 +293,34 @@ impl<'a> Attempting<'a> {
             }
             Err(failure) => self.failed(endpoint, failure),
         }
+    }
+
+    fn target(&self, endpoint: &'a Endpoint) -> Target<'a> {
+        let target = self.way.target;
+        let address = endpoint.config.address_for(self.way.destination);
+        // The connection to the pod itself passes no redirect, so no sidecar.
+        let mesh = if self.worker.shared.is_own_pod(address.ip()) {
+            MeshProtocols::default()
+        } else {
+            endpoint.config.mesh
+        };
+        Target {
+            service: &target.runtime,
+            endpoint: &endpoint.runtime,
+            address,
+            wire: Wire::of(&self.parts, mesh),
+            secured: self.worker.shared.secured(&endpoint.config, address),
+            outbound: &target.config.policy.outbound,
+        }
+    }
+
+    /// Without a hop in between, the application hears of us from us.
+    fn own_identity(&self, address: SocketAddr) -> Option<Arc<Peer>> {
+        let shared = &self.worker.shared;
+        shared
+            .is_own_pod(address.ip())
+            .then(|| shared.tls.own().clone())
+            .flatten()
     }
 
     /// gRPC: the next hop is told what is left of the caller's deadline, or of
@@ -307,11 +340,7 @@ impl<'a> Attempting<'a> {
         has_sidecar: bool,
         bounds: Bounds,
     ) -> Result<(Response<Incoming>, Held), Failure> {
-        // Without a hop in between, the application hears of us from us.
-        let is_own_pod = self.worker.shared.is_own_pod(target.address.ip());
-        let own = is_own_pod
-            .then(|| self.worker.shared.tls.own().clone())
-            .flatten();
+        let own = self.own_identity(target.address);
         let sent = Sent {
             head: Head {
                 parts: &self.parts,
@@ -351,6 +380,9 @@ impl<'a> Attempting<'a> {
             },
         };
         let is_failure = self.is_failure(end);
+        if said.is_none() && !is_failure && !self.is_hedge {
+            self.note_latency(now.since(self.attempt_began));
+        }
         let exchange = &mut *self.exchange;
         let Some(live) = &mut exchange.live else {
             // Never so: an attempt that is answered is alive.
