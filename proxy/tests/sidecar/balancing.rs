@@ -164,7 +164,9 @@ fn session(strict: bool) -> v1::ServicePolicy {
 async fn with_session(mesh: &Mesh, cookie: &str) -> crate::client::Answer {
     let fields = format!("cookie: {cookie}\r\n");
     let mut client = mesh.client().await;
-    client.request("GET", "catalog:8080", "/", &fields, "").await
+    client
+        .request("GET", "catalog:8080", "/", &fields, "")
+        .await
 }
 
 #[tokio::test]
@@ -205,7 +207,9 @@ async fn a_session_is_kept_and_a_strict_one_is_refused_when_its_endpoint_is_gone
 async fn pinned(mesh: &Mesh, pod: &str) -> crate::client::Answer {
     let fields = format!("x-remora-endpoint: {pod}\r\n");
     let mut client = mesh.client().await;
-    client.request("GET", "catalog:8080", "/", &fields, "").await
+    client
+        .request("GET", "catalog:8080", "/", &fields, "")
+        .await
 }
 
 #[tokio::test]
@@ -218,7 +222,11 @@ async fn a_request_goes_to_the_pod_that_it_names_and_nowhere_else() {
         assert_eq!(pinned(&mesh, "catalog-1").await.status, 200);
     }
     assert_eq!(apps[1].count(), 10);
-    let names = |app: &App| app.requests().iter().any(|it| !it.header("x-remora-endpoint").is_empty());
+    let names = |app: &App| {
+        app.requests()
+            .iter()
+            .any(|it| !it.header("x-remora-endpoint").is_empty())
+    };
     assert!(!apps.iter().any(names), "it is stripped");
     let answer = pinned(&mesh, "catalog-9").await;
     assert_eq!((answer.status, answer.reason()), (503, "no_endpoints"));
@@ -290,7 +298,10 @@ async fn one_that_becomes_ready_beside_others_starts_slowly() {
         client.get("catalog:8080", "/").await;
     }
     let share = apps[1].count() - before;
-    assert!((1..=40).contains(&share), "{share} of 200, and 100 are an even share");
+    assert!(
+        (1..=40).contains(&share),
+        "{share} of 200, and 100 are an even share"
+    );
 }
 
 #[tokio::test]
