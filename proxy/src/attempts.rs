@@ -3,10 +3,12 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::Response;
+use http::header::{HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 
 use crate::answer::Reason;
@@ -23,18 +25,20 @@ use crate::headers;
 use crate::metrics::counters::RetryOutcome;
 use crate::pipeline;
 use crate::policy::breaker::Outcome;
-use crate::policy::config::AttemptEnd;
+use crate::policy::config::{AttemptEnd, Retries};
 use crate::policy::deadline::{Bound, Deadlines};
 use crate::policy::retry::{self, Attempts, Decision, Ended};
 use crate::routes::runtime::RoutedRule;
 use crate::select::Tried;
 use crate::state::{Destination, Endpoint, MeshProtocols, Service};
+use crate::tls::Peer;
 use crate::upstream::Head;
 use crate::wire::Wire;
 use crate::worker::Worker;
 
 mod endings;
 mod endpoint;
+mod hedged;
 mod held_answer;
 mod later;
 mod own_pod;
@@ -83,6 +87,10 @@ pub struct Attempting<'a> {
     choice: Option<Box<Choice>>,
     /// How long it may wait for an endpoint, once it does.
     wait_until: Option<Timestamp>,
+    /// Hedges so far.
+    hedged: u32,
+    /// The attempt that was answered is one.
+    is_hedge: bool,
 }
 
 /// What an attempt came to.
@@ -132,12 +140,49 @@ impl<'a> Attempting<'a> {
             exchange,
             choice,
             wait_until: None,
+            hedged: 0,
+            is_hedge: false,
             attempts: Attempts::new(),
             deadlines,
             attempt_began,
             tried: Tried::default(),
             retry_permit: None,
         })
+    }
+
+    /// One attempt for a fallback, which ends at `ends`, in the place of a refusal:
+    /// the answer, marked; or the exchange, where no answer came.
+    pub async fn once(
+        mut self: Box<Self>,
+        ends: Option<Timestamp>,
+        instead_of: Reason,
+    ) -> Result<Response<ResponseBody>, Box<Exchange>> {
+        self.deadlines = Deadlines::new(self.way.timeouts(), clock::now());
+        if let Some(ends) = ends {
+            self.deadlines.shorten(ends);
+        }
+        // Others beside it would be more than one.
+        self.hedged = u32::MAX;
+        self.attempt_began = clock::now();
+        match self.attempt().await {
+            Attempted::Answered(mut response, _)
+                if !response.headers().contains_key(headers::REASON) =>
+            {
+                let word = HeaderValue::from_static(Reason::Fallback.word());
+                response.headers_mut().insert(headers::REASON, word);
+                self.exchange.falls_back_on(&[]);
+                self.exchange.notes_fallback(instead_of);
+                Ok(self.give(response))
+            }
+            Attempted::Answered(response, _) => {
+                self.let_go(response);
+                Err(self.exchange)
+            }
+            _ => {
+                self.exchange.live = None;
+                Err(self.exchange)
+            }
+        }
     }
 
     /// Attempts until one is answered or nothing more may be tried.
@@ -192,13 +237,7 @@ impl<'a> Attempting<'a> {
         if ordinary {
             return Decision::No(retry::Reason::NotListed);
         }
-        let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
-        let request = retry::Request {
-            method: self.parts.method.as_str(),
-            grpc_method: self.exchange.is_grpc.then(|| self.parts.uri.path()),
-            has_idempotency_header: header
-                .is_some_and(|name| self.parts.headers.contains_key(name)),
-        };
+        let request = self.request(policy);
         let now = clock::now();
         let ended = Ended {
             end,
@@ -208,9 +247,9 @@ impl<'a> Attempting<'a> {
             time_left: self.deadlines.time_left(now),
         };
         let before = self.attempts;
-        let decision = self
-            .attempts
-            .decide(policy, &request, &ended, crate::random::next());
+        let mut attempts = before;
+        let decision = attempts.decide(policy, &request, &ended, crate::random::next());
+        self.attempts = attempts;
         let Decision::Again { free: false, .. } = decision else {
             return decision;
         };
@@ -228,6 +267,17 @@ impl<'a> Attempting<'a> {
             return Decision::No(retry::Reason::BudgetExhausted);
         }
         decision
+    }
+
+    /// As the rules of retrying see it.
+    fn request(&self, policy: Option<&Retries>) -> retry::Request<'_> {
+        let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
+        retry::Request {
+            method: self.parts.method.as_str(),
+            grpc_method: self.exchange.is_grpc.then(|| self.parts.uri.path()),
+            has_idempotency_header: header
+                .is_some_and(|name| self.parts.headers.contains_key(name)),
+        }
     }
 
     async fn attempt(&mut self) -> Attempted {
@@ -255,27 +305,18 @@ impl<'a> Attempting<'a> {
             self.exchange.live = None;
             return Attempted::RefusedByOwnPod(answer);
         }
-        let address = endpoint.config.address_for(self.way.destination);
-        // The connection to the pod itself passes no redirect, so no sidecar.
-        let mesh = if self.worker.shared.is_own_pod(address.ip()) {
-            MeshProtocols::default()
-        } else {
-            endpoint.config.mesh
-        };
-        let target = Target {
-            service: &self.way.target.runtime,
-            endpoint: &endpoint.runtime,
-            address,
-            wire: Wire::of(&self.parts, mesh),
-            secured: self.worker.shared.secured(&endpoint.config, address),
-            outbound: &self.way.target.config.policy.outbound,
-        };
+        endpoint.runtime.attempts.fetch_add(1, Relaxed);
+        self.is_hedge = false;
+        if let Some(hedges) = self.hedges(now) {
+            // In a box: few policies have any, and all would carry its size.
+            return Box::pin(self.race(endpoint, hedges)).await;
+        }
+        let target = self.target(endpoint);
         self.pass_deadline_on(now);
         let bounds = Bounds {
             until_headers: self.deadlines.attempt(now).until_headers,
             idle: self.way.timeouts().idle,
         };
-        endpoint.runtime.attempts.fetch_add(1, Relaxed);
         match self.send(target, endpoint.config.sidecar, bounds).await {
             Ok((response, held)) => {
                 if self.note_answer(&response, held) {
@@ -285,6 +326,34 @@ impl<'a> Attempting<'a> {
             }
             Err(failure) => self.failed(endpoint, failure),
         }
+    }
+
+    fn target(&self, endpoint: &'a Endpoint) -> Target<'a> {
+        let target = self.way.target;
+        let address = endpoint.config.address_for(self.way.destination);
+        // The connection to the pod itself passes no redirect, so no sidecar.
+        let mesh = if self.worker.shared.is_own_pod(address.ip()) {
+            MeshProtocols::default()
+        } else {
+            endpoint.config.mesh
+        };
+        Target {
+            service: &target.runtime,
+            endpoint: &endpoint.runtime,
+            address,
+            wire: Wire::of(&self.parts, mesh),
+            secured: self.worker.shared.secured(&endpoint.config, address),
+            outbound: &target.config.policy.outbound,
+        }
+    }
+
+    /// Without a hop in between, the application hears of us from us.
+    fn own_identity(&self, address: SocketAddr) -> Option<Arc<Peer>> {
+        let shared = &self.worker.shared;
+        shared
+            .is_own_pod(address.ip())
+            .then(|| shared.tls.own().clone())
+            .flatten()
     }
 
     /// gRPC: the next hop is told what is left of the caller's deadline, or of
@@ -304,11 +373,7 @@ impl<'a> Attempting<'a> {
         has_sidecar: bool,
         bounds: Bounds,
     ) -> Result<(Response<Incoming>, Held), Failure> {
-        // Without a hop in between, the application hears of us from us.
-        let is_own_pod = self.worker.shared.is_own_pod(target.address.ip());
-        let own = is_own_pod
-            .then(|| self.worker.shared.tls.own().clone())
-            .flatten();
+        let own = self.own_identity(target.address);
         let sent = Sent {
             head: Head {
                 parts: &self.parts,
@@ -348,6 +413,9 @@ impl<'a> Attempting<'a> {
             },
         };
         let is_failure = self.is_failure(end);
+        if said.is_none() && !is_failure && !self.is_hedge {
+            self.note_latency(now.since(self.attempt_began));
+        }
         let exchange = &mut *self.exchange;
         let Some(live) = &mut exchange.live else {
             // Never so: an attempt that is answered is alive.
@@ -397,12 +465,15 @@ impl<'a> Attempting<'a> {
 
     fn give(mut self: Box<Self>, response: Response<Incoming>) -> Response<ResponseBody> {
         let now = clock::now();
-        self.source.commit();
-        let (mut parts, body) = response.into_parts();
-        let said = parts
-            .headers
+        let said = response
+            .headers()
             .get(headers::REASON)
             .and_then(|word| Reason::from_word(word.as_bytes()));
+        if let Some(reason) = said.filter(|reason| self.exchange.may_fall_back(*reason)) {
+            return self.refused_there(response, reason);
+        }
+        self.source.commit();
+        let (mut parts, body) = response.into_parts();
         self.exchange.answered(parts.status, said, now);
         if !self.exchange.is_grpc {
             // As for an endpoint's: a long answer must not keep the place of a probe.
@@ -416,6 +487,23 @@ impl<'a> Attempting<'a> {
         }
         let until = self.until(parts.status);
         Response::from_parts(parts, ResponseBody::relayed(body, self.exchange, until))
+    }
+
+    /// The target's sidecar refused it, and a fallback has an answer for that.
+    fn refused_there(
+        mut self: Box<Self>,
+        response: Response<Incoming>,
+        reason: Reason,
+    ) -> Response<ResponseBody> {
+        let again = response.headers().get(RETRY_AFTER).cloned();
+        self.let_go(response);
+        let name = &self.way.target.runtime.name;
+        let detail = format!("{name}: the endpoint's sidecar refused it");
+        let mut answer = pipeline::refuse(self.exchange, reason, detail);
+        if let Some(again) = again {
+            answer.headers_mut().insert(RETRY_AFTER, again);
+        }
+        answer
     }
 
     /// What ends the answer's body. Of a tunnel, and of a gRPC stream, nothing

@@ -171,6 +171,10 @@ pub struct Exchange {
     pub routed: Option<Box<Routed>>,
     /// The pod that the request asks for, where a policy may let it.
     pub pin: Option<Box<str>>,
+    /// One bit for each reason that a fallback has an answer for.
+    falls_back: u16,
+    /// What the fallback stands in for.
+    instead_of: Option<Reason>,
     endpoint_name: Option<Arc<str>>,
     settled: bool,
 }
@@ -205,6 +209,8 @@ impl Exchange {
             live: None,
             routed: None,
             pin: None,
+            falls_back: 0,
+            instead_of: None,
             endpoint_name: None,
             settled: false,
         })
@@ -292,10 +298,57 @@ impl Exchange {
         self.grpc_status = grpc::status(answer.headers());
         self.reason = Some(reason);
         self.answered = Some(now);
-        self.side.traffic().refused(reason);
+        if !self.may_fall_back(reason) {
+            // Else it is counted by what becomes of it.
+            self.side.traffic().refused(reason);
+        }
         if let Some(routed) = &self.routed {
             routed.counters.answered(answer.status());
         }
+    }
+
+    /// There is a fallback for these: what is refused for one of them is not yet the answer.
+    pub fn falls_back_on(&mut self, reasons: &[Reason]) {
+        let bits = reasons.iter().map(|reason| 1 << reason.index());
+        self.falls_back = bits.fold(0, |all, bit: u16| all | bit);
+    }
+
+    /// Whether there is a fallback for this.
+    pub fn may_fall_back(&self, reason: Reason) -> bool {
+        self.falls_back & (1 << reason.index()) != 0
+    }
+
+    /// The fallback's own answer goes to the caller.
+    pub fn fell_back<B>(&mut self, instead_of: Reason, answer: &Response<B>, now: Timestamp) {
+        self.falls_back = 0;
+        self.notes_fallback(instead_of);
+        self.refused(Reason::Fallback, answer, now);
+    }
+
+    /// A fallback answers in the place of this.
+    pub fn notes_fallback(&mut self, instead_of: Reason) {
+        self.instead_of = Some(instead_of);
+        self.side.traffic().fell_back(instead_of);
+    }
+
+    /// The refusal is the answer after all.
+    pub fn did_not_fall_back(&mut self, reason: Reason) {
+        self.falls_back = 0;
+        self.reason = Some(reason);
+        self.forget_service_breakers();
+        self.side.traffic().refused(reason);
+    }
+
+    /// It goes to another service than the one that was called, by its fallback: of
+    /// the called one it holds nothing any more.
+    pub fn goes_elsewhere(&mut self, permit: Permit, breaker: BreakerPermit) {
+        self.live = None;
+        self.forget_service_breakers();
+        if let Some(routed) = &mut self.routed {
+            routed.sessions = None;
+        }
+        self.permit = Some(permit);
+        self.service_breaker = Some(breaker);
     }
 
     /// A breaker's probe among those of the services learns that it is answered:
@@ -449,6 +502,7 @@ impl Exchange {
                 .map(|path| access_log::shortened(path.as_str())),
             status: self.status.map(|status| status.as_u16()),
             reason: self.reason.map(Reason::word).or(broke),
+            instead_of: self.instead_of.map(Reason::word),
             attempts: self.attempts,
             latency_ms: millis(self.answered.unwrap_or(now)),
             duration_ms: millis(now),

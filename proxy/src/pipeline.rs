@@ -1,7 +1,7 @@
 //! The life of a request from the pod to a service, in one page.
 //!
 //! ```text
-//! head ─► routes? ─► rate limits ─► limits ─► service breaker ─► budget counts it
+//! head ─► routes? ─► fault ─► rate limits ─► limits ─► service breaker ─► budget counts it
 //!            └─► [`crate::routes::way`] where the port has any; then as here
 //!      ┌────────────────────────────────────────────────────────────┐
 //!      ▼                                                            │
@@ -26,6 +26,7 @@ use crate::body::response::ResponseBody;
 use crate::caller::Caller;
 use crate::clock::{self, Timestamp};
 use crate::exchange::{Exchange, Side};
+use crate::fallback::Kept;
 use crate::headers;
 use crate::policy::config::RateLimit;
 use crate::policy::limit::Kind;
@@ -34,6 +35,7 @@ use crate::policy::retry;
 use crate::routes::way::{self, Arriving};
 use crate::runtime::ServiceRuntime;
 use crate::state::{Destination, Service};
+use crate::trouble;
 use crate::worker::Worker;
 
 /// A request on its way to a service.
@@ -85,16 +87,17 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
             peer,
             parts,
             body,
+            source: None,
             exchange,
         };
         return Box::pin(way::outbound(Box::new(arriving))).await;
     }
-    let limiter = runtime.rate_limiter();
-    if let Some(answer) = limit_caller(&worker, &mut exchange, limiter, &parts, peer) {
-        return answering(answer, exchange);
-    }
-    if let Err(refusal) = enter(&mut exchange, runtime) {
-        return refusal.end(exchange);
+    let timeout = policy.timeouts.request;
+    if let Some(fault) = &policy.fault {
+        let troubled = trouble::inflict(&mut exchange, fault, &parts, peer, timeout);
+        if let Some(answer) = Box::pin(troubled).await {
+            return answering(answer, exchange);
+        }
     }
     let buffer_bytes = service
         .config
@@ -103,6 +106,16 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         .as_ref()
         .map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
     let source = RequestSource::new(body, buffer_bytes, started);
+    let fallback = policy.fallback.as_ref();
+    let request = (&parts, &source);
+    let kept = Kept::of(fallback, &worker, peer, request, &mut exchange, timeout);
+    let limiter = runtime.rate_limiter();
+    if let Some(answer) = limit_caller(&worker, &mut exchange, limiter, &parts, peer) {
+        return fall_back(kept, answering(answer, exchange)).await;
+    }
+    if let Err(refusal) = enter(&mut exchange, runtime) {
+        return fall_back(kept, refusal.end(exchange)).await;
+    }
     let later = Later::default();
     let way = Way {
         service: &service,
@@ -112,7 +125,20 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         later: &later,
     };
     let attempting = Attempting::new(&worker, way, peer, parts, source, exchange);
-    Box::pin(attempting.run()).await
+    let answer = Box::pin(attempting.run()).await;
+    fall_back(kept, answer).await
+}
+
+/// What is answered, with a fallback or without.
+pub async fn fall_back(
+    kept: Option<Box<Kept>>,
+    answer: Response<ResponseBody>,
+) -> Response<ResponseBody> {
+    match kept {
+        None => answer,
+        // In a box: it is rare, and all would carry its size.
+        Some(kept) => Box::pin(kept.instead(answer)).await,
+    }
 }
 
 /// Why a request does not go on.

@@ -2,8 +2,8 @@
 //! endpoints, and what outlives a change of their configuration.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use crate::metrics::counters::Traffic;
 use crate::policy::breaker::{BreakerSet, Journal, SharedBreaker, Step};
 use crate::policy::budget::RetryBudget;
 use crate::policy::config::{self, ServicePolicy};
+use crate::policy::hedge::Latencies;
 use crate::policy::limit::{Kind, Limits, Permit};
 use crate::policy::rate_limit::RateLimiter;
 use crate::routes::session::SessionKey;
@@ -90,6 +91,7 @@ pub struct ServiceRuntime {
     pub endpoints_changed: Notify,
     rate_limiter: Arc<RateLimiter>,
     breakers: Breakers,
+    latencies: OnceLock<Box<Latencies>>,
 }
 
 /// One set for the service's own breaker, and one for the endpoints of each
@@ -145,7 +147,13 @@ impl ServiceRuntime {
                 mark_only,
                 journal: Arc::clone(journal),
             },
+            latencies: OnceLock::new(),
         }
+    }
+
+    /// Its latencies of late; they take room only where somebody asks for them.
+    pub fn latencies(&self) -> &Latencies {
+        self.latencies.get_or_init(Box::default)
     }
 
     /// Takes over what a changed policy limits more than before, and nothing

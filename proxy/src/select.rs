@@ -16,7 +16,7 @@ use crate::state::{Endpoint, EndpointList, Plan, Service};
 #[derive(Debug, Default)]
 pub struct Tried {
     // A request makes few attempts; only the last ones matter for preferring others.
-    ids: [u64; 4],
+    ids: [u64; 8],
     next: usize,
 }
 
@@ -27,7 +27,8 @@ impl Tried {
         self.next += 1;
     }
 
-    fn contains(&self, endpoint: &Endpoint) -> bool {
+    /// Whether it is one of them.
+    pub fn contains(&self, endpoint: &Endpoint) -> bool {
         self.next > 0 && self.ids.contains(&endpoint.runtime.id)
     }
 }

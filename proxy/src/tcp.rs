@@ -203,6 +203,7 @@ async fn open<'a>(
                 let connected = clock::now();
                 breaker.answered(connected);
                 service_breaker.answered(connected);
+                load.answered(connected);
                 let service_breaker = Some(service_breaker);
                 return Some(Upstream {
                     stream,
@@ -275,13 +276,12 @@ async fn carry(
         service_breaker,
     } = upstream;
     let _open = OpenConnection::count(&service.runtime);
-    let mut outcome = Some((breaker, load));
+    let mut outcome = Some(breaker);
     let mut service_outcome = service_breaker;
     let idle = service.config.policy.timeouts.idle;
     let answered = || {
         let now = clock::now();
-        if let Some((breaker, load)) = outcome.take() {
-            load.answered(now);
+        if let Some(breaker) = outcome.take() {
             breaker.record(Outcome::Success, None, now, crate::random::next());
         }
         if let Some(breaker) = service_outcome.take() {
@@ -294,7 +294,7 @@ async fn carry(
     let relayed = relaying.await;
     if relayed.end == RelayEnd::UpstreamBroke {
         service.runtime.traffic.tcp_failures.fetch_add(1, Relaxed);
-        if let Some((breaker, load)) = outcome.take() {
+        if let Some(breaker) = outcome.take() {
             fail(
                 service,
                 &endpoint.runtime,
@@ -307,7 +307,8 @@ async fn carry(
             record(service, AttemptEnd::ConnectFailure, breaker);
         }
     }
-    drop(permits);
+    // Open to its end: so balanced by open connections.
+    drop((load, permits));
     let ends = Ends {
         direction: "outbound",
         endpoint: Some(&endpoint.runtime.name),

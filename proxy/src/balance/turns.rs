@@ -65,7 +65,7 @@ impl Turns {
             return Some(turn);
         }
         // One further with each cycle: or the turns of one would all go to another.
-        instead(candidates, turn, position.wrapping_add(position / length))
+        instead(candidates, turn, at.wrapping_add(position / length))
     }
 }
 

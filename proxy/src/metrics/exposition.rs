@@ -49,6 +49,7 @@ pub fn write(shared: &Shared, format: Format) -> String {
     super::requests::write(&subjects, &mut text);
     super::policies::write(shared, &subjects, &mut text);
     super::breakers::write(shared, &mut text);
+    super::caller::write(shared, &mut text);
     super::routes::write(shared, &mut text);
     super::authorization::write(shared, &mut text);
     super::identity::write(shared, &mut text);

@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`counters`]: atomics that the data path adds to.
 //! - [`exposition`]: everything, at each scrape, out of `requests`, `policies`,
-//!   `breakers`, `routes`, `authorization`, `identity` and [`process`].
+//!   `breakers`, `caller`, `routes`, `authorization`, `identity` and [`process`].
 //! - [`text`]: the two text forms.
 //!
 //! Labels are names of Kubernetes objects and words of closed lists, never
@@ -11,6 +11,7 @@
 
 mod authorization;
 mod breakers;
+mod caller;
 pub mod counters;
 pub mod exposition;
 mod identity;

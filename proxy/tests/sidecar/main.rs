@@ -57,6 +57,7 @@ mod upstream;
 mod access_log;
 mod authorization;
 mod bad_input;
+mod balancing;
 mod between_sidecars;
 mod both_ways;
 mod breaker;
