@@ -1,4 +1,4 @@
-//! The rate limits that a pod's own sidecar enforces, port by port: those of
+//! What a pod's own sidecar enforces and probes, port by port: the rate limits of
 //! every Service that covers the port, or else of the Namespace.
 //!
 //! Each policy is within its bounds; what several have together on one pod may
@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
-use remora_proto::bounds::{MAX_RATE_LIMITS, MAX_WORKLOAD_RATE_LIMIT_BYTES};
+use remora_proto::bounds::{MAX_PORT_POLICIES, MAX_RATE_LIMITS, MAX_WORKLOAD_RATE_LIMIT_BYTES};
 use remora_proto::v1;
 
 use super::index::Index;
@@ -17,6 +17,7 @@ use super::objects::{Id, Name, Pod, Target};
 use super::policies::{Condition, Reason};
 use super::ports::covered_ports;
 use super::resolve;
+use super::settings::{Admission, HealthCheck};
 
 /// What one sidecar enforces.
 #[derive(Debug, Default)]
@@ -25,6 +26,12 @@ pub struct Enforced {
     pub by_port: BTreeMap<u16, Vec<v1::RateLimit>>,
     /// On every other port.
     pub elsewhere: Vec<v1::RateLimit>,
+    /// Of each port what is taken at a time.
+    pub admissions: BTreeMap<u16, Vec<v1::Admission>>,
+    /// The same on every other port.
+    pub admission_elsewhere: Option<v1::Admission>,
+    /// Of each port how it is probed.
+    pub health_checks: BTreeMap<u16, Vec<v1::HealthCheck>>,
     /// Whose limits these are.
     pub policies: Vec<v1::PolicyReference>,
     /// Whose limits are not in force here.
@@ -45,24 +52,51 @@ struct Share {
     service: Option<Name>,
     ports: Vec<u16>,
     limits: Vec<v1::RateLimit>,
-    from: Option<v1::PolicyReference>,
+    admission: Option<v1::Admission>,
+    health_check: Option<v1::HealthCheck>,
+    /// Whose doing it is, most specific first.
+    from: Vec<v1::PolicyReference>,
 }
 
 impl Share {
     fn new(index: &Index, namespace: &Name, service: Option<&Name>, ports: Vec<u16>) -> Self {
         let effective = resolve::effective(&index.policies, namespace, service);
-        let limits = resolve::target_rate_limits(&effective.settings);
+        let settings = &effective.settings;
+        let limits = resolve::target_rate_limits(settings);
+        let limits_from = effective.rate_limits_from.filter(|_| !limits.is_empty());
+        let is_service = service.is_some();
+        let others = resolve::levels(&index.policies, namespace, service).filter(|policy| {
+            let probes = is_service && policy.settings.health_check.is_some();
+            policy.settings.admission.is_some() || probes
+        });
+        let mut from: Vec<v1::PolicyReference> = Vec::new();
+        let others = others.map(|policy| resolve::reference(&policy.id, policy.generation));
+        for one in limits_from.into_iter().chain(others) {
+            if !from.contains(&one) {
+                from.push(one);
+            }
+        }
+        let probed = settings.health_check.as_ref().filter(|_| is_service);
         Self {
             service: service.cloned(),
             ports,
-            from: effective.rate_limits_from.filter(|_| !limits.is_empty()),
             limits,
+            admission: settings.admission.as_ref().and_then(Admission::proto),
+            health_check: probed.map(HealthCheck::proto),
+            from,
         }
     }
 
-    /// In bytes, with what each costs beside its content at most.
-    fn size(limit: &v1::RateLimit) -> usize {
-        limit.encoded_len() + 8
+    /// In bytes, with what each part costs beside its content at most.
+    fn size(&self) -> usize {
+        let limits = self.limits.iter().map(Message::encoded_len);
+        let admission = self.admission.iter().map(Message::encoded_len);
+        let checks = self.health_check.iter().map(Message::encoded_len);
+        limits
+            .chain(admission)
+            .chain(checks)
+            .map(|len| len + 8)
+            .sum()
     }
 }
 
@@ -83,23 +117,31 @@ pub fn enforced(index: &Index, pod: &Pod, known: impl Iterator<Item = u16>) -> E
     let fits = admitted(index, namespace, &shares);
     let mut result = Enforced::default();
     for (share, fits) in shares.into_iter().zip(fits) {
-        let Some(from) = share.from else {
-            continue;
-        };
         if !fits {
-            result
-                .left_out
-                .push(left_out(index, namespace, share.service, &from));
+            let left = share.from.iter();
+            let left = left.map(|from| left_out(index, namespace, share.service.clone(), from));
+            result.left_out.extend(left);
             continue;
         }
         for port in share.ports {
             add(by_port.entry(port).or_default(), &share.limits);
+            add(
+                result.admissions.entry(port).or_default(),
+                share.admission.as_slice(),
+            );
+            add(
+                result.health_checks.entry(port).or_default(),
+                share.health_check.as_slice(),
+            );
         }
         if share.service.is_none() {
             result.elsewhere = share.limits;
+            result.admission_elsewhere = share.admission;
         }
-        if !result.policies.contains(&from) {
-            result.policies.push(from);
+        for from in share.from {
+            if !result.policies.contains(&from) {
+                result.policies.push(from);
+            }
         }
     }
     result.by_port = by_port;
@@ -107,10 +149,10 @@ pub fn enforced(index: &Index, pod: &Pod, known: impl Iterator<Item = u16>) -> E
 }
 
 /// Two Services may both have the Namespace's limits: each is one bucket.
-fn add(limits: &mut Vec<v1::RateLimit>, more: &[v1::RateLimit]) {
-    for limit in more {
-        if !limits.contains(limit) {
-            limits.push(limit.clone());
+fn add<T: Clone + PartialEq>(parts: &mut Vec<T>, more: &[T]) {
+    for part in more {
+        if !parts.contains(part) {
+            parts.push(part.clone());
         }
     }
 }
@@ -119,23 +161,26 @@ fn add(limits: &mut Vec<v1::RateLimit>, more: &[v1::RateLimit]) {
 fn admitted(index: &Index, namespace: &Name, shares: &[Share]) -> Vec<bool> {
     // The Namespace's limits stand once more, for all ports that are not known.
     let places = |share: &Share| share.ports.len() + usize::from(share.service.is_none());
-    let bytes = |share: &Share| -> usize {
-        let once: usize = share.limits.iter().map(Share::size).sum();
-        once.saturating_mul(places(share))
-    };
+    let bytes = |share: &Share| -> usize { share.size().saturating_mul(places(share)) };
     let count: usize = shares.iter().map(|share| share.limits.len()).sum();
+    let others = |share: &Share| {
+        usize::from(share.admission.is_some()).max(usize::from(share.health_check.is_some()))
+    };
+    let blocks: usize = shares.iter().map(others).sum();
     let total = shares.iter().map(bytes).fold(0, usize::saturating_add);
     let mut fits = vec![true; shares.len()];
-    if count <= MAX_RATE_LIMITS && total <= MAX_WORKLOAD_RATE_LIMIT_BYTES {
+    let few = count <= MAX_RATE_LIMITS && blocks <= MAX_PORT_POLICIES;
+    if few && total <= MAX_WORKLOAD_RATE_LIMIT_BYTES {
         return fits;
     }
     let age = |share: &Share| {
-        let from = share.from.as_ref()?;
+        let from = share.from.first()?;
         index.policies.age(&Id::new(namespace, &from.name))
     };
     let mut order: Vec<usize> = (0..shares.len()).collect();
     order.sort_by_cached_key(|at| age(&shares[*at]));
     let mut held: BTreeMap<u16, Vec<&v1::RateLimit>> = BTreeMap::new();
+    let mut held_blocks: BTreeMap<u16, usize> = BTreeMap::new();
     let mut room = MAX_WORKLOAD_RATE_LIMIT_BYTES;
     for at in order {
         let share = &shares[at];
@@ -151,7 +196,8 @@ fn admitted(index: &Index, namespace: &Name, shares: &[Share]) -> Vec<bool> {
             .collect();
         let crowded = new.iter().any(|(port, new)| {
             let there = held.get(port).map_or(0, Vec::len);
-            there + new.len() > MAX_RATE_LIMITS
+            let blocks = held_blocks.get(port).copied().unwrap_or_default() + others(share);
+            there + new.len() > MAX_RATE_LIMITS || blocks > MAX_PORT_POLICIES
         });
         let size = bytes(share);
         fits[at] = !crowded && size <= room;
@@ -159,6 +205,7 @@ fn admitted(index: &Index, namespace: &Name, shares: &[Share]) -> Vec<bool> {
             room -= size;
             for (port, new) in new {
                 held.entry(port).or_default().extend(new);
+                *held_blocks.entry(port).or_default() += others(share);
             }
         }
     }
@@ -192,10 +239,11 @@ pub fn mark(left_out: &BTreeMap<Id, Vec<LeftOut>>, conditions: &mut [Condition])
                 condition.accepted = false;
                 condition.reason = Reason::Invalid;
                 condition.message = format!(
-                    "rateLimits are not in force on Pod {pod}, and maybe on others: with those \
-                     of the older policies of the Services that cover it they are more than \
-                     {MAX_RATE_LIMITS} on one port, or than {MAX_WORKLOAD_RATE_LIMIT_BYTES} bytes \
-                     on all; take some out. The rest of the policy is in force"
+                    "rateLimits, admission and healthCheck are not in force on Pod {pod}, and \
+                     maybe on others: with those of the older policies of the Services that cover \
+                     it they are more than {MAX_RATE_LIMITS} limits or {MAX_PORT_POLICIES} \
+                     policies on one port, or than {MAX_WORKLOAD_RATE_LIMIT_BYTES} bytes on all; \
+                     take some out. The rest of the policy is in force"
                 );
             }
         }

@@ -89,6 +89,7 @@ impl Core {
                     self.index.delete(&key);
                 }
                 Event::Synced => self.synced = true,
+                Event::Health(health) => self.index.set_health(health),
                 Event::ReportsAddress(address) => {
                     moved |= self.publisher.set_reports_address(address);
                 }

@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use remora_proto::well_known;
+use remora_proto::well_known::{self, WEIGHT};
 
 use super::Note;
 use super::index::Index;
-use super::objects::{Id, Key, Kind, Pod, Reach};
+use super::objects::{Id, Key, Kind, Pod, Reach, Weight};
 
 impl Index {
     /// What is to be known of objects that are right in themselves.
@@ -31,6 +31,7 @@ impl Index {
         }
         notes.extend(self.shared_addresses());
         notes.extend(self.without_identities());
+        notes.extend(self.wrong_weights());
         let unowned = self.slices.values().filter(|slice| slice.service.is_none());
         let mut unowned: Vec<&Id> = unowned.map(|slice| &slice.id).collect();
         unowned.sort();
@@ -45,6 +46,24 @@ impl Index {
             information: false,
         }));
         notes
+    }
+
+    /// Weights of pods that are none, and count as 1.
+    fn wrong_weights(&self) -> impl Iterator<Item = Note> {
+        self.pods.values().filter_map(|pod| {
+            let Weight::Wrong(text) = &pod.weight else {
+                return None;
+            };
+            Some(Note {
+                key: Key {
+                    kind: Kind::Pod,
+                    id: pod.id.clone(),
+                },
+                field: format!("metadata.annotations.{WEIGHT}"),
+                message: format!("is {text:?}, must be a number from 1 to 1000; it counts as 1"),
+                information: false,
+            })
+        })
     }
 
     /// What can have no effect, or a bad one, for want of identities.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use remora_proto::v1::Protocol;
+use remora_proto::v1::{Health, Protocol};
 
 use super::authorizations::AuthorizationPolicy;
 use super::routes::{Grant, Route, RouteId, RouteKind};
@@ -134,6 +134,8 @@ pub enum Event {
     Delete(Key),
     /// All that there was at the start has been told.
     Synced,
+    /// What is known of a pod's health.
+    Health(PodHealth),
     /// Where sidecars' reports go: the replica that leads; `None` where nobody
     /// is known to.
     ReportsAddress(Option<SocketAddr>),
@@ -329,6 +331,54 @@ pub struct Pod {
     /// The trust domain in which its sidecar has an identity, as the injector
     /// wrote; `None`: it has none.
     pub trust_domain: Option<Name>,
+    /// The annotation remora.io/weight.
+    pub weight: Weight,
+}
+
+/// How much of its Services' traffic a pod wants beside the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Weight {
+    /// It does not say: 1.
+    #[default]
+    Unset,
+    /// 1 to 1000.
+    Of(u32),
+    /// What it says is no weight: 1, and it is told.
+    Wrong(Name),
+}
+
+impl Weight {
+    /// The most that a pod may want.
+    const MOST: u32 = 1_000;
+
+    /// As the annotation has it.
+    pub fn read(text: &str) -> Self {
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|_| is_plain);
+        match number.filter(|number| (1..=Self::MOST).contains(number)) {
+            Some(number) => Self::Of(number),
+            None => Self::Wrong(text.chars().take(64).collect::<String>().into()),
+        }
+    }
+
+    /// What counts.
+    pub fn counts(&self) -> u32 {
+        match self {
+            Self::Of(number) => *number,
+            Self::Unset | Self::Wrong(_) => 1,
+        }
+    }
+}
+
+/// What the probes of a pod's own sidecar say of its ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodHealth {
+    /// The pod.
+    pub id: Id,
+    /// Its uid: another pod of the same name is another pod.
+    pub uid: Name,
+    /// Of each port that is probed; none: nothing is known.
+    pub ports: BTreeMap<u16, Health>,
 }
 
 /// Whether any of the ranges holds the port.

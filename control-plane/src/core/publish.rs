@@ -358,7 +358,7 @@ fn one_endpoint(
         pod_uid: uid.as_deref().unwrap_or_default().to_owned(),
         node: node.as_deref().unwrap_or_default().to_owned(),
         zone: endpoint.zone.as_deref().unwrap_or_default().to_owned(),
-        weight: 1,
+        weight: pod.map_or(1, |pod| pod.weight.counts()),
         ready: ready && !draining,
         draining,
         serving: endpoint.serving || (!draining && pod.is_some_and(|pod| pod.lost)),
@@ -375,7 +375,9 @@ fn one_endpoint(
                 known.modes(index, pod).at(target_port)
             })
             .into(),
-        ..Default::default()
+        health: pod
+            .map_or(v1::Health::Unknown, |pod| index.health(pod, target_port))
+            .into(),
     };
     (name.into(), message)
 }
@@ -423,7 +425,7 @@ fn pod_service(
             pod_uid: pod.uid.to_string(),
             node: pod.node.to_string(),
             zone: zone(index, pod),
-            weight: 1,
+            weight: pod.weight.counts(),
             ready: pod.ready && !pod.draining,
             draining: pod.draining,
             serving: pod.ready || (pod.lost && !pod.draining),
@@ -477,7 +479,8 @@ fn workload(
         protocol: protocol.into(),
         rate_limits: enforced.by_port.remove(&port).unwrap_or_default(),
         mtls: modes.at(port).into(),
-        ..Default::default()
+        admissions: enforced.admissions.remove(&port).unwrap_or_default(),
+        health_checks: enforced.health_checks.remove(&port).unwrap_or_default(),
     });
     let inbound = inbound.collect();
     let workload = v1::Workload {
@@ -495,6 +498,7 @@ fn workload(
         reports_address: reports_address.to_owned(),
         identity: identity(pod),
         mtls: modes.general.into(),
+        admission: enforced.admission_elsewhere,
         ..v1::Workload::default()
     };
     (workload, enforced.left_out)

@@ -44,7 +44,7 @@ pub fn effective(policies: &Policies, namespace: &Name, service: Option<&Name>) 
 }
 
 /// The policy in force on each level, the most specific first.
-fn levels<'a>(
+pub(super) fn levels<'a>(
     policies: &'a Policies,
     namespace: &Name,
     service: Option<&Name>,

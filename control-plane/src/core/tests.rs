@@ -152,6 +152,7 @@ fn pod(name: &str, app: &str, address: &str) -> Pod {
         sidecar: true,
         mesh_protocols: vec!["remora-h2", "remora-h1"],
         trust_domain: None,
+        weight: Weight::Unset,
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`shown`]: what the admin endpoint shows.
 //! - [`server`]: the Reports service that fills it.
 
+pub mod mesh;
 pub mod server;
 pub mod shown;
 mod sidecar;

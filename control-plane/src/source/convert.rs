@@ -15,7 +15,7 @@ use remora_proto::well_known;
 
 use crate::core::objects::{
     EndpointSlice, Id, Name, Namespace, Pod, PortReference, Reach, Service, ServicePort,
-    SliceEndpoint, in_ranges,
+    SliceEndpoint, Weight, in_ranges,
 };
 use crate::policy::check::FieldError;
 
@@ -378,6 +378,7 @@ pub fn pod(id: Id, pod: &core_v1::Pod, errors: &mut Errors) -> Pod {
         not_injected,
         mesh_protocols: mesh_protocols(&pod.metadata),
         trust_domain: trust_domain(&pod.metadata, errors),
+        weight: annotation(&pod.metadata, well_known::WEIGHT).map_or(Weight::Unset, Weight::read),
     }
 }
 

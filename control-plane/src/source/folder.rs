@@ -330,6 +330,7 @@ mod tests {
             Event::Apply(object) => object.key().to_string(),
             Event::Delete(key) => format!("-{}", key.id.name),
             Event::Synced => "synced".to_owned(),
+            Event::Health(health) => format!("health of {}", health.id),
             Event::ReportsAddress(address) => format!("reports to {address:?}"),
         });
         shown.collect()

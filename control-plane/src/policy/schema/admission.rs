@@ -153,9 +153,8 @@ fn least_at_most() -> Rule {
         "!has(self.minRequests) || \
          self.minRequests <= (has(self.maxRequests) ? self.maxRequests : {most})"
     ))
-    .message(Message::Expression(format!(
-        "'is ' + string(self.minRequests) + ', must not be more than maxRequests, which is ' + \
-         (has(self.maxRequests) ? string(self.maxRequests) : '{most} where it is not given')"
+    .message(Message::Message(format!(
+        "must not be more than maxRequests, which is {most} where it is not given"
     )))
     .field_path(".minRequests")
 }
@@ -166,9 +165,8 @@ fn most_at_least() -> Rule {
     Rule::new(format!(
         "has(self.minRequests) || !has(self.maxRequests) || self.maxRequests >= {least}"
     ))
-    .message(Message::Expression(format!(
-        "'is ' + string(self.maxRequests) + ', must not be less than minRequests, which is \
-         {least} where it is not given'"
+    .message(Message::Message(format!(
+        "must not be less than minRequests, which is {least} where it is not given"
     )))
     .field_path(".maxRequests")
 }

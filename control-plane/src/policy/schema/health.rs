@@ -127,9 +127,8 @@ fn window_holds() -> Rule {
     let default = defaults::UNHEALTHY_THRESHOLD;
     let least = format!("(has(self.unhealthyThreshold) ? self.unhealthyThreshold : {default})");
     Rule::new(format!("!has(self.window) || self.window >= {least}"))
-        .message(Message::Expression(format!(
-            "'is ' + string(self.window) + ', must not be less than unhealthyThreshold, which is ' \
-             + string({least})"
+        .message(Message::Message(format!(
+            "must not be less than unhealthyThreshold, which is {default} where it is not given"
         )))
         .field_path(".window")
 }

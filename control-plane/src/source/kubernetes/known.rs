@@ -156,6 +156,7 @@ pub(super) fn shown(changes: &Changes) -> Vec<String> {
         Event::Apply(object) => format!("+{}", object.key().id.name),
         Event::Delete(key) => format!("-{}", key.id.name),
         Event::Synced => "synced".to_owned(),
+        Event::Health(health) => format!("health of {}", health.id),
         Event::ReportsAddress(address) => format!("reports to {address:?}"),
     });
     shown.collect()
