@@ -144,10 +144,6 @@ impl Show {
             let details = json!({"policy": format!("{}/{}", trial.name, stage.file), "ms": ms});
             self.record.event("policy_in_force", details);
         }
-        self.count_trial().await;
-        if let Some(running) = &mut self.playing.current {
-            running.counted = Some(clock::now());
-        }
         let streams = stage.streams(|target, index| {
             let pods = self.world.places_of(target);
             pods.into_iter().nth(index).map(|(name, _)| name)
@@ -156,6 +152,11 @@ impl Show {
             let shopper = self.world.place_of(SHOPPER);
             self.tell(SHOPPER, shopper, &streams).await;
             self.playing.load = streams;
+        }
+        // After the load has changed: the last of the old one would be counted else.
+        self.count_trial().await;
+        if let Some(running) = &mut self.playing.current {
+            running.counted = Some(clock::now());
         }
         for (to, order) in stage.orders {
             let (target, index) = addressee(to);

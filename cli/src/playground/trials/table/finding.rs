@@ -45,10 +45,15 @@ pub(super) const BALANCING: Trial = Trial {
         at_least("Though users are on several pods.", "hash:reads.pods", 2.0),
         at_most("Who has a cookie does not move.", "cookie:reads.moved", 2.0),
         at_least("Though others are elsewhere.", "cookie:reads.pods", 2.0),
-        between(
+        at_least(
             "Who names a pod gets it.",
             "pinned:reads.pod.1 / pinned:reads.requests",
-            1.0..=1.0,
+            0.97,
+        ),
+        at_most(
+            "And no other.",
+            "pinned:reads.pod.0 + pinned:reads.pod.2",
+            0.0,
         ),
     ],
 };
