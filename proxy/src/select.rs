@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::balance::{self, Availability, Candidates, Standing};
 use crate::clock::Timestamp;
 use crate::policy::limit::Kind;
-use crate::state::{Endpoint, Service};
+use crate::state::{Endpoint, Health, Service};
 
 /// Endpoints that this request has tried already.
 #[derive(Debug, Default)]
@@ -83,7 +83,7 @@ impl Candidates for View<'_> {
         Standing {
             availability,
             tried: self.tried.contains(endpoint),
-            doubtful: !endpoint.config.ready,
+            doubtful: !endpoint.config.ready || endpoint.health() == Health::Unhealthy,
         }
     }
 

@@ -4,12 +4,14 @@
 //! - [`config`]: what a policy says.
 //! - [`authorize`]: who may call.
 //! - [`rate_limit`]: how many requests in a time.
+//! - [`admission`]: how many requests the target takes at the same time, and which.
 //! - [`limit`]: how many of anything at the same time.
 //! - [`breaker`]: which endpoint gets nothing for a while.
 //! - [`deadline`]: how long anything may take.
 //! - [`retry`]: whether an attempt is followed by another.
 //! - [`budget`]: how many retries a service bears.
 
+pub mod admission;
 pub mod authorize;
 pub mod breaker;
 pub mod budget;

@@ -25,7 +25,7 @@ pub(crate) mod testing;
 
 pub use self::mesh::{Counts, Mesh, Resolution, Status};
 pub use self::resource::{
-    Destination, EndpointConfig, InboundPort, MeshProtocols, MtlsMode, PolicyReference, Protocol,
-    Secured, ServiceConfig, ServiceKind, ServicePort, WorkloadConfig,
+    Destination, EndpointConfig, Health, InboundPort, MeshProtocols, MtlsMode, PolicyReference,
+    Protocol, Secured, ServiceConfig, ServiceKind, ServicePort, WorkloadConfig,
 };
 pub use self::snapshot::{Endpoint, EndpointList, Service, Snapshot, Workload};

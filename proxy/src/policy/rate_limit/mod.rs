@@ -31,6 +31,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+pub(crate) use facts::matches;
 pub use facts::{Caller, Facts};
 
 use self::bucket::Halt;
