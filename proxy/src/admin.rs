@@ -55,6 +55,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/config", get(config))
         .route("/identity", get(identity))
         .route("/breakers", get(breakers))
+        .route("/health", get(health))
         .route("/stats", get(stats))
         .route("/drain", post(drain))
         .layer(RequestBodyLimitLayer::new(BODY_BYTES))
@@ -211,12 +212,31 @@ fn breaker_of(endpoint: &Endpoint, now: Timestamp) -> Value {
     let breaker = runtime.breaker.describe(now);
     json!({
         "endpoint": *runtime.name, "address": endpoint.config.address.to_string(),
-        "ready": endpoint.config.ready, "draining": endpoint.config.draining,
+        "ready": endpoint.config.ready, "draining": endpoint.config.draining, "health": endpoint.health().word(),
         "state": breaker.state.as_str(), "since_ms": clock::unix_ms(breaker.since), "cause": breaker.cause,
         "ejections": breaker.ejections, "in_flight": runtime.load.in_flight(),
         "latency_ms": runtime.load.latency(now).as_secs_f64() * 1_000.0,
         "requests": runtime.attempts.load(Relaxed), "failures": runtime.failures.load(Relaxed),
     })
+}
+
+/// What probes say, apart from what breakers do.
+async fn health(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let ports = admin.shared.health.ports();
+    let ports = ports.into_iter().map(|(port, verdict)| {
+        json!({"port": port, "health": verdict.health.word(), "detail": verdict.detail})
+    });
+    let snapshot = admin.shared.mesh.load_full();
+    let endpoints = snapshot.services().flat_map(|service| {
+        service.all_endpoints().map(|endpoint| {
+            json!({
+                "service": *service.name, "endpoint": *endpoint.runtime.name,
+                "address": endpoint.config.address.to_string(), "health": endpoint.health().word(),
+                "probed_by": if endpoint.config.sidecar { "its sidecar" } else { "this sidecar" },
+            })
+        })
+    });
+    Json(json!({"ports": ports.collect::<Vec<_>>(), "endpoints": endpoints.collect::<Vec<_>>()}))
 }
 
 async fn stats(State(admin): State<Arc<Admin>>) -> Json<Value> {

@@ -21,6 +21,7 @@ use crate::access_log::AccessLogger;
 use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::{Config, Mode};
+use crate::health;
 use crate::heap;
 use crate::identity;
 use crate::inbound::Inbound;
@@ -112,6 +113,7 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
         tls: tls::Context::new(config.identity.is_some()),
         identity: identity::Status::default(),
         connections: ConnectionCounters::default(),
+        health: health::Board::default(),
         loops: Loops::default(),
         connection_wanted: tokio::sync::Notify::new(),
         config,
@@ -132,6 +134,7 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
     let admin_server = serve_admin(&shared, admin);
     let probe_server = serve_probes(&shared);
     let workload = follow_workload(&shared, &drain);
+    let probing = health::keep::keep_checks(Arc::clone(&shared), application(&shared));
     let identity = keep_identity(&shared, control_plane);
     let ended = tokio::select! {
         result = admin_server => result.context("the admin endpoint ended"),
@@ -140,6 +143,7 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
         result = &mut running.reports => Err(anyhow!("the report stream's task ended: {result:?}")),
         () = giving_back => Err(anyhow!("the task that gives memory back ended")),
         () = workload => Err(anyhow!("the workload's task ended")),
+        () = probing => Err(anyhow!("the prober's task ended")),
         () = identity => Err(anyhow!("the identity's task ended")),
         name = workers => Err(anyhow!("worker {name} ended")),
         // Meanwhile the others go on: a drain can be watched, and is watched over.
@@ -353,6 +357,15 @@ async fn serve_admin(shared: &Shared, admin: Arc<Admin>) -> anyhow::Result<()> {
     Ok(axum::serve(listener, service).await?)
 }
 
+/// Where probes find the application.
+fn application(shared: &Shared) -> IpAddr {
+    let application = match shared.config.mode {
+        Mode::Intercept => shared.config.pod_ips.first().copied(),
+        Mode::Explicit { application, .. } => Some(application),
+    };
+    application.unwrap_or(IpAddr::from([127, 0, 0, 1]))
+}
+
 async fn serve_probes(shared: &Shared) -> anyhow::Result<()> {
     if shared.config.probes.is_empty() {
         return std::future::pending().await;
@@ -360,13 +373,9 @@ async fn serve_probes(shared: &Shared) -> anyhow::Result<()> {
     let address = shared.config.probe_listen;
     let listener =
         socket::listen(address).with_context(|| format!("cannot listen on {address}"))?;
-    let application = match shared.config.mode {
-        Mode::Intercept => shared.config.pod_ips.first().copied(),
-        Mode::Explicit { application, .. } => Some(application),
-    };
     let target = ProbeTarget {
         probes: shared.config.probes.clone(),
-        application: application.unwrap_or(IpAddr::from([127, 0, 0, 1])),
+        application: application(shared),
         socket_mark: shared.config.socket_mark,
     };
     Ok(axum::serve(listener, probes::router(target)).await?)

@@ -22,6 +22,7 @@ use crate::clock::{self, Timestamp};
 use crate::grpc;
 use crate::http1::connection::Connection;
 use crate::metrics::counters::{RetryOutcome, Traffic};
+use crate::policy::admission;
 use crate::policy::breaker::{BreakerPermit, Outcome};
 use crate::policy::config::{AttemptEnd, Conditions};
 use crate::policy::limit::Permit;
@@ -163,6 +164,8 @@ pub struct Exchange {
     is_retry: bool,
     /// Its place among the service's requests.
     pub permit: Option<Permit>,
+    /// Its place among those that the pod's application is given.
+    pub admission: Option<admission::Permit>,
     /// The service's breaker, where it has one.
     pub service_breaker: Option<BreakerPermit>,
     /// The attempt whose answer is being given.
@@ -205,6 +208,7 @@ impl Exchange {
             attempts: 0,
             is_retry: false,
             permit: None,
+            admission: None,
             service_breaker: None,
             live: None,
             routed: None,
@@ -290,6 +294,11 @@ impl Exchange {
             routed.counters.answered(status);
         }
         traffic.latency.observe(now.since(self.started));
+        // What fails fast says nothing of how fast the application is.
+        let admission = self.admission.as_mut();
+        if let Some(permit) = admission.filter(|_| !status.is_server_error()) {
+            permit.answered(now);
+        }
     }
 
     /// Remora itself answers.
@@ -417,6 +426,12 @@ impl Exchange {
             routed.end(judged, now);
         }
         self.permit = None;
+        if let Some(mut permit) = self.admission.take()
+            && end == BodyEnd::CallerLeft
+            && self.answered.is_none()
+        {
+            permit.left(now);
+        }
         self.count_retry(if end == BodyEnd::CallerLeft {
             RetryOutcome::Cancelled
         } else {

@@ -7,16 +7,17 @@
 //! it does when it ends a connection of HTTP/2, is sent once more.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::request::Parts;
 use http::{Request, Response};
 use tokio::sync::watch;
 
-use crate::answer::Reason;
+use crate::answer::{self, Reason};
 use crate::attempt::{self, Bounds, Failure, Held, Sent};
 use crate::authorization::Authorization;
 use crate::body::Incoming;
@@ -30,17 +31,23 @@ use crate::grpc;
 use crate::headers;
 use crate::inbound_connection::Arrival;
 use crate::pipeline;
+use crate::policy::admission::{self, Gate};
 use crate::policy::breaker::Journal;
+use crate::policy::config::admission::Admission;
 use crate::policy::config::{AttemptEnd, Outbound, RateLimit, ServicePolicy};
 use crate::policy::limit::Kind;
 use crate::policy::rate_limit::{self, RateLimiter};
 use crate::policy::retry;
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
 use crate::state::{MeshProtocols, MtlsMode, Protocol, WorkloadConfig};
+use crate::tls::Peer;
 use crate::tls::context::Refused;
 use crate::upstream::Head;
 use crate::wire::Wire;
 use crate::worker::Worker;
+
+/// What is told to who was not admitted: overload passes, or it does not.
+const ADMISSION_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Ports beyond the workload's own that get counters of their own.
 const OTHER_PORTS: usize = 256;
@@ -49,6 +56,7 @@ const OTHER_PORTS: usize = 256;
 #[derive(Debug)]
 struct Counted {
     runtime: Arc<ServiceRuntime>,
+    gate: Arc<Gate>,
     application: Arc<EndpointRuntime>,
 }
 
@@ -67,6 +75,10 @@ pub struct InboundPort {
     pub limiter: Arc<RateLimiter>,
     /// Which of them hold for this port.
     limits: Arc<Vec<LimitName>>,
+    /// How many requests the application is given at a time.
+    pub gate: Arc<Gate>,
+    /// What policies say of that.
+    pub admissions: Arc<Vec<Admission>>,
 }
 
 /// `namespace/policy` and the limit's name.
@@ -88,12 +100,25 @@ struct Rules {
     others: Rule,
 }
 
+impl Rules {
+    fn of(&self, port: u16) -> &Rule {
+        self.ports.get(&port).unwrap_or(&self.others)
+    }
+
+    fn apply(&self, port: u16, counted: &Counted) {
+        counted
+            .gate
+            .configure(&self.of(port).admissions, clock::now());
+    }
+}
+
 /// What holds for a port.
 #[derive(Clone, Debug, Default)]
 struct Rule {
     protocol: Protocol,
     mtls: MtlsMode,
     limits: Arc<Vec<LimitName>>,
+    admissions: Arc<Vec<Admission>>,
 }
 
 /// The pod's ports.
@@ -147,6 +172,7 @@ impl Inbound {
             protocol: Protocol::Detect,
             mtls: workload.mtls,
             limits: names(&workload.rate_limits),
+            admissions: Arc::new(workload.admissions.clone()),
         };
         let ports = workload
             .ports
@@ -156,13 +182,18 @@ impl Inbound {
                     protocol: of_port.protocol,
                     mtls: of_port.mtls,
                     limits: names(&of_port.rate_limits),
+                    admissions: Arc::new(of_port.admissions.clone()),
                 };
                 (*port, rule)
             })
             .collect();
         self.authorization.configure(&workload.authorizations);
         self.limiter.reconfigure(&all, clock::now());
-        self.rules.store(Arc::new(Rules { ports, others }));
+        let rules = Arc::new(Rules { ports, others });
+        self.rules.store(Arc::clone(&rules));
+        for (port, counted) in self.counted.load().iter() {
+            rules.apply(*port, counted);
+        }
         self.changes.send_replace(());
     }
 
@@ -191,6 +222,8 @@ impl Inbound {
             mtls: rule.mtls,
             limiter: Arc::clone(&self.limiter),
             limits: Arc::clone(&rule.limits),
+            gate: Arc::clone(&counted.gate),
+            admissions: Arc::clone(&rule.admissions),
         }
     }
 
@@ -205,6 +238,16 @@ impl Inbound {
             .load()
             .iter()
             .map(|(port, counted)| (*port, Arc::clone(&counted.runtime)))
+            .collect()
+    }
+
+    /// The admission of every port that has been called and has one.
+    pub fn gates(&self) -> Vec<(u16, Arc<Gate>)> {
+        let rules = self.rules.load();
+        let counted = self.counted.load();
+        let has_one = |port: &u16| !rules.of(*port).admissions.is_empty();
+        let all = counted.iter().filter(|(port, _)| has_one(port));
+        all.map(|(port, counted)| (*port, Arc::clone(&counted.gate)))
             .collect()
     }
 
@@ -233,13 +276,17 @@ impl Inbound {
                 let application = EndpointRuntime::application(&runtime);
                 Arc::new(Counted {
                     runtime: Arc::new(runtime),
+                    gate: Gate::new(),
                     application: Arc::new(application),
                 })
             });
             held
         });
         match self.counted.load().get(&port) {
-            Some(counted) => Arc::clone(counted),
+            Some(counted) => {
+                self.rules.load().apply(port, counted);
+                Arc::clone(counted)
+            }
             // Never so: entries are only ever added.
             None => self.counted(0),
         }
@@ -293,8 +340,38 @@ pub async fn serve(
     if let Some(answer) = limited {
         return pipeline::answering(answer, exchange);
     }
+    let who = arrival.identity.as_deref();
+    if let Some(answer) = admit(&mut exchange, &port, &parts, arrival.peer.ip(), who) {
+        return pipeline::answering(answer, exchange);
+    }
     let forwarded = forward(&worker, &port, &arrival, parts, body, exchange);
     Box::pin(forwarded).await
+}
+
+/// Takes a place for the request, or gives the answer where there is none.
+pub fn admit(
+    exchange: &mut Exchange,
+    port: &InboundPort,
+    parts: &Parts,
+    address: IpAddr,
+    identity: Option<&Peer>,
+) -> Option<Response<ResponseBody>> {
+    let caller = &rate_limit::Caller { address, identity };
+    let facts = pipeline::Facts { parts, caller };
+    let priority = admission::priority::of(&port.admissions, &facts, identity);
+    let started = exchange.started();
+    if let Some(permit) = port.gate.try_admit(priority, started) {
+        exchange.admission = Some(permit);
+        return None;
+    }
+    let detail = format!(
+        "admission: the application has as many requests at a time as it is given, or as are kept for higher priorities than {}",
+        priority.word()
+    );
+    let mut answer = answer::refuse(Reason::Overloaded, detail, exchange.is_grpc);
+    answer::set_retry_after(&mut answer, ADMISSION_RETRY_AFTER);
+    exchange.refused(Reason::Overloaded, &answer, clock::now());
+    Some(answer)
 }
 
 async fn forward(

@@ -20,6 +20,7 @@
 //! - [`tcp`] over [`relay`]: raw connections.
 //! - [`tls`]: mutual TLS between sidecars; [`identity`]: our own certificate.
 //! - [`runtime`]: what all workers share about a service and an endpoint.
+//! - [`health`]: probes of applications.
 //! - [`state`]: what the control plane says; [`stream`]: how it gets here.
 //! - [`admin`], [`metrics`], [`access_log`], [`probes`] with
 //!   `probes_grpc`: what is shown to others.
@@ -49,6 +50,7 @@ pub mod explicit;
 pub mod fallback;
 pub mod grpc;
 pub mod headers;
+pub mod health;
 pub mod heap;
 pub mod http1;
 pub mod http2;

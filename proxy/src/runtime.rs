@@ -2,7 +2,7 @@
 //! endpoints, and what outlives a change of their configuration.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::policy::hedge::Latencies;
 use crate::policy::limit::{Kind, Limits, Permit};
 use crate::policy::rate_limit::RateLimiter;
 use crate::routes::session::SessionKey;
-use crate::state::EndpointConfig;
+use crate::state::{EndpointConfig, Health};
 
 /// Requests that may wait for a connection where `maxPendingRequests` is unset:
 /// no queue is without a bound.
@@ -287,6 +287,8 @@ pub struct EndpointRuntime {
     pub load: Arc<LoadMeter>,
     /// What sessions with it are known by.
     pub session_key: SessionKey,
+    /// What our own probes say of it, see [`Self::probed`].
+    probed: AtomicU8,
     /// Attempts so far.
     pub attempts: AtomicU64,
     /// Attempts that failed, as the policy counts failures.
@@ -313,6 +315,7 @@ impl EndpointRuntime {
             session_key: identity.session_key(),
             name: identity.label.into(),
             load: LoadMeter::new(),
+            probed: AtomicU8::new(0),
             attempts: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             started: AtomicU64::new(0),
@@ -341,6 +344,25 @@ impl EndpointRuntime {
             return 1.0;
         }
         UNRIPE + (1.0 - UNRIPE) * age.as_secs_f64() / slow_start.as_secs_f64()
+    }
+
+    /// What our own probes say of it, where it has no sidecar to do that.
+    pub fn probed(&self) -> Health {
+        match self.probed.load(Relaxed) {
+            1 => Health::Healthy,
+            2 => Health::Unhealthy,
+            _ => Health::Unknown,
+        }
+    }
+
+    /// A probe of ours has ended.
+    pub fn set_probed(&self, health: Health) {
+        let figure = match health {
+            Health::Unknown => 0,
+            Health::Healthy => 1,
+            Health::Unhealthy => 2,
+        };
+        self.probed.store(figure, Relaxed);
     }
 
     /// The pod's own application, behind one of its ports.

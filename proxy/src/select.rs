@@ -10,7 +10,7 @@ use crate::balance::{self, Availability, Candidates, Ring, Standing};
 use crate::clock::Timestamp;
 use crate::policy::config::balancing::Algorithm;
 use crate::policy::limit::Kind;
-use crate::state::{Endpoint, EndpointList, Plan, Service};
+use crate::state::{Endpoint, EndpointList, Health, Plan, Service};
 
 /// Endpoints that this request has tried already.
 #[derive(Debug, Default)]
@@ -195,7 +195,7 @@ impl Candidates for ByRequests<'_, '_> {
 
 /// Better than nothing, and no better.
 fn is_doubtful(endpoint: &Endpoint) -> bool {
-    !endpoint.config.ready
+    !endpoint.config.ready || endpoint.health() == Health::Unhealthy
 }
 
 /// Ready, or still serving although it is terminating (KEP-1669) or on a node

@@ -22,7 +22,7 @@ use crate::policy::breaker::Journal;
 use crate::pool::Pool;
 use crate::relay::Scratch;
 use crate::state::{EndpointConfig, Mesh, Secured};
-use crate::{identity, inbound_connection, outbound_connection, tls};
+use crate::{health, identity, inbound_connection, outbound_connection, tls};
 
 /// How often a worker looks through its pool and its callers.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -50,6 +50,8 @@ pub struct Shared {
     pub tls: tls::Context,
     /// How our certificate stands.
     pub identity: identity::Status,
+    /// What probes have found.
+    pub health: health::Board,
     /// The event loops of the threads.
     pub loops: Loops,
     /// A request waits at `maxConnections`, perhaps for what another worker keeps idle.

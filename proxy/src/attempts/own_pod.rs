@@ -8,6 +8,7 @@ use crate::answer;
 use crate::authorization;
 use crate::body::response::ResponseBody;
 use crate::clock;
+use crate::inbound;
 use crate::pipeline;
 use crate::policy::rate_limit;
 use crate::state::Endpoint;
@@ -25,23 +26,27 @@ impl Attempting<'_> {
             identity: own.as_deref(),
             port: address.port(),
         };
-        let inbound = &self.worker.shared.inbound;
-        if let Err((reason, detail)) = inbound.authorization.request(&mut self.parts, &asks) {
+        let ports = &self.worker.shared.inbound;
+        if let Err((reason, detail)) = ports.authorization.request(&mut self.parts, &asks) {
             let answer = answer::refuse(reason, detail, self.exchange.is_grpc);
             self.exchange.refused(reason, &answer, clock::now());
             return Some(answer);
         }
-        let inbound = inbound.port(address.port());
+        let port = ports.port(address.port());
         let caller = rate_limit::Caller {
             address: self.peer.ip(),
             identity: own.as_deref(),
         };
-        pipeline::limit_rate(
+        let limited = pipeline::limit_rate(
             &mut self.exchange,
-            &inbound.limiter,
+            &port.limiter,
             &self.parts,
             &caller,
-            |limit| inbound.applies(limit),
-        )
+            |limit| port.applies(limit),
+        );
+        limited.or_else(|| {
+            let (address, own) = (self.peer.ip(), own.as_deref());
+            inbound::admit(&mut self.exchange, &port, &self.parts, address, own)
+        })
     }
 }

@@ -7,11 +7,18 @@ use super::exposition::with;
 use super::text::{Exposition, Labels, Samples};
 use crate::clock::{self, Timestamp};
 use crate::policy::breaker::State;
-use crate::state::{Endpoint, Service};
+use crate::state::{Endpoint, Health, Service};
 use crate::worker::Shared;
 
 /// What an endpoint is counted as; each is one thing only, the first that holds.
-const STATES: [&str; 5] = ["draining", "not_ready", "open", "would_open", "ready"];
+const STATES: [&str; 6] = [
+    "draining",
+    "not_ready",
+    "unhealthy",
+    "open",
+    "would_open",
+    "ready",
+];
 
 pub(super) fn write(shared: &Shared, text: &mut Exposition) {
     let now = clock::now();
@@ -100,6 +107,9 @@ fn standing(endpoint: &Endpoint, now: Timestamp) -> &'static str {
     }
     if !endpoint.config.ready {
         return "not_ready";
+    }
+    if endpoint.health() == Health::Unhealthy {
+        return "unhealthy";
     }
     match endpoint.runtime.breaker.describe(now).state {
         State::Open | State::HalfOpen => "open",

@@ -48,8 +48,10 @@ pub fn write(shared: &Shared, format: Format) -> String {
     let subjects = subjects(shared);
     super::requests::write(&subjects, &mut text);
     super::policies::write(shared, &subjects, &mut text);
+    super::admission::write(shared, &mut text);
     super::breakers::write(shared, &mut text);
     super::caller::write(shared, &mut text);
+    super::health::write(shared, &mut text);
     super::routes::write(shared, &mut text);
     super::authorization::write(shared, &mut text);
     super::identity::write(shared, &mut text);

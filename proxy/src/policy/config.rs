@@ -6,8 +6,9 @@
 //!
 //! # Layout
 //! - this file: what is about limits, attempts and time.
-//! - [`balancing`]: which endpoint; [`trouble`]: fallbacks and faults; [`health`]: probes.
+//! - [`admission`]: how many at a time, at the target; [`balancing`]: which endpoint; [`trouble`]: fallbacks and faults; [`health`]: probes.
 
+pub mod admission;
 pub mod balancing;
 pub mod health;
 pub mod trouble;

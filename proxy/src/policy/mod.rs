@@ -5,6 +5,7 @@
 //! - [`fault`]: which requests meet trouble on purpose.
 //! - [`authorize`]: who may call.
 //! - [`rate_limit`]: how many requests in a time.
+//! - [`admission`]: how many requests the target takes at the same time, and which.
 //! - [`limit`]: how many of anything at the same time.
 //! - [`breaker`]: which endpoint gets nothing for a while.
 //! - [`deadline`]: how long anything may take.
@@ -12,6 +13,7 @@
 //! - [`hedge`]: whether another is made beside it.
 //! - [`budget`]: how many retries a service bears.
 
+pub mod admission;
 pub mod authorize;
 pub mod breaker;
 pub mod budget;

@@ -91,6 +91,7 @@ mod tests {
             sidecar: true,
             mesh: Default::default(),
             secured: None,
+            health: Default::default(),
         };
         let policy = ServicePolicy::default();
         let now = Timestamp::default();

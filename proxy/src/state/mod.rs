@@ -28,7 +28,7 @@ pub(crate) mod testing;
 pub use self::endpoint_list::{EndpointList, Plan};
 pub use self::mesh::{Counts, Mesh, Resolution, Status};
 pub use self::resource::{
-    Destination, EndpointConfig, InboundPort, MeshProtocols, MtlsMode, PolicyReference, Protocol,
-    Secured, ServiceConfig, ServiceKind, ServicePort, WorkloadConfig,
+    Destination, EndpointConfig, Health, InboundPort, MeshProtocols, MtlsMode, PolicyReference,
+    Protocol, Secured, ServiceConfig, ServiceKind, ServicePort, WorkloadConfig,
 };
 pub use self::snapshot::{Endpoint, Service, Snapshot, Workload};

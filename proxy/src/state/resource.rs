@@ -10,7 +10,8 @@ use std::time::Duration;
 use remora_proto::spiffe::SpiffeId;
 
 use crate::policy::authorize::Rules;
-use crate::policy::config::{RateLimit, ServicePolicy};
+use crate::policy::config::admission::Admission;
+use crate::policy::config::{HealthCheck, RateLimit, ServicePolicy};
 use crate::routes::config::PortRoutes;
 
 /// What is spoken on a port.
@@ -143,6 +144,31 @@ pub struct EndpointConfig {
     pub mesh: MeshProtocols,
     /// Where it is to be sent mutual TLS: who is there.
     pub secured: Option<Secured>,
+    /// What the probes of its own sidecar say.
+    pub health: Health,
+}
+
+/// What probes say of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// It is not probed, or not yet: counts as healthy.
+    #[default]
+    Unknown,
+    /// It is well.
+    Healthy,
+    /// It is taken only while no other serves.
+    Unhealthy,
+}
+
+impl Health {
+    /// Its word in JSON and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
 }
 
 /// Who an endpoint's sidecar proves to be.
@@ -245,6 +271,8 @@ pub struct WorkloadConfig {
     pub ports: BTreeMap<u16, InboundPort>,
     /// For ports that no Service covers.
     pub rate_limits: Vec<RateLimit>,
+    /// For ports that no Service covers.
+    pub admissions: Vec<Admission>,
     /// Every policy that took part.
     pub policies: Vec<PolicyReference>,
     /// Where reports go; `None`: to where the stream is.
@@ -266,4 +294,8 @@ pub struct InboundPort {
     pub rate_limits: Vec<RateLimit>,
     /// What it takes without mutual TLS.
     pub mtls: MtlsMode,
+    /// All apply, as one count.
+    pub admissions: Vec<Admission>,
+    /// It is unhealthy where one says so.
+    pub health_checks: Vec<HealthCheck>,
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::endpoint_list::EndpointList;
-use super::resource::{EndpointConfig, ServiceConfig, WorkloadConfig};
+use super::resource::{EndpointConfig, Health, ServiceConfig, WorkloadConfig};
 use crate::clock::Timestamp;
 use crate::policy::config::Scope;
 use crate::routes::runtime::{PortRouting, Routing};
@@ -47,6 +47,16 @@ pub struct Endpoint {
     pub config: Arc<EndpointConfig>,
     /// Its breaker, limits and load; the same before and after a change of `config`.
     pub runtime: Arc<EndpointRuntime>,
+}
+
+impl Endpoint {
+    /// What probes say of it: its own sidecar's, or ours where it has none.
+    pub fn health(&self) -> Health {
+        match self.config.health {
+            Health::Unknown => self.runtime.probed(),
+            told => told,
+        }
+    }
 }
 
 /// A service, its endpoints, and what all workers share about it.

@@ -170,6 +170,10 @@ fn outbound(mesh: &Mesh, apps: &[App]) {
 }
 
 fn inbound(workload: &mut v1::Workload) {
+    workload.admission = Some(v1::Admission {
+        max_requests: Some(100),
+        ..v1::Admission::default()
+    });
     workload.rate_limits = vec![
         limit("in", |limit| {
             limit.key = vec![v1::KeyPart {

@@ -12,6 +12,7 @@ use remora_proto::v1::health_check::Kind;
 use super::policy;
 use super::problems::Problems;
 use crate::policy::config::health::{HealthCheck, HttpProbe, Probe};
+use crate::state::resource::Health;
 
 /// One of a kind that is not known here is none.
 pub fn health_check(part: &v1::HealthCheck, problems: &mut Problems) -> Option<HealthCheck> {
@@ -67,6 +68,15 @@ pub fn health_checks(checks: &[v1::HealthCheck], problems: &mut Problems) -> Vec
         })
     });
     checks.collect()
+}
+
+/// What the probes of an endpoint say; what is not known here is not known.
+pub fn verdict(health: i32) -> Health {
+    match v1::Health::try_from(health) {
+        Ok(v1::Health::Healthy) => Health::Healthy,
+        Ok(v1::Health::Unhealthy) => Health::Unhealthy,
+        Ok(v1::Health::Unknown) | Err(_) => Health::Unknown,
+    }
 }
 
 fn http(part: &v1::HttpCheck, problems: &mut Problems) -> HttpProbe {

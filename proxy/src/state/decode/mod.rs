@@ -3,12 +3,13 @@
 //!
 //! # Layout
 //! - this file: Service, Endpoint, Workload.
-//! - [`policy`]: the policies in them, with [`balancing`], [`health`], and
+//! - [`policy`]: the policies in them, with [`admission`], [`balancing`], [`health`], and
 //!   [`trouble`] (fallbacks and faults); [`authorization`]: who may call.
 //! - [`routes`], [`filters`]: where requests go, and what is done with them.
 //! - [`names`]: which names and addresses are accepted.
 //! - [`problems`]: how problems are collected and shown.
 
+pub mod admission;
 pub mod authorization;
 pub mod balancing;
 pub mod filters;
@@ -110,6 +111,8 @@ pub fn workload(name: &str, value: &[u8]) -> Result<WorkloadConfig, DecodeError>
                 protocol: protocol(port.protocol, problems),
                 rate_limits: policy::rate_limits(&port.rate_limits, problems),
                 mtls: mtls_mode(port.mtls),
+                admissions: admission::admissions(&port.admissions, problems),
+                health_checks: health::health_checks(&port.health_checks, problems),
             };
             if ports.insert(number, inbound).is_some() {
                 problems.add("port", format_args!("{number} is there twice"));
@@ -131,6 +134,7 @@ pub fn workload(name: &str, value: &[u8]) -> Result<WorkloadConfig, DecodeError>
         draining: workload.draining,
         ports,
         rate_limits: policy::rate_limits(&workload.rate_limits, &mut problems),
+        admissions: admission::optional(workload.admission.as_ref(), &mut problems),
         policies: policy_references(&workload.policies, &mut problems),
         reports_address: reports_address(&workload.reports_address, &mut problems),
         identity: identity(&workload.identity, &mut problems),
@@ -309,6 +313,7 @@ fn endpoint_config(
         sidecar: endpoint.sidecar,
         mesh: mesh_protocols(&endpoint.mesh_protocols, problems),
         secured: secured(endpoint, problems),
+        health: health::verdict(endpoint.health),
     }
 }
 

@@ -1,0 +1,267 @@
+//! A backend of bounded concurrency under virtual time, and far more callers than
+//! it can serve: what the gate makes of it.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::gate::{Gate, Permit};
+use crate::clock::Timestamp;
+use crate::policy::config::admission::{Adaptive, Admission, Priority};
+
+/// How long a request is worked at.
+#[derive(Clone, Copy, Debug)]
+enum Service {
+    Fixed,
+    /// Evenly from half to one and a half.
+    Even,
+    Exponential,
+    /// Fixed, but one in fifty takes twenty times as long.
+    Tailed,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct World {
+    seed: u64,
+    places: usize,
+    service: Duration,
+    spread: Service,
+    /// Of what the backend can serve.
+    load: f64,
+    /// Shares of critical and default, the rest is sheddable.
+    shares: (f64, f64),
+}
+
+/// What happened in a span of time.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    latencies: Vec<f64>,
+    asked: [u64; 3],
+    refused: [u64; 3],
+    least_limit: u32,
+    most_limit: u32,
+}
+
+impl Told {
+    fn quantile(&self, share: f64) -> f64 {
+        let mut all = self.latencies.clone();
+        all.sort_by(f64::total_cmp);
+        let at = (all.len() as f64 * share) as usize;
+        all.get(at.min(all.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or(0.0)
+    }
+
+    fn refused_share(&self, priority: Priority) -> f64 {
+        let at = priority.index();
+        self.refused[at] as f64 / self.asked[at].max(1) as f64
+    }
+}
+
+struct Simulation {
+    world: World,
+    random: fastrand::Rng,
+    gate: Arc<Gate>,
+    now: f64,
+    next_arrival: f64,
+    waiting: VecDeque<(f64, Permit)>,
+    /// When it is done, and which it is.
+    busy: BinaryHeap<Reverse<(u64, usize)>>,
+    running: Vec<Option<(f64, Permit)>>,
+    /// Makes every request slower by this.
+    slowness: f64,
+}
+
+impl Simulation {
+    fn new(world: World) -> Self {
+        let gate = Gate::new();
+        let admission = Admission {
+            adaptive: Some(Adaptive {
+                min_requests: 4,
+                max_requests: 1000,
+                tolerance_percent: 200,
+            }),
+            ..Admission::default()
+        };
+        gate.configure(&[admission], at(0.0));
+        Self {
+            world,
+            random: fastrand::Rng::with_seed(world.seed),
+            gate,
+            now: 0.0,
+            next_arrival: 0.0,
+            waiting: VecDeque::new(),
+            busy: BinaryHeap::new(),
+            running: (0..world.places).map(|_| None).collect(),
+            slowness: 1.0,
+        }
+    }
+
+    fn capacity(&self) -> f64 {
+        self.world.places as f64 / (self.world.service.as_secs_f64() * self.mean_work())
+    }
+
+    fn mean_work(&self) -> f64 {
+        let spread = match self.world.spread {
+            Service::Tailed => 1.0 + 19.0 / 50.0,
+            _ => 1.0,
+        };
+        spread * self.slowness
+    }
+
+    fn work(&mut self) -> f64 {
+        let unit = match self.world.spread {
+            Service::Fixed => 1.0,
+            Service::Even => 0.5 + self.random.f64(),
+            Service::Exponential => -(1.0 - self.random.f64()).ln(),
+            Service::Tailed if self.random.u32(0..50) == 0 => 20.0,
+            Service::Tailed => 1.0,
+        };
+        unit * self.world.service.as_secs_f64() * self.slowness
+    }
+
+    fn run(&mut self, seconds: f64) -> Told {
+        let until = self.now + seconds;
+        let mut told = Told {
+            least_limit: u32::MAX,
+            ..Told::default()
+        };
+        loop {
+            let done = self.busy.peek().map(|Reverse((at, _))| *at as f64 / 1e9);
+            let next = done.map_or(self.next_arrival, |done| done.min(self.next_arrival));
+            if next >= until {
+                self.now = until;
+                return told;
+            }
+            self.now = next;
+            if done == Some(next) {
+                self.complete(&mut told);
+            } else {
+                self.arrive(&mut told);
+            }
+            let limit = self.gate.figures().limit.unwrap();
+            told.least_limit = told.least_limit.min(limit);
+            told.most_limit = told.most_limit.max(limit);
+        }
+    }
+
+    fn arrive(&mut self, told: &mut Told) {
+        let rate = self.world.load * self.capacity() * self.slowness;
+        self.next_arrival = self.now - (1.0 - self.random.f64()).ln() / rate;
+        let (critical, default) = self.world.shares;
+        let drawn = self.random.f64();
+        let priority = if drawn < critical {
+            Priority::Critical
+        } else if drawn < critical + default {
+            Priority::Default
+        } else {
+            Priority::Sheddable
+        };
+        told.asked[priority.index()] += 1;
+        match self.gate.try_admit(priority, at(self.now)) {
+            Some(permit) => self.waiting.push_back((self.now, permit)),
+            None => told.refused[priority.index()] += 1,
+        }
+        self.start();
+    }
+
+    fn complete(&mut self, told: &mut Told) {
+        let Some(Reverse((_, place))) = self.busy.pop() else {
+            return;
+        };
+        if let Some((since, mut permit)) = self.running[place].take() {
+            told.latencies.push(self.now - since);
+            permit.answered(at(self.now));
+        }
+        self.start();
+    }
+
+    fn start(&mut self) {
+        while let Some(place) = self.running.iter().position(Option::is_none) {
+            let Some(request) = self.waiting.pop_front() else {
+                return;
+            };
+            let done = self.now + self.work();
+            self.busy.push(Reverse(((done * 1e9) as u64, place)));
+            self.running[place] = Some(request);
+        }
+    }
+}
+
+fn at(seconds: f64) -> Timestamp {
+    Timestamp::from_nanos(1_000_000_000 + (seconds * 1e9) as u64)
+}
+
+fn unloaded(world: World) -> f64 {
+    let mut quiet = Simulation::new(World { load: 0.1, ..world });
+    let seconds = 20_000.0 / (0.1 * quiet.capacity());
+    quiet.run(seconds).quantile(0.99)
+}
+
+const FIXED: World = World {
+    seed: 0,
+    places: 10,
+    service: Duration::from_millis(10),
+    spread: Service::Fixed,
+    load: 3.0,
+    shares: (0.2, 0.3),
+};
+
+/// Goodput, tail and order at three times what the backend can serve.
+fn holds_its_bars(world: World) {
+    let mut simulation = Simulation::new(world);
+    // So that every shape of world has learnt from as much.
+    let unit = (2_000.0 / simulation.capacity()).max(1.0);
+    simulation.run(3.0 * unit);
+    let told = simulation.run(10.0 * unit);
+    let goodput = told.latencies.len() as f64 / (10.0 * unit) / simulation.capacity();
+    let tail = told.quantile(0.99) / unloaded(world);
+    let refused = Priority::ALL.map(|priority| told.refused_share(priority));
+    let seen = format!(
+        "{world:?}: goodput {goodput:.3}, p99 x{tail:.2}, refused {refused:.3?}, limit {}..{}",
+        told.least_limit, told.most_limit
+    );
+    if std::env::var_os("ADMISSION_SHOW").is_some() {
+        eprintln!("{seen}");
+    }
+    if std::env::var_os("ADMISSION_SHOW").is_some() {
+        return;
+    }
+    assert!(goodput >= 0.9, "{seen}");
+    assert!(tail < 3.0, "{seen}");
+    let [sheddable, default, critical] = refused;
+    assert!(sheddable > default && default > critical, "{seen}");
+    assert!(critical < 0.05 && sheddable > 0.9, "{seen}");
+}
+
+#[test]
+fn overloaded_threefold_it_keeps_goodput_tail_and_order() {
+    for seed in 0..3 {
+        for places in [5, 10, 40, 150] {
+            holds_its_bars(World {
+                seed,
+                places,
+                ..FIXED
+            });
+        }
+    }
+}
+
+#[test]
+fn noise_does_not_move_it_away() {
+    for seed in 0..3 {
+        for spread in [Service::Even, Service::Exponential, Service::Tailed] {
+            for places in [10, 40] {
+                let service = Duration::from_millis(5);
+                holds_its_bars(World {
+                    seed,
+                    places,
+                    spread,
+                    service,
+                    ..FIXED
+                });
+            }
+        }
+    }
+}
