@@ -19,6 +19,7 @@ use crate::identity::keep::Trust;
 use crate::identity::spread;
 use crate::leader::{Leadership, Replica, View};
 use crate::reports::Sidecars;
+use crate::reports::mesh::Known;
 use crate::source::kubernetes::{Cluster, Policies};
 use crate::{Tasks, events, leader, status};
 
@@ -96,6 +97,8 @@ pub struct Decided {
     route_verdicts: watch::Sender<Arc<Verdicts>>,
     uninjected: watch::Sender<Arc<Vec<Uninjected>>>,
     meshed: watch::Sender<Arc<BTreeSet<Name>>>,
+    /// Limits of the whole mesh, for who apportions them.
+    pub mesh_limits: watch::Sender<Arc<Known>>,
 }
 
 impl Default for Decided {
@@ -106,6 +109,7 @@ impl Default for Decided {
             route_verdicts: watch::Sender::new(Arc::default()),
             uninjected: watch::Sender::new(Arc::default()),
             meshed: watch::Sender::new(Arc::default()),
+            mesh_limits: watch::Sender::new(Arc::default()),
         }
     }
 }
@@ -125,6 +129,7 @@ impl Decided {
         let uninjected = core.without_sidecar().map(Uninjected::of);
         tell(&self.uninjected, Arc::new(uninjected.collect()));
         tell(&self.meshed, Arc::new(core.meshed_namespaces()));
+        tell(&self.mesh_limits, Arc::new(core.mesh_limits()));
     }
 }
 

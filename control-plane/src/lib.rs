@@ -237,6 +237,19 @@ pub async fn start_as(
         election = cluster::elect(&mut tasks, shared, this_replica);
         awaited.extend(election.is_some().then_some(cluster::LEADER_TASK));
     }
+    let is_alone = matches!(origin, Origin::Files(_));
+    let leadership = election.as_ref().map(|shown| shown.leadership.clone());
+    if is_alone || leadership.is_some() {
+        let mesh = reports::mesh::keep(
+            common.sidecars.mesh().clone(),
+            common.decided.mesh_limits.subscribe(),
+            common.synced.clone(),
+            leadership,
+        );
+        tasks.spawn(async move { match mesh.await {} });
+    }
+    let verdicts = reports::verdicts::keep(common.sidecars.clone(), event_sender.clone());
+    tasks.spawn(verdicts);
     tasks.spawn(origin.feed(event_sender, common.problems.clone()));
     let trust_domain = identity.as_ref().map(|identity| &*identity.trust_domain);
     let core = Core::new(common.store.clone(), trust_domain);

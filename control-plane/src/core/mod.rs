@@ -39,6 +39,9 @@ use objects::{Event, Key, Name, Pod};
 use policies::Condition;
 use routes::judged::Verdicts;
 
+use crate::reports::mesh::Known;
+use crate::stream::session::Node;
+
 /// The control plane's knowledge, and the resources made of it.
 pub struct Core {
     index: index::Index,
@@ -142,6 +145,21 @@ impl Core {
         let mut conditions = self.index.policies.conditions(named);
         enforced::mark(self.publisher.left_out(), &mut conditions);
         conditions
+    }
+
+    /// The limits of the whole mesh, and who may hold shares of them. A pod without an address
+    /// has never had its sidecar started.
+    pub fn mesh_limits(&self) -> Known {
+        let limits = self.index.policies.mesh_limits();
+        let pods = self.index.pods.values().filter(|_| !limits.is_empty());
+        let started = pods.filter(|pod| pod.sidecar && !pod.ended && !pod.addresses.is_empty());
+        let node = |pod: &Pod| Node {
+            namespace: pod.id.namespace.to_string(),
+            pod: pod.id.name.to_string(),
+            pod_uid: pod.uid.to_string(),
+        };
+        let sidecars = started.map(node).collect();
+        Known { limits, sidecars }
     }
 
     /// Running pods that should have a sidecar and have none.

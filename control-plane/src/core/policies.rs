@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::index::{Index, within};
 use super::objects::{Created, Id, Name, Pod, Target, TrafficPolicy};
 use super::scope::{Scope, Selector};
+use super::settings::RateLimit;
+use crate::reports::mesh::apportion::Whole;
+use crate::reports::mesh::{Limit, LimitKey};
 
 /// Where an object stands among its like, oldest first: those that say when
 /// they were made before those that do not (those stand in the order of first
@@ -196,6 +199,24 @@ impl Policies {
     /// Whether any policy of a namespace has an `mtls` block.
     pub fn say_mtls(&self, namespace: &Name) -> bool {
         self.mtls.contains_key(namespace)
+    }
+
+    /// Every rate limit with `scope: Mesh`, by policy (`namespace/name`) and name.
+    pub fn mesh_limits(&self) -> BTreeMap<LimitKey, Limit> {
+        let policies = self.by_id.values();
+        let limits = policies.flat_map(|(policy, _)| policy.settings.rate_limits.iter().flatten());
+        let mesh = limits.filter(|limit| limit.limit.mesh);
+        let each = mesh.map(|RateLimit { at_caller, limit }| {
+            let whole = Whole {
+                requests: limit.requests,
+                per_ms: limit.per_ms,
+                burst: limit.burst,
+            };
+            let at_caller = *at_caller;
+            let key = (limit.policy.clone(), limit.name.clone());
+            (key, Limit { whole, at_caller })
+        });
+        each.collect()
     }
 
     /// The policy in force on a target.

@@ -5,6 +5,8 @@
 //! - [`sidecar`]: what is kept of one.
 //! - [`tally`]: of each policy, how many have it and how many refuse it.
 //! - [`shown`]: what the admin endpoint shows.
+//! - [`mesh`]: limits of the whole mesh, and who has which share.
+//! - [`verdicts`]: what probes say of pods' ports.
 //! - [`server`]: the Reports service that fills it.
 
 pub mod mesh;
@@ -12,15 +14,18 @@ pub mod server;
 pub mod shown;
 mod sidecar;
 pub mod tally;
+pub mod verdicts;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use remora_proto::v1;
 use tokio::sync::watch;
 
+use self::mesh::MeshLimits;
 pub use self::sidecar::Opened;
 use self::sidecar::{MAX_TEXT_BYTES, Sidecar};
+use self::verdicts::Verdicts;
 use crate::clock;
 use crate::core::objects::Name;
 use crate::core::store::{ResourceType, Store};
@@ -50,6 +55,8 @@ pub struct Sidecars {
     /// Gives the names of resources, so that each is held once.
     store: Arc<Store>,
     opened: Mutex<VecDeque<Opened>>,
+    verdicts: Verdicts,
+    mesh: Arc<MeshLimits>,
     changes: watch::Sender<u64>,
 }
 
@@ -86,6 +93,8 @@ impl Sidecars {
             known: Mutex::default(),
             store,
             opened: Mutex::default(),
+            verdicts: Verdicts::default(),
+            mesh: Arc::default(),
             changes: watch::Sender::new(0),
         }
     }
@@ -93,6 +102,23 @@ impl Sidecars {
     /// Whose resources the sidecars hold.
     pub(super) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What their probes say.
+    pub(super) fn verdicts(&self) -> &Verdicts {
+        &self.verdicts
+    }
+
+    /// The limits that they share.
+    pub fn mesh(&self) -> &Arc<MeshLimits> {
+        &self.mesh
+    }
+
+    /// Those with a stream of reports.
+    fn heard(&self) -> HashSet<Node> {
+        let known = self.lock();
+        let heard = known.iter().filter(|(_, sidecar)| sidecar.reports());
+        heard.map(|(node, _)| node.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Node, Sidecar>> {
@@ -209,6 +235,10 @@ impl Sidecars {
         for usage in report.usage {
             sidecar.add_usage(usage);
         }
+        for usage in report.ports {
+            sidecar.add_port_usage(usage);
+        }
+        self.verdicts.report(node, &report.health, first, now_ms);
         drop(known);
         self.keep_opened(opened);
         if changed {

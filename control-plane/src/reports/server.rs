@@ -11,13 +11,18 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::mesh::Acknowledgements;
 use super::{Origin, Sidecars};
+use crate::clock;
 use crate::identity::gate::{self, Admitted};
 use crate::stream::peers::Peers;
 use crate::stream::session::Node;
 
 /// Bytes of one report.
 const MAX_REPORT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Acknowledgements and shares that wait for a slow reader.
+const WAITING: usize = 32;
 
 /// The service.
 pub struct ReportService {
@@ -40,8 +45,6 @@ pub fn service(
     ReportsServer::new(service).max_decoding_message_size(MAX_REPORT_BYTES)
 }
 
-type Acknowledgements = mpsc::Sender<Result<ReportAcknowledgement, Status>>;
-
 #[tonic::async_trait]
 impl Reports for ReportService {
     type ReportStream = Pin<Box<dyn Stream<Item = Result<ReportAcknowledgement, Status>> + Send>>;
@@ -51,7 +54,7 @@ impl Reports for ReportService {
         request: Request<Streaming<SidecarReport>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
         let permit = self.peers.admit(request.remote_addr())?;
-        let (sender, receiver) = mpsc::channel(4);
+        let (sender, receiver) = mpsc::channel(WAITING);
         let sidecars = self.sidecars.clone();
         let mut ending = self.ending.clone();
         let admitted = request.extensions().get::<Admitted>().cloned();
@@ -99,9 +102,13 @@ async fn take(
                 admitted.is(&node)?;
             }
             let permit = sidecars.connect(&node, &sidecar.version, Origin::Reports);
-            connected = Some((node, permit));
+            let open = sidecars.mesh().open(&node, sender.clone());
+            connected = Some((node, permit, open));
         }
-        if let Some((node, _)) = &connected {
+        if let Some((node, _, open)) = &connected {
+            let usages = &report.mesh_limits;
+            let mesh = sidecars.mesh();
+            mesh.report(open, sequence, usages, clock::unix_ms());
             sidecars.report(node, report, first);
         }
         if sender

@@ -67,6 +67,7 @@ impl Shown {
         let refused = sidecar.refused.iter();
         let breakers = sidecar.breakers.iter();
         let usage = sidecar.usage.values();
+        let ports = sidecar.ports.iter();
         Self {
             namespace: node.namespace.clone(),
             pod: node.pod.clone(),
@@ -96,6 +97,21 @@ impl Shown {
                     failures: usage.failures,
                     retries: usage.retries,
                     rate_limited: usage.rate_limited,
+                    hedges: usage.hedges,
+                    fallbacks: usage.fallbacks,
+                    faults: usage.faults,
+                    budget_exhausted: usage.budget_exhausted,
+                    overloaded: usage.overloaded,
+                })
+                .collect(),
+            ports: ports
+                .map(|(port, usage)| ShownPort {
+                    port: *port,
+                    requests: usage.requests,
+                    rate_limited: usage.rate_limited,
+                    shed_critical: usage.shed_critical,
+                    shed_default: usage.shed_default,
+                    shed_sheddable: usage.shed_sheddable,
                 })
                 .collect(),
             last_report_ms: sidecar.last_report_ms,
@@ -115,6 +131,7 @@ pub struct Shown {
     refused: Vec<ShownRefusal>,
     breakers: Vec<ShownBreaker>,
     usage: Vec<ShownUsage>,
+    ports: Vec<ShownPort>,
     last_report_ms: Option<u64>,
 }
 
@@ -141,6 +158,21 @@ struct ShownUsage {
     failures: u64,
     retries: u64,
     rate_limited: u64,
+    hedges: u64,
+    fallbacks: u64,
+    faults: u64,
+    budget_exhausted: u64,
+    overloaded: u64,
+}
+
+#[derive(Serialize)]
+struct ShownPort {
+    port: u16,
+    requests: u64,
+    rate_limited: u64,
+    shed_critical: u64,
+    shed_default: u64,
+    shed_sheddable: u64,
 }
 
 /// One breaker in `/breakers`, with the caller whose it is.

@@ -16,6 +16,8 @@ const MAX_APPLIED: usize = 20_000;
 const MAX_REFUSED: usize = 256;
 /// Breakers and services that are kept of one sidecar.
 const MAX_BREAKERS: usize = 4_096;
+/// Ports that are kept of one sidecar.
+const MAX_PORTS: usize = 256;
 /// Bytes of a reason, a cause or a name.
 pub(super) const MAX_TEXT_BYTES: usize = 1_024;
 
@@ -35,6 +37,7 @@ pub(super) struct Sidecar {
     /// The newest change of a breaker that was told.
     newest_change_ms: u64,
     pub(super) usage: BTreeMap<String, v1::ServiceUsage>,
+    pub(super) ports: BTreeMap<u16, v1::PortUsage>,
     pub(super) last_report_ms: Option<u64>,
     pub(super) last_heard_ms: u64,
 }
@@ -82,6 +85,11 @@ impl Sidecar {
 
     pub(super) fn is_connected(&self) -> bool {
         self.streams + self.report_streams > 0
+    }
+
+    /// Whether it has a stream of reports.
+    pub(super) fn reports(&self) -> bool {
+        self.report_streams > 0
     }
 
     pub(super) fn is_stale(&self, now_ms: u64) -> bool {
@@ -159,5 +167,26 @@ impl Sidecar {
         sum.failures = sum.failures.saturating_add(usage.failures);
         sum.retries = sum.retries.saturating_add(usage.retries);
         sum.rate_limited = sum.rate_limited.saturating_add(usage.rate_limited);
+        sum.hedges = sum.hedges.saturating_add(usage.hedges);
+        sum.fallbacks = sum.fallbacks.saturating_add(usage.fallbacks);
+        sum.faults = sum.faults.saturating_add(usage.faults);
+        sum.budget_exhausted = sum.budget_exhausted.saturating_add(usage.budget_exhausted);
+        sum.overloaded = sum.overloaded.saturating_add(usage.overloaded);
+    }
+
+    pub(super) fn add_port_usage(&mut self, usage: v1::PortUsage) {
+        let Ok(port) = u16::try_from(usage.port) else {
+            return;
+        };
+        if self.ports.len() >= MAX_PORTS && !self.ports.contains_key(&port) {
+            return;
+        }
+        let sum = self.ports.entry(port).or_default();
+        sum.port = usage.port;
+        sum.requests = sum.requests.saturating_add(usage.requests);
+        sum.rate_limited = sum.rate_limited.saturating_add(usage.rate_limited);
+        sum.shed_critical = sum.shed_critical.saturating_add(usage.shed_critical);
+        sum.shed_default = sum.shed_default.saturating_add(usage.shed_default);
+        sum.shed_sheddable = sum.shed_sheddable.saturating_add(usage.shed_sheddable);
     }
 }
