@@ -44,7 +44,7 @@ mod own_pod;
 mod way;
 
 use self::endings::{late, record_failure};
-pub use self::endpoint::MAX_WAITING;
+pub use self::endpoint::{MAX_WAITING, Waiting};
 pub use self::later::Later;
 pub use self::way::RetryPermit;
 

@@ -3,6 +3,7 @@
 
 mod allowed;
 mod told;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 
 use self::told::{Ends, log};
+use crate::attempts::Later;
 use crate::balance::LoadGuard;
 use crate::choice;
 use crate::clock::{self, Timestamp};
@@ -28,7 +30,7 @@ use crate::policy::retry::MAX_RESENDS;
 use crate::pool::Idle;
 use crate::relay::{self, RelayEnd};
 use crate::runtime::{ConnectionPermits, EndpointRuntime, ServiceRuntime};
-use crate::select::{self, Asking, Tried};
+use crate::select::{self, Asking, NoPick, Tried};
 use crate::sniff::{self, Sniffed};
 use crate::state::{Destination, Endpoint, Service};
 use crate::tls::Alpn;
@@ -59,8 +61,8 @@ pub async fn outbound(
     service: &Service,
     destination: Destination,
 ) {
-    let started = clock::now();
-    match open(worker, peer, service, destination).await {
+    let (started, later) = (clock::now(), Later::default());
+    match open(worker, peer, (service, &later), destination).await {
         Some(upstream) => carry(worker, &caller, upstream, seen, peer, service, started).await,
         None => refuse(&caller, &service.runtime),
     }
@@ -83,8 +85,8 @@ pub async fn whoever_speaks_first(
     service: &Service,
     destination: Destination,
 ) -> Option<(Spoken, Prefixed)> {
-    let started = clock::now();
-    let Some(upstream) = open(worker, peer, service, destination).await else {
+    let (started, later) = (clock::now(), Later::default());
+    let Some(upstream) = open(worker, peer, (service, &later), destination).await else {
         // At once, though it may yet turn out to speak HTTP and could be told why:
         // the client of a server that speaks first would wait for nothing.
         refuse(&caller, &service.runtime);
@@ -155,19 +157,25 @@ async fn first_words(caller: &Stream, upstream: &Stream, detector: Detector) -> 
     }
 }
 
-/// Connects to an endpoint; what refuses is tried elsewhere up to twice.
+/// Connects to an endpoint; what refuses is tried elsewhere up to twice. Where
+/// there is none it waits, as the policy says.
 async fn open<'a>(
     worker: &Rc<Worker>,
     peer: SocketAddr,
-    service: &'a Service,
+    (mut service, later): (&'a Service, &'a Later),
     destination: Destination,
 ) -> Option<Upstream<'a>> {
     let mut tried = Tried::default();
-    let runtime = &service.runtime;
-    runtime.traffic.tcp_connections.fetch_add(1, Relaxed);
-    let mut refused = 0;
+    service
+        .runtime
+        .traffic
+        .tcp_connections
+        .fetch_add(1, Relaxed);
+    let ends = waiting::ends(service, clock::now());
+    let (mut refused, mut later) = (0, later);
     for _ in 0..PICKS {
         let now = clock::now();
+        let runtime = &service.runtime;
         let mut service_breaker = runtime.service_breaker().try_admit(now)?;
         let asking = Asking {
             port: destination.port,
@@ -178,8 +186,15 @@ async fn open<'a>(
             tried: &tried,
             now,
         };
-        let picked = select::pick(service, &asking, crate::random::next());
-        let endpoint = picked.ok()?;
+        let endpoint = match select::pick(service, &asking, crate::random::next()) {
+            Ok(endpoint) => endpoint,
+            Err(NoPick::NoEndpoints) => {
+                let waiting = waiting::wait(worker, (service, later), &asking, ends?);
+                (service, later) = Box::pin(waiting).await?;
+                continue;
+            }
+            Err(NoPick::Overloaded) => return None,
+        };
         tried.add(endpoint);
         let Some(mut breaker) = endpoint.runtime.breaker.try_admit(now) else {
             continue;
