@@ -162,21 +162,18 @@ async fn first_words(caller: &Stream, upstream: &Stream, detector: Detector) -> 
 async fn open<'a>(
     worker: &Rc<Worker>,
     peer: SocketAddr,
-    (mut service, later): (&'a Service, &'a Later),
+    (mut service, mut later): (&'a Service, &'a Later),
     destination: Destination,
 ) -> Option<Upstream<'a>> {
     let mut tried = Tried::default();
-    service
-        .runtime
-        .traffic
-        .tcp_connections
-        .fetch_add(1, Relaxed);
+    let traffic = &service.runtime.traffic;
+    traffic.tcp_connections.fetch_add(1, Relaxed);
     let ends = waiting::ends(service, clock::now());
-    let (mut refused, mut later) = (0, later);
+    let mut refused = 0;
     for _ in 0..PICKS {
         let now = clock::now();
         let runtime = &service.runtime;
-        let mut service_breaker = runtime.service_breaker().try_admit(now)?;
+        let service_breaker = runtime.service_breaker().try_admit(now)?;
         let asking = Asking {
             port: destination.port,
             source: Some(peer.ip()),
@@ -196,7 +193,7 @@ async fn open<'a>(
             Err(NoPick::Overloaded) => return None,
         };
         tried.add(endpoint);
-        let Some(mut breaker) = endpoint.runtime.breaker.try_admit(now) else {
+        let Some(breaker) = endpoint.runtime.breaker.try_admit(now) else {
             continue;
         };
         // At `perEndpoint.maxConnections`: another may have room.
@@ -204,37 +201,24 @@ async fn open<'a>(
             continue;
         };
         if refused > 0 {
-            runtime.traffic.resends.fetch_add(1, Relaxed);
+            traffic.resends.fetch_add(1, Relaxed);
         }
-        let load = endpoint.runtime.load.start(now);
-        endpoint.runtime.attempts.fetch_add(1, Relaxed);
+        let places = Places {
+            permits,
+            breaker,
+            load: endpoint.runtime.load.start(now),
+            service_breaker,
+        };
         let address = endpoint.config.address_for(destination);
         let own_port = allowed::itself(worker, peer, address)?;
-        let secured = worker.shared.secured(&endpoint.config, address);
-        let outbound = &service.config.policy.outbound;
-        match connect::dial_endpoint(worker, address, secured, Alpn::Tcp, outbound).await {
-            Ok(stream) => {
-                // Of a raw connection nothing else is known to be slow.
-                let connected = clock::now();
-                breaker.answered(connected);
-                service_breaker.answered(connected);
-                load.answered(connected);
-                let service_breaker = Some(service_breaker);
+        match dial(worker, service, endpoint, address, places).await {
+            Some(upstream) => {
                 return Some(Upstream {
-                    stream,
-                    endpoint,
                     own_port,
-                    permits,
-                    breaker,
-                    load,
-                    service_breaker,
+                    ..upstream
                 });
             }
-            Err(error) => {
-                tracing::debug!(service = %runtime.name, %error, "a raw connection did not come about");
-                let end = AttemptEnd::ConnectFailure;
-                fail(service, &endpoint.runtime, end, breaker, &load);
-                record(service, end, service_breaker);
+            None => {
                 refused += 1;
                 if refused > MAX_RESENDS || service.is_direct() {
                     return None;
@@ -243,6 +227,59 @@ async fn open<'a>(
         }
     }
     None
+}
+
+/// What a connection holds before it stands.
+struct Places {
+    permits: ConnectionPermits,
+    breaker: BreakerPermit,
+    load: LoadGuard,
+    service_breaker: BreakerPermit,
+}
+
+/// Connects; who hears how it went are the breakers.
+async fn dial<'a>(
+    worker: &Rc<Worker>,
+    service: &Service,
+    endpoint: &'a Endpoint,
+    address: SocketAddr,
+    places: Places,
+) -> Option<Upstream<'a>> {
+    let Places {
+        permits,
+        mut breaker,
+        load,
+        mut service_breaker,
+    } = places;
+    endpoint.runtime.attempts.fetch_add(1, Relaxed);
+    let secured = worker.shared.secured(&endpoint.config, address);
+    let outbound = &service.config.policy.outbound;
+    match connect::dial_endpoint(worker, address, secured, Alpn::Tcp, outbound).await {
+        Ok(stream) => {
+            // Of a raw connection nothing else is known to be slow.
+            let connected = clock::now();
+            breaker.answered(connected);
+            service_breaker.answered(connected);
+            load.answered(connected);
+            Some(Upstream {
+                stream,
+                endpoint,
+                own_port: None,
+                permits,
+                breaker,
+                load,
+                service_breaker: Some(service_breaker),
+            })
+        }
+        Err(error) => {
+            let name = &service.runtime.name;
+            tracing::debug!(service = %name, %error, "a raw connection did not come about");
+            let end = AttemptEnd::ConnectFailure;
+            fail(service, &endpoint.runtime, end, breaker, &load);
+            record(service, end, service_breaker);
+            None
+        }
+    }
 }
 
 fn fail(
