@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::Response;
-use http::header::{HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 
 use crate::answer::Reason;
@@ -40,12 +39,13 @@ mod endings;
 mod endpoint;
 mod hedged;
 mod held_answer;
+mod instead;
 mod later;
 mod own_pod;
 mod way;
 
 use self::endings::{late, record_failure};
-pub use self::endpoint::MAX_WAITING;
+pub use self::endpoint::{MAX_WAITING, Waiting};
 pub use self::later::Later;
 pub use self::way::RetryPermit;
 
@@ -148,41 +148,6 @@ impl<'a> Attempting<'a> {
             tried: Tried::default(),
             retry_permit: None,
         })
-    }
-
-    /// One attempt for a fallback, which ends at `ends`, in the place of a refusal:
-    /// the answer, marked; or the exchange, where no answer came.
-    pub async fn once(
-        mut self: Box<Self>,
-        ends: Option<Timestamp>,
-        instead_of: Reason,
-    ) -> Result<Response<ResponseBody>, Box<Exchange>> {
-        self.deadlines = Deadlines::new(self.way.timeouts(), clock::now());
-        if let Some(ends) = ends {
-            self.deadlines.shorten(ends);
-        }
-        // Others beside it would be more than one.
-        self.hedged = u32::MAX;
-        self.attempt_began = clock::now();
-        match self.attempt().await {
-            Attempted::Answered(mut response, _)
-                if !response.headers().contains_key(headers::REASON) =>
-            {
-                let word = HeaderValue::from_static(Reason::Fallback.word());
-                response.headers_mut().insert(headers::REASON, word);
-                self.exchange.falls_back_on(&[]);
-                self.exchange.notes_fallback(instead_of);
-                Ok(self.give(response))
-            }
-            Attempted::Answered(response, _) => {
-                self.let_go(response);
-                Err(self.exchange)
-            }
-            _ => {
-                self.exchange.live = None;
-                Err(self.exchange)
-            }
-        }
     }
 
     /// Attempts until one is answered or nothing more may be tried.
@@ -487,23 +452,6 @@ impl<'a> Attempting<'a> {
         }
         let until = self.until(parts.status);
         Response::from_parts(parts, ResponseBody::relayed(body, self.exchange, until))
-    }
-
-    /// The target's sidecar refused it, and a fallback has an answer for that.
-    fn refused_there(
-        mut self: Box<Self>,
-        response: Response<Incoming>,
-        reason: Reason,
-    ) -> Response<ResponseBody> {
-        let again = response.headers().get(RETRY_AFTER).cloned();
-        self.let_go(response);
-        let name = &self.way.target.runtime.name;
-        let detail = format!("{name}: the endpoint's sidecar refused it");
-        let mut answer = pipeline::refuse(self.exchange, reason, detail);
-        if let Some(again) = again {
-            answer.headers_mut().insert(RETRY_AFTER, again);
-        }
-        answer
     }
 
     /// What ends the answer's body. Of a tunnel, and of a gRPC stream, nothing

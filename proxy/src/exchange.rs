@@ -4,6 +4,8 @@
 //! Everything is given back on drop, so a request that its caller cancels at
 //! any moment leaves nothing counted.
 
+mod fallback;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -283,11 +285,8 @@ impl Exchange {
         self.reason = reason;
         self.answered = Some(now);
         let of_backend = self.routed.as_mut().map(|it| &mut it.backend_breaker);
-        for permit in of_backend.into_iter().chain([&mut self.service_breaker]) {
-            if let Some(permit) = permit {
-                permit.answered(now);
-            }
-        }
+        let breakers = of_backend.into_iter().chain([&mut self.service_breaker]);
+        breakers.flatten().for_each(|permit| permit.answered(now));
         let traffic = self.side.traffic();
         traffic.answered(status);
         if let Some(routed) = &self.routed {
@@ -314,50 +313,6 @@ impl Exchange {
         if let Some(routed) = &self.routed {
             routed.counters.answered(answer.status());
         }
-    }
-
-    /// There is a fallback for these: what is refused for one of them is not yet the answer.
-    pub fn falls_back_on(&mut self, reasons: &[Reason]) {
-        let bits = reasons.iter().map(|reason| 1 << reason.index());
-        self.falls_back = bits.fold(0, |all, bit: u16| all | bit);
-    }
-
-    /// Whether there is a fallback for this.
-    pub fn may_fall_back(&self, reason: Reason) -> bool {
-        self.falls_back & (1 << reason.index()) != 0
-    }
-
-    /// The fallback's own answer goes to the caller.
-    pub fn fell_back<B>(&mut self, instead_of: Reason, answer: &Response<B>, now: Timestamp) {
-        self.falls_back = 0;
-        self.notes_fallback(instead_of);
-        self.refused(Reason::Fallback, answer, now);
-    }
-
-    /// A fallback answers in the place of this.
-    pub fn notes_fallback(&mut self, instead_of: Reason) {
-        self.instead_of = Some(instead_of);
-        self.side.traffic().fell_back(instead_of);
-    }
-
-    /// The refusal is the answer after all.
-    pub fn did_not_fall_back(&mut self, reason: Reason) {
-        self.falls_back = 0;
-        self.reason = Some(reason);
-        self.forget_service_breakers();
-        self.side.traffic().refused(reason);
-    }
-
-    /// It goes to another service than the one that was called, by its fallback: of
-    /// the called one it holds nothing any more.
-    pub fn goes_elsewhere(&mut self, permit: Permit, breaker: BreakerPermit) {
-        self.live = None;
-        self.forget_service_breakers();
-        if let Some(routed) = &mut self.routed {
-            routed.sessions = None;
-        }
-        self.permit = Some(permit);
-        self.service_breaker = Some(breaker);
     }
 
     /// A breaker's probe among those of the services learns that it is answered:

@@ -71,8 +71,17 @@ impl Kept {
         }))
     }
 
+    /// What is answered where `going` gives the answer without a fallback.
+    pub async fn guard(
+        self: Box<Self>,
+        going: impl Future<Output = Response<ResponseBody>>,
+    ) -> Response<ResponseBody> {
+        let answer = going.await;
+        self.instead(answer).await
+    }
+
     /// What is answered: `answer`, or what the policy has in its place.
-    pub async fn instead(
+    async fn instead(
         mut self: Box<Self>,
         answer: Response<ResponseBody>,
     ) -> Response<ResponseBody> {
@@ -88,7 +97,7 @@ impl Kept {
             Ok((bytes, None)) => {
                 return Response::from_parts(head, ResponseBody::own(bytes));
             }
-            Err(body) => return Response::from_parts(head, body),
+            Err(body) => return Response::from_parts(head, *body),
         };
         let fallback = Arc::clone(&self.fallback);
         match &fallback.action {

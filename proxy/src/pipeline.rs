@@ -92,29 +92,65 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         };
         return Box::pin(way::outbound(Box::new(arriving))).await;
     }
-    let timeout = policy.timeouts.request;
-    if let Some(fault) = &policy.fault {
-        let troubled = trouble::inflict(&mut exchange, fault, &parts, peer, timeout);
-        if let Some(answer) = Box::pin(troubled).await {
-            return answering(answer, exchange);
-        }
-    }
-    let buffer_bytes = service
-        .config
-        .policy
+    let buffer_bytes = policy
         .retries
         .as_ref()
         .map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
     let source = RequestSource::new(body, buffer_bytes, started);
     let fallback = policy.fallback.as_ref();
-    let request = (&parts, &source);
+    let (request, timeout) = ((&parts, &source), policy.timeouts.request);
     let kept = Kept::of(fallback, &worker, peer, request, &mut exchange, timeout);
+    let going = Going {
+        worker,
+        service,
+        destination,
+        peer,
+        parts,
+        source,
+        exchange,
+    };
+    match kept {
+        None => go(going).await,
+        // In a box: few policies have any, and all would carry its size.
+        Some(kept) => Box::pin(kept.guard(go(going))).await,
+    }
+}
+
+/// A request to a port without routes.
+struct Going {
+    worker: Rc<Worker>,
+    service: Arc<Service>,
+    destination: Destination,
+    peer: SocketAddr,
+    parts: Parts,
+    source: RequestSource,
+    exchange: Box<Exchange>,
+}
+
+async fn go(going: Going) -> Response<ResponseBody> {
+    let Going {
+        worker,
+        service,
+        destination,
+        peer,
+        parts,
+        source,
+        mut exchange,
+    } = going;
+    let (policy, runtime) = (&service.config.policy, &service.runtime);
+    if let Some(fault) = &policy.fault {
+        let timeout = policy.timeouts.request;
+        let troubled = trouble::inflict(&mut exchange, fault, &parts, peer, timeout);
+        if let Some(answer) = Box::pin(troubled).await {
+            return answering(answer, exchange);
+        }
+    }
     let limiter = runtime.rate_limiter();
     if let Some(answer) = limit_caller(&worker, &mut exchange, limiter, &parts, peer) {
-        return fall_back(kept, answering(answer, exchange)).await;
+        return answering(answer, exchange);
     }
     if let Err(refusal) = enter(&mut exchange, runtime) {
-        return fall_back(kept, refusal.end(exchange)).await;
+        return refusal.end(exchange);
     }
     let later = Later::default();
     let way = Way {
@@ -125,20 +161,7 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         later: &later,
     };
     let attempting = Attempting::new(&worker, way, peer, parts, source, exchange);
-    let answer = Box::pin(attempting.run()).await;
-    fall_back(kept, answer).await
-}
-
-/// What is answered, with a fallback or without.
-pub async fn fall_back(
-    kept: Option<Box<Kept>>,
-    answer: Response<ResponseBody>,
-) -> Response<ResponseBody> {
-    match kept {
-        None => answer,
-        // In a box: it is rare, and all would carry its size.
-        Some(kept) => Box::pin(kept.instead(answer)).await,
-    }
+    Box::pin(attempting.run()).await
 }
 
 /// Why a request does not go on.

@@ -115,10 +115,10 @@ impl ResponseBody {
     }
 
     /// Our own words, and what they answer; or the body as it was, where it is not ours.
-    pub fn into_own(self) -> Result<(Bytes, Option<Box<Exchange>>), Self> {
+    pub fn into_own(self) -> Result<(Bytes, Option<Box<Exchange>>), Box<Self>> {
         match self.kind {
             Kind::Own { bytes, exchange } => Ok((bytes.unwrap_or_default(), exchange)),
-            kind @ Kind::Relayed(_) => Err(Self { kind }),
+            kind @ Kind::Relayed(_) => Err(Box::new(Self { kind })),
         }
     }
 }

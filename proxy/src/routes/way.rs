@@ -70,16 +70,18 @@ pub async fn outbound(mut arriving: Box<Arriving>) -> Response<ResponseBody> {
         Ok(rule) => rule,
         Err(refusal) => return refusal.end(arriving.exchange),
     };
-    if let Some(answer) = arriving.trouble(&rule).await {
-        return pipeline::answering(answer, arriving.exchange);
+    match arriving.keep(&rule) {
+        None => go(arriving, rule).await,
+        // In a box: few policies have any, and all would carry its size.
+        Some(kept) => Box::pin(kept.guard(go(arriving, rule))).await,
     }
-    let kept = arriving.keep(&rule);
-    let answer = Box::pin(go(arriving, rule)).await;
-    pipeline::fall_back(kept, answer).await
 }
 
 /// By the rule that was found.
 async fn go(mut arriving: Box<Arriving>, rule: Arc<RoutedRule>) -> Response<ResponseBody> {
+    if let Some(answer) = arriving.trouble(&rule).await {
+        return pipeline::answering(answer, arriving.exchange);
+    }
     if let Some(answer) = arriving.limit_rate(&rule) {
         return pipeline::answering(answer, arriving.exchange);
     }
