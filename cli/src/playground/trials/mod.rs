@@ -20,7 +20,9 @@ use serde::Serialize;
 use claims::{Claim, Judged};
 use figures::Figures;
 
-/// The YAML that every trial stands on, of the folder `common`.
+/// The folder of scenarios that every trial stands on.
+pub const GROUND: &str = "trials";
+/// Its YAML.
 pub const COMMON: [&str; 3] = ["reviews.yaml", "ledger.yaml", "shopper.yaml"];
 /// Who makes the load.
 pub const SHOPPER: &str = "shopper";
@@ -69,7 +71,7 @@ impl Trial {
     /// The files of a stage below the folder of scenarios: those that all trials
     /// have, and its own.
     pub fn files(&self, scenarios: &Path, stage: &Stage) -> Vec<PathBuf> {
-        let common = COMMON.map(|file| scenarios.join("common").join(file));
+        let common = COMMON.map(|file| scenarios.join(GROUND).join(file));
         let own = scenarios.join(self.name).join(stage.file);
         common.into_iter().chain([own]).collect()
     }

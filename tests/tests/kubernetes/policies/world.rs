@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use remora::playground::trials::figures::{self, Told};
 use remora::playground::trials::{
-    COMMON, Played, SETTLE, SHOPPER, Stage, TARGETS, Trial, Verdict, addressee,
+    COMMON, GROUND, Played, SETTLE, SHOPPER, Stage, TARGETS, Trial, Verdict, addressee,
 };
 use serde_json::Value;
 
@@ -37,7 +37,7 @@ impl World {
     /// All of it, ready; none where there is no cluster.
     pub fn make() -> Option<Self> {
         let shop = shop()?;
-        let common = manifests("demo/scenarios/common");
+        let common = manifests("demo/scenarios").join(GROUND);
         for file in COMMON {
             let file = common.join(file).display().to_string();
             shop.cluster.kubectl(&["apply", "-f", &file]);
