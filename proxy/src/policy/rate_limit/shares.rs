@@ -276,3 +276,174 @@ impl Shares {
 fn is_enforced(shared: &Arc<Shared>) -> bool {
     Arc::strong_count(shared) > 1
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::config::Match;
+    use crate::policy::rate_limit::{Decision, RateLimiter};
+
+    struct Call;
+
+    impl Facts for Call {
+        fn method(&self) -> &str {
+            "GET"
+        }
+
+        fn path(&self) -> &str {
+            "/"
+        }
+
+        fn header(&self, _: &str) -> Option<&[u8]> {
+            None
+        }
+
+        fn remote_address(&self) -> Option<IpAddr> {
+            None
+        }
+
+        fn client_identity(&self) -> Option<&str> {
+            None
+        }
+    }
+
+    const START: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn limit(requests: u32, burst: u32) -> RateLimit {
+        RateLimit {
+            name: Arc::from("all"),
+            policy: Arc::from("shop/web"),
+            requests,
+            per: Duration::from_secs(1),
+            burst,
+            matches: Match::default(),
+            key: Vec::new(),
+            shadow: false,
+            max_keys: 10,
+            mesh: true,
+        }
+    }
+
+    fn share(parts_per_million: u32, burst: u32) -> Share {
+        Share {
+            parts_per_million,
+            burst,
+        }
+    }
+
+    fn passes(limiter: &RateLimiter, now: Timestamp) -> bool {
+        limiter.check(&Call, now) == Decision::Admitted
+    }
+
+    #[test]
+    fn without_a_share_nothing_passes_and_its_demand_is_counted() {
+        let shares = Arc::new(Shares::default());
+        let limiter = RateLimiter::with_shares(&[limit(100, 10)], Arc::clone(&shares), START);
+        assert!(!passes(&limiter, START));
+        let usage = shares.usage();
+        assert_eq!((usage[0].asked, usage[0].admitted), (1, 0));
+        drop(limiter);
+        assert!(shares.usage().is_empty(), "nobody enforces it");
+    }
+
+    #[test]
+    fn a_share_survives_the_limit_and_an_enlargement_brings_nothing_at_once() {
+        let shares = Arc::new(Shares::default());
+        let limits = [limit(100, 10)];
+        let limiter = RateLimiter::with_shares(&limits, Arc::clone(&shares), START);
+        shares.take("shop/web", "all", share(500_000, 5), 3, START);
+        assert!(!passes(&limiter, START), "it begins empty");
+        let later = START.after(Duration::from_millis(20));
+        assert!(
+            passes(&limiter, later) && !passes(&limiter, later),
+            "50 each second"
+        );
+        limiter.reconfigure(&[], later);
+        limiter.reconfigure(&limits, later);
+        assert_eq!(shares.usage()[0].share, share(500_000, 5));
+        shares.take("shop/web", "all", share(1_000_000, 10), 4, later);
+        assert!(!passes(&limiter, later));
+        let full = later.after(Duration::from_secs(10));
+        assert_eq!((0..20).filter(|_| passes(&limiter, full)).count(), 10);
+        shares.begin_stream();
+        assert_eq!(shares.usage()[0].grant, 0);
+        shares.take("shop/web", "all", share(0, 0), 1, full);
+        assert!(!passes(&limiter, full.after(Duration::from_secs(10))));
+    }
+
+    #[test]
+    fn two_places_of_one_limit_have_one_bucket() {
+        let shares = Arc::new(Shares::default());
+        let place = || RateLimiter::with_shares(&[limit(100, 10)], Arc::clone(&shares), START);
+        let (one, other) = (place(), place());
+        shares.take("shop/web", "all", share(1_000_000, 10), 1, START);
+        let full = START.after(Duration::from_secs(1));
+        let passed = (0..20).filter(|at| passes([&one, &other][at % 2], full));
+        assert_eq!(passed.count(), 10);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Call,
+        Wait(u64),
+        Take(u32, u32),
+        Limit(u32, u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => Just(Step::Call),
+            3 => (1_u64..200).prop_map(Step::Wait),
+            2 => (0_u32..=1_000_000, 0_u32..20).prop_map(|(part, burst)| Step::Take(part, burst)),
+            1 => (1_u32..1000, 1_u32..20).prop_map(|(rate, burst)| Step::Limit(rate, burst)),
+        ]
+    }
+
+    proptest! {
+        /// In every window no more than the largest burst share in force in it, and
+        /// what the rates in force brought meanwhile.
+        #[test]
+        fn no_change_mints_anything(steps in proptest::collection::vec(step(), 1..200)) {
+            let shares = Arc::new(Shares::default());
+            let mut terms = limit(100, 10);
+            let limiter = RateLimiter::with_shares(&[terms.clone()], Arc::clone(&shares), START);
+            let (mut now, mut part, mut burst) = (START, 0_u32, 0_u32);
+            // Tokens that a window beginning at each earlier moment may still give.
+            let mut windows: Vec<f64> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Wait(millis) => {
+                        now = now.after(Duration::from_millis(millis));
+                        let rate = f64::from(terms.requests) * f64::from(part) / 1e6;
+                        let rate = if burst == 0 { 0.0 } else { rate };
+                        for left in &mut windows {
+                            *left += rate * millis as f64 / 1e3;
+                        }
+                    }
+                    Step::Take(new_part, new_burst) => {
+                        (part, burst) = (new_part, new_burst);
+                        shares.take("shop/web", "all", share(part, burst), 1, now);
+                    }
+                    Step::Limit(requests, most) => {
+                        terms = RateLimit { requests, burst: most, ..terms };
+                        limiter.reconfigure(&[terms.clone()], now);
+                    }
+                    Step::Call => {
+                        // What a bucket may hold as the window begins.
+                        windows.push(f64::from(burst.min(terms.burst)));
+                        if passes(&limiter, now) {
+                            for left in &mut windows {
+                                *left -= 1.0;
+                                prop_assert!(*left > -1e-6, "{left}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
