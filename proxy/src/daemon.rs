@@ -7,13 +7,14 @@
 //! Whatever ends without having been told to ends the process, with an error:
 //! a sidecar of which half is gone must not look alive.
 
+mod told;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use remora_proto::v1::{BreakerChange, ServiceUsage, breaker_change};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
@@ -26,12 +27,10 @@ use crate::heap;
 use crate::identity;
 use crate::inbound::Inbound;
 use crate::metrics::process::Loops;
-use crate::policy::breaker::State;
 use crate::probes::{self, ProbeTarget};
-use crate::runtime::label_of;
 use crate::socket;
 use crate::state::MtlsMode;
-use crate::stream::{ControlPlane, Identity, NumberedChange, Options, ReportSource, Streams};
+use crate::stream::{ControlPlane, Identity, Options, Streams};
 use crate::tls;
 use crate::worker::{self, ConnectionCounters, Listeners, Shared};
 
@@ -122,7 +121,7 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
     let (drain, draining) = watch::channel(false);
     let (stop, stopping) = watch::channel(false);
     let workers = start_workers(&shared, &draining, &stopping)?;
-    let mut running = streams.spawn(Arc::new(Source(Arc::clone(&shared))));
+    let mut running = streams.spawn(Arc::new(told::Source(Arc::clone(&shared))));
     let ready_at = when_ready(&shared, started);
     let giving_back = give_memory_back(&shared, ready_at.clone());
     let admin = Arc::new(Admin {
@@ -418,61 +417,5 @@ async fn follow_workload(shared: &Arc<Shared>, drain: &watch::Sender<bool>) {
             changed = changes.changed() => if changed.is_err() { return },
             changed = draining.changed() => if changed.is_err() { return },
         }
-    }
-}
-
-#[derive(Debug)]
-struct Source(Arc<Shared>);
-
-impl ReportSource for Source {
-    fn breaker_changes_since(&self, sequence: u64) -> Vec<NumberedChange> {
-        let numbered = |change: crate::policy::breaker::Change| NumberedChange {
-            sequence: change.sequence,
-            change: BreakerChange {
-                service: change.service.to_string(),
-                endpoint: label_of(&change.endpoint).to_owned(),
-                from: wire_state(change.from) as i32,
-                to: wire_state(change.to) as i32,
-                at_ms: clock::unix_ms(change.at),
-                cause: change.cause,
-            },
-        };
-        self.0
-            .journal
-            .since(sequence)
-            .into_iter()
-            .map(numbered)
-            .collect()
-    }
-
-    fn usage(&self) -> Vec<ServiceUsage> {
-        let snapshot = self.0.mesh.load();
-        snapshot
-            .services()
-            .map(|service| {
-                let totals = service.runtime.traffic.totals();
-                ServiceUsage {
-                    service: service.name.to_string(),
-                    requests: totals.requests,
-                    failures: totals.failures,
-                    retries: totals.retries,
-                    rate_limited: totals.rate_limited,
-                    hedges: totals.hedges,
-                    fallbacks: totals.fallbacks,
-                    faults: totals.faults,
-                    budget_exhausted: totals.budget_exhausted,
-                    overloaded: totals.at_limits,
-                }
-            })
-            .collect()
-    }
-}
-
-const fn wire_state(state: State) -> breaker_change::State {
-    match state {
-        State::Closed => breaker_change::State::Closed,
-        State::Open => breaker_change::State::Open,
-        State::HalfOpen => breaker_change::State::HalfOpen,
-        State::WouldOpen => breaker_change::State::WouldOpen,
     }
 }

@@ -12,19 +12,23 @@
 mod compose;
 mod way;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use remora_proto::v1::reports_client::ReportsClient;
-use remora_proto::v1::{BreakerChange, ReportAcknowledgement, ServiceUsage, SidecarReport};
+use remora_proto::v1::{
+    BreakerChange, PortHealth, PortUsage, ReportAcknowledgement, ServiceUsage, SidecarReport,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use self::compose::{Composer, MustBeginAnew};
+use self::compose::{Composer, MeshNews, MustBeginAnew};
 pub(super) use self::way::keep_reporting;
 use super::channel::{ConnectError, ControlPlane, ControlPlaneError};
 use crate::clock::{self, Timestamp};
+use crate::policy::rate_limit::shares::{Share, Shares};
 use crate::state::mesh::Mesh;
 
 /// Reports are at least so far apart.
@@ -38,7 +42,11 @@ pub const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reports on their way to the connection.
 const REPORT_QUEUE: usize = 1;
 /// The largest acknowledgement that is read, in bytes.
-const MAX_ACKNOWLEDGEMENT_BYTES: usize = 4096;
+const MAX_ACKNOWLEDGEMENT_BYTES: usize = 1024 * 1024;
+/// With demand for a limit of the mesh reports are so far apart.
+pub const MESH_INTERVAL: Duration = Duration::from_millis(200);
+/// After a new limit or share of the mesh, so far.
+pub const MESH_AT_ONCE: Duration = Duration::from_millis(20);
 
 /// An entry of the breakers' journal.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +65,21 @@ pub trait ReportSource: Send + Sync + 'static {
     /// The totals of each service since the start of the process. What was
     /// reported already is subtracted here.
     fn usage(&self) -> Vec<ServiceUsage>;
+
+    /// How the pod's own ports answer their probes.
+    fn health(&self) -> Vec<PortHealth> {
+        Vec::new()
+    }
+
+    /// The totals of each of the pod's ports since the start of the process.
+    fn ports(&self) -> Vec<PortUsage> {
+        Vec::new()
+    }
+
+    /// The limits of the mesh that this sidecar enforces.
+    fn shares(&self) -> Arc<Shares> {
+        Shares::own()
+    }
 }
 
 /// Why a report stream ended.
@@ -103,6 +126,7 @@ impl Reporter<'_> {
         let mut client =
             ReportsClient::new(channel).max_decoding_message_size(MAX_ACKNOWLEDGEMENT_BYTES);
         self.composer.begin(&self.mesh.ledger());
+        self.source.shares().begin_stream();
         let (reports, outgoing) = mpsc::channel(REPORT_QUEUE);
         // The first is there before the stream: a server may wait for it.
         reports
@@ -130,7 +154,8 @@ impl Reporter<'_> {
                 biased;
                 // A server that speaks unasked, or ends the stream.
                 message = acknowledgements.message() => {
-                    message?.ok_or(ReportError::Closed)?;
+                    let acknowledgement = message?.ok_or(ReportError::Closed)?;
+                    self.take_shares(&acknowledgement);
                 }
                 () = self.something_to_report(sent_at) => {
                     let report = self.compose()?;
@@ -143,7 +168,18 @@ impl Reporter<'_> {
 
     fn compose(&mut self) -> Result<SidecarReport, MustBeginAnew> {
         let ledger = self.mesh.ledger();
-        self.composer.compose(&ledger, self.source)
+        self.composer.compose(&ledger, self.source, clock::now())
+    }
+
+    fn take_shares(&self, acknowledgement: &ReportAcknowledgement) {
+        let shares = self.source.shares();
+        for given in &acknowledgement.mesh_shares {
+            let share = Share {
+                parts_per_million: given.parts_per_million,
+                burst: given.burst,
+            };
+            shares.take(&given.policy, &given.name, share, given.grant, clock::now());
+        }
     }
 
     async fn await_acknowledgement(
@@ -156,6 +192,7 @@ impl Reporter<'_> {
             let message = tokio::time::timeout_at(deadline, acknowledgements.message());
             let message = message.await.map_err(|_| ReportError::NotAcknowledged)??;
             let acknowledgement = message.ok_or(ReportError::Closed)?;
+            self.take_shares(&acknowledgement);
             self.composer.acknowledge(acknowledgement.sequence);
         }
         Ok(())
@@ -164,15 +201,37 @@ impl Reporter<'_> {
     /// Waits until the next report is due.
     async fn something_to_report(&self, sent_at: Timestamp) {
         let due = clock::instant(sent_at.after(MAX_INTERVAL));
-        tokio::time::sleep_until(clock::instant(sent_at.after(MIN_INTERVAL))).await;
+        let shares = self.source.shares();
+        tokio::time::sleep_until(clock::instant(sent_at.after(MESH_AT_ONCE))).await;
         loop {
+            let wanted = self.composer.mesh_news(&shares.usage());
+            let least = match wanted {
+                MeshNews::Share => MESH_AT_ONCE,
+                MeshNews::Demand => MESH_INTERVAL,
+                MeshNews::None => MIN_INTERVAL,
+            };
+            let age = clock::now().since(sent_at);
             let ledger_sequence = self.mesh.ledger().sequence();
-            if self.composer.has_news(ledger_sequence, self.source) {
+            let has_news = self.composer.has_news(ledger_sequence, self.source);
+            if (wanted != MeshNews::None || has_news) && age >= least {
                 return;
             }
+            let wait = match age.checked_sub(MESH_INTERVAL) {
+                Some(_) if shares.usage().is_empty() => JOURNAL_INTERVAL,
+                // Demand tells nobody: it is looked for.
+                Some(_) => MESH_INTERVAL / 4,
+                None => MESH_INTERVAL.saturating_sub(age),
+            };
+            let wait = wait.max(Duration::from_millis(5));
+            let wait = if has_news && age < MIN_INTERVAL {
+                wait.min(MIN_INTERVAL.saturating_sub(age))
+            } else {
+                wait
+            };
             tokio::select! {
-                () = self.mesh.news().notified() => {}
-                () = tokio::time::sleep(JOURNAL_INTERVAL) => {}
+                () = self.mesh.news().notified(), if !has_news => {}
+                () = shares.changed() => {}
+                () = tokio::time::sleep(wait) => {}
                 () = tokio::time::sleep_until(due) => return,
             }
         }

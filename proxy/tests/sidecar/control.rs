@@ -13,7 +13,7 @@ use remora_proto::discovery::aggregated_discovery_service_server::{
 };
 use remora_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use remora_proto::v1::reports_server::{Reports, ReportsServer};
-use remora_proto::v1::{ReportAcknowledgement, SidecarReport};
+use remora_proto::v1::{MeshShare, ReportAcknowledgement, SidecarReport};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
@@ -49,6 +49,8 @@ struct State {
     reconnected_with: Vec<String>,
     /// Every resource name that was sent, in order.
     sent: Vec<String>,
+    /// Of limits of the mesh, for the next acknowledgement.
+    shares: Vec<MeshShare>,
 }
 
 #[derive(Debug)]
@@ -226,6 +228,12 @@ impl Control {
         state.sent.iter().filter(|sent| *sent == name).count()
     }
 
+    /// Gives a share of a limit of the mesh, with the next acknowledgement or at once.
+    pub fn give(&self, share: MeshShare) {
+        self.shared.state.lock().unwrap().shares.push(share);
+        self.shared.changed.send_modify(|count| *count += 1);
+    }
+
     /// All reports so far.
     pub fn reports(&self) -> Vec<SidecarReport> {
         self.shared.state.lock().unwrap().reports.clone()
@@ -279,17 +287,27 @@ impl Reports for Script {
         let shared = Arc::clone(&self.0);
         let mut reports = request.into_inner();
         tokio::spawn(async move {
-            while let Ok(Some(report)) = reports.message().await {
-                let sequence = report.sequence;
-                shared.state.lock().unwrap().reports.push(report);
-                if answers
-                    .send(Ok(ReportAcknowledgement {
-                        sequence,
-                        ..Default::default()
-                    }))
-                    .await
-                    .is_err()
-                {
+            let mut changed = shared.changed.subscribe();
+            let mut sequence = 0;
+            loop {
+                let is_report = tokio::select! {
+                    report = reports.message() => match report {
+                        Ok(Some(report)) => {
+                            sequence = report.sequence;
+                            shared.state.lock().unwrap().reports.push(report);
+                            true
+                        }
+                        _ => return,
+                    },
+                    _ = changed.changed() => false,
+                };
+                let mesh_shares = std::mem::take(&mut shared.state.lock().unwrap().shares);
+                let is_news = is_report || !mesh_shares.is_empty();
+                let acknowledgement = ReportAcknowledgement {
+                    sequence,
+                    mesh_shares,
+                };
+                if is_news && answers.send(Ok(acknowledgement)).await.is_err() {
                     return;
                 }
             }

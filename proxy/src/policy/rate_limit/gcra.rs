@@ -14,6 +14,8 @@
 
 use std::time::Duration;
 
+use remora_proto::bounds::WHOLE_PARTS_PER_MILLION;
+
 /// How fast a bucket fills and how much it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate {
@@ -36,6 +38,21 @@ impl Rate {
             };
         };
         let interval = (interval / u64::from(requests)).max(1);
+        Self {
+            interval,
+            depth: interval.saturating_mul(u64::from(burst)),
+            per,
+        }
+    }
+
+    /// A part of such a rate, in millionths, with a burst of its own.
+    pub(super) fn part(requests: u32, per: Duration, parts_per_million: u32, burst: u32) -> Self {
+        let whole = u128::from(WHOLE_PARTS_PER_MILLION);
+        let parts = u128::from(requests) * u128::from(parts_per_million);
+        let Some(interval) = (per.as_nanos() * whole).checked_next_multiple_of(parts) else {
+            return Self::new(0, per, 0);
+        };
+        let interval = u64::try_from(interval / parts).unwrap_or(u64::MAX).max(1);
         Self {
             interval,
             depth: interval.saturating_mul(u64::from(burst)),

@@ -11,6 +11,7 @@
 //! - [`facts`]: which requests a limit counts, and by which key.
 //! - [`rule`]: one limit.
 //! - [`keyed`], [`bucket`]: its buckets, shared by all workers.
+//! - [`shares`]: limits of the whole mesh, of which the sidecar has a part.
 //! - [`gcra`]: the arithmetic, pure.
 //!
 //! A limit without a key is one atomic word. It does not answer the caller:
@@ -21,6 +22,7 @@ mod facts;
 mod gcra;
 mod keyed;
 mod rule;
+pub mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -36,8 +38,9 @@ pub use facts::{Caller, Facts, matches};
 use self::bucket::Halt;
 use self::facts::Keys;
 use self::rule::Rule;
+use self::shares::Shares;
 use super::config::RateLimit;
-use crate::clock::Timestamp;
+use crate::clock::{self, Timestamp};
 
 /// The limits that requests of one kind meet: those to a service, at the caller,
 /// or those to a port, at the target.
@@ -45,6 +48,7 @@ use crate::clock::Timestamp;
 pub struct RateLimiter {
     rules: ArcSwap<Vec<Rule>>,
     keys: Keys,
+    shares: Arc<Shares>,
     // A lock is allowed: only a change of the limits takes it, and a request
     // that finds its bucket gone in that very moment.
     changing: Mutex<()>,
@@ -108,11 +112,20 @@ pub struct LimitState {
 }
 
 impl RateLimiter {
-    /// Limits whose buckets are all full.
+    /// Limits whose buckets are all full; those of the mesh are as their shares say.
     pub fn new(limits: &[RateLimit]) -> Self {
+        Self::with_shares(limits, Shares::own(), clock::now())
+    }
+
+    /// As [`Self::new`], with shares of its own: where one process is more than one sidecar.
+    pub fn with_shares(limits: &[RateLimit], shares: Arc<Shares>, now: Timestamp) -> Self {
+        let rules = limits
+            .iter()
+            .map(|limit| Rule::new(limit, &shares, now.as_nanos()));
         Self {
-            rules: ArcSwap::from_pointee(limits.iter().map(Rule::new).collect()),
+            rules: ArcSwap::from_pointee(rules.collect()),
             keys: Keys::default(),
+            shares,
             changing: Mutex::new(()),
         }
     }
@@ -131,9 +144,10 @@ impl RateLimiter {
                 let known = old.iter().find(|rule| {
                     rule.config.policy == limit.policy && rule.config.name == limit.name
                 });
+                let (shares, now) = (&self.shares, now.as_nanos());
                 known.map_or_else(
-                    || Rule::new(limit),
-                    |rule| rule.changed_to(limit, now.as_nanos()),
+                    || Rule::new(limit, shares, now),
+                    |rule| rule.changed_to(limit, shares, now),
                 )
             })
             .collect();

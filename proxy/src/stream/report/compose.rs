@@ -1,13 +1,18 @@
 //! What a report says. Pure: what was acknowledged is not told again, what
 //! was not is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
 use remora_proto::v1::{
-    AppliedResource, RefusedResource, ServiceUsage, SidecarIdentity, SidecarReport,
+    AppliedResource, Health, MeshUsage, PortHealth, PortUsage, RefusedResource, ServiceUsage,
+    SidecarIdentity, SidecarReport,
 };
 
 use super::ReportSource;
+use crate::clock::Timestamp;
+use crate::policy::rate_limit::shares::Usage;
 use crate::state::controller::Identity;
 use crate::state::ledger::{Changes, Ledger};
 
@@ -28,6 +33,23 @@ struct Told {
     ledger: u64,
     breakers: u64,
     usage: HashMap<String, ServiceUsage>,
+    health: BTreeMap<u16, PortHealth>,
+    ports: HashMap<u32, PortUsage>,
+    mesh: HashMap<LimitName, (Usage, Timestamp)>,
+}
+
+/// `namespace/policy` and the limit's name.
+type LimitName = (Arc<str>, Arc<str>);
+
+/// What limits of the mesh want of the next report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MeshNews {
+    /// Nothing.
+    None,
+    /// There is demand.
+    Demand,
+    /// A limit has not been told of on this stream, or has another share.
+    Share,
 }
 
 /// Makes the reports of one stream after another.
@@ -59,6 +81,11 @@ impl Composer {
         self.stream_start = ledger.sequence();
         self.told.ledger = 0;
         self.told.breakers = 0;
+        self.told.health.clear();
+        // Their totals go on; that they are told at once is by the share that is none.
+        for (told, _) in self.told.mesh.values_mut() {
+            told.grant = u64::MAX;
+        }
         self.under_way = None;
     }
 
@@ -72,6 +99,26 @@ impl Composer {
     pub(super) fn has_news(&self, ledger_sequence: u64, source: &dyn ReportSource) -> bool {
         ledger_sequence > self.told.ledger
             || !source.breaker_changes_since(self.told.breakers).is_empty()
+            || !health_since(&self.told.health, &source.health()).is_empty()
+    }
+
+    /// How urgent limits of the mesh are.
+    pub(super) fn mesh_news(&self, limits: &[Usage]) -> MeshNews {
+        let news = limits.iter().map(|usage| {
+            let name = (Arc::clone(&usage.policy), Arc::clone(&usage.name));
+            match self.told.mesh.get(&name) {
+                Some((told, _)) if (told.share, told.grant) == (usage.share, usage.grant) => {
+                    if told.asked == usage.asked {
+                        MeshNews::None
+                    } else {
+                        MeshNews::Demand
+                    }
+                }
+                _ => MeshNews::Share,
+            }
+        });
+        news.max_by_key(|news| *news as u8)
+            .unwrap_or(MeshNews::None)
     }
 
     /// The next report.
@@ -79,6 +126,7 @@ impl Composer {
         &mut self,
         ledger: &Ledger,
         source: &dyn ReportSource,
+        now: Timestamp,
     ) -> Result<SidecarReport, MustBeginAnew> {
         let changes = ledger
             .changes_since(self.told.ledger, self.stream_start, MAX_RESOURCES)
@@ -93,6 +141,11 @@ impl Composer {
             told.breakers = last.sequence;
         }
         let usage = usage_since(&mut told.usage, source.usage());
+        let health = source.health();
+        let changed_health = health_since(&told.health, &health);
+        told.health = by_port(health);
+        let ports = ports_since(&mut told.ports, source.ports());
+        let mesh_limits = mesh_since(&mut told.mesh, source.shares().usage(), now);
         self.sequence += 1;
         self.under_way = Some((self.sequence, told));
         let first = self.sequence == 1;
@@ -109,6 +162,9 @@ impl Composer {
                 .map(|numbered| numbered.change)
                 .collect(),
             usage,
+            health: changed_health,
+            mesh_limits,
+            ports,
             ..resources(changes)
         })
     }
@@ -167,7 +223,10 @@ fn usage_since(
             + since.retries
             + since.rate_limited
             + since.hedges
+            + since.fallbacks
             + since.faults
+            + since.budget_exhausted
+            + since.overloaded
             > 0;
         if !used || usage.len() < MAX_USAGE {
             told.insert(total.service.clone(), total);
@@ -202,4 +261,79 @@ fn difference(total: &ServiceUsage, before: Option<&ServiceUsage>) -> ServiceUsa
         ),
         overloaded: since(total.overloaded, before.map(|before| before.overloaded)),
     }
+}
+
+fn by_port(health: Vec<PortHealth>) -> BTreeMap<u16, PortHealth> {
+    let ports = health.into_iter();
+    ports
+        .map(|one| (u16::try_from(one.port).unwrap_or_default(), one))
+        .collect()
+}
+
+/// Verdicts that are others than those `told`; of a port that is not probed any
+/// more that nothing is known. Words alone are no news.
+fn health_since(told: &BTreeMap<u16, PortHealth>, now: &[PortHealth]) -> Vec<PortHealth> {
+    let known = |port: u32| told.values().find(|one| one.port == port);
+    let changed = now
+        .iter()
+        .filter(|one| known(one.port).is_none_or(|told| told.health != one.health))
+        .cloned();
+    let gone = told
+        .values()
+        .filter(|told| now.iter().all(|one| one.port != told.port))
+        .map(|told| PortHealth {
+            port: told.port,
+            health: Health::Unknown.into(),
+            detail: String::new(),
+        });
+    changed.chain(gone).collect()
+}
+
+/// Of the ports that were called since `told`, which becomes what has been told.
+fn ports_since(told: &mut HashMap<u32, PortUsage>, totals: Vec<PortUsage>) -> Vec<PortUsage> {
+    let mut usage = Vec::new();
+    for total in totals {
+        let before = told.insert(total.port, total).unwrap_or_default();
+        let since = PortUsage {
+            port: total.port,
+            requests: total.requests.saturating_sub(before.requests),
+            rate_limited: total.rate_limited.saturating_sub(before.rate_limited),
+            shed_critical: total.shed_critical.saturating_sub(before.shed_critical),
+            shed_default: total.shed_default.saturating_sub(before.shed_default),
+            shed_sheddable: total.shed_sheddable.saturating_sub(before.shed_sheddable),
+        };
+        if since.requests > 0 {
+            usage.push(since);
+        }
+    }
+    usage
+}
+
+/// Of every limit of the mesh, what was asked of it since `told`.
+fn mesh_since(
+    told: &mut HashMap<LimitName, (Usage, Timestamp)>,
+    limits: Vec<Usage>,
+    now: Timestamp,
+) -> Vec<MeshUsage> {
+    let before = std::mem::take(told);
+    let mut all = Vec::new();
+    for usage in limits.into_iter().take(MAX_USAGE) {
+        let name = (Arc::clone(&usage.policy), Arc::clone(&usage.name));
+        let (asked, admitted, over) = match before.get(&name) {
+            Some((held, at)) => (held.asked, held.admitted, now.since(*at)),
+            None => (0, 0, Duration::ZERO),
+        };
+        all.push(MeshUsage {
+            policy: usage.policy.to_string(),
+            name: usage.name.to_string(),
+            parts_per_million: usage.share.parts_per_million,
+            burst: usage.share.burst,
+            grant: usage.grant,
+            asked: usage.asked.saturating_sub(asked),
+            admitted: usage.admitted.saturating_sub(admitted),
+            over_ms: u64::try_from(over.as_millis()).unwrap_or(u64::MAX),
+        });
+        told.insert(name, (usage, now));
+    }
+    all
 }

@@ -72,7 +72,7 @@ fn the_first_report_has_all_and_later_ones_what_changed() {
     let (mut ledger, source, mut composer) = (Ledger::default(), Source::default(), composer());
     apply(&mut ledger, "shop/a");
     composer.begin(&ledger);
-    let first = composer.compose(&ledger, &source).unwrap();
+    let first = composer.compose(&ledger, &source, clock::now()).unwrap();
     assert_eq!((first.sequence, first.applied.len()), (1, 1));
     assert_eq!(first.sidecar.unwrap().pod, "web-1");
     composer.acknowledge(1);
@@ -82,7 +82,7 @@ fn the_first_report_has_all_and_later_ones_what_changed() {
     ledger.drop_resource(Kind::Service, "shop/a");
     source.breaker_changed("5 consecutive failures");
     assert!(composer.has_news(ledger.sequence(), &source));
-    let second = composer.compose(&ledger, &source).unwrap();
+    let second = composer.compose(&ledger, &source, clock::now()).unwrap();
     assert_eq!(second.sidecar, None);
     assert_eq!(second.applied[0].name, "shop/b");
     assert_eq!(second.dropped[0].name, "shop/a");
@@ -93,25 +93,25 @@ fn the_first_report_has_all_and_later_ones_what_changed() {
 fn what_was_not_acknowledged_is_told_again() {
     let (mut ledger, source, mut composer) = (Ledger::default(), Source::default(), composer());
     composer.begin(&ledger);
-    composer.compose(&ledger, &source).unwrap();
+    composer.compose(&ledger, &source, clock::now()).unwrap();
     composer.acknowledge(1);
     apply(&mut ledger, "shop/a");
     source.breaker_changed("once");
     source.used(10);
-    composer.compose(&ledger, &source).unwrap();
+    composer.compose(&ledger, &source, clock::now()).unwrap();
     composer.acknowledge(1);
     assert!(composer.is_under_way(), "an old acknowledgement");
 
     composer.begin(&ledger);
     source.used(15);
-    let again = composer.compose(&ledger, &source).unwrap();
+    let again = composer.compose(&ledger, &source, clock::now()).unwrap();
     assert_eq!((again.sequence, again.applied.len()), (1, 1));
     assert_eq!(again.breaker_changes.len(), 1);
     assert_eq!(again.usage[0].requests, 15);
     composer.acknowledge(1);
 
     source.used(16);
-    let next = composer.compose(&ledger, &source).unwrap();
+    let next = composer.compose(&ledger, &source, clock::now()).unwrap();
     assert_eq!(next.usage[0].requests, 1, "only what is new");
     assert!(next.breaker_changes.is_empty());
 }
@@ -121,12 +121,12 @@ fn a_new_stream_hears_of_breakers_that_opened_before_it() {
     let (ledger, source, mut composer) = (Ledger::default(), Source::default(), composer());
     composer.begin(&ledger);
     source.breaker_changed("5 consecutive failures");
-    composer.compose(&ledger, &source).unwrap();
+    composer.compose(&ledger, &source, clock::now()).unwrap();
     composer.acknowledge(1);
 
     // A control plane that has just started knows nothing of it.
     composer.begin(&ledger);
-    let first = composer.compose(&ledger, &source).unwrap();
+    let first = composer.compose(&ledger, &source, clock::now()).unwrap();
     assert_eq!(first.breaker_changes.len(), 1);
     composer.acknowledge(1);
     assert!(!composer.has_news(ledger.sequence(), &source));
@@ -137,11 +137,15 @@ fn totals_that_begin_anew_are_told_whole() {
     let (ledger, source, mut composer) = (Ledger::default(), Source::default(), composer());
     composer.begin(&ledger);
     source.used(10);
-    composer.compose(&ledger, &source).unwrap();
+    composer.compose(&ledger, &source, clock::now()).unwrap();
     composer.acknowledge(1);
     source.used(3);
     assert_eq!(
-        composer.compose(&ledger, &source).unwrap().usage[0].requests,
+        composer
+            .compose(&ledger, &source, clock::now())
+            .unwrap()
+            .usage[0]
+            .requests,
         3
     );
 }
@@ -157,7 +161,11 @@ fn a_long_first_report_goes_in_pieces() {
     let mut told = 0;
     for sequence in 1..=2 {
         assert!(composer.has_news(ledger.sequence(), &source));
-        told += composer.compose(&ledger, &source).unwrap().applied.len();
+        told += composer
+            .compose(&ledger, &source, clock::now())
+            .unwrap()
+            .applied
+            .len();
         composer.acknowledge(sequence);
     }
     assert_eq!(told, count);

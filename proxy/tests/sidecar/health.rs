@@ -1,0 +1,125 @@
+//! Probes: of the pod's own application, and of endpoints without a sidecar.
+
+use remora_proto::v1::{self, Health, health_check::Kind};
+
+use crate::eventually;
+use crate::mesh::{Mesh, PORT, policy};
+use crate::upstream::{App, status};
+
+fn check(kind: Kind) -> v1::HealthCheck {
+    v1::HealthCheck {
+        kind: Some(kind),
+        interval_ms: 100,
+        timeout_ms: 100,
+        window: 3,
+        unhealthy_threshold: 2,
+        healthy_threshold: 1,
+    }
+}
+
+fn http(path: &str) -> Kind {
+    Kind::Http(v1::HttpCheck {
+        path: path.into(),
+        expected_statuses: Vec::new(),
+        expected_body: "hello".into(),
+    })
+}
+
+fn last_report(mesh: &Mesh, port: u16) -> Option<(Health, String)> {
+    let reports = mesh.control.reports();
+    let mut told = reports.iter().rev().flat_map(|report| &report.health);
+    let told = told.find(|told| told.port == u32::from(port))?;
+    Some((told.health(), told.detail.clone()))
+}
+
+#[tokio::test]
+async fn the_own_application_is_probed_and_each_change_is_reported() {
+    let mesh = Mesh::start().await;
+    mesh.workload(|workload| {
+        workload.ports = vec![v1::InboundPort {
+            port: PORT.into(),
+            health_checks: vec![check(http("/healthz"))],
+            ..v1::InboundPort::default()
+        }];
+    });
+    eventually("nobody listens", async || {
+        last_report(&mesh, PORT).is_some_and(|(health, _)| health == Health::Unhealthy)
+    })
+    .await;
+    let app = App::ok(mesh.net.at(2)).await;
+    eventually("it is well", async || {
+        last_report(&mesh, PORT).is_some_and(|(health, _)| health == Health::Healthy)
+    })
+    .await;
+    assert_eq!(app.requests()[0].path, "/healthz");
+    assert_eq!(
+        mesh.sidecar.json("/health").await["ports"][0]["health"],
+        "healthy"
+    );
+    drop(app);
+    let _bad = App::start(mesh.net.at(2), |_| status(500)).await;
+    eventually("its status is wrong", async || {
+        last_report(&mesh, PORT) == Some((Health::Unhealthy, "status 500".into()))
+    })
+    .await;
+    mesh.workload(|_| ());
+    eventually("it is not probed any more", async || {
+        last_report(&mesh, PORT).is_some_and(|(health, _)| health == Health::Unknown)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_its_sidecar_calls_unhealthy_is_taken_while_no_other_serves() {
+    let mesh = Mesh::start().await;
+    let (well, ill) = (
+        App::ok(mesh.net.at(10)).await,
+        App::ok(mesh.net.at(11)).await,
+    );
+    mesh.catalog(policy(), &[well.address(), ill.address()]);
+    mesh.endpoint("catalog", 1, ill.address(), |endpoint| {
+        endpoint.sidecar = true;
+        endpoint.health = Health::Unhealthy.into();
+    });
+    for _ in 0..30 {
+        assert_eq!(mesh.get("/").await.status, 200);
+    }
+    assert_eq!((well.count(), ill.count()), (30, 0));
+    mesh.remove_endpoint("catalog", 0);
+    eventually("the other is taken, ill as it is", async || {
+        mesh.get("/").await.status == 200 && ill.count() > 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn endpoints_without_a_sidecar_are_probed_by_their_caller_alone() {
+    let mesh = Mesh::start().await;
+    let well = App::ok(mesh.net.at(10)).await;
+    let ill = App::start(mesh.net.at(11), |request| match request.path.as_str() {
+        "/healthz" => status(503),
+        _ => status(200),
+    })
+    .await;
+    let mut probed = policy();
+    probed.health_check = Some(check(http("/healthz")));
+    mesh.catalog(probed, &[well.address(), ill.address()]);
+    mesh.get("/").await;
+    eventually("the verdict is there", async || {
+        let seen = mesh.sidecar.breaker("catalog-1").await;
+        seen["health"] == "unhealthy"
+    })
+    .await;
+    let calls = |app: &App| app.requests().iter().filter(|it| it.path == "/").count();
+    let before = calls(&ill);
+    for _ in 0..30 {
+        mesh.get("/").await;
+    }
+    assert_eq!(calls(&ill), before);
+    assert_eq!(mesh.sidecar.breaker("catalog-1").await["state"], "closed");
+    mesh.service("catalog", policy());
+    eventually("without a check it is as any other", async || {
+        mesh.sidecar.breaker("catalog-1").await["health"] == "unknown"
+    })
+    .await;
+}
