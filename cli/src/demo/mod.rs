@@ -240,13 +240,7 @@ pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyho
             tokio::join!(lines, take_orders(control, role, switches, tally, stopped));
         }
         Role::Reviews => reviews(listener, &options, switches, stopped).await?,
-        Role::Shopper => {
-            let shopper = shopper::Shopper::new(dialer.clone());
-            let reviews = client(&options.reviews)?;
-            let orders = shopper::Orders(Arc::clone(&shopper));
-            let http = server::serve(listener, role, orders, None, stopped.clone());
-            tokio::join!(shopper.run(reviews, stopped), http);
-        }
+        Role::Shopper => shop_as_told(listener, dialer, &options, stopped).await?,
         Role::Visitor => {
             let web = client(&options.web)?;
             let visitor = visitor::Visitor::new(web, options.rate, options.concurrency);
@@ -268,6 +262,22 @@ pub async fn play(options: DemoOptions, stopped: watch::Receiver<bool>) -> anyho
         // Done above: it listens nowhere.
         Role::Caller => {}
     }
+    Ok(())
+}
+
+/// Sends what it is told to.
+async fn shop_as_told(
+    listener: TcpListener,
+    dialer: Dialer,
+    options: &DemoOptions,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let reviews = Arc::new(Client::new(dialer.clone(), &options.reviews)?);
+    let shopper = shopper::Shopper::new(dialer);
+    let orders = shopper::Orders(Arc::clone(&shopper));
+    let role = options.role.name();
+    let http = server::serve(listener, role, orders, None, stopped.clone());
+    tokio::join!(shopper.run(reviews, stopped), http);
     Ok(())
 }
 
