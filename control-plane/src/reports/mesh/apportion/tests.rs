@@ -263,7 +263,7 @@ impl World {
             }
         }
         self.admitted.push(admitted);
-        if let Some(leader) = self.leader.as_mut().filter(|_| now_ms % 50 == 0) {
+        if let Some(leader) = self.leader.as_mut().filter(|_| now_ms.is_multiple_of(50)) {
             if self.told.len() == self.sidecars.len() {
                 leader.settle();
             }
