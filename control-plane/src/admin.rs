@@ -22,6 +22,7 @@ use crate::identity::figures::Figures as IdentityFigures;
 use crate::identity::keep::Trust;
 use crate::problems::Problems;
 use crate::reports::Sidecars;
+use crate::reports::mesh::Held;
 use crate::source::kubernetes::watches::{Figures, Watches};
 use crate::stream::sent::Sent;
 use crate::{clock, cluster};
@@ -168,6 +169,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         "Problems in the source now.",
         &problems,
     );
+    write_mesh_limits(&mut text, &admin.sidecars.mesh().held());
     write_sent(&mut text, &admin.sent);
     if let Some(watches) = &admin.watches {
         write_watches(&mut text, watches);
@@ -180,6 +182,39 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, text).into_response()
+}
+
+/// Of every limit of the whole mesh who has how much of it; by the replica that leads alone.
+fn write_mesh_limits(text: &mut String, held: &[Held]) {
+    if held.is_empty() {
+        return;
+    }
+    let labels = |one: &Held| {
+        let name = one.key.1.replace('\\', "\\\\").replace('"', "\\\"");
+        format!("{{policy=\"{}\",limit=\"{name}\"}}", one.key.0)
+    };
+    let of = |value: fn(&Held) -> usize| -> Vec<(String, usize)> {
+        held.iter().map(|one| (labels(one), value(one))).collect()
+    };
+    for (name, help, values) in [
+        (
+            "remora_control_plane_mesh_limit_holders",
+            "Sidecars that have a share of a limit of the whole mesh.",
+            of(|one| one.holders),
+        ),
+        (
+            "remora_control_plane_mesh_limit_shares_ppm",
+            "All shares of a limit of the whole mesh together, in millionths of it.",
+            of(|one| one.sum.parts_per_million as usize),
+        ),
+        (
+            "remora_control_plane_mesh_limit_burst",
+            "All shares of its burst together.",
+            of(|one| one.sum.burst as usize),
+        ),
+    ] {
+        write_metric(text, "gauge", (name, help), &values);
+    }
 }
 
 fn write_sent(text: &mut String, sent: &Sent) {

@@ -63,7 +63,7 @@ use crate::core::objects::Event;
 use crate::core::store::Store;
 use crate::identity::keep::Trust;
 use crate::identity::start::Identity;
-use crate::leader::Replica;
+use crate::leader::{Leadership, Replica};
 use crate::problems::Problems;
 use crate::reports::Sidecars;
 use crate::source::kubernetes::Cluster;
@@ -237,19 +237,8 @@ pub async fn start_as(
         election = cluster::elect(&mut tasks, shared, this_replica);
         awaited.extend(election.is_some().then_some(cluster::LEADER_TASK));
     }
-    let is_alone = matches!(origin, Origin::Files(_));
     let leadership = election.as_ref().map(|shown| shown.leadership.clone());
-    if is_alone || leadership.is_some() {
-        let mesh = reports::mesh::keep(
-            common.sidecars.mesh().clone(),
-            common.decided.mesh_limits.subscribe(),
-            common.synced.clone(),
-            leadership,
-        );
-        tasks.spawn(async move { match mesh.await {} });
-    }
-    let verdicts = reports::verdicts::keep(common.sidecars.clone(), event_sender.clone());
-    tasks.spawn(verdicts);
+    common.use_reports(&mut tasks, &origin, leadership, event_sender.clone());
     tasks.spawn(origin.feed(event_sender, common.problems.clone()));
     let trust_domain = identity.as_ref().map(|identity| &*identity.trust_domain);
     let core = Core::new(common.store.clone(), trust_domain);
@@ -309,6 +298,24 @@ impl Common {
             trust,
             ending: self.ended.clone(),
         }
+    }
+
+    /// What comes of reports: shares, by the replica that leads (of files there is but one), and
+    /// verdicts of probes.
+    fn use_reports(
+        &self,
+        tasks: &mut Tasks,
+        origin: &Origin,
+        leadership: Option<Leadership>,
+        events: mpsc::Sender<Vec<Event>>,
+    ) {
+        if matches!(origin, Origin::Files(_)) || leadership.is_some() {
+            let known = self.decided.mesh_limits.subscribe();
+            let limits = self.sidecars.mesh().clone();
+            let mesh = reports::mesh::keep(limits, known, self.synced.clone(), leadership);
+            tasks.spawn(async move { match mesh.await {} });
+        }
+        tasks.spawn(reports::verdicts::keep(self.sidecars.clone(), events));
     }
 
     fn ads(&self, peers: Peers) -> AdsServer {

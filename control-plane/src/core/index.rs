@@ -8,8 +8,7 @@ use remora_proto::v1::Health;
 
 use super::authorizations::Authorizations;
 use super::objects::{
-    EndpointSlice, Id, Key, Kind, Name, Object, Pod, PodHealth, Reach, Service, SliceEndpoint,
-    Target,
+    EndpointSlice, Id, Key, Kind, Name, Object, Pod, Reach, Service, SliceEndpoint, Target,
 };
 use super::policies::{Age, Named, Policies};
 use super::ports::selects;
@@ -62,7 +61,7 @@ pub struct Index {
     /// Routes, and what they may name.
     pub routes: Routes,
     /// What the sidecars' probes say of their pods' ports.
-    health: HashMap<Id, (Name, BTreeMap<u16, Health>)>,
+    pub(super) health: HashMap<Id, (Name, BTreeMap<u16, Health>)>,
     /// Of each Namespace whether it asks for sidecars.
     pub inject: HashMap<Name, bool>,
     pub(super) slices: HashMap<Id, EndpointSlice>,
@@ -140,29 +139,6 @@ impl Index {
             Kind::ReferenceGrant => self.delete_grant(&key.id),
             Kind::Deployment => {}
         }
-    }
-
-    /// Takes what is known of a pod's health; whoever tells it bounds how many there are.
-    pub(super) fn set_health(&mut self, health: PodHealth) {
-        let PodHealth { id, uid, ports } = health;
-        let now = (uid, ports);
-        if self.health.get(&id) == Some(&now) {
-            return;
-        }
-        if now.1.is_empty() {
-            self.health.remove(&id);
-        } else {
-            self.health.insert(id.clone(), now);
-        }
-        self.touch_seats(&id);
-    }
-
-    /// What is known of the health of a pod's port.
-    pub fn health(&self, pod: &Pod, port: u16) -> Health {
-        let known = self.health.get(&pod.id);
-        let known = known.filter(|(uid, _)| *uid == pod.uid);
-        let verdict = known.and_then(|(_, ports)| ports.get(&port).copied());
-        verdict.unwrap_or(Health::Unknown)
     }
 
     /// What stands under the name of a target.

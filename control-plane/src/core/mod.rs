@@ -7,18 +7,22 @@
 //! - [`settings`]: what it says.
 //! - [`policies`]: which policy is in force where, and what is said of the others.
 //! - [`index`]: the objects, and in reverse who depends on which.
+//! - `health`: what probes say of pods' ports.
 //! - [`notes`]: what is to be said of them though each is right in itself.
 //! - [`resolve`]: policies to what a sidecar does.
 //! - [`authorizations`]: who may call a pod.
 //! - [`mtls`]: what a pod's ports take without the mesh's TLS.
 //! - [`ports`]: what is spoken on a pod's ports, and between sidecars there.
 //! - [`enforced`]: the rate limits of a pod's own sidecar, within their bounds.
+//! - [`effective`]: what of all this statuses show.
 //! - [`routes`]: where calls go.
 //! - [`publish`]: objects to resources.
 //! - [`store`]: the resources, encoded once, and who is woken for which.
 
 pub mod authorizations;
+pub mod effective;
 pub mod enforced;
+mod health;
 pub mod index;
 pub mod mtls;
 pub mod notes;
@@ -144,6 +148,7 @@ impl Core {
         let named = |namespace: &Name, target: &_| self.index.named(namespace, target);
         let mut conditions = self.index.policies.conditions(named);
         enforced::mark(self.publisher.left_out(), &mut conditions);
+        effective::add(&self.index, &mut conditions);
         conditions
     }
 

@@ -9,6 +9,7 @@ use super::index::{Index, within};
 use super::objects::{Created, Id, Name, Pod, Target, TrafficPolicy};
 use super::scope::{Scope, Selector};
 use super::settings::RateLimit;
+use crate::policy::status::EffectiveField;
 use crate::reports::mesh::apportion::Whole;
 use crate::reports::mesh::{Limit, LimitKey};
 
@@ -101,6 +102,21 @@ pub struct Condition {
     pub reason: Reason,
     /// In words.
     pub message: String,
+    /// Whether what the policy names is there; `None` where it names nothing.
+    pub references: Option<References>,
+    /// What is in force at the target, of all policies together.
+    pub effective: Vec<EffectiveField>,
+}
+
+/// Whether what a policy names is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct References {
+    /// In one word.
+    pub reason: &'static str,
+    /// Whether it is.
+    pub are_resolved: bool,
+    /// In words.
+    pub message: String,
 }
 
 /// Every policy, and by target.
@@ -187,6 +203,11 @@ impl Policies {
             }
         }
         Some(policy.scope)
+    }
+
+    /// One policy.
+    pub fn find(&self, id: &Id) -> Option<&TrafficPolicy> {
+        self.by_id.get(id).map(|(policy, _)| policy)
     }
 
     /// The policies with an `mtls` block.
@@ -304,6 +325,8 @@ pub fn judged(
         accepted: reason == Reason::Accepted,
         reason,
         message,
+        references: None,
+        effective: Vec::new(),
     };
     match scope {
         Scope::Pods(_) => {

@@ -24,7 +24,6 @@ use super::routes::attach::attach;
 use super::routes::judged::{Judged, Verdicts};
 use super::routes::references;
 use super::routes::rule::all_policies;
-use super::settings::trouble::FallbackBackend;
 use super::store::{Resource, ResourceType, Store};
 
 /// Publishes into a store.
@@ -121,7 +120,7 @@ impl Publisher {
             kind: kind.into(),
             addresses: addresses.iter().copied().map(octets).collect(),
             ports: service.ports.iter().map(service_port).collect(),
-            policy: resolve::service_policy_where(&effective.settings, cannot(index)),
+            policy: resolve::service_policy_where(&effective.settings, references::cannot(index)),
             policies: effective.policies,
             session_affinity_seconds: service.session_affinity_seconds,
             internal_traffic_local: service.internal_traffic_local,
@@ -211,11 +210,6 @@ impl Publisher {
         .with_authorizations(&authorizations);
         self.store.set(ResourceType::Workload, resource);
     }
-}
-
-/// Why the backend of a fallback cannot be taken, in words.
-fn cannot(index: &Index) -> impl Fn(&FallbackBackend) -> Option<String> {
-    |backend| references::fallback(index, backend).map(|unresolved| unresolved.message)
 }
 
 fn reach(service: &Service) -> Option<(&Service, v1::service::Kind, &[IpAddr])> {
@@ -408,7 +402,7 @@ fn pod_service(
                 protocol: (*protocol).into(),
             })
             .collect(),
-        policy: resolve::service_policy_where(&effective.settings, cannot(index)),
+        policy: resolve::service_policy_where(&effective.settings, references::cannot(index)),
         policies: effective.policies,
         session_affinity_seconds: None,
         internal_traffic_local: false,

@@ -1,6 +1,7 @@
 //! Objects in, resources out.
 
 mod authorizations;
+mod blocks;
 mod routes;
 mod selected;
 

@@ -23,6 +23,8 @@ pub const HEADER_LENGTH: u32 = proto::MAX_HEADER_NAME as u32;
 pub const HEADER_VALUE: &str = r"^([!-~]([\t -~]*[!-~])?)?$";
 /// A path as it stands in a request (RFC 3986, section 2).
 pub const PATH: &str = "^/[!-~]*$";
+/// A path with its query, as a probe asks for it: without what stands in neither (RFC 3986).
+pub const PROBE_PATH: &str = "^/[!$-;=?-_a-~]*$";
 /// The longest path, and the longest value of a header.
 pub const TEXT_LENGTH: u32 = proto::MAX_TEXT as u32;
 /// The name of a rate limit.
@@ -59,7 +61,7 @@ pub struct Form {
 }
 
 /// The forms of which an API server says no more than the pattern.
-pub const FORMS: [Form; 7] = [
+pub const FORMS: [Form; 8] = [
     Form {
         pattern: HEADER_VALUE,
         holds: proto::is_header_value,
@@ -90,6 +92,12 @@ pub const FORMS: [Form; 7] = [
                 digit at each end",
     },
     Form {
+        pattern: PROBE_PATH,
+        holds: is_probe_path,
+        words: "must begin with / and be visible ASCII without \", #, <, > and `: all else stands \
+                percent-encoded in a request",
+    },
+    Form {
         pattern: VISIBLE,
         holds: is_visible,
         words: "must be visible ASCII and spaces",
@@ -104,6 +112,10 @@ pub const FORMS: [Form; 7] = [
 /// Whether a text has the form [`VISIBLE`].
 pub fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
+fn is_probe_path(text: &str) -> bool {
+    proto::is_path(text) && !text.contains(['"', '#', '<', '>', '`'])
 }
 
 fn is_grpc_service(text: &str) -> bool {

@@ -10,7 +10,7 @@
 //! - [`units`]: durations and quantities.
 //! - `scope`: `targetRefs` and `podSelector`, of both kinds.
 //! - [`mtls`], [`admission`], [`balancing`], [`health`]: blocks of a name of their own.
-//! - `trouble`: `fallback` and `fault`.
+//! - `attempts`, `trouble`: rates and hedges; `fallback` and `fault`.
 //! - [`conditions`]: the words of `failures` and `on`.
 //! - [`parse`]: from the object to [`crate::core::settings`], once.
 //! - [`authorization`]: AuthorizationPolicy; all else is of TrafficPolicy, or of both.
@@ -18,6 +18,7 @@
 //! What several policies together mean is not here but in [`crate::core::resolve`].
 
 pub mod admission;
+mod attempts;
 pub mod authorization;
 pub mod balancing;
 pub mod bounds;

@@ -9,7 +9,9 @@ use super::bounds::{self, Span};
 use super::check::{self, FieldError};
 use super::forms::IntOrString;
 use super::schema::{self, TrafficPolicySpec};
-use super::{admission, balancing, conditions, health, mtls, rates, scope, trouble, units};
+use super::{
+    admission, attempts, balancing, conditions, health, mtls, rates, scope, trouble, units,
+};
 use crate::core::scope::Scope;
 use crate::core::settings::{self, Settings, defaults};
 
@@ -301,7 +303,7 @@ fn circuit_breaker(
         consecutive_failures: block.consecutive_failures,
         failure_rate: block.failure_rate.as_ref().map(|block| {
             let (at, window) = (format!("{at}.failureRate"), block.window.as_ref());
-            rate(
+            attempts::rate(
                 &at,
                 block.threshold.as_ref(),
                 window,
@@ -315,7 +317,7 @@ fn circuit_breaker(
             let duration = format!("{at}.duration");
             settings::SlowCallRate {
                 duration_ms: faults.duration(&duration, Some(&block.duration), bounds::TIMEOUT),
-                rate: rate(&at, threshold, window, block.min_requests, faults),
+                rate: attempts::rate(&at, threshold, window, block.min_requests, faults),
             }
         }),
         failures: failures.map(|words| faults.conditions(&format!("{at}.failures"), words)),
@@ -326,64 +328,6 @@ fn circuit_breaker(
         successes: block.successes,
         max_ejected_percent: block.max_ejected_percent,
         min_endpoints: block.min_endpoints,
-    }
-}
-
-fn rate(
-    at: &str,
-    threshold: Option<&IntOrString>,
-    window: Option<&String>,
-    min_requests: Option<u32>,
-    faults: &mut Faults,
-) -> settings::Rate {
-    let threshold_percent = threshold.and_then(|written| {
-        let (number, shown) = match written {
-            IntOrString::Int(number) => (u32::try_from(*number).ok(), number.to_string()),
-            IntOrString::String(text) => (percent(text), format!("{text:?}")),
-        };
-        let number = number.filter(|number| (1..=100).contains(number));
-        if number.is_none() {
-            let message = format!("is {shown}, must be from 1% to 100%, or a number from 1 to 100");
-            faults.add(format!("{at}.threshold"), message);
-        }
-        number
-    });
-    settings::Rate {
-        threshold_percent,
-        window_ms: faults.duration(&format!("{at}.window"), window, bounds::RATE_WINDOW),
-        min_requests,
-    }
-}
-
-/// `50%`, as the schema's pattern has it.
-fn percent(text: &str) -> Option<u32> {
-    let digits = text.strip_suffix('%')?;
-    let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
-    digits.parse().ok().filter(|_| is_plain)
-}
-
-fn hedge(block: &schema::Hedge, faults: &mut Faults) -> settings::Hedge {
-    use v1::hedge::After;
-    let after = block.after.as_deref().and_then(|text| {
-        let percentile = text.strip_prefix('p').filter(|digits| {
-            let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-            (1..=2).contains(&digits.len()) && is_plain && !digits.starts_with('0')
-        });
-        let after = match percentile {
-            Some(digits) => digits.parse().ok().map(After::AfterPercentile),
-            None => units::duration_ms(text)
-                .filter(|ms| bounds::HEDGE_AFTER.holds(*ms))
-                .map(After::AfterMs),
-        };
-        if after.is_none() {
-            let message = format!("is {text:?}, {}", bounds::HEDGE_MESSAGE);
-            faults.add("spec.retries.hedge.after", message);
-        }
-        after
-    });
-    settings::Hedge {
-        after,
-        max: block.max,
     }
 }
 
@@ -454,7 +398,7 @@ fn retries(block: schema::Retries, faults: &mut Faults) -> settings::Retries {
         buffer_bytes: block
             .buffer_bytes
             .and_then(|written| buffer_bytes(&written, faults)),
-        hedge: block.hedge.map(|block| hedge(&block, faults)),
+        hedge: block.hedge.map(|block| attempts::hedge(&block, faults)),
     }
 }
 

@@ -47,12 +47,35 @@ pub struct PolicyAncestorStatus {
     #[schemars(length(min = 1, max = 253))]
     pub controller_name: String,
     /// Accepted: whether the policy is in force at this target, and why where it is not.
+    /// ResolvedRefs: whether what fallback.backendRef names can be taken; only where it is given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
     )]
     pub conditions: Vec<StatusCondition>,
+    /// What is in force at this target, of all policies together, field by field, as
+    /// `remora explain` prints it: at most 128 fields, and 256 bytes of each value. Of a route it
+    /// is what the policies of the route and its rule say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128), extend("x-kubernetes-list-type" = "atomic"))]
+    pub effective: Vec<EffectiveField>,
+}
+
+/// One field that is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveField {
+    /// Its path below spec, such as retries.budget.percent.
+    #[schemars(length(max = 253))]
+    pub field: String,
+    /// Its value, as a policy would write it.
+    #[schemars(length(max = 1024))]
+    pub value: String,
+    /// The policy that says so; not given where it is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub from: Option<String>,
 }
 
 /// A target of a policy.
@@ -83,7 +106,7 @@ pub struct AncestorRef {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusCondition {
-    /// What is judged: Accepted.
+    /// What is judged: Accepted, or ResolvedRefs.
     #[schemars(length(min = 1, max = 316))]
     pub r#type: String,
     /// True, False or Unknown.

@@ -22,6 +22,8 @@ use crate::policy::check::FieldError;
 use crate::policy::{authorization, parse};
 
 /// What a document is.
+// Nearly all are objects, and few are under way at once.
+#[allow(clippy::large_enum_variant)]
 pub enum Read {
     /// An object; a policy's generation is still to be counted.
     Object(Object),

@@ -4,11 +4,11 @@
 use remora_proto::well_known;
 
 use crate::core::objects::{Id, Kind, Target};
-use crate::core::policies::{Condition, Reason};
+use crate::core::policies::{Condition, Reason, References};
 use crate::gateway::GROUP;
 use crate::policy::status::{
-    AncestorRef, BreakerCounts, PolicyAncestorStatus, SidecarCounts, StatusCondition,
-    TrafficPolicyStatus,
+    AncestorRef, BreakerCounts, EffectiveField, PolicyAncestorStatus, SidecarCounts,
+    StatusCondition, TrafficPolicyStatus,
 };
 use crate::reports::tally::Tally;
 use crate::source::kubernetes::PolicySeen;
@@ -18,8 +18,10 @@ use crate::text::cut;
 const MAX_ANCESTORS: usize = 16;
 /// Bytes of a condition's message.
 const MAX_MESSAGE_BYTES: usize = 2_048;
-/// The one condition.
+/// Whether it is in force.
 pub(super) const ACCEPTED: &str = "Accepted";
+/// Whether what it names can be taken, as Gateway API's policies of backends say it.
+const RESOLVED_REFS: &str = "ResolvedRefs";
 
 /// What the sidecars tell of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ struct Verdict<'a> {
     target: &'a Target,
     reason: Reason,
     message: String,
+    references: Option<&'a References>,
+    effective: &'a [EffectiveField],
 }
 
 /// The status that a policy should have. `conditions` are the core's for this
@@ -56,8 +60,11 @@ pub fn desired(
         Some(_) => (Reason::Invalid, invalid_message(seen)),
         None => summary(&verdicts),
     };
+    let references = verdicts.iter().find_map(|verdict| verdict.references);
     let condition = |reason, message, before: &[StatusCondition]| {
-        vec![accepted(seen.generation, reason, message, before, now)]
+        let accepted = accepted(seen.generation, reason, message, before, now);
+        let references = references.map(|found| resolved(seen.generation, found, before, now));
+        std::iter::once(accepted).chain(references).collect()
     };
     let ancestors = verdicts.iter().take(MAX_ANCESTORS).map(|verdict| {
         let ancestor_ref = reference(&seen.id, verdict.target);
@@ -70,6 +77,7 @@ pub fn desired(
             ancestor_ref,
             controller_name: well_known::CONTROLLER_NAME.to_owned(),
             conditions: condition(verdict.reason, verdict.message.clone(), before),
+            effective: verdict.effective.to_vec(),
         }
     });
     let (sidecars, breakers) = match counts {
@@ -106,6 +114,8 @@ fn judged<'a>(seen: &PolicySeen, conditions: &'a [Condition]) -> Option<Vec<Verd
             target: &condition.target,
             reason: condition.reason,
             message: condition.message.clone(),
+            references: condition.references.as_ref(),
+            effective: &condition.effective,
         })
         .collect();
     (!verdicts.is_empty()).then_some(verdicts)
@@ -116,6 +126,8 @@ fn invalid<'a>(seen: &PolicySeen, target: &'a Target) -> Verdict<'a> {
         target,
         reason: Reason::Invalid,
         message: invalid_message(seen),
+        references: None,
+        effective: &[],
     }
 }
 
@@ -152,28 +164,46 @@ fn summary(verdicts: &[Verdict<'_>]) -> (Reason, String) {
     }
 }
 
-/// The time of the last change stays as long as the status word does.
 fn accepted(
     generation: i64,
     reason: Reason,
-    mut message: String,
+    message: String,
     before: &[StatusCondition],
     now: &str,
 ) -> StatusCondition {
-    let status = if reason == Reason::Accepted {
-        "True"
-    } else {
-        "False"
-    };
+    let is_true = reason == Reason::Accepted;
+    let said = (ACCEPTED, is_true, reason.as_str(), message);
+    condition(generation, said, before, now)
+}
+
+fn resolved(
+    generation: i64,
+    found: &References,
+    before: &[StatusCondition],
+    now: &str,
+) -> StatusCondition {
+    let message = found.message.clone();
+    let said = (RESOLVED_REFS, found.are_resolved, found.reason, message);
+    condition(generation, said, before, now)
+}
+
+/// The time of the last change stays as long as the status word does.
+fn condition(
+    generation: i64,
+    (kind, is_true, reason, mut message): (&str, bool, &str, String),
+    before: &[StatusCondition],
+    now: &str,
+) -> StatusCondition {
+    let status = if is_true { "True" } else { "False" };
     let since = before
         .iter()
-        .find(|before| before.r#type == ACCEPTED && before.status == status)
+        .find(|before| before.r#type == kind && before.status == status)
         .map(|before| before.last_transition_time.clone());
     shorten(&mut message);
     StatusCondition {
-        r#type: ACCEPTED.to_owned(),
+        r#type: kind.to_owned(),
         status: status.to_owned(),
-        reason: reason.as_str().to_owned(),
+        reason: reason.to_owned(),
         message,
         last_transition_time: since.unwrap_or_else(|| now.to_owned()),
         observed_generation: Some(generation),

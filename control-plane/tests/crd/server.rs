@@ -334,6 +334,7 @@ fn status(generation: i64) -> TrafficPolicyStatus {
                 name: "catalog".into(),
                 ..AncestorRef::default()
             },
+            effective: Vec::new(),
             controller_name: "remora.io/control-plane".into(),
             conditions: vec![accepted.clone()],
         }],

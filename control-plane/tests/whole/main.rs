@@ -21,6 +21,8 @@ mod newer;
 #[path = "../../../proto/tests/contract/raw.rs"]
 mod raw;
 #[cfg(test)]
+mod reports;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
 // Shared with `cluster`, which uses more of it.

@@ -109,7 +109,7 @@ async fn what_is_broken_keeps_its_last_good_version_and_names_its_place() {
     let service: v1::Service = open(&sidecar.take().await.resources[0]);
     assert_eq!(failures(&service), Some(3));
 
-    let wrong = "circuitBreaker: {consecutiveFailures: 0, hedge: 1}\n  retries: {budget: {percent: 200}}\n  timeouts: {request: 5x}";
+    let wrong = "circuitBreaker: {consecutiveFailures: 1001, hedge: 1}\n  retries: {budget: {percent: 200}}\n  timeouts: {request: 5x}";
     plane.write("policy.yaml", &policy("catalog", "catalog", wrong));
     let about = |field: &'static str| move |problem: &serde_json::Value| problem["field"] == field;
     let problem = plane.problem(about("spec.retries.budget.percent")).await;

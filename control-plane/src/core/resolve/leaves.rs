@@ -6,9 +6,10 @@ mod blocks;
 use remora_proto::v1;
 use serde_json::{Map, Value, json};
 
-use super::{effective, levels, reference};
-use crate::core::objects::Name;
+use super::{levels, reference, route_levels};
+use crate::core::objects::{Name, TrafficPolicy};
 use crate::core::policies::Policies;
+use crate::core::routes::RouteId;
 use crate::core::settings::{
     CircuitBreaker, Outbound, RateLimit, Retries, Settings, SlowCallRate, defaults,
 };
@@ -31,14 +32,24 @@ pub struct Leaf {
 /// Every leaf that is in force on a Service, or on what no Service covers.
 /// A block that no policy has is not among them: it does nothing.
 pub fn leaves(policies: &Policies, namespace: &Name, service: Option<&Name>) -> Vec<Leaf> {
-    let said: Vec<_> = levels(policies, namespace, service)
-        .map(|policy| {
-            let reference = reference(&policy.id, policy.generation);
-            (reference, listed(&policy.settings))
-        })
-        .collect();
-    let done = with_defaults(&effective(policies, namespace, service).settings);
-    listed(&done)
+    merged(levels(policies, namespace, service))
+}
+
+/// The same of a rule of a route, or of a route: what its own policies say. Of what they do not,
+/// the parent's policies count.
+pub fn leaves_of_route(policies: &Policies, route: &RouteId, rule: &Name) -> Vec<Leaf> {
+    merged(route_levels(policies, route, rule))
+}
+
+fn merged<'a>(levels: impl Iterator<Item = &'a TrafficPolicy>) -> Vec<Leaf> {
+    let mut settings = Settings::default();
+    let mut said = Vec::new();
+    for policy in levels {
+        let reference = reference(&policy.id, policy.generation);
+        said.push((reference, listed(&policy.settings)));
+        settings = settings.over(&policy.settings);
+    }
+    listed(&with_defaults(&settings))
         .into_iter()
         .map(|(field, value)| {
             let says = |of: &[(&str, Value)]| of.iter().any(|(said, _)| *said == field);
@@ -342,7 +353,7 @@ fn match_block(block: &v1::Match) -> Value {
 mod tests {
     use super::super::service_policy;
     use super::*;
-    use crate::core::objects::{Id, Target, TrafficPolicy};
+    use crate::core::objects::{Id, Target};
     use crate::core::scope::Scope;
     use crate::policy::parse;
 

@@ -117,6 +117,11 @@ pub fn fallback(index: &Index, written: &FallbackBackend) -> Option<Unresolved> 
     })
 }
 
+/// The same in words.
+pub fn cannot(index: &Index) -> impl Fn(&FallbackBackend) -> Option<String> {
+    |backend| fallback(index, backend).map(|unresolved| unresolved.message)
+}
+
 fn not_granted(id: &Id, kind: &Kind, namespace: &str) -> String {
     format!(
         "Service {id} is in another namespace: a ReferenceGrant in {} must allow it from {} of \

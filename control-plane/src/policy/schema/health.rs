@@ -81,7 +81,7 @@ pub struct HttpCheck {
     /// percent-encoded.
     ///
     /// Example: /healthz.
-    #[schemars(length(min = 1, max = forms::TEXT_LENGTH), extend("pattern" = forms::PATH))]
+    #[schemars(length(min = 1, max = forms::TEXT_LENGTH), extend("pattern" = forms::PROBE_PATH))]
     pub path: String,
     /// The status codes that are well: one, or two with a dash for all from the first to the last,
     /// from 200 to 599.

@@ -26,6 +26,8 @@ fn condition(generation: i64, target: Target, reason: Reason) -> Condition {
         accepted: reason == Reason::Accepted,
         reason,
         message: format!("{reason:?} there"),
+        references: None,
+        effective: Vec::new(),
     }
 }
 

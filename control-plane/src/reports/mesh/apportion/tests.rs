@@ -72,7 +72,7 @@ fn the_first_gets_all_and_gives_up_what_another_needs_before_that_one_has_it() {
 fn what_is_not_wanted_is_shared_by_those_who_want_it() {
     let wants: Vec<((), u64)> = [50_000, 2_000_000, 2_000_000].map(|want| ((), want)).into();
     let given = fair(&wants, 1_000_000);
-    assert!((60_000..80_000).contains(&given[0]), "{given:?}");
+    assert!((50_000..60_000).contains(&given[0]), "{given:?}");
     assert_eq!(given[1], given[2]);
     assert!(given.iter().sum::<u64>() > 999_000, "{given:?}");
 }
@@ -263,7 +263,7 @@ impl World {
             }
         }
         self.admitted.push(admitted);
-        if let Some(leader) = self.leader.as_mut().filter(|_| now_ms % 50 == 0) {
+        if let Some(leader) = self.leader.as_mut().filter(|_| now_ms.is_multiple_of(50)) {
             if self.told.len() == self.sidecars.len() {
                 leader.settle();
             }
