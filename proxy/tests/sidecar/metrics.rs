@@ -116,9 +116,13 @@ async fn everything() -> (Mesh, Vec<App>) {
         call(&mesh, "/denied", "").await == 403
     })
     .await;
-    for path in ["/", "/bad", "/bad", "/bad"] {
-        mesh.get(path).await;
-    }
+    mesh.get("/").await;
+    eventually("a breaker has opened", async || {
+        mesh.get("/bad").await;
+        let opened = "remora_breaker_transitions_total";
+        mesh.sidecar.counter(opened, "").await > 0
+    })
+    .await;
     let mut routed = mesh.client().await;
     assert_eq!(routed.get("routed:8080", "/").await.status, 200);
     let mut nowhere = mesh.client().await;
