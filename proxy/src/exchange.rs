@@ -5,6 +5,7 @@
 //! any moment leaves nothing counted.
 
 mod fallback;
+mod retried;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -250,33 +251,6 @@ impl Exchange {
     /// Counters of its service or port.
     pub fn traffic(&self) -> &Traffic {
         self.side.traffic()
-    }
-
-    /// It is sent once more: as a retry by the policy, or `free` where nothing had
-    /// reached the application.
-    pub fn again(&mut self, free: bool) {
-        if free {
-            self.traffic().resends.fetch_add(1, Relaxed);
-            return;
-        }
-        self.retry_ended(false);
-        self.is_retry = true;
-        self.traffic().retries.fetch_add(1, Relaxed);
-    }
-
-    /// Where its last attempt was a retry: whether that came to something.
-    pub fn retry_ended(&mut self, is_good: bool) {
-        self.count_retry(if is_good {
-            RetryOutcome::Success
-        } else {
-            RetryOutcome::Failure
-        });
-    }
-
-    fn count_retry(&mut self, outcome: RetryOutcome) {
-        if std::mem::take(&mut self.is_retry) {
-            self.traffic().retry_outcomes.count(outcome);
-        }
     }
 
     /// The upstream's headers go to the caller.

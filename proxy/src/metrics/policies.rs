@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use remora_proto::bounds::WHOLE_PARTS_PER_MILLION;
+
 use super::exposition::{Subject, with};
 use super::text::{Exposition, Labels, Samples};
 use crate::policy::limit::Kind;
 use crate::policy::rate_limit::LimitState;
+use crate::policy::rate_limit::shares::Shares;
 use crate::worker::Shared;
 
 pub(super) fn write(shared: &Shared, subjects: &[Subject], text: &mut Exposition) {
     limits(subjects, text);
     rate_limits(shared, text);
+    shares(text);
 }
 
 fn limits(subjects: &[Subject], text: &mut Exposition) {
@@ -95,6 +99,26 @@ fn rate_limits(shared: &Shared, text: &mut Exposition) {
         "remora_rate_limit_keys",
         "Keys that have a bucket of their own",
         &keys,
+    );
+}
+
+/// What the sidecar has of each limit of the mesh.
+fn shares(text: &mut Exposition) {
+    let usage = Shares::own().usage().into_iter();
+    let samples: Samples<f64> = usage
+        .map(|usage| {
+            let labels: Labels = vec![
+                ("policy", usage.policy.to_string()),
+                ("limit", usage.name.to_string()),
+            ];
+            let parts = f64::from(usage.share.parts_per_million);
+            (labels, parts / f64::from(WHOLE_PARTS_PER_MILLION))
+        })
+        .collect();
+    text.gauge(
+        "remora_mesh_limit_share",
+        "What part of a limit of the whole mesh the sidecar has, 0 to 1",
+        &samples,
     );
 }
 

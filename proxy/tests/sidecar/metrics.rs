@@ -116,15 +116,23 @@ async fn everything() -> (Mesh, Vec<App>) {
         call(&mesh, "/denied", "").await == 403
     })
     .await;
-    for path in ["/", "/bad", "/bad", "/bad"] {
-        mesh.get(path).await;
-    }
+    mesh.get("/").await;
+    eventually("a breaker has opened", async || {
+        mesh.get("/bad").await;
+        let opened = "remora_breaker_transitions_total";
+        mesh.sidecar.counter(opened, "").await > 0
+    })
+    .await;
     let mut routed = mesh.client().await;
     assert_eq!(routed.get("routed:8080", "/").await.status, 200);
     let mut nowhere = mesh.client().await;
     assert_eq!(nowhere.get("empty:8080", "/").await.status, 503);
     call(&mesh, "/", "").await;
     call(&mesh, "/", "x-user: a\r\n").await;
+    eventually("the port has been probed", async || {
+        mesh.sidecar.counter("remora_health_checks_total", "").await > 0
+    })
+    .await;
     (mesh, apps)
 }
 
@@ -170,6 +178,18 @@ fn outbound(mesh: &Mesh, apps: &[App]) {
 }
 
 fn inbound(workload: &mut v1::Workload) {
+    workload.ports = vec![v1::InboundPort {
+        port: 7000,
+        health_checks: vec![v1::HealthCheck {
+            kind: Some(v1::health_check::Kind::Tcp(v1::TcpCheck {})),
+            interval_ms: 100,
+            timeout_ms: 100,
+            window: 1,
+            unhealthy_threshold: 1,
+            healthy_threshold: 1,
+        }],
+        ..v1::InboundPort::default()
+    }];
     workload.admission = Some(v1::Admission {
         max_requests: Some(100),
         ..v1::Admission::default()
@@ -179,6 +199,9 @@ fn inbound(workload: &mut v1::Workload) {
             limit.key = vec![v1::KeyPart {
                 part: Some(v1::key_part::Part::Header("x-user".into())),
             }];
+        }),
+        limit("mesh", |limit| {
+            (limit.mesh, limit.mode) = (true, Mode::Shadow.into())
         }),
         limit("shadow", |limit| limit.mode = Mode::Shadow.into()),
     ];

@@ -1,0 +1,35 @@
+//! What a request's retries come to, for the metrics.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Exchange;
+use crate::metrics::counters::RetryOutcome;
+
+impl Exchange {
+    /// It is sent once more: as a retry by the policy, or `free` where nothing had
+    /// reached the application.
+    pub fn again(&mut self, free: bool) {
+        if free {
+            self.traffic().resends.fetch_add(1, Relaxed);
+            return;
+        }
+        self.retry_ended(false);
+        self.is_retry = true;
+        self.traffic().retries.fetch_add(1, Relaxed);
+    }
+
+    /// Where its last attempt was a retry: whether that came to something.
+    pub fn retry_ended(&mut self, is_good: bool) {
+        self.count_retry(if is_good {
+            RetryOutcome::Success
+        } else {
+            RetryOutcome::Failure
+        });
+    }
+
+    pub(super) fn count_retry(&mut self, outcome: RetryOutcome) {
+        if std::mem::take(&mut self.is_retry) {
+            self.traffic().retry_outcomes.count(outcome);
+        }
+    }
+}
