@@ -104,6 +104,7 @@ fn retry_decide(bencher: Bencher) {
         methods: Vec::new(),
         budget: config::RetryBudget::default(),
         buffer_bytes: 65_536,
+        hedge: None,
     };
     let request = Request {
         method: "GET",
@@ -142,6 +143,7 @@ fn rate_limit(name: &str, key: Vec<KeyPart>, matches: Match) -> RateLimit {
         key,
         shadow: false,
         max_keys: 10_000,
+        mesh: false,
     }
 }
 

@@ -97,23 +97,32 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         .as_ref()
         .map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
     let source = RequestSource::new(body, buffer_bytes, started);
-    let fallback = policy.fallback.as_ref();
-    let (request, timeout) = ((&parts, &source), policy.timeouts.request);
-    let kept = Kept::of(fallback, &worker, peer, request, &mut exchange, timeout);
-    let going = Going {
-        worker,
-        service,
-        destination,
-        peer,
-        parts,
-        source,
-        exchange,
-    };
-    match kept {
-        None => go(going).await,
-        // In a box: few policies have any, and all would carry its size.
-        Some(kept) => Box::pin(kept.guard(go(going))).await,
+    if policy.fault.is_some() || policy.fallback.is_some() {
+        let going = Going {
+            worker,
+            service,
+            destination,
+            peer,
+            parts,
+            source,
+            exchange,
+        };
+        // In boxes: few policies have any, and all would carry its size.
+        return Box::pin(troubled(Box::new(going))).await;
     }
+    if let Some(stop) = stop(&worker, &mut exchange, runtime, &parts, peer) {
+        return stop.end(exchange);
+    }
+    let later = Later::default();
+    let way = Way {
+        service: &service,
+        target: &service,
+        destination,
+        rule: None,
+        later: &later,
+    };
+    let attempting = Attempting::new(&worker, way, peer, parts, source, exchange);
+    Box::pin(attempting.run()).await
 }
 
 /// A request to a port without routes.
@@ -127,7 +136,27 @@ struct Going {
     exchange: Box<Exchange>,
 }
 
-async fn go(going: Going) -> Response<ResponseBody> {
+/// The same under a policy with a fault or a fallback.
+async fn troubled(mut going: Box<Going>) -> Response<ResponseBody> {
+    let policy = &going.service.config.policy;
+    let (fallback, timeout) = (policy.fallback.as_ref(), policy.timeouts.request);
+    let (worker, peer) = (&going.worker, going.peer);
+    let request = (&going.parts, &going.source);
+    let kept = Kept::of(
+        fallback,
+        worker,
+        peer,
+        request,
+        &mut going.exchange,
+        timeout,
+    );
+    match kept {
+        None => go(going).await,
+        Some(kept) => Box::pin(kept.guard(go(going))).await,
+    }
+}
+
+async fn go(going: Box<Going>) -> Response<ResponseBody> {
     let Going {
         worker,
         service,
@@ -136,8 +165,8 @@ async fn go(going: Going) -> Response<ResponseBody> {
         parts,
         source,
         mut exchange,
-    } = going;
-    let (policy, runtime) = (&service.config.policy, &service.runtime);
+    } = *going;
+    let policy = &service.config.policy;
     if let Some(fault) = &policy.fault {
         let timeout = policy.timeouts.request;
         let troubled = trouble::inflict(&mut exchange, fault, &parts, peer, timeout);
@@ -145,12 +174,8 @@ async fn go(going: Going) -> Response<ResponseBody> {
             return answering(answer, exchange);
         }
     }
-    let limiter = runtime.rate_limiter();
-    if let Some(answer) = limit_caller(&worker, &mut exchange, limiter, &parts, peer) {
-        return answering(answer, exchange);
-    }
-    if let Err(refusal) = enter(&mut exchange, runtime) {
-        return refusal.end(exchange);
+    if let Some(stop) = stop(&worker, &mut exchange, &service.runtime, &parts, peer) {
+        return stop.end(exchange);
     }
     let later = Later::default();
     let way = Way {
@@ -162,6 +187,36 @@ async fn go(going: Going) -> Response<ResponseBody> {
     };
     let attempting = Attempting::new(&worker, way, peer, parts, source, exchange);
     Box::pin(attempting.run()).await
+}
+
+/// What ends a request before its attempts.
+enum Stop {
+    Limited(Box<Response<ResponseBody>>),
+    Refused(Refusal),
+}
+
+impl Stop {
+    fn end(self, exchange: Box<Exchange>) -> Response<ResponseBody> {
+        match self {
+            Self::Limited(answer) => answering(*answer, exchange),
+            Self::Refused(refusal) => refusal.end(exchange),
+        }
+    }
+}
+
+/// Asks the limits and the breaker of the service.
+fn stop(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    runtime: &ServiceRuntime,
+    parts: &Parts,
+    peer: SocketAddr,
+) -> Option<Stop> {
+    let limiter = runtime.rate_limiter();
+    if let Some(answer) = limit_caller(worker, exchange, limiter, parts, peer) {
+        return Some(Stop::Limited(Box::new(answer)));
+    }
+    enter(exchange, runtime).err().map(Stop::Refused)
 }
 
 /// Why a request does not go on.

@@ -66,8 +66,10 @@ impl Attempting<'_> {
     /// has been sent whole (a stream that is still sending is never held).
     fn holds(&self, response: &Response<Incoming>) -> bool {
         let retries = self.way.retries();
-        let listed = retries
-            .is_some_and(|retries| retries.attempts > 0 && !retries.on.grpc_codes.is_empty());
+        let listed = retries.is_some_and(|retries| {
+            let may_go_again = retries.attempts > 0 || retries.hedge.is_some();
+            may_go_again && !retries.on.grpc_codes.is_empty()
+        });
         listed && self.source.has_ended() && !response.body().is_end_stream()
     }
 }

@@ -355,3 +355,23 @@ async fn a_wait_ends_and_is_bounded_as_what_is_pending() {
     reasons.sort_unstable();
     assert_eq!(reasons, ["no_endpoints", "overloaded"]);
 }
+
+#[tokio::test]
+async fn a_named_pod_with_an_open_breaker_is_refused_and_its_retries_go_nowhere_else() {
+    let mesh = Mesh::start().await;
+    let bad = App::start(mesh.net.at(10), |_| status(503)).await;
+    let good = App::ok(mesh.net.at(11)).await;
+    let mut policy = crate::mesh::trip(|trip| trip.consecutive_failures = 3);
+    policy.retries = Some(crate::mesh::retries(2, |_| ()));
+    policy.load_balancing = Some(LoadBalancing {
+        pinning: true,
+        ..LoadBalancing::default()
+    });
+    mesh.catalog(policy, &[bad.address(), good.address()]);
+    let answer = pinned(&mesh, "catalog-0").await;
+    assert_eq!((answer.status, answer.reason()), (503, ""));
+    assert_eq!((bad.count(), good.count()), (3, 0));
+    let answer = pinned(&mesh, "catalog-0").await;
+    assert_eq!((answer.status, answer.reason()), (503, "breaker_open"));
+    assert_eq!(pinned(&mesh, "catalog-1").await.status, 200);
+}

@@ -78,9 +78,9 @@ async fn all_endpoints_failing_cost_no_more_than_a_fifth_more_attempts() {
     let (requests, _) = get_for(&mesh, Duration::from_secs(5)).await;
     let attempts = attempts(&apps);
     println!("{attempts} attempts for {requests} requests");
-    // What the budget lets pass at least: one each second of its window.
+    assert!(requests > 100, "{requests}");
     assert!(
-        attempts <= requests * 120 / 100 + 10,
+        attempts * 100 <= requests * 120,
         "{attempts} for {requests}"
     );
 }

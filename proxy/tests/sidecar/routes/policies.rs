@@ -147,3 +147,60 @@ async fn a_rules_max_requests_counts_that_rule_alone() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_rules_fault_fallback_and_hedge_are_instead_of_the_services() {
+    use remora_proto::v1::fallback::Action;
+    use remora_proto::v1::fault_abort::Kind;
+    use remora_proto::v1::{Fallback, FallbackResponse, Fault, FaultAbort, Hedge, hedge::After};
+
+    let mesh = Mesh::start().await;
+    let app = App::start(mesh.net.at(10), |it| match it.path.as_str() {
+        "/reset" => Reply::Reset,
+        _ => status(200),
+    })
+    .await;
+    mesh.serve("v1", &app);
+    let abort = |status| Fault {
+        abort: Some(FaultAbort {
+            kind: Some(Kind::HttpStatus(status)),
+            parts_per_million: 1_000_000,
+        }),
+        ..Fault::default()
+    };
+    let falling_back = |status| Fallback {
+        when: vec!["retries_exhausted".into()],
+        action: Some(Action::Response(FallbackResponse {
+            status,
+            ..FallbackResponse::default()
+        })),
+    };
+    let mut faulty = to("v1").when(prefix("/faulty"));
+    faulty.fault = Some(abort(418));
+    let mut well = to("v1").when(prefix("/reset"));
+    well.fault = Some(Fault::default());
+    well.fallback = Some(falling_back(203));
+    let mut hedged = to("v1").when(prefix("/hedged"));
+    hedged.fault = Some(Fault::default());
+    hedged.retries = Some(Retries {
+        hedge: Some(Hedge {
+            after: Some(After::AfterMs(50)),
+            max: 1,
+        }),
+        ..retries(0)
+    });
+    mesh.routes_with(vec![faulty, well, hedged, to("v1")], |service| {
+        let policy = service.policy.as_mut().unwrap();
+        policy.fault = Some(abort(410));
+        policy.fallback = Some(falling_back(201));
+    });
+    let of = async |path| {
+        let answer = mesh.get(path).await;
+        (answer.status, answer.reason().to_owned())
+    };
+    assert_eq!(of("/faulty").await, (418, "fault".to_owned()));
+    assert_eq!(of("/other").await, (410, "fault".to_owned()));
+    assert_eq!(app.count(), 0);
+    assert_eq!(of("/reset").await, (203, "fallback".to_owned()));
+    assert_eq!(of("/hedged").await, (200, String::new()));
+}

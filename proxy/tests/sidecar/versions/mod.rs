@@ -80,8 +80,13 @@ async fn a_value_that_is_not_known_refuses_its_resource_and_the_last_good_one_st
     let told = [
         "remora.v1.Authorization.Action",
         "remora.v1.BreakerChange.State",
+        // Another value is UNKNOWN.
+        "remora.v1.Health",
+        "remora.v1.LoadBalancing.Algorithm",
         // Strict to who does not know it: see `secured`.
         "remora.v1.MtlsMode",
+        // Another value is passed over with its rule.
+        "remora.v1.PriorityRule.Priority",
         "remora.v1.Protocol",
         "remora.v1.RateLimit.Mode",
         "remora.v1.Service.Kind",
@@ -115,6 +120,14 @@ async fn a_value_that_is_not_known_refuses_its_resource_and_the_last_good_one_st
         policy.rate_limits = vec![limit(|limit| limit.mode = UNKNOWN)];
     });
     refuses("policy.rate_limits[0].mode: 77").await;
+    mesh.service_with("catalog", |service| {
+        let policy = service.policy.as_mut().unwrap();
+        policy.load_balancing = Some(v1::LoadBalancing {
+            algorithm: UNKNOWN,
+            ..v1::LoadBalancing::default()
+        });
+    });
+    refuses("policy.load_balancing.algorithm: 77").await;
     mesh.workload(|workload| {
         workload.ports = vec![v1::InboundPort {
             port: 8080,
