@@ -232,6 +232,7 @@ impl<'a> Attempting<'a> {
             Ok(endpoint) => endpoint,
             Err((reason, detail)) => return Attempted::Refused(reason, detail),
         };
+        let endpoint = &endpoint;
         self.tried.add(endpoint);
         self.attempt_began = now;
         self.exchange.attempts += 1;
@@ -308,15 +309,21 @@ impl<'a> Attempting<'a> {
         attempt::send(self.worker, &target, has_sidecar, &sent).await
     }
 
-    fn take_endpoint(&mut self, now: Timestamp) -> Result<&'a Endpoint, (Reason, String)> {
+    fn take_endpoint(&mut self, now: Timestamp) -> Result<Endpoint, (Reason, String)> {
         if let Some(endpoint) = self.take_session(now) {
-            return Ok(endpoint);
+            return Ok(endpoint.clone());
         }
         let Way {
             target,
             destination,
             ..
         } = self.way;
+        // The first pick follows on the request's head; until a later one endpoints
+        // may have come and gone.
+        let current = (self.exchange.attempts > 0)
+            .then(|| self.worker.shared.mesh.load().service(&target.name).cloned())
+            .flatten();
+        let target = current.as_deref().unwrap_or(target);
         let name = &target.runtime.name;
         let config = &self.worker.shared.config;
         for _ in 0..PICKS {
@@ -350,7 +357,7 @@ impl<'a> Attempting<'a> {
             if let Some(live) = self.take_places(endpoint, now) {
                 self.exchange.live = Some(live);
                 self.note_served(endpoint);
-                return Ok(endpoint);
+                return Ok(endpoint.clone());
             }
         }
         Err((
@@ -375,6 +382,13 @@ impl<'a> Attempting<'a> {
             self.retry_permit = retry_permits.map(|(of_service, _)| of_service);
             return None;
         };
+        #[cfg(test)]
+        crate::simulation::book::picked(
+            &self.worker.shared.mesh,
+            endpoint,
+            self.parts.headers.get("x-id"),
+            now,
+        );
         Some(LiveAttempt {
             endpoint: Arc::clone(&endpoint.runtime),
             held: None,
