@@ -51,7 +51,7 @@ impl Act {
             after_ms,
             status,
             retry_after: None,
-            body: *random.choice(&[0, 5, 3_000]).unwrap_or(&0),
+            body: *random.choice(&[0, 5, 600]).unwrap_or(&0),
             pause_ms: if random.u8(..8) == 0 { random.u64(..300) } else { 0 },
         };
         let quick = random.u64(1..30);

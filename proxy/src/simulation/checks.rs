@@ -235,7 +235,7 @@ impl World {
             bad.map(|(_, count)| count).sum::<u64>()
         };
         let before = book::with(|book| failed(book));
-        for _ in 0..30 {
+        for _ in 0..15 {
             self.pass(Duration::from_millis(20)).await;
             self.arrive();
         }

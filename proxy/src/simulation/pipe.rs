@@ -1,7 +1,6 @@
 //! A connection that is two queues of bytes, so that a whole sidecar can be played
 //! without a kernel: what is written is there at once, and what ends, ends at once.
 
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +24,7 @@ pub struct Pipe {
 /// One direction.
 #[derive(Debug, Default)]
 struct Queue {
-    bytes: VecDeque<u8>,
+    bytes: Vec<u8>,
     /// The writer says no more.
     finished: bool,
     /// The connection broke: what was not read yet is lost.
@@ -137,9 +136,8 @@ impl Pipe {
         if taken == 0 && !queue.finished {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        for (to, from) in target.iter_mut().zip(queue.bytes.drain(..taken)) {
-            *to = from;
-        }
+        target[..taken].copy_from_slice(&queue.bytes[..taken]);
+        queue.bytes.drain(..taken);
         if let Some(writer) = queue.writer.take() {
             writer.wake();
         }
@@ -156,7 +154,7 @@ impl Pipe {
         if room == 0 && !bytes.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        queue.bytes.extend(&bytes[..room]);
+        queue.bytes.extend_from_slice(&bytes[..room]);
         if let Some(reader) = queue.reader.take() {
             reader.wake();
         }

@@ -121,7 +121,7 @@ impl World {
                 self.pass(Duration::from_millis(pause)).await;
             }
             self.arrive();
-            if self.random.u8(..5) == 0 {
+            if self.random.u8(..3) == 0 {
                 settle().await;
                 self.mischief().await;
             }
@@ -154,7 +154,7 @@ impl World {
     pub fn arrive(&mut self) {
         let service = self.random.usize(..SERVICES);
         let worker = &self.workers[self.random.usize(..WORKERS)];
-        let requests = self.random.u8(1..4);
+        let requests = self.random.u8(1..3);
         let Some(target) = self.control.service(service) else {
             book::with(|book| book.breaks(format!("{service} is not known")));
             return;
@@ -192,6 +192,13 @@ impl World {
             (12 | 13, _) => {
                 self.control.routes = settings::routes(&mut self.random);
                 self.put_policy(0, self.control.policies[0].clone());
+            }
+            (14, _) => {
+                // One after the other, so that the worst of each is met.
+                for pod in pods {
+                    let mood = Mood::draw(&mut self.random);
+                    self.applications[&(service, pod)].mood.set(mood);
+                }
             }
             // A storm.
             _ => {
@@ -324,7 +331,7 @@ pub fn spawn(work: impl Future<Output = ()> + 'static) {
 
 /// All that can happen at this moment has happened.
 pub async fn settle() {
-    for _ in 0..40 {
+    for _ in 0..30 {
         tokio::task::yield_now().await;
     }
 }
