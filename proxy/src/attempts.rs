@@ -321,7 +321,14 @@ impl<'a> Attempting<'a> {
         // The first pick follows on the request's head; until a later one endpoints
         // may have come and gone.
         let current = (self.exchange.attempts > 0)
-            .then(|| self.worker.shared.mesh.load().service(&target.name).cloned())
+            .then(|| {
+                self.worker
+                    .shared
+                    .mesh
+                    .load()
+                    .service(&target.name)
+                    .cloned()
+            })
             .flatten();
         let target = current.as_deref().unwrap_or(target);
         let name = &target.runtime.name;

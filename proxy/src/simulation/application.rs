@@ -52,7 +52,11 @@ impl Act {
             status,
             retry_after: None,
             body: *random.choice(&[0, 5, 600]).unwrap_or(&0),
-            pause_ms: if random.u8(..8) == 0 { random.u64(..300) } else { 0 },
+            pause_ms: if random.u8(..8) == 0 {
+                random.u64(..300)
+            } else {
+                0
+            },
         };
         let quick = random.u64(1..30);
         match mood {
@@ -124,7 +128,13 @@ async fn serve_each(listening: &Listening, pipe: &mut Pipe) -> End {
         };
         let act = book::random(|random| Act::draw(listening.mood.get(), random));
         let exchange = book::with(|book| {
-            book.delivered(head.id, head.attempt, listening.address, pipe, &format!("{act:?}"))
+            book.delivered(
+                head.id,
+                head.attempt,
+                listening.address,
+                pipe,
+                &format!("{act:?}"),
+            )
         });
         let end = play(act, head.length, pipe, &mut seen).await;
         book::with(|book| book.done(exchange));

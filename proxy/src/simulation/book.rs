@@ -143,7 +143,9 @@ impl Book {
 
     /// The last events, for people.
     pub fn last_events(&self) -> String {
-        self.shown.iter().fold(String::new(), |all, line| all + line + "\n")
+        self.shown
+            .iter()
+            .fold(String::new(), |all, line| all + line + "\n")
     }
 
     /// One more of these.
@@ -170,8 +172,17 @@ impl Book {
     }
 
     /// An application has the head of a request.
-    pub fn delivered(&mut self, id: u64, attempt: u32, address: SocketAddr, pipe: &Pipe, act: &str) -> u64 {
-        self.tell(format!("{address} has request {id}, attempt {attempt}: {act}"));
+    pub fn delivered(
+        &mut self,
+        id: u64,
+        attempt: u32,
+        address: SocketAddr,
+        pipe: &Pipe,
+        act: &str,
+    ) -> u64 {
+        self.tell(format!(
+            "{address} has request {id}, attempt {attempt}: {act}"
+        ));
         self.count("delivered");
         self.last += 1;
         let Some(request) = self.requests.get_mut(&id) else {
@@ -218,7 +229,9 @@ impl Book {
         self.count("picked");
         let told = endpoint.runtime.breaker.describe(now);
         if told.state == State::Open {
-            self.breaks(format!("request {id} goes to {address}, whose breaker is open"));
+            self.breaks(format!(
+                "request {id} goes to {address}, whose breaker is open"
+            ));
         }
         let Some(service) = self.listed.get(&address).copied() else {
             self.breaks(format!("request {id} goes to {address}, which has left"));
@@ -229,21 +242,27 @@ impl Book {
             return;
         };
         if !request.backends.contains(&service) {
-            self.breaks(format!("request {id} goes to {address}, no backend of its route"));
+            self.breaks(format!(
+                "request {id} goes to {address}, no backend of its route"
+            ));
         }
         if let Some(target) = target {
             self.check_best(target, endpoint, id, now);
         }
-        let probe_of = (told.state == State::HalfOpen).then_some((endpoint.runtime.id, told.ejections));
+        let probe_of =
+            (told.state == State::HalfOpen).then_some((endpoint.runtime.id, told.ejections));
         if let Some(probe) = probe_of {
             self.count("probes");
-            let at_once = self.exchanges.values().filter(|it| {
-                it.probe_of == Some(probe) && !it.answered && !it.wire.is_left()
-            });
+            let at_once = self
+                .exchanges
+                .values()
+                .filter(|it| it.probe_of == Some(probe) && !it.answered && !it.wire.is_left());
             let at_once = at_once.count();
             let allowed = self.probes_allowed.get(&service).copied().unwrap_or(0);
             if at_once >= allowed as usize {
-                self.breaks(format!("{address} has {at_once} probes already, of {allowed}"));
+                self.breaks(format!(
+                    "{address} has {at_once} probes already, of {allowed}"
+                ));
             }
         }
         if let Some(request) = self.requests.get_mut(&id) {
@@ -273,7 +292,9 @@ impl Book {
         });
         if let Some(better) = better {
             let (address, better) = (endpoint.config.address, better.config.address);
-            self.breaks(format!("request {id} goes to {address} while {better} is better"));
+            self.breaks(format!(
+                "request {id} goes to {address} while {better} is better"
+            ));
         }
     }
 }

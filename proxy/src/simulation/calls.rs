@@ -39,7 +39,8 @@ pub async fn call(worker: Rc<Worker>, target: Arc<Service>, service: usize, requ
         address: None,
         port: PORT,
     };
-    let serving = outbound_connection::http(&worker, Spoken::Http1, stream, peer, target, destination);
+    let serving =
+        outbound_connection::http(&worker, Spoken::Http1, stream, peer, target, destination);
     let calling = async {
         for _ in 0..requests {
             if !ask(&mut ours, service).await {
@@ -122,7 +123,9 @@ impl book::Book {
         let id = self.last_request;
         let facts = self.facts[service].clone();
         let random = &mut self.random;
-        let method = *random.choice(&["GET", "GET", "PUT", "POST", "POST"]).unwrap_or(&"GET");
+        let method = *random
+            .choice(&["GET", "GET", "PUT", "POST", "POST"])
+            .unwrap_or(&"GET");
         let rule = random.usize(..PREFIXES.len() + 1);
         let path = PREFIXES.get(rule).copied().unwrap_or("/other");
         let user = random.u8(..4);
@@ -135,7 +138,11 @@ impl book::Book {
             0 => random.u64(..200),
             _ => random.u64(3_000..12_000),
         };
-        let key = if has_key { format!("{IDEMPOTENCY_HEADER}: {id}\r\n") } else { String::new() };
+        let key = if has_key {
+            format!("{IDEMPOTENCY_HEADER}: {id}\r\n")
+        } else {
+            String::new()
+        };
         let plan = Plan {
             id,
             head: format!(
@@ -143,7 +150,11 @@ impl book::Book {
                  {key}content-length: {length}\r\n\r\n"
             ),
             body: vec![b'b'; length],
-            pause: Duration::from_millis(if random.u8(..6) == 0 { random.u64(..100) } else { 0 }),
+            pause: Duration::from_millis(if random.u8(..6) == 0 {
+                random.u64(..100)
+            } else {
+                0
+            }),
             patience: Duration::from_millis(patience),
         };
         let request = Request {
@@ -151,7 +162,11 @@ impl book::Book {
             started: clock::now(),
             user,
             is_safe: method != "POST" || facts.posts_are_safe || (facts.has_key && has_key),
-            backends: facts.rules.get(rule).cloned().unwrap_or_else(|| vec![service]),
+            backends: facts
+                .rules
+                .get(rule)
+                .cloned()
+                .unwrap_or_else(|| vec![service]),
             timeout_ms: facts.timeout_ms,
             tried: Vec::new(),
             probe_of: None,
@@ -159,7 +174,9 @@ impl book::Book {
             is_open: true,
             admitted: None,
         };
-        self.tell(format!("request {id} to {service}: {method} {path}, {length} bytes"));
+        self.tell(format!(
+            "request {id} to {service}: {method} {path}, {length} bytes"
+        ));
         self.requests.insert(id, request);
         plan
     }

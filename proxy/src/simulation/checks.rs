@@ -56,7 +56,10 @@ impl World {
         let limit = policy.rate_limits.first().cloned();
         let last = book::with(|book| book.last_request);
         self.books.rate_limits[service].push((now, last, limit));
-        let trip = policy.circuit_breaker.as_ref().and_then(|it| it.trip.as_ref());
+        let trip = policy
+            .circuit_breaker
+            .as_ref()
+            .and_then(|it| it.trip.as_ref());
         let probes = trip.map_or(0, |trip| trip.probes);
         book::with(|book| book.probes_allowed.insert(service, probes));
     }
@@ -78,14 +81,20 @@ impl World {
 
     /// What is in use never rises above the limit.
     fn check_limits(&mut self, service: &Service) {
-        let endpoints = service.all_endpoints().map(|it| (it.runtime.id, &it.runtime.limits));
+        let endpoints = service
+            .all_endpoints()
+            .map(|it| (it.runtime.id, &it.runtime.limits));
         let all: Vec<(u64, &Arc<Limits>)> = endpoints
             .chain([(service.runtime.id, &service.runtime.limits)])
             .collect();
         for (id, limits) in all {
             for kind in Kind::ALL {
                 let now = limits.in_use(kind);
-                let before = self.books.in_use.insert((id, kind.as_str()), now).unwrap_or(0);
+                let before = self
+                    .books
+                    .in_use
+                    .insert((id, kind.as_str()), now)
+                    .unwrap_or(0);
                 if now > limits.max(kind).unwrap_or(u32::MAX).max(before) {
                     let what = format!(
                         "{} of {}: {now} {}, {before} before, at most {:?}",
@@ -117,20 +126,40 @@ impl World {
             let open = |at: &&super::book::Exchange| !at.wire.is_left();
             let requests = book.exchanges.values().filter(open);
             let requests = requests.filter(|it| is_of(&it.address)).count();
-            compare(format!("requests of {}", service.name), requests, limits.in_use(Kind::Requests));
+            compare(
+                format!("requests of {}", service.name),
+                requests,
+                limits.in_use(Kind::Requests),
+            );
             let connections = book.connections.iter();
-            let connections = connections.filter(|(at, wire)| is_of(at) && !wire.is_left()).count();
+            let connections = connections
+                .filter(|(at, wire)| is_of(at) && !wire.is_left())
+                .count();
             let counted = limits.in_use(Kind::Connections);
-            compare(format!("connections of {}", service.name), connections, counted);
+            compare(
+                format!("connections of {}", service.name),
+                connections,
+                counted,
+            );
             for endpoint in service.all_endpoints() {
                 let address = endpoint.config.address;
                 let limits = &endpoint.runtime.limits;
                 let here = book.exchanges.values().filter(open);
                 let here = here.filter(|it| it.address == address).count();
-                compare(format!("requests of {address}"), here, limits.in_use(Kind::Requests));
+                compare(
+                    format!("requests of {address}"),
+                    here,
+                    limits.in_use(Kind::Requests),
+                );
                 let open = book.connections.iter();
-                let open = open.filter(|(at, wire)| *at == address && !wire.is_left()).count();
-                compare(format!("connections of {address}"), open, limits.in_use(Kind::Connections));
+                let open = open
+                    .filter(|(at, wire)| *at == address && !wire.is_left())
+                    .count();
+                compare(
+                    format!("connections of {address}"),
+                    open,
+                    limits.in_use(Kind::Connections),
+                );
             }
             for broken in broken {
                 book.breaks(broken);
@@ -147,11 +176,17 @@ impl World {
             .filter(|it| it.config.ready || it.config.serving)
             .collect();
         let is_out = |state| matches!(state, State::Open | State::HalfOpen);
-        let out = listed.iter().filter(|it| is_out(it.runtime.breaker.describe(now).state));
+        let out = listed
+            .iter()
+            .filter(|it| is_out(it.runtime.breaker.describe(now).state));
         let out = out.count();
         let allowed = breaker.map_or(0, |breaker| {
             let share = listed.len() * breaker.trip.max_ejected_percent as usize / 100;
-            share.min(listed.len().saturating_sub(breaker.trip.min_endpoints.max(1) as usize))
+            share.min(
+                listed
+                    .len()
+                    .saturating_sub(breaker.trip.min_endpoints.max(1) as usize),
+            )
         });
         if out > allowed {
             let what = format!("{out} of {} of {} are out", listed.len(), service.name);
@@ -192,7 +227,10 @@ impl World {
         let share = requests * u64::from(percent) / 100;
         let allowed = share.max(u64::from(minimum) * BUDGET_WINDOW_MS / 1_000);
         if retries > allowed {
-            let what = format!("{retries} retries of {} in a window, {allowed} allowed", service.name);
+            let what = format!(
+                "{retries} retries of {} in a window, {allowed} allowed",
+                service.name
+            );
             book::with(|book| book.breaks(what));
         }
     }
@@ -208,7 +246,10 @@ impl World {
                 end.is_some_and(|end| end < now) && !exchange.wire.is_left()
             });
             if let Some(late) = late.map(|it| (it.request, it.address)) {
-                book.breaks(format!("request {} outlives its time at {}", late.0, late.1));
+                book.breaks(format!(
+                    "request {} outlives its time at {}",
+                    late.0, late.1
+                ));
             }
         });
     }
@@ -257,7 +298,11 @@ impl World {
             for limits in endpoints.chain([&service.runtime.limits]) {
                 held.extend(Kind::ALL.map(|kind| limits.in_use(kind)));
             }
-            held.extend(service.all_endpoints().map(|it| it.runtime.load.in_flight()));
+            held.extend(
+                service
+                    .all_endpoints()
+                    .map(|it| it.runtime.load.in_flight()),
+            );
             if held.iter().any(|count| *count > 0) {
                 let what = format!("{} still holds {held:?}", service.name);
                 book::with(|book| book.breaks(what));
@@ -315,7 +360,9 @@ impl Bucket {
         if !known {
             self.tokens = (0..4).map(|user| (user, burst)).collect();
         }
-        self.tokens.values_mut().for_each(|tokens| *tokens = tokens.min(burst));
+        self.tokens
+            .values_mut()
+            .for_each(|tokens| *tokens = tokens.min(burst));
     }
 
     fn fill(&mut self, now: Timestamp) {
@@ -339,4 +386,3 @@ impl Bucket {
         (*tokens < -1e-3).then_some(-*tokens)
     }
 }
-

@@ -121,7 +121,11 @@ impl Control {
             ready: told.ready,
             serving: told.serving,
             sidecar: told.is_mesh,
-            mesh_protocols: told.is_mesh.then(|| "remora-h2".to_owned()).into_iter().collect(),
+            mesh_protocols: told
+                .is_mesh
+                .then(|| "remora-h2".to_owned())
+                .into_iter()
+                .collect(),
             ..testing::endpoint(NAMES[service], &format!("{}-{pod}", NAMES[service]), 1)
         };
         self.version += 1;
@@ -135,7 +139,12 @@ impl Control {
         while self.controller.next_request().is_some() {}
     }
 
-    fn send(&mut self, kind: Kind, resources: Vec<remora_proto::discovery::Resource>, gone: &[&str]) {
+    fn send(
+        &mut self,
+        kind: Kind,
+        resources: Vec<remora_proto::discovery::Resource>,
+        gone: &[&str],
+    ) {
         let response = testing::response(kind, &self.version.to_string(), resources, gone);
         let refused = self.controller.receive(response, clock::now());
         assert_eq!(refused, None);

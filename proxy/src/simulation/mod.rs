@@ -64,7 +64,11 @@ fn sweep(seeds: std::ops::Range<u64>) -> (BTreeMap<&'static str, u64>, Vec<(u64,
 
 #[test]
 fn every_seed_keeps_every_promise_of_the_whole_pipeline() {
-    let chosen = |name| std::env::var(name).ok().and_then(|it| it.parse::<u64>().ok());
+    let chosen = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|it| it.parse::<u64>().ok())
+    };
     let seeds = match chosen("SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..chosen("SIM_SEEDS").unwrap_or(SEEDS),

@@ -102,8 +102,16 @@ fn retries(random: &mut Rng) -> v1::Retries {
         backoff_base_ms: 25,
         backoff_max_ms: 250,
         max_retry_after_ms: 2_000,
-        idempotency_header: if random.bool() { IDEMPOTENCY_HEADER.into() } else { String::new() },
-        methods: if random.u8(..4) == 0 { vec!["POST".into()] } else { Vec::new() },
+        idempotency_header: if random.bool() {
+            IDEMPOTENCY_HEADER.into()
+        } else {
+            String::new()
+        },
+        methods: if random.u8(..4) == 0 {
+            vec!["POST".into()]
+        } else {
+            Vec::new()
+        },
         budget: Some(v1::RetryBudget {
             percent: random.u32(..=100),
             min_per_second: random.u32(..3),
@@ -120,7 +128,11 @@ fn rate_limit(random: &mut Rng) -> v1::RateLimit {
     };
     let is_keyed = random.bool();
     v1::RateLimit {
-        name: if is_keyed { "user".into() } else { "all".into() },
+        name: if is_keyed {
+            "user".into()
+        } else {
+            "all".into()
+        },
         policy: "shop/policy".into(),
         requests: random.u32(10..150),
         per_ms: 1_000,

@@ -66,7 +66,10 @@ pub fn play(seed: u64) -> Result<Outcome, String> {
             trace: book.trace(),
             counts: book.counts,
         }),
-        Some(ref broken) => Err(format!("{broken}\nthe last events:\n{}", book.last_events())),
+        Some(ref broken) => Err(format!(
+            "{broken}\nthe last events:\n{}",
+            book.last_events()
+        )),
     }
 }
 
@@ -213,7 +216,9 @@ impl World {
 
     pub fn pods_of(&self, service: usize) -> Vec<u8> {
         let pods = self.control.pods.keys();
-        pods.filter(|(of, _)| *of == service).map(|(_, pod)| *pod).collect()
+        pods.filter(|(of, _)| *of == service)
+            .map(|(_, pod)| *pod)
+            .collect()
     }
 
     fn add_pod(&mut self, service: usize) {
@@ -272,7 +277,11 @@ impl World {
     fn facts(&self, service: usize) -> Facts {
         let policy = &self.control.policies[service];
         let retries = policy.retries.as_ref();
-        let rules = if service == 0 { &*self.control.routes } else { &[] };
+        let rules = if service == 0 {
+            &*self.control.routes
+        } else {
+            &[]
+        };
         let backends = |rule: &Vec<(usize, u32)>| rule.iter().map(|(to, _)| *to).collect();
         Facts {
             timeout_ms: policy.timeouts.as_ref().and_then(|it| it.request_ms),

@@ -25,16 +25,23 @@ fn check(requests: &[u64], retries: &[u64]) {
         while now - retries[first_retry] >= window {
             first_retry += 1;
         }
-        while requests.get(after_request).is_some_and(|it| *it <= now + late) {
+        while requests
+            .get(after_request)
+            .is_some_and(|it| *it <= now + late)
+        {
             after_request += 1;
         }
-        while first_request < after_request && now - requests[first_request] >= window {
+        while first_request < after_request && now.saturating_sub(requests[first_request]) >= window
+        {
             first_request += 1;
         }
         let inside = (at - first_retry + 1) as u64;
         let asked = (after_request - first_request) as u64;
         let allowed = (asked * u64::from(BUDGET.percent) / 100).max(minimum);
-        assert!(inside <= allowed, "{inside} retries in a window, {allowed} allowed");
+        assert!(
+            inside <= allowed,
+            "{inside} retries in a window, {allowed} allowed"
+        );
     }
 }
 

@@ -114,7 +114,10 @@ fn no_limit_is_exceeded_in_a_million_operations_with_cancellations() {
             assert!(refused > 0, "{} was never reached", kind.as_str());
         }
     }
-    assert!(taken > OPERATIONS / 20, "hardly anything was given: {taken}");
+    assert!(
+        taken > OPERATIONS / 20,
+        "hardly anything was given: {taken}"
+    );
 }
 
 /// While a limit falls and rises: at each moment no more than the highest that was in

@@ -90,7 +90,11 @@ fn check(limit: &RateLimit, times: &[u64], is_wanted: bool) {
     for now in times {
         let gained = (now - at) as f64 / interval;
         tokens = (tokens + gained).min(f64::from(limit.burst)) - 1.0;
-        assert!(tokens > -1e-3, "{} overdrawn at {now}: {tokens}", limit.name);
+        assert!(
+            tokens > -1e-3,
+            "{} overdrawn at {now}: {tokens}",
+            limit.name
+        );
         at = *now;
     }
     let span = (OPERATIONS as u64 * STEP_NANOS) as f64;
@@ -98,7 +102,11 @@ fn check(limit: &RateLimit, times: &[u64], is_wanted: bool) {
     let share = times.len() as f64 / allowed;
     assert!(share <= 1.0, "{}: {share}", limit.name);
     if is_wanted {
-        assert!(share >= 0.99, "{} admits {share} of what it allows", limit.name);
+        assert!(
+            share >= 0.99,
+            "{} admits {share} of what it allows",
+            limit.name
+        );
     }
 }
 

@@ -81,6 +81,7 @@ mod leader;
 mod limits;
 mod long_streams;
 mod message;
+mod posts;
 mod rate_limits;
 mod retries;
 mod routes;
