@@ -41,11 +41,15 @@ pub enum Reason {
     Redirect,
     /// A browser asked what it may ask.
     Cors,
+    /// Trouble on purpose, by `fault`.
+    Fault,
+    /// What `fallback` has in the place of a refusal.
+    Fallback,
 }
 
 impl Reason {
     /// Every reason, in the order of [`Reason::index`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::BreakerOpen,
         Self::Overloaded,
         Self::RateLimited,
@@ -59,6 +63,8 @@ impl Reason {
         Self::NoBackend,
         Self::Redirect,
         Self::Cors,
+        Self::Fault,
+        Self::Fallback,
     ];
 
     /// The word for it.
@@ -77,6 +83,8 @@ impl Reason {
             Self::NoBackend => "no_backend",
             Self::Redirect => "redirect",
             Self::Cors => "cors",
+            Self::Fault => "fault",
+            Self::Fallback => "fallback",
         }
     }
 
@@ -98,6 +106,8 @@ impl Reason {
             // The rule names one of five.
             Self::Redirect => StatusCode::FOUND,
             Self::Cors => StatusCode::NO_CONTENT,
+            // The policy says it, of these two.
+            Self::Fault | Self::Fallback => StatusCode::SERVICE_UNAVAILABLE,
             Self::BreakerOpen | Self::Overloaded | Self::NoEndpoints | Self::ConnectFailed => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -106,7 +116,20 @@ impl Reason {
 
     /// Whether it is an answer like any other, and no fault of anybody's.
     pub const fn is_answer(self) -> bool {
-        matches!(self, Self::Redirect | Self::Cors)
+        matches!(self, Self::Redirect | Self::Cors | Self::Fallback)
+    }
+
+    /// Whether `fallback.when` may name it.
+    pub const fn may_fall_back(self) -> bool {
+        matches!(
+            self,
+            Self::BreakerOpen
+                | Self::Overloaded
+                | Self::NoEndpoints
+                | Self::Timeout
+                | Self::RetriesExhausted
+                | Self::RateLimited
+        )
     }
 
     /// The reason that a word of the header names.

@@ -15,30 +15,37 @@ use crate::attempt::{self, Bounds, Failure, Held, Sent};
 use crate::body::Incoming;
 use crate::body::request::RequestSource;
 use crate::body::response::{ResponseBody, Until};
+use crate::choice::Choice;
 use crate::clock::{self, Timestamp};
 use crate::connect::Target;
-use crate::exchange::{Exchange, LiveAttempt, release};
+use crate::exchange::{Exchange, release};
 use crate::grpc;
 use crate::headers;
 use crate::pipeline;
 use crate::policy::breaker::Outcome;
-use crate::policy::config::AttemptEnd;
+use crate::policy::config::{AttemptEnd, Retries};
 use crate::policy::deadline::{Bound, Deadlines};
-use crate::policy::limit::{Kind, Permit};
 use crate::policy::retry::{self, Attempts, Decision, Ended};
 use crate::routes::runtime::RoutedRule;
-use crate::select::{self, NoPick, Tried};
+use crate::select::Tried;
 use crate::state::{Destination, Endpoint, MeshProtocols, Service};
+use crate::tls::Peer;
 use crate::upstream::Head;
 use crate::wire::Wire;
 use crate::worker::Worker;
 
 mod endings;
+mod endpoint;
+mod hedged;
 mod held_answer;
+mod later;
 mod own_pod;
 mod way;
 
 use self::endings::{late, record_failure};
+pub use self::endpoint::MAX_WAITING;
+pub use self::later::Later;
+pub use self::way::RetryPermit;
 
 /// Endpoints that are looked at for one attempt: another request may take the
 /// last place of a limit or a probe between the look and the taking.
@@ -55,6 +62,8 @@ pub struct Way<'a> {
     pub destination: Destination,
     /// That led there, and may say more exactly what is about the request.
     pub rule: Option<&'a RoutedRule>,
+    /// Room for the target as it is later.
+    pub later: &'a Later,
 }
 
 /// A request's attempts.
@@ -71,7 +80,15 @@ pub struct Attempting<'a> {
     attempt_began: Timestamp,
     tried: Tried,
     /// Of the retry that is about to be made.
-    retry_permit: Option<Permit>,
+    retry_permit: Option<RetryPermit>,
+    /// What of the request chooses its endpoint.
+    choice: Option<Box<Choice>>,
+    /// How long it may wait for an endpoint, once it does.
+    wait_until: Option<Timestamp>,
+    /// Hedges so far.
+    hedged: u32,
+    /// The attempt that was answered is one.
+    is_hedge: bool,
 }
 
 /// What an attempt came to.
@@ -97,7 +114,7 @@ impl<'a> Attempting<'a> {
         peer: SocketAddr,
         parts: Parts,
         source: RequestSource,
-        exchange: Box<Exchange>,
+        mut exchange: Box<Exchange>,
     ) -> Box<Self> {
         let attempt_began = exchange.started();
         let mut deadlines = Deadlines::new(way.timeouts(), exchange.started());
@@ -105,6 +122,13 @@ impl<'a> Attempting<'a> {
         if let Some(timeout) = asked.flatten() {
             deadlines.shorten(exchange.started().after(timeout));
         }
+        let has_session = exchange
+            .routed
+            .as_ref()
+            .is_some_and(|it| it.sessions.is_some());
+        let balancing = &way.target.config.policy.load_balancing;
+        let pin = exchange.pin.take();
+        let choice = Choice::of(balancing, pin, has_session, &parts, peer.ip());
         Box::new(Self {
             worker,
             way,
@@ -112,6 +136,10 @@ impl<'a> Attempting<'a> {
             parts,
             source,
             exchange,
+            choice,
+            wait_until: None,
+            hedged: 0,
+            is_hedge: false,
             attempts: Attempts::new(),
             deadlines,
             attempt_began,
@@ -176,13 +204,7 @@ impl<'a> Attempting<'a> {
         if ordinary {
             return Decision::No(retry::Reason::NotListed);
         }
-        let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
-        let request = retry::Request {
-            method: self.parts.method.as_str(),
-            grpc_method: self.exchange.is_grpc.then(|| self.parts.uri.path()),
-            has_idempotency_header: header
-                .is_some_and(|name| self.parts.headers.contains_key(name)),
-        };
+        let request = self.request(policy);
         let now = clock::now();
         let ended = Ended {
             end,
@@ -192,9 +214,9 @@ impl<'a> Attempting<'a> {
             time_left: self.deadlines.time_left(now),
         };
         let before = self.attempts;
-        let decision = self
-            .attempts
-            .decide(policy, &request, &ended, crate::random::next());
+        let mut attempts = before;
+        let decision = attempts.decide(policy, &request, &ended, crate::random::next());
+        self.attempts = attempts;
         let Decision::Again { free: false, .. } = decision else {
             return decision;
         };
@@ -214,6 +236,17 @@ impl<'a> Attempting<'a> {
         decision
     }
 
+    /// As the rules of retrying see it.
+    fn request(&self, policy: Option<&Retries>) -> retry::Request<'_> {
+        let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
+        retry::Request {
+            method: self.parts.method.as_str(),
+            grpc_method: self.exchange.is_grpc.then(|| self.parts.uri.path()),
+            has_idempotency_header: header
+                .is_some_and(|name| self.parts.headers.contains_key(name)),
+        }
+    }
+
     async fn attempt(&mut self) -> Attempted {
         // The first follows on the request's head without a wait.
         let now = if self.exchange.attempts == 0 {
@@ -228,39 +261,29 @@ impl<'a> Attempting<'a> {
         {
             return Attempted::Refused(Reason::Timeout, late(Bound::Request));
         }
-        let endpoint = match self.take_endpoint(now) {
+        let endpoint = match self.find_endpoint(now).await {
             Ok(endpoint) => endpoint,
             Err((reason, detail)) => return Attempted::Refused(reason, detail),
         };
-        let endpoint = &endpoint;
-        self.tried.add(endpoint);
+        self.note_tried(endpoint);
         self.attempt_began = now;
         self.exchange.attempts += 1;
         if let Some(answer) = self.ask_own_pod(endpoint) {
             self.exchange.live = None;
             return Attempted::RefusedByOwnPod(answer);
         }
-        let address = endpoint.config.address_for(self.way.destination);
-        // The connection to the pod itself passes no redirect, so no sidecar.
-        let mesh = if self.worker.shared.is_own_pod(address.ip()) {
-            MeshProtocols::default()
-        } else {
-            endpoint.config.mesh
-        };
-        let target = Target {
-            service: &self.way.target.runtime,
-            endpoint: &endpoint.runtime,
-            address,
-            wire: Wire::of(&self.parts, mesh),
-            secured: self.worker.shared.secured(&endpoint.config, address),
-            outbound: &self.way.target.config.policy.outbound,
-        };
+        endpoint.runtime.attempts.fetch_add(1, Relaxed);
+        self.is_hedge = false;
+        if let Some(hedges) = self.hedges(now) {
+            // In a box: few policies have any, and all would carry its size.
+            return Box::pin(self.race(endpoint, hedges)).await;
+        }
+        let target = self.target(endpoint);
         self.pass_deadline_on(now);
         let bounds = Bounds {
             until_headers: self.deadlines.attempt(now).until_headers,
             idle: self.way.timeouts().idle,
         };
-        endpoint.runtime.attempts.fetch_add(1, Relaxed);
         match self.send(target, endpoint.config.sidecar, bounds).await {
             Ok((response, held)) => {
                 if self.note_answer(&response, held) {
@@ -270,6 +293,34 @@ impl<'a> Attempting<'a> {
             }
             Err(failure) => self.failed(endpoint, failure),
         }
+    }
+
+    fn target(&self, endpoint: &'a Endpoint) -> Target<'a> {
+        let target = self.way.target;
+        let address = endpoint.config.address_for(self.way.destination);
+        // The connection to the pod itself passes no redirect, so no sidecar.
+        let mesh = if self.worker.shared.is_own_pod(address.ip()) {
+            MeshProtocols::default()
+        } else {
+            endpoint.config.mesh
+        };
+        Target {
+            service: &target.runtime,
+            endpoint: &endpoint.runtime,
+            address,
+            wire: Wire::of(&self.parts, mesh),
+            secured: self.worker.shared.secured(&endpoint.config, address),
+            outbound: &target.config.policy.outbound,
+        }
+    }
+
+    /// Without a hop in between, the application hears of us from us.
+    fn own_identity(&self, address: SocketAddr) -> Option<Arc<Peer>> {
+        let shared = &self.worker.shared;
+        shared
+            .is_own_pod(address.ip())
+            .then(|| shared.tls.own().clone())
+            .flatten()
     }
 
     /// gRPC: the next hop is told what is left of the caller's deadline, or of
@@ -289,11 +340,7 @@ impl<'a> Attempting<'a> {
         has_sidecar: bool,
         bounds: Bounds,
     ) -> Result<(Response<Incoming>, Held), Failure> {
-        // Without a hop in between, the application hears of us from us.
-        let is_own_pod = self.worker.shared.is_own_pod(target.address.ip());
-        let own = is_own_pod
-            .then(|| self.worker.shared.tls.own().clone())
-            .flatten();
+        let own = self.own_identity(target.address);
         let sent = Sent {
             head: Head {
                 parts: &self.parts,
@@ -307,105 +354,6 @@ impl<'a> Attempting<'a> {
             began: self.attempt_began,
         };
         attempt::send(self.worker, &target, has_sidecar, &sent).await
-    }
-
-    fn take_endpoint(&mut self, now: Timestamp) -> Result<Endpoint, (Reason, String)> {
-        if let Some(endpoint) = self.take_session(now) {
-            return Ok(endpoint.clone());
-        }
-        let Way {
-            target,
-            destination,
-            ..
-        } = self.way;
-        // The first pick follows on the request's head; until a later one endpoints
-        // may have come and gone.
-        let current = (self.exchange.attempts > 0)
-            .then(|| {
-                self.worker
-                    .shared
-                    .mesh
-                    .load()
-                    .service(&target.name)
-                    .cloned()
-            })
-            .flatten();
-        let target = current.as_deref().unwrap_or(target);
-        let name = &target.runtime.name;
-        let config = &self.worker.shared.config;
-        for _ in 0..PICKS {
-            let random = crate::random::next();
-            let source = Some(self.peer.ip());
-            let picked = select::pick(
-                target,
-                destination.port,
-                source,
-                &config.node,
-                &self.tried,
-                now,
-                random,
-            );
-            let endpoint = match picked {
-                Ok(endpoint) => endpoint,
-                Err(NoPick::Overloaded) => {
-                    let detail = format!(
-                        "circuitBreaker.perEndpoint.maxRequests of every endpoint of {name} is reached"
-                    );
-                    return Err((Reason::Overloaded, detail));
-                }
-                Err(NoPick::NoEndpoints) => {
-                    let detail = format!(
-                        "{name} has no endpoint for port {} that is ready",
-                        destination.port
-                    );
-                    return Err((Reason::NoEndpoints, detail));
-                }
-            };
-            if let Some(live) = self.take_places(endpoint, now) {
-                self.exchange.live = Some(live);
-                self.note_served(endpoint);
-                return Ok(endpoint.clone());
-            }
-        }
-        Err((
-            Reason::Overloaded,
-            format!("every endpoint of {name} that was looked at is at its limits"),
-        ))
-    }
-
-    fn take_places(&mut self, endpoint: &Endpoint, now: Timestamp) -> Option<LiveAttempt> {
-        let permit = endpoint.runtime.limits.try_acquire(Kind::Requests)?;
-        let retry_permits = match self.retry_permit.take() {
-            None => None,
-            Some(of_service) => match endpoint.runtime.limits.try_acquire(Kind::Retries) {
-                Some(of_endpoint) => Some((of_service, of_endpoint)),
-                None => {
-                    self.retry_permit = Some(of_service);
-                    return None;
-                }
-            },
-        };
-        let Some(breaker) = endpoint.runtime.breaker.try_admit(now) else {
-            self.retry_permit = retry_permits.map(|(of_service, _)| of_service);
-            return None;
-        };
-        #[cfg(test)]
-        crate::simulation::book::picked(
-            &self.worker.shared.mesh,
-            endpoint,
-            self.parts.headers.get("x-id"),
-            now,
-        );
-        Some(LiveAttempt {
-            endpoint: Arc::clone(&endpoint.runtime),
-            held: None,
-            grpc_status: None,
-            breaker: Some(breaker),
-            body_failures: self.body_failures(),
-            load: endpoint.runtime.load.start(now),
-            permit,
-            retry_permits,
-        })
     }
 
     fn answered(&mut self, endpoint: &Endpoint, mut response: Response<Incoming>) -> Attempted {
@@ -432,11 +380,17 @@ impl<'a> Attempting<'a> {
             },
         };
         let is_failure = self.is_failure(end);
+        if said.is_none() && !is_failure && !self.is_hedge {
+            self.note_latency(now.since(self.attempt_began));
+        }
         let exchange = &mut *self.exchange;
         let Some(live) = &mut exchange.live else {
             // Never so: an attempt that is answered is alive.
             return Attempted::Answered(response, end);
         };
+        if let Some(breaker) = &mut live.breaker {
+            breaker.answered(now);
+        }
         if said.is_some() && matches!(end, AttemptEnd::Response { .. }) {
             // Remora refused it at the target: never a failure of the endpoint.
             live.breaker = None;
@@ -491,6 +445,9 @@ impl<'a> Attempting<'a> {
         }
         if let Some(routed) = &self.exchange.routed {
             routed.change_answer(self.way.target, &mut parts.headers);
+        }
+        if let Some(choice) = &self.choice {
+            choice.tell(self.way.target, &mut parts.headers);
         }
         let until = self.until(parts.status);
         Response::from_parts(parts, ResponseBody::relayed(body, self.exchange, until))

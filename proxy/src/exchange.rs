@@ -15,6 +15,7 @@ use http::{Method, Response, StatusCode, Uri};
 use crate::access_log::{self, Line};
 use crate::answer::Reason;
 use crate::attempt::Held;
+use crate::attempts::RetryPermit;
 use crate::balance::LoadGuard;
 use crate::caller::Caller;
 use crate::clock::{self, Timestamp};
@@ -90,7 +91,7 @@ pub struct LiveAttempt {
     /// Its place among the endpoint's requests.
     pub permit: Permit,
     /// Its place among the retries in flight, of the service and the endpoint.
-    pub retry_permits: Option<(Permit, Permit)>,
+    pub retry_permits: Option<(RetryPermit, Permit)>,
 }
 
 /// Which ends of a response's body `circuitBreaker.failures` lists.
@@ -166,6 +167,8 @@ pub struct Exchange {
     pub live: Option<LiveAttempt>,
     /// What it holds where it goes by a rule of its service's routes.
     pub routed: Option<Box<Routed>>,
+    /// The pod that the request asks for, where a policy may let it.
+    pub pin: Option<Box<str>>,
     endpoint_name: Option<Arc<str>>,
     settled: bool,
 }
@@ -198,6 +201,7 @@ impl Exchange {
             service_breaker: None,
             live: None,
             routed: None,
+            pin: None,
             endpoint_name: None,
             settled: false,
         })
@@ -238,6 +242,12 @@ impl Exchange {
         self.status = Some(status);
         self.reason = reason;
         self.answered = Some(now);
+        let of_backend = self.routed.as_mut().map(|it| &mut it.backend_breaker);
+        for permit in of_backend.into_iter().chain([&mut self.service_breaker]) {
+            if let Some(permit) = permit {
+                permit.answered(now);
+            }
+        }
         let traffic = self.side.traffic();
         traffic.answered(status);
         if let Some(routed) = &self.routed {

@@ -98,7 +98,9 @@ pub const fn status_of(reason: Reason) -> HeaderValue {
         | Reason::RetriesExhausted
         | Reason::NoBackend
         | Reason::Redirect
-        | Reason::Cors => "14",
+        | Reason::Cors
+        | Reason::Fault
+        | Reason::Fallback => "14",
     })
 }
 

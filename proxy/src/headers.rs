@@ -11,6 +11,17 @@ pub const ATTEMPT: HeaderName = HeaderName::from_static(ours::ATTEMPT);
 /// The SPIFFE id of the caller, for the application.
 pub const CLIENT_IDENTITY: HeaderName = HeaderName::from_static(ours::CLIENT_IDENTITY);
 
+/// The pod that is to get the request.
+pub const ENDPOINT: HeaderName = HeaderName::from_static(ours::ENDPOINT);
+
+/// The pod that a request names; nothing where it names none, or several.
+pub fn pinned(headers: &HeaderMap) -> Option<Box<str>> {
+    let mut named = headers.get_all(ENDPOINT).iter();
+    let pod = named.next().filter(|_| named.next().is_none())?;
+    let pod = pod.to_str().ok()?.trim();
+    (!pod.is_empty()).then(|| pod.into())
+}
+
 /// Headers that concern one connection only (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 4] = [
     HeaderName::from_static("keep-alive"),

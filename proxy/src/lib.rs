@@ -11,7 +11,7 @@
 //!   whom they serve; [`body`]: what peers send; [`headers`]; [`upstream`]: how
 //!   they are asked to send.
 //! - [`pipeline`]: the life of a request, and in it: [`routes`], where it goes;
-//!   [`policy`], the state machines; [`attempts`] and [`attempt`]; [`select`] over [`balance`];
+//!   [`policy`], the state machines; [`attempts`] and [`attempt`]; [`select`] over [`balance`], by [`choice`];
 //!   [`connect`], [`wire`], [`pool`] and [`shared`]; [`exchange`], what a
 //!   request holds; [`grpc`]; [`answer`], what Remora itself says.
 //! - [`inbound`]: the life of a request to the pod; [`authorization`]: whether it
@@ -36,6 +36,7 @@ pub mod balance;
 pub mod body;
 pub mod caller;
 pub mod callers;
+pub mod choice;
 pub mod clock;
 pub mod config;
 pub mod connect;

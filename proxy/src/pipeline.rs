@@ -19,7 +19,7 @@ use http::request::Parts;
 use http::{Request, Response};
 
 use crate::answer::{self, Reason};
-use crate::attempts::{Attempting, Way};
+use crate::attempts::{Attempting, Later, Way};
 use crate::body::Incoming;
 use crate::body::request::RequestSource;
 use crate::body::response::ResponseBody;
@@ -71,6 +71,10 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         started,
     );
     exchange.note_head(&parts);
+    let policy = &service.config.policy;
+    if policy.load_balancing.pinning || service.routing.is_some() {
+        exchange.pin = headers::pinned(&parts.headers);
+    }
     headers::strip_ours(&mut parts.headers);
 
     if service.routes(destination.port).is_some() {
@@ -99,11 +103,13 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         .as_ref()
         .map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
     let source = RequestSource::new(body, buffer_bytes, started);
+    let later = Later::default();
     let way = Way {
         service: &service,
         target: &service,
         destination,
         rule: None,
+        later: &later,
     };
     let attempting = Attempting::new(&worker, way, peer, parts, source, exchange);
     Box::pin(attempting.run()).await

@@ -2,8 +2,9 @@
 //! endpoints, and what outlives a change of their configuration.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -14,6 +15,7 @@ use crate::metrics::counters::Traffic;
 use crate::policy::breaker::{BreakerSet, Journal, SharedBreaker};
 use crate::policy::budget::RetryBudget;
 use crate::policy::config::{self, ServicePolicy};
+use crate::policy::hedge::Latencies;
 use crate::policy::limit::{Kind, Limits, Permit};
 use crate::policy::rate_limit::RateLimiter;
 use crate::routes::session::SessionKey;
@@ -85,8 +87,11 @@ pub struct ServiceRuntime {
     pub traffic: Traffic,
     /// A connection was closed while somebody waited for one.
     pub connection_freed: Notify,
+    /// Its endpoints are others than before.
+    pub endpoints_changed: Notify,
     rate_limiter: Arc<RateLimiter>,
     breakers: Breakers,
+    latencies: OnceLock<Box<Latencies>>,
 }
 
 /// One set for the service's own breaker, and one for the endpoints of each
@@ -130,6 +135,7 @@ impl ServiceRuntime {
             budget: RetryBudget::new(&budget(policy)),
             traffic: Traffic::default(),
             connection_freed: Notify::new(),
+            endpoints_changed: Notify::new(),
             rate_limiter,
             breakers: Breakers {
                 own: if mark_only {
@@ -141,7 +147,13 @@ impl ServiceRuntime {
                 mark_only,
                 journal: Arc::clone(journal),
             },
+            latencies: OnceLock::new(),
         }
+    }
+
+    /// Its latencies of late; they take room only where somebody asks for them.
+    pub fn latencies(&self) -> &Latencies {
+        self.latencies.get_or_init(Box::default)
     }
 
     /// Takes over what a changed policy limits more than before, and nothing
@@ -261,7 +273,12 @@ pub struct EndpointRuntime {
     pub attempts: AtomicU64,
     /// Attempts that failed, as the policy counts failures.
     pub failures: AtomicU64,
+    /// Nanoseconds; when it became ready beside others. Zero: it was there first.
+    started: AtomicU64,
 }
+
+/// The share of an endpoint that has just become ready.
+const UNRIPE: f64 = 0.1;
 
 impl EndpointRuntime {
     /// State for an endpoint that is seen for the first time.
@@ -280,7 +297,32 @@ impl EndpointRuntime {
             load: LoadMeter::new(),
             attempts: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            started: AtomicU64::new(0),
         }
+    }
+
+    /// It has become ready, where others were already: it starts slowly, if the
+    /// policy says so.
+    pub fn start(&self, now: Timestamp) {
+        self.started.store(now.as_nanos().max(1), Relaxed);
+    }
+
+    /// When it has its whole share.
+    pub fn ripe_at(&self, slow_start: Duration) -> Timestamp {
+        match self.started.load(Relaxed) {
+            0 => Timestamp::default(),
+            started => Timestamp::from_nanos(started).after(slow_start),
+        }
+    }
+
+    /// Which part of its share it has.
+    pub fn ripeness(&self, slow_start: Duration, now: Timestamp) -> f64 {
+        let started = self.started.load(Relaxed);
+        let age = now.since(Timestamp::from_nanos(started));
+        if started == 0 || age >= slow_start {
+            return 1.0;
+        }
+        UNRIPE + (1.0 - UNRIPE) * age.as_secs_f64() / slow_start.as_secs_f64()
     }
 
     /// The pod's own application, behind one of its ports.

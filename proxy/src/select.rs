@@ -1,18 +1,22 @@
 //! Which endpoint of a service an attempt goes to: the balancer's view of the
-//! endpoints, and the service's own wishes (session affinity, node-local).
+//! endpoints, the algorithm of the policy, and the service's own wishes (session
+//! affinity; `internalTrafficPolicy: Local` leaves only this node's endpoints,
+//! without any other to fall back to, as Kubernetes says).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use crate::balance::{self, Availability, Candidates, Standing};
+use crate::balance::{self, Availability, Candidates, Ring, Standing};
 use crate::clock::Timestamp;
+use crate::policy::config::balancing::Algorithm;
 use crate::policy::limit::Kind;
-use crate::state::{Endpoint, Service};
+use crate::state::{Endpoint, EndpointList, Plan, Service};
 
 /// Endpoints that this request has tried already.
 #[derive(Debug, Default)]
 pub struct Tried {
     // A request makes few attempts; only the last ones matter for preferring others.
-    ids: [u64; 4],
+    ids: [u64; 8],
     next: usize,
 }
 
@@ -23,7 +27,8 @@ impl Tried {
         self.next += 1;
     }
 
-    fn contains(&self, endpoint: &Endpoint) -> bool {
+    /// Whether it is one of them.
+    pub fn contains(&self, endpoint: &Endpoint) -> bool {
         self.next > 0 && self.ids.contains(&endpoint.runtime.id)
     }
 }
@@ -37,25 +42,88 @@ pub enum NoPick {
     Overloaded,
 }
 
+/// For which attempt an endpoint is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking<'a> {
+    /// The service's port.
+    pub port: u16,
+    /// Who calls.
+    pub source: Option<IpAddr>,
+    /// Where this sidecar is.
+    pub node: &'a str,
+    /// What the request has in common with others that are to be served alike.
+    pub hash: Option<u64>,
+    /// What is counted of an endpoint: its requests, or its connections.
+    pub counted: Kind,
+    /// Not these, if it can be.
+    pub tried: &'a Tried,
+    /// When.
+    pub now: Timestamp,
+}
+
 struct View<'a> {
-    endpoints: &'a [Endpoint],
+    list: &'a EndpointList,
     is_even: bool,
+    /// Those of this node alone.
+    local: Option<&'a str>,
+    /// While some have only just become ready.
+    slow_start: Option<(Duration, u64)>,
     tried: &'a Tried,
+    counted: Kind,
     now: Timestamp,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    fn new<'b: 'a>(
+        service: &'b Service,
+        list: &'b EndpointList,
+        asking: &Asking<'a>,
+        random: u64,
+    ) -> Self {
+        let policy = &service.config.policy.load_balancing;
+        let is_starting = asking.now < list.starting_until;
+        Self {
+            list,
+            is_even: list.is_even,
+            local: service.config.internal_traffic_local.then_some(asking.node),
+            slow_start: is_starting.then_some((policy.slow_start, random)),
+            tried: asking.tried,
+            counted: asking.counted,
+            now: asking.now,
+        }
+    }
+
     fn is_full(&self, index: usize) -> bool {
-        let limits = &self.endpoints[index].runtime.limits;
+        let limits = &self.list[index].runtime.limits;
         limits
-            .max(Kind::Requests)
-            .is_some_and(|max| limits.in_use(Kind::Requests) >= max)
+            .max(self.counted)
+            .is_some_and(|max| limits.in_use(self.counted) >= max)
+    }
+
+    fn may_serve(&self, index: usize) -> bool {
+        let endpoint = &self.list[index];
+        serves(endpoint) && self.local.is_none_or(|node| endpoint.config.node == node)
+    }
+
+    fn in_flight(&self, index: usize) -> u32 {
+        self.list[index].runtime.limits.in_use(self.counted)
+    }
+
+    /// One that starts slowly takes part in so many picks as it is ripe for; in the
+    /// others it comes after its like.
+    fn is_unripe(&self, index: usize) -> bool {
+        let Some((window, random)) = self.slow_start else {
+            return false;
+        };
+        let runtime = &self.list[index].runtime;
+        let lot = random.wrapping_add(runtime.id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        crate::random::unit(lot) > runtime.ripeness(window, self.now)
     }
 }
 
 impl Candidates for View<'_> {
     fn count(&self) -> usize {
-        self.endpoints.len()
+        self.list.len()
     }
 
     fn is_even(&self) -> bool {
@@ -63,12 +131,12 @@ impl Candidates for View<'_> {
     }
 
     fn weight(&self, index: usize) -> u32 {
-        self.endpoints[index].config.weight
+        self.list[index].config.weight
     }
 
     fn standing(&self, index: usize) -> Standing {
-        let endpoint = &self.endpoints[index];
-        let availability = if !serves(endpoint) || self.is_full(index) {
+        let endpoint = &self.list[index];
+        let availability = if !self.may_serve(index) || self.is_full(index) {
             Availability::No
         } else {
             match endpoint.runtime.breaker.availability(self.now) {
@@ -83,86 +151,161 @@ impl Candidates for View<'_> {
         Standing {
             availability,
             tried: self.tried.contains(endpoint),
-            doubtful: !endpoint.config.ready,
+            doubtful: is_doubtful(endpoint),
         }
     }
 
     fn load(&self, index: usize) -> f64 {
-        self.endpoints[index].runtime.load.load(self.now)
+        self.list[index].runtime.load.load(self.now)
     }
+
+    fn elsewhere(&self, index: usize) -> bool {
+        self.list.is_elsewhere(index) || self.is_unripe(index)
+    }
+}
+
+/// The same endpoints, of which the one with the fewest requests is wanted.
+struct ByRequests<'a, 'b>(&'a View<'b>);
+
+impl Candidates for ByRequests<'_, '_> {
+    fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    fn is_even(&self) -> bool {
+        self.0.is_even()
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        self.0.weight(index)
+    }
+
+    fn standing(&self, index: usize) -> Standing {
+        self.0.standing(index)
+    }
+
+    fn load(&self, index: usize) -> f64 {
+        self.0.in_flight(index).into()
+    }
+
+    fn elsewhere(&self, index: usize) -> bool {
+        self.0.elsewhere(index)
+    }
+}
+
+/// Better than nothing, and no better.
+fn is_doubtful(endpoint: &Endpoint) -> bool {
+    !endpoint.config.ready
 }
 
 /// Ready, or still serving although it is terminating (KEP-1669) or on a node
 /// that is not heard of: the balancer takes the latter two only while no other serves.
-fn serves(endpoint: &Endpoint) -> bool {
+pub fn serves(endpoint: &Endpoint) -> bool {
     endpoint.config.ready || endpoint.config.serving
 }
 
-/// The endpoint for the next attempt at `port` of `service`.
+/// The endpoint for an attempt at `service`. `random` is drawn anew for each.
 ///
 /// # Errors
 /// None may be taken.
 pub fn pick<'a>(
     service: &'a Service,
-    port: u16,
-    source: Option<IpAddr>,
-    node: &str,
-    tried: &Tried,
-    now: Timestamp,
+    asking: &Asking<'_>,
     random: u64,
 ) -> Result<&'a Endpoint, NoPick> {
     if let Some(pod) = &service.pod {
         return Ok(pod);
     }
-    let Some(list) = service.endpoints(port) else {
+    let Some(list) = service.endpoints(asking.port) else {
         return Err(NoPick::NoEndpoints);
     };
-    if service.config.session_affinity.is_some() || service.config.internal_traffic_local {
-        return pick_by_wish(service, &list.endpoints, source, node, tried, now);
+    let mut view = View::new(service, list, asking, random);
+    if matches!((&list.plan, asking.hash), (Plan::Ring(_), Some(_))) {
+        // Nobody is moved for a while and back again.
+        view.slow_start = None;
     }
-    let view = View {
-        endpoints: &list.endpoints,
-        is_even: list.is_even,
-        tried,
-        now,
+    let picked = if service.config.session_affinity.is_some() {
+        by_affinity(&view, asking.source)
+    } else {
+        by_algorithm(service, &view, asking, random)
     };
-    match balance::pick(&view, random) {
+    match picked {
         Some(index) => Ok(&list.endpoints[index]),
         None => Err(why_none(&view)),
     }
 }
 
-/// The endpoint of `port` that `is_it` knows, where it may be taken and has not been
-/// tried yet.
+fn by_algorithm(
+    service: &Service,
+    view: &View<'_>,
+    asking: &Asking<'_>,
+    random: u64,
+) -> Option<usize> {
+    match (&view.list.plan, asking.hash) {
+        (Plan::PeakEwma, _) | (Plan::Ring(_), None) => balance::pick(view, random),
+        (Plan::LeastRequest, _) => balance::least_requests(&ByRequests(view), random),
+        (Plan::Random, _) => balance::by_chance(view, random),
+        (Plan::Turns(turns), _) => turns.pick(&view.list.position, view),
+        (Plan::Ring(ring), Some(hash)) => {
+            let bound = match &service.config.policy.load_balancing.algorithm {
+                Algorithm::ConsistentHash(hash) => hash.load_bound_percent,
+                // Only while the lists are made anew for a changed policy.
+                _ => DEFAULT_LOAD_BOUND_PERCENT,
+            };
+            by_hash(view, ring, hash, bound)
+        }
+    }
+}
+
+/// What the schema says where a policy says nothing.
+const DEFAULT_LOAD_BOUND_PERCENT: u32 = 125;
+
+fn by_hash(view: &View<'_>, ring: &Ring, hash: u64, bound_percent: u32) -> Option<usize> {
+    let tiers = (0..view.count()).filter_map(|index| view.tier(index));
+    let best = tiers.min()?;
+    let load = |index| {
+        (view.tier(index) == Some(best)).then(|| balance::Load {
+            in_flight: view.in_flight(index),
+            weight: view.list[index].config.weight,
+        })
+    };
+    ring.pick(hash, bound_percent, view.count(), load)
+}
+
+/// The endpoint that `is_it` knows, where it may be taken. `strictly`: there is no
+/// other choice, so it may have been tried, or be on its way out.
 pub fn pinned<'a>(
     service: &'a Service,
-    port: u16,
+    asking: &Asking<'_>,
+    strictly: bool,
     is_it: impl Fn(&Endpoint) -> bool,
-    node: &str,
-    tried: &Tried,
-    now: Timestamp,
 ) -> Option<&'a Endpoint> {
-    let list = service.endpoints(port)?;
-    let view = View {
-        endpoints: &list.endpoints,
-        is_even: list.is_even,
-        tried,
-        now,
-    };
+    let list = service.endpoints(asking.port)?;
+    let view = View::new(service, list, asking, 0);
     let at = list.endpoints.iter().position(is_it)?;
-    if service.config.internal_traffic_local && list.endpoints[at].config.node != node {
+    let standing = view.standing(at);
+    if standing.availability == Availability::No {
         return None;
     }
-    let standing = view.standing(at);
-    let is_free = standing.availability != Availability::No && !standing.tried;
     // One that is on its way out gets no new requests while others serve.
-    let is_leaving = standing.doubtful && list.endpoints.iter().any(|other| other.config.ready);
-    (is_free && !is_leaving).then(|| &list.endpoints[at])
+    let is_leaving = || standing.doubtful && list.iter().any(|other| !is_doubtful(other));
+    (strictly || (!standing.tried && !is_leaving())).then(|| &list.endpoints[at])
+}
+
+/// Whether a further attempt has an endpoint that this request has not tried.
+pub fn has_another(service: &Service, asking: &Asking<'_>) -> bool {
+    let Some(list) = service.endpoints(asking.port) else {
+        return false;
+    };
+    let view = View::new(service, list, asking, 0);
+    (0..list.len()).any(|index| {
+        let standing = view.standing(index);
+        standing.availability != Availability::No && !standing.tried
+    })
 }
 
 fn why_none(view: &View<'_>) -> NoPick {
-    let full = (0..view.endpoints.len())
-        .any(|index| serves(&view.endpoints[index]) && view.is_full(index));
+    let full = (0..view.count()).any(|index| view.may_serve(index) && view.is_full(index));
     if full {
         NoPick::Overloaded
     } else {
@@ -170,48 +313,19 @@ fn why_none(view: &View<'_>) -> NoPick {
     }
 }
 
-/// `internalTrafficPolicy: Local` leaves only this node's endpoints, without
-/// any other to fall back to (as Kubernetes says). `sessionAffinity: ClientIP`
-/// gives each source the same endpoint for as long as it serves: the one with
-/// the highest hash of both, so that a change of the others moves nobody.
-fn pick_by_wish<'a>(
-    service: &Service,
-    endpoints: &'a [Endpoint],
-    source: Option<IpAddr>,
-    node: &str,
-    tried: &Tried,
-    now: Timestamp,
-) -> Result<&'a Endpoint, NoPick> {
-    let local_only = service.config.internal_traffic_local;
-    let sticky = service.config.session_affinity.is_some();
-    let view = View {
-        endpoints,
-        is_even: true,
-        tried,
-        now,
-    };
-    let mut best: Option<(bool, bool, f64, &Endpoint)> = None;
-    for (index, endpoint) in endpoints.iter().enumerate() {
-        let standing = view.standing(index);
-        if standing.availability == Availability::No || (local_only && endpoint.config.node != node)
-        {
-            continue;
-        }
-        let cost = if sticky {
-            -affinity(source, endpoint)
-        } else {
-            view.load(index)
-        };
-        let rank = (standing.doubtful, standing.tried, cost, endpoint);
-        if best
-            .as_ref()
-            .is_none_or(|held| (rank.0, rank.1, rank.2) < (held.0, held.1, held.2))
-        {
-            best = Some(rank);
-        }
-    }
-    best.map(|(_, _, _, endpoint)| endpoint)
-        .ok_or_else(|| why_none(&view))
+/// `sessionAffinity: ClientIP` gives each source the same endpoint for as long as
+/// it serves: the one with the highest hash of both, so that a change of the others
+/// moves nobody.
+fn by_affinity(view: &View<'_>, source: Option<IpAddr>) -> Option<usize> {
+    let ranked = (0..view.count()).filter_map(|index| {
+        let tier = view.tier(index)?;
+        Some((tier, -affinity(source, &view.list[index]), index))
+    });
+    let best = ranked.min_by(|one, other| {
+        let by_hash = one.1.total_cmp(&other.1);
+        one.0.cmp(&other.0).then(by_hash)
+    });
+    best.map(|(_, _, index)| index)
 }
 
 fn affinity(source: Option<IpAddr>, endpoint: &Endpoint) -> f64 {

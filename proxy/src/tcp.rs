@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use self::told::{Ends, log};
 use crate::balance::LoadGuard;
+use crate::choice;
 use crate::clock::{self, Timestamp};
 use crate::connect::{self, Target};
 use crate::detect::{Detector, Verdict};
@@ -22,11 +23,12 @@ use crate::inbound_connection::Arrival;
 use crate::io::{Prefixed, Stream};
 use crate::policy::breaker::{BreakerPermit, Outcome};
 use crate::policy::config::{AttemptEnd, Outbound};
+use crate::policy::limit::Kind;
 use crate::policy::retry::MAX_RESENDS;
 use crate::pool::Idle;
 use crate::relay::{self, RelayEnd};
 use crate::runtime::{ConnectionPermits, EndpointRuntime, ServiceRuntime};
-use crate::select::{self, Tried};
+use crate::select::{self, Asking, Tried};
 use crate::sniff::{self, Sniffed};
 use crate::state::{Destination, Endpoint, Service};
 use crate::tls::Alpn;
@@ -166,19 +168,20 @@ async fn open<'a>(
     let mut refused = 0;
     for _ in 0..PICKS {
         let now = clock::now();
-        let service_breaker = runtime.service_breaker().try_admit(now)?;
-        let picked = select::pick(
-            service,
-            destination.port,
-            Some(peer.ip()),
-            &worker.shared.config.node,
-            &tried,
+        let mut service_breaker = runtime.service_breaker().try_admit(now)?;
+        let asking = Asking {
+            port: destination.port,
+            source: Some(peer.ip()),
+            node: &worker.shared.config.node,
+            hash: choice::hash(&service.config.policy.load_balancing, None, peer.ip()),
+            counted: Kind::Connections,
+            tried: &tried,
             now,
-            crate::random::next(),
-        );
+        };
+        let picked = select::pick(service, &asking, crate::random::next());
         let endpoint = picked.ok()?;
         tried.add(endpoint);
-        let Some(breaker) = endpoint.runtime.breaker.try_admit(now) else {
+        let Some(mut breaker) = endpoint.runtime.breaker.try_admit(now) else {
             continue;
         };
         // At `perEndpoint.maxConnections`: another may have room.
@@ -196,6 +199,10 @@ async fn open<'a>(
         let outbound = &service.config.policy.outbound;
         match connect::dial_endpoint(worker, address, secured, Alpn::Tcp, outbound).await {
             Ok(stream) => {
+                // Of a raw connection nothing else is known to be slow.
+                let connected = clock::now();
+                breaker.answered(connected);
+                service_breaker.answered(connected);
                 let service_breaker = Some(service_breaker);
                 return Some(Upstream {
                     stream,

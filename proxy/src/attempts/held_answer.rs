@@ -40,6 +40,10 @@ impl Attempting<'_> {
         endpoint: &Endpoint,
         response: Response<Incoming>,
     ) -> Attempted {
+        let live = self.exchange.live.as_mut();
+        if let Some(breaker) = live.and_then(|live| live.breaker.as_mut()) {
+            breaker.answered(crate::clock::now());
+        }
         let (parts, body) = response.into_parts();
         match first_frame(body).await {
             Ok((body, status)) => {

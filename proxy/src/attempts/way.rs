@@ -1,13 +1,9 @@
-//! Whose policy counts for which part of a request, where a rule led to it; and the
-//! endpoint with which its caller has a session.
+//! Whose policy counts for which part of a request, where a rule led to it.
 
 use super::{Attempting, Way};
-use crate::clock::Timestamp;
 use crate::policy::budget::RetryBudget;
 use crate::policy::config::{AttemptEnd, Retries, Timeouts};
-use crate::policy::limit::Kind;
-use crate::select;
-use crate::state::Endpoint;
+use crate::policy::limit::{Kind, Permit};
 
 impl<'a> Way<'a> {
     /// What becomes of an attempt that failed.
@@ -38,52 +34,35 @@ impl<'a> Way<'a> {
     }
 }
 
-impl<'a> Attempting<'a> {
+impl Attempting<'_> {
     /// A place among the retries of the service, and of the rule.
     pub(super) fn take_retry(&mut self) -> bool {
         let way = self.way;
-        if let (Some(rule), Some(routed)) = (way.rule, &mut self.exchange.routed) {
-            // The last retry's, which has ended.
-            routed.retry_permit = None;
-            routed.retry_permit = rule.runtime.limits.try_acquire(Kind::Retries);
-            if routed.retry_permit.is_none() {
-                return false;
-            }
-        }
-        self.retry_permit = way.service.runtime.limits.try_acquire(Kind::Retries);
-        if self.retry_permit.is_none() {
-            self.give_retry_back();
-        }
+        let of_rule = way
+            .rule
+            .map(|rule| rule.runtime.limits.try_acquire(Kind::Retries));
+        let of_rule = match of_rule {
+            Some(None) => return false,
+            Some(permit) => permit,
+            None => None,
+        };
+        let of_service = way.service.runtime.limits.try_acquire(Kind::Retries);
+        self.retry_permit = of_service.map(|service| RetryPermit {
+            _service: service,
+            _rule: of_rule,
+        });
         self.retry_permit.is_some()
     }
 
     /// The retry is not made after all.
     pub(super) fn give_retry_back(&mut self) {
         self.retry_permit = None;
-        if let Some(routed) = &mut self.exchange.routed {
-            routed.retry_permit = None;
-        }
     }
+}
 
-    /// The endpoint with which the caller has a session, for the first attempt.
-    pub(super) fn take_session(&mut self, now: Timestamp) -> Option<&'a Endpoint> {
-        let routed = self.exchange.routed.as_ref()?;
-        routed.sessions.as_ref()?;
-        let way = self.way;
-        let has_session = |endpoint: &Endpoint| routed.has_session_with(&endpoint.runtime);
-        let port = way.destination.port;
-        let node = &self.worker.shared.config.node;
-        let endpoint = select::pinned(way.target, port, has_session, node, &self.tried, now)?;
-        let live = self.take_places(endpoint, now)?;
-        self.exchange.live = Some(live);
-        self.note_served(endpoint);
-        Some(endpoint)
-    }
-
-    /// An endpoint gets the request: with it is the caller's session.
-    pub(super) fn note_served(&mut self, endpoint: &Endpoint) {
-        if let Some(routed) = &mut self.exchange.routed {
-            routed.served_by(&endpoint.runtime);
-        }
-    }
+/// A retry's place among those of the service, and of the rule that led there.
+#[derive(Debug)]
+pub struct RetryPermit {
+    _service: Permit,
+    _rule: Option<Permit>,
 }

@@ -3,10 +3,13 @@
 //! | tier | endpoints |
 //! | --- | --- |
 //! | 0 | serving, not tried yet by this request |
-//! | 1 | serving, already tried |
-//! | 2 | doubtful (terminating, or on a node that is not heard of), not tried yet |
-//! | 3 | doubtful, already tried |
+//! | 2 | serving, already tried |
+//! | 4 | doubtful (terminating, or on a node that is not heard of), not tried yet |
+//! | 6 | doubtful, already tried |
 //! | none | not available: its breaker refuses |
+//!
+//! One that topology hints reserve for other zones comes after its like: one tier
+//! further.
 //!
 //! Of two endpoints of a tier the one with the lower load for its weight is
 //! taken. One whose breaker waits for an answer is taken before that, whatever
@@ -44,7 +47,7 @@ impl Standing {
         if matches!(self.availability, Availability::No) {
             return None;
         }
-        Some(self.doubtful as u8 * 2 + self.tried as u8)
+        Some(self.doubtful as u8 * 4 + self.tried as u8 * 2)
     }
 
     const fn waits_for_answer(self) -> bool {
@@ -64,6 +67,15 @@ pub trait Candidates {
     fn standing(&self, index: usize) -> Standing;
     /// How loaded it is, [`super::LoadMeter::load`]: lower is better.
     fn load(&self, index: usize) -> f64;
+    /// Whether it comes after its like: topology hints reserve it for other zones.
+    fn elsewhere(&self, _index: usize) -> bool {
+        false
+    }
+    /// Lower is better; `None` must not be taken.
+    fn tier(&self, index: usize) -> Option<u8> {
+        let tier = self.standing(index).tier()?;
+        Some(tier + u8::from(self.elsewhere(index)))
+    }
 }
 
 /// The place of the endpoint to use; `None` when none is available.
@@ -71,19 +83,47 @@ pub trait Candidates {
 /// Never allocates. With even weights and all well, two endpoints are looked
 /// at, however many there are.
 pub fn pick(candidates: &impl Candidates, random: u64) -> Option<usize> {
+    pick_the(candidates, random, better)
+}
+
+/// The same by [`Candidates::load`] over weight alone: of requests in flight the fewest.
+pub fn least_requests(candidates: &impl Candidates, random: u64) -> Option<usize> {
+    pick_the(candidates, random, fewer)
+}
+
+/// One by chance, by weight.
+pub fn by_chance(candidates: &impl Candidates, random: u64) -> Option<usize> {
+    pick_the(candidates, random, |_, first, _| first)
+}
+
+fn pick_the<C: Candidates>(
+    candidates: &C,
+    random: u64,
+    choose: impl Fn(&C, usize, usize) -> usize,
+) -> Option<usize> {
     let mut chance = Chance(random);
     if candidates.is_even()
         && let Some((first, second)) = two_of(candidates.count(), &mut chance)
-        && candidates.standing(first).tier() == Some(0)
-        && candidates.standing(second).tier() == Some(0)
+        && candidates.tier(first) == Some(0)
+        && candidates.tier(second) == Some(0)
     {
-        return Some(better(candidates, first, second));
+        return Some(choose(candidates, first, second));
     }
     let best = survey(candidates, &mut chance)?;
     Some(match best {
         (only, None) => only,
-        (first, Some(second)) => better(candidates, first, second),
+        (first, Some(second)) => choose(candidates, first, second),
     })
+}
+
+/// Among equals the first: of those the chance is by weight.
+fn fewer(candidates: &impl Candidates, first: usize, second: usize) -> usize {
+    let cost = |index| candidates.load(index) / f64::from(candidates.weight(index).max(1));
+    if cost(second) < cost(first) {
+        second
+    } else {
+        first
+    }
 }
 
 /// Two different places, each pair as likely as any other.
@@ -131,7 +171,7 @@ fn cost(candidates: &impl Candidates, index: usize) -> f64 {
 fn survey(candidates: &impl Candidates, chance: &mut Chance) -> Option<(usize, Option<usize>)> {
     let mut draw: Option<Draw> = None;
     for index in 0..candidates.count() {
-        let Some(tier) = candidates.standing(index).tier() else {
+        let Some(tier) = candidates.tier(index) else {
             continue;
         };
         let weight = candidates.weight(index);

@@ -165,6 +165,12 @@ impl LoadGuard {
         self.meter.answered(now.since(self.started), now);
     }
 
+    /// It was cancelled for another that was quicker: it is at least so slow.
+    pub fn at_least(&self, now: Timestamp) {
+        let so_far = nanos(now.since(self.started));
+        self.meter.average.raise(so_far, now);
+    }
+
     /// The attempt failed or was refused, however fast.
     pub fn failed(&self, now: Timestamp) {
         self.meter.failed(now.since(self.started), now);

@@ -26,6 +26,8 @@ pub enum RequestSource {
     Stream(Rc<Shared>),
     /// The pieces of another request's, for one attempt.
     Mirrored(Rc<Mirrored>),
+    /// What was kept of a whole one, for an attempt beside another.
+    Kept(Rc<Shared>),
 }
 
 /// What the attempts of one request share.
@@ -85,6 +87,14 @@ impl RequestSource {
                 state.mirrors.push(Rc::clone(&mirror));
                 Self::Mirrored(mirror)
             }
+            Self::Empty | Self::Mirrored(_) | Self::Kept(_) => Self::Empty,
+        }
+    }
+
+    /// A second reader of a body that has ended and is kept whole, beside the first.
+    pub fn beside(&self) -> Self {
+        match self {
+            Self::Stream(shared) | Self::Kept(shared) => Self::Kept(Rc::clone(shared)),
             Self::Empty | Self::Mirrored(_) => Self::Empty,
         }
     }
@@ -103,13 +113,17 @@ impl RequestSource {
                 }
             }
             Self::Mirrored(mirror) => RequestBody::Mirrored(Rc::clone(mirror)),
+            Self::Kept(shared) => RequestBody::Kept {
+                shared: Rc::clone(shared),
+                next: 0,
+            },
         }
     }
 
     /// Whether an attempt made now would send the whole body from its beginning.
     pub fn replayable(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Kept(_) => true,
             Self::Stream(shared) => !shared.state.borrow().lost,
             Self::Mirrored(_) => false,
         }
@@ -118,7 +132,7 @@ impl RequestSource {
     /// Whether the caller has sent all of it.
     pub fn has_ended(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Kept(_) => true,
             Self::Stream(shared) => {
                 let state = shared.state.borrow();
                 state.ended || state.incoming.is_end_stream()
@@ -130,7 +144,7 @@ impl RequestSource {
     /// When a byte of the body last came from the caller; not before `began`.
     pub fn last_moved(&self, began: Timestamp) -> Timestamp {
         match self {
-            Self::Empty | Self::Mirrored(_) => began,
+            Self::Empty | Self::Mirrored(_) | Self::Kept(_) => began,
             Self::Stream(shared) => shared.moved.get().max(began),
         }
     }
@@ -163,6 +177,13 @@ pub enum RequestBody {
     },
     /// The pieces of another request's.
     Mirrored(Rc<Mirrored>),
+    /// The kept pieces of a whole one, and then its trailers.
+    Kept {
+        /// Shared with the request's other attempts.
+        shared: Rc<Shared>,
+        /// The next kept piece; beyond them the trailers.
+        next: usize,
+    },
 }
 
 /// Why a body could not be read to its end.
@@ -191,6 +212,11 @@ impl Body for RequestBody {
                 next,
             } => (shared, number, next),
             RequestBody::Mirrored(mirror) => return mirror.poll_frame(cx),
+            RequestBody::Kept { shared, next } => {
+                let frame = shared.state.borrow().frame(*next);
+                *next += 1;
+                return Poll::Ready(frame.map(Ok));
+            }
             RequestBody::Empty => return Poll::Ready(None),
         };
         if shared.current.get() != *number {
@@ -218,6 +244,7 @@ impl Body for RequestBody {
                     && (state.ended || state.incoming.is_end_stream())
             }
             Self::Mirrored(mirror) => mirror.is_end_stream(),
+            Self::Kept { shared, next } => shared.state.borrow().frame(*next).is_none(),
         }
     }
 
@@ -233,11 +260,25 @@ impl Body for RequestBody {
                 }
             }
             Self::Mirrored(_) => SizeHint::default(),
+            Self::Kept { shared, next } => {
+                let state = shared.state.borrow();
+                let kept: usize = state.kept.iter().skip(*next).map(Bytes::len).sum();
+                SizeHint::with_exact(kept as u64)
+            }
         }
     }
 }
 
 impl State {
+    /// Of a body that is kept whole the frame at this place; the last are its trailers.
+    fn frame(&self, at: usize) -> Option<Frame<Bytes>> {
+        if let Some(kept) = self.kept.get(at) {
+            return Some(Frame::data(kept.clone()));
+        }
+        let trailers = self.trailers.clone().filter(|_| at == self.kept.len());
+        trailers.map(Frame::trailers)
+    }
+
     fn poll_caller(
         &mut self,
         cx: &mut Context<'_>,

@@ -55,6 +55,22 @@ pub struct Traffic {
     pub resends: AtomicU64,
     /// Retries that the budget refused.
     pub budget_exhausted: AtomicU64,
+    /// Attempts that were hedges.
+    pub hedges: AtomicU64,
+    /// Hedges whose answer was given.
+    pub hedges_won: AtomicU64,
+    /// Hedges that another was quicker than, or that were no good.
+    pub hedges_lost: AtomicU64,
+    /// Hedges that the budget or `maxRetries` refused.
+    pub hedges_without_budget: AtomicU64,
+    /// Hedges for which there was no other endpoint.
+    pub hedges_without_endpoint: AtomicU64,
+    /// Requests that wait for an endpoint now.
+    pub waiting: AtomicU64,
+    /// Requests that got an endpoint after a wait.
+    pub found_after_wait: AtomicU64,
+    /// Requests that waited for an endpoint for nothing.
+    pub gone_after_wait: AtomicU64,
     /// Requests whose caller went away before the answer had ended.
     pub cancelled: AtomicU64,
     /// Requests in flight.

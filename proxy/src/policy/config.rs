@@ -3,9 +3,21 @@
 //! `state::decode` makes them from the stream's resources and checks the
 //! bounds there, so nothing here needs checking again. SEMANTICS.md says what
 //! each field means.
+//!
+//! # Layout
+//! - this file: what is about limits, attempts and time.
+//! - [`balancing`]: which endpoint; [`trouble`]: fallbacks and faults; [`health`]: probes.
+
+pub mod balancing;
+pub mod health;
+pub mod trouble;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use self::balancing::LoadBalancing;
+pub use self::health::HealthCheck;
+pub use self::trouble::{Fallback, Fault};
 
 /// What a caller does with calls to one service. The default does nothing but
 /// resend what never reached the application.
@@ -21,6 +33,14 @@ pub struct ServicePolicy {
     pub timeouts: Timeouts,
     /// Those with `enforcedAt: Caller`, in order.
     pub rate_limits: Vec<RateLimit>,
+    /// `loadBalancing`.
+    pub load_balancing: LoadBalancing,
+    /// `fallback`.
+    pub fallback: Option<Fallback>,
+    /// `fault`.
+    pub fault: Option<Fault>,
+    /// `healthCheck`, for endpoints without a sidecar of their own.
+    pub health_check: Option<HealthCheck>,
 }
 
 /// `circuitBreaker`: the bulkhead and the trip.
@@ -62,7 +82,7 @@ pub enum Scope {
 pub struct Trip {
     /// Whose failures are counted together.
     pub scope: Scope,
-    /// So many failures in a row open it; at least 1.
+    /// So many failures in a row open it; zero: failures in a row alone never do.
     pub consecutive_failures: u32,
     /// What a failure is.
     pub failures: Conditions,
@@ -80,6 +100,30 @@ pub struct Trip {
     pub max_ejected_percent: u32,
     /// So many endpoints are always kept.
     pub min_endpoints: u32,
+    /// `failureRate`.
+    pub failure_rate: Option<Rate>,
+    /// `slowCallRate`.
+    pub slow_calls: Option<SlowCalls>,
+}
+
+/// A share of the attempts of late that opens a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// So many of a hundred, 1-100.
+    pub threshold_percent: u32,
+    /// Attempts that ended within this count.
+    pub window: Duration,
+    /// Of fewer nothing is said; at least 1.
+    pub min_requests: u32,
+}
+
+/// `slowCallRate`: the share of attempts that took longer than `duration`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowCalls {
+    /// From the request's headers to the response's.
+    pub duration: Duration,
+    /// The share.
+    pub rate: Rate,
 }
 
 impl Default for Trip {
@@ -95,6 +139,8 @@ impl Default for Trip {
             successes: 1,
             max_ejected_percent: 50,
             min_endpoints: 1,
+            failure_rate: None,
+            slow_calls: None,
         }
     }
 }
@@ -231,6 +277,26 @@ pub struct Retries {
     pub budget: RetryBudget,
     /// A body is kept for replay up to this.
     pub buffer_bytes: usize,
+    /// `hedge`; also where `attempts` is zero.
+    pub hedge: Option<Hedge>,
+}
+
+/// A second attempt beside one that is not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedge {
+    /// How long it is waited for.
+    pub after: HedgeAfter,
+    /// At a request; at least 1.
+    pub max: u32,
+}
+
+/// When a hedge is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HedgeAfter {
+    /// After this.
+    Fixed(Duration),
+    /// After this percentile of the service's latencies of late, 1-99.
+    Percentile(u8),
 }
 
 /// In any window at most max(percent x requests, minimum x window) retries.
@@ -288,6 +354,8 @@ pub struct RateLimit {
     pub shadow: bool,
     /// Buckets at most; at least 1.
     pub max_keys: usize,
+    /// `scope: Mesh`: the sidecar has a share of it, and refuses where it has none.
+    pub mesh: bool,
 }
 
 /// All that is given must hold; the default matches everything.

@@ -8,6 +8,7 @@
 //! - [`breaker`]: which endpoint gets nothing for a while.
 //! - [`deadline`]: how long anything may take.
 //! - [`retry`]: whether an attempt is followed by another.
+//! - [`hedge`]: whether another is made beside it.
 //! - [`budget`]: how many retries a service bears.
 
 pub mod authorize;
@@ -15,6 +16,7 @@ pub mod breaker;
 pub mod budget;
 pub mod config;
 pub mod deadline;
+pub mod hedge;
 pub mod limit;
 pub mod rate_limit;
 pub mod retry;

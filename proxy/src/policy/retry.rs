@@ -268,6 +268,7 @@ mod tests {
             methods: vec!["PATCH".into(), "/shop.Cart/Get".into()],
             budget: RetryBudget::default(),
             buffer_bytes: 65536,
+            hedge: None,
         }
     }
 

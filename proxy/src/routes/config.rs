@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use remora_proto::pattern::Pattern;
 
 use super::index::Index;
-use crate::policy::config::{Limits, RateLimit, Retries, Timeouts};
+use crate::policy::config::{Fallback, Fault, Limits, RateLimit, Retries, Timeouts};
 use crate::state::PolicyReference;
 
 /// The rules of some ports of a Service, with the index by which one is found.
@@ -98,6 +98,10 @@ pub struct Rule {
     pub policies: Vec<PolicyReference>,
     /// Every request is answered 500, for this reason.
     pub cannot: Option<String>,
+    /// Unset: as the Service's policy says.
+    pub fallback: Option<Fallback>,
+    /// Unset: as the Service's policy says.
+    pub fault: Option<Fault>,
 }
 
 impl Rule {

@@ -21,13 +21,14 @@ use crate::authorization;
 use crate::body::Incoming;
 use crate::body::request::RequestSource;
 use crate::caller::{Caller, CallerState, Interim};
+use crate::choice;
 use crate::clock;
 use crate::connect::Target;
 use crate::exchange::release;
 use crate::pipeline;
 use crate::policy::limit::Kind;
 use crate::policy::rate_limit::{self, Decision};
-use crate::select::{self, Tried};
+use crate::select::{self, Asking, Tried};
 use crate::state::{Destination, Endpoint, MeshProtocols, Service};
 use crate::upstream::Head;
 use crate::wire::Wire;
@@ -123,19 +124,19 @@ impl Copy {
     /// Nothing where no answer came whole.
     async fn send_to(&mut self, worker: &Rc<Worker>, backend: &Service) -> Option<()> {
         let began = clock::now();
-        let config = &worker.shared.config;
         let tried = Tried::default();
-        let random = crate::random::next();
-        let source = Some(self.peer.ip());
-        let endpoint = select::pick(
-            backend,
-            self.to.port,
-            source,
-            &config.node,
-            &tried,
-            began,
-            random,
-        );
+        let source = self.peer.ip();
+        let balancing = &backend.config.policy.load_balancing;
+        let asking = Asking {
+            port: self.to.port,
+            source: Some(source),
+            node: &worker.shared.config.node,
+            hash: choice::hash(balancing, Some(&self.parts), source),
+            counted: Kind::Requests,
+            tried: &tried,
+            now: began,
+        };
+        let endpoint = select::pick(backend, &asking, crate::random::next());
         let endpoint = endpoint.ok()?;
         let destination = Destination {
             address: None,

@@ -36,8 +36,6 @@ pub struct Routed {
     pub sessions: Option<Sessions>,
     /// Its places among the rule's requests, and the backend's.
     pub permits: [Option<Permit>; 2],
-    /// Its place among the rule's retries in flight.
-    pub retry_permit: Option<Permit>,
     /// The backend's own breaker, where it has one.
     pub backend_breaker: Option<BreakerPermit>,
     /// What the called service's policy counts as a failure.
@@ -55,7 +53,6 @@ impl Routed {
             cors: None,
             sessions: None,
             permits: [None, None],
-            retry_permit: None,
             backend_breaker: None,
             failures,
         })
@@ -142,6 +139,5 @@ impl Routed {
             permit.record(outcome, None, now, crate::random::next());
         }
         self.permits = [None, None];
-        self.retry_permit = None;
     }
 }

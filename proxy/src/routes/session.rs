@@ -127,6 +127,13 @@ impl Sessions {
         self.with(key, config, context, now).is_some()
     }
 
+    /// Whether there is one that its time has not ended, with whomever: of those who
+    /// are away nobody can tell any more whether it is forged.
+    pub fn has_any(&self, config: &SessionPersistence, now: u64) -> bool {
+        let mut held = self.held.iter();
+        held.any(|session| left(config, session.issued, now) != Some(0))
+    }
+
     fn with(
         &self,
         key: &SessionKey,

@@ -27,7 +27,7 @@ use super::runtime::{MirrorResult, RoutedRule};
 use super::session::Sessions;
 use super::{cors, filters, mirror, paths};
 use crate::answer::Reason;
-use crate::attempts::{Attempting, Way};
+use crate::attempts::{Attempting, Later, Way};
 use crate::body::Incoming;
 use crate::body::request::RequestSource;
 use crate::body::response::ResponseBody;
@@ -84,6 +84,7 @@ pub async fn outbound(mut arriving: Box<Arriving>) -> Response<ResponseBody> {
         return refusal.end(arriving.exchange);
     }
     let (worker, service) = (Rc::clone(&arriving.worker), Arc::clone(&arriving.service));
+    let later = Later::default();
     let way = Way {
         service: &service,
         target: &backend,
@@ -92,6 +93,7 @@ pub async fn outbound(mut arriving: Box<Arriving>) -> Response<ResponseBody> {
             port,
         },
         rule: Some(&rule),
+        later: &later,
     };
     Box::pin(arriving.attempting(&worker, way).run()).await
 }

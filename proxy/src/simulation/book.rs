@@ -30,9 +30,10 @@ pub struct Request {
     pub backends: Vec<usize>,
     /// `timeouts.request` when it was sent.
     pub timeout_ms: Option<u64>,
-    /// Endpoints that were picked for it, and when a probe its opening.
+    /// Endpoints that were picked for it, and those to which it is a probe: of which
+    /// opening.
     pub tried: Vec<u64>,
-    pub probe_of: Option<(u64, u64)>,
+    pub probes: BTreeMap<SocketAddr, (u64, u64)>,
     /// How often an application got it.
     pub deliveries: u32,
     /// Neither answered nor given up.
@@ -191,7 +192,7 @@ impl Book {
         };
         request.deliveries += 1;
         request.admitted = Some(true);
-        let probe_of = request.probe_of;
+        let probe_of = request.probes.get(&address).copied();
         let (again, is_safe) = (request.deliveries > 1, request.is_safe);
         if again && !is_safe {
             self.breaks(format!("request {id} is not safe and was sent again"));
@@ -267,7 +268,10 @@ impl Book {
         }
         if let Some(request) = self.requests.get_mut(&id) {
             request.tried.push(endpoint.runtime.id);
-            request.probe_of = probe_of;
+            request.probes.remove(&address);
+            request
+                .probes
+                .extend(probe_of.map(|probe| (address, probe)));
         }
     }
 

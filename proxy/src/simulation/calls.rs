@@ -169,7 +169,7 @@ impl book::Book {
                 .unwrap_or_else(|| vec![service]),
             timeout_ms: facts.timeout_ms,
             tried: Vec::new(),
-            probe_of: None,
+            probes: std::collections::BTreeMap::new(),
             deliveries: 0,
             is_open: true,
             admitted: None,

@@ -111,6 +111,10 @@ impl World {
 
     /// What applications really have is not more than what is counted.
     fn check_truth(&self, number: usize, service: &Service) {
+        // A request with a hedge is one, and its attempts are two; the hedge is counted
+        // as a retry, of the service that was called.
+        let all = (0..SERVICES).filter_map(|it| self.control.service(it));
+        let hedges: u32 = all.map(|it| it.runtime.limits.in_use(Kind::Retries)).sum();
         book::with(|book| {
             let mut broken = Vec::new();
             let mut compare = |what: String, truth: usize, counted: u32| {
@@ -129,7 +133,7 @@ impl World {
             compare(
                 format!("requests of {}", service.name),
                 requests,
-                limits.in_use(Kind::Requests),
+                limits.in_use(Kind::Requests) + hedges,
             );
             let connections = book.connections.iter();
             let connections = connections
@@ -198,7 +202,8 @@ impl World {
     /// two looks: it is counted where that is to the budget's advantage.
     fn check_budget(&mut self, number: usize, service: &Service) {
         let now = clock::now();
-        let counted = service.runtime.traffic.retries.load(Relaxed);
+        let traffic = &service.runtime.traffic;
+        let counted = traffic.retries.load(Relaxed) + traffic.hedges.load(Relaxed);
         let books = &mut self.books;
         let new = counted - std::mem::replace(&mut books.counted[number], counted);
         if new == 0 {

@@ -34,7 +34,24 @@ pub fn policy(random: &mut Rng) -> v1::ServicePolicy {
             .then(|| rate_limit(random))
             .into_iter()
             .collect(),
+        load_balancing: random.bool().then(|| load_balancing(random)),
         ..v1::ServicePolicy::default()
+    }
+}
+
+fn load_balancing(random: &mut Rng) -> v1::LoadBalancing {
+    let algorithm = random.i32(0..5);
+    let user = v1::HashPart {
+        part: Some(v1::hash_part::Part::Header("x-user".into())),
+    };
+    let is_hashed = algorithm == v1::load_balancing::Algorithm::ConsistentHash as i32;
+    v1::LoadBalancing {
+        algorithm,
+        hash_on: is_hashed.then_some(user).into_iter().collect(),
+        hash_load_bound_percent: if is_hashed { 125 } else { 0 },
+        slow_start_ms: maybe(random, 3, 100..5_000).map_or(0, u64::from),
+        wait_for_endpoints_ms: maybe(random, 2, 10..2_000).map_or(0, u64::from),
+        ..v1::LoadBalancing::default()
     }
 }
 
@@ -82,7 +99,17 @@ fn circuit_breaker(random: &mut Rng) -> v1::CircuitBreaker {
             successes: random.u32(1..4),
             max_ejected_percent: *random.choice(&[0, 20, 50, 80, 100]).unwrap_or(&50),
             min_endpoints: random.u32(..4),
-            ..v1::Trip::default()
+            failure_rate: (random.u8(..3) == 0).then(|| v1::FailureRate {
+                threshold_percent: random.u32(10..=100),
+                window_ms: random.u64(1_000..10_000),
+                min_requests: random.u32(1..10),
+            }),
+            slow_call_rate: (random.u8(..3) == 0).then(|| v1::SlowCallRate {
+                duration_ms: random.u64(20..500),
+                threshold_percent: random.u32(10..=100),
+                window_ms: random.u64(1_000..10_000),
+                min_requests: random.u32(1..10),
+            }),
         }),
     }
 }
@@ -116,6 +143,13 @@ fn retries(random: &mut Rng) -> v1::Retries {
             percent: random.u32(..=100),
             min_per_second: random.u32(..3),
             window_ms: BUDGET_WINDOW_MS,
+        }),
+        hedge: (random.u8(..3) == 0).then(|| v1::Hedge {
+            after: Some(match random.bool() {
+                true => v1::hedge::After::AfterMs(random.u64(1..200)),
+                false => v1::hedge::After::AfterPercentile(random.u32(50..100)),
+            }),
+            max: random.u32(1..4),
         }),
         buffer_bytes: *random.choice(&[0, 512, 65_536]).unwrap_or(&512),
         ..v1::Retries::default()

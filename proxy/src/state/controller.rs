@@ -373,6 +373,9 @@ impl Controller {
 
     /// Gives the workers the new picture, and those who wait their answers.
     fn publish(&mut self, now: Timestamp) {
+        let workload = self.workload.clone();
+        let zone = workload.as_ref().map_or("", |it| it.config.zone.as_str());
+        let mut changed = Vec::new();
         for name in std::mem::take(&mut self.stale) {
             self.snapshot_stale = true;
             let complete = self
@@ -381,7 +384,8 @@ impl Controller {
                 .is_some_and(|state| self.is_complete(&name, state));
             match self.services.get_mut(&name) {
                 Some(state) if complete => {
-                    let service = state.publish(now);
+                    let service = state.publish(zone, now);
+                    changed.push(Arc::clone(&service.runtime));
                     self.published.insert(service.name.clone(), service);
                 }
                 // Known once, and its endpoints are being asked for anew: nothing false is shown.
@@ -391,6 +395,9 @@ impl Controller {
         if std::mem::take(&mut self.snapshot_stale) {
             self.mesh.publish(self.snapshot());
             self.count_held();
+        }
+        for runtime in changed {
+            runtime.endpoints_changed.notify_waiters();
         }
         for target in self.subscriptions.waited_for() {
             let entry = self.subscriptions.entry(&target);

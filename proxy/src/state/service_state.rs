@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use super::departed::{Departed, EndpointKey};
+use super::endpoint_list::EndpointList;
 use super::resource::{EndpointConfig, ServiceConfig, ServiceKind};
-use super::snapshot::{Endpoint, EndpointList, Service, Usage};
+use super::snapshot::{Endpoint, Service, Usage};
 use crate::clock::Timestamp;
 use crate::policy::breaker::Journal;
 use crate::routes::runtime::{Routing, RuleStates};
@@ -46,6 +47,10 @@ pub struct ServiceState {
     retired: HashMap<EndpointKey, Weak<EndpointRuntime>>,
     lists: BTreeMap<u16, EndpointList>,
     stale_lists: BTreeSet<u16>,
+    /// Its endpoints have been shown once, those that it had at first.
+    is_known: bool,
+    /// Of the sidecar's own pod, as the lists were made for it.
+    zone: String,
     rules: RuleStates,
     routing: Option<Arc<Routing>>,
 }
@@ -94,6 +99,8 @@ impl ServiceState {
             retired,
             lists: BTreeMap::new(),
             stale_lists: BTreeSet::new(),
+            is_known: false,
+            zone: String::new(),
         };
         state.renew_pod(now);
         state
@@ -107,6 +114,9 @@ impl ServiceState {
                 runtime.reconfigure(&config.policy);
             }
             self.runtime.reconfigure(&config.policy, now);
+            if config.policy.load_balancing != self.config.policy.load_balancing {
+                self.stale_lists.extend(self.lists.keys());
+            }
         }
         if config.routes != self.config.routes {
             self.routing = self.rules.reconfigure(&config.routes, now);
@@ -148,6 +158,10 @@ impl ServiceState {
         let previous = self.endpoints.remove(name);
         // Taken before the previous one is released, or an unchanged key would depart in between.
         let runtime = self.acquire(key, &config, now);
+        let was_ready = previous.as_ref().is_some_and(|it| it.config.ready);
+        if self.is_known && config.ready && !was_ready {
+            runtime.start(now);
+        }
         if let Some(previous) = previous {
             self.stale_lists.insert(previous.config.port);
             self.release(&key_of(&previous.config), now);
@@ -173,8 +187,14 @@ impl ServiceState {
         self.retired.retain(|_, held| held.strong_count() > 0);
     }
 
-    /// As the workers get it. Only the lists that changed are made anew.
-    pub fn publish(&mut self, now: Timestamp) -> Arc<Service> {
+    /// As the workers of a sidecar in `zone` get it. Only the lists that changed are
+    /// made anew.
+    pub fn publish(&mut self, zone: &str, now: Timestamp) -> Arc<Service> {
+        self.is_known = true;
+        if self.zone != zone {
+            zone.clone_into(&mut self.zone);
+            self.stale_lists.extend(self.lists.keys());
+        }
         if !self.stale_lists.is_empty() {
             self.tell_members(now);
         }
@@ -188,7 +208,9 @@ impl ServiceState {
             if list.is_empty() {
                 self.lists.remove(&port);
             } else {
-                self.lists.insert(port, EndpointList::new(list));
+                let policy = &self.config.policy.load_balancing;
+                let list = EndpointList::new(list, policy, zone, self.lists.get(&port));
+                self.lists.insert(port, list);
             }
         }
         Arc::new(Service {

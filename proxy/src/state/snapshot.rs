@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::endpoint_list::EndpointList;
 use super::resource::{EndpointConfig, ServiceConfig, WorkloadConfig};
 use crate::clock::Timestamp;
 use crate::policy::config::Scope;
@@ -46,33 +47,6 @@ pub struct Endpoint {
     pub config: Arc<EndpointConfig>,
     /// Its breaker, limits and load; the same before and after a change of `config`.
     pub runtime: Arc<EndpointRuntime>,
-}
-
-/// The endpoints behind one port of a service.
-#[derive(Clone, Debug)]
-pub struct EndpointList {
-    /// In an order that does not depend on when they came.
-    pub endpoints: Arc<[Endpoint]>,
-    /// Whether all weights are the same.
-    pub is_even: bool,
-}
-
-impl std::ops::Deref for EndpointList {
-    type Target = [Endpoint];
-
-    fn deref(&self) -> &[Endpoint] {
-        &self.endpoints
-    }
-}
-
-impl EndpointList {
-    /// Of these endpoints.
-    pub fn new(endpoints: Arc<[Endpoint]>) -> Self {
-        let is_even = endpoints
-            .windows(2)
-            .all(|pair| pair[0].config.weight == pair[1].config.weight);
-        Self { endpoints, is_even }
-    }
 }
 
 /// A service, its endpoints, and what all workers share about it.

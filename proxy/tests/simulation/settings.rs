@@ -102,6 +102,7 @@ fn retries(random: &mut Rng) -> Retries {
             window: Duration::from_secs(2),
         },
         buffer_bytes: 65536,
+        hedge: None,
     }
 }
 
@@ -116,6 +117,7 @@ fn rate_limit(random: &mut Rng) -> RateLimit {
         key: Vec::new(),
         shadow: false,
         max_keys: 100,
+        mesh: false,
     }
 }
 

@@ -1,24 +1,26 @@
 //! The breaker: a pure state machine.
 //!
 //! ```text
-//!            failures in a row, and a place      ┌──────────────────────────────┐
+//!      failures in a row, or a rate, and a place ┌──────────────────────────────┐
 //!   Closed ─────────────────────────────────▶ Open ─── its time passed ──▶ HalfOpen
 //!    │  ▲                                      ▲   │                       │    │
 //!    │  │                                      │   └ no place any more     │    │
 //!    │  │                                      │        │      one failure,│    │
 //!    │  │                                      └────────┼── or no answer ──┘    │
 //!    │  └───────────────────────────────────────────────┼── successes in a row ─┘
-//!    │ failures in a row, no place                      ▼
+//!    │ the same, but no place                           ▼
 //!    └────────────────────────────────────────────▶ WouldOpen (traffic flows)
 //!          successes in a row: Closed ◀──────────────┘    a failure, and a place: Open
 //! ```
 //!
-//! "A place" is the floor's leave to be out ([`super::floor`]); this machine
+//! "A rate" is over its threshold by what [`super::rates`] has counted; while one
+//! is, successes do not lead from WouldOpen to Closed. "A place" is the floor's leave to be out ([`super::floor`]); this machine
 //! asks for it by a closure. With each opening the epoch rises, and what
 //! belongs to an older epoch changes nothing.
 
 use std::time::Duration;
 
+use super::rates::Breach;
 use super::words::{Cause, State};
 use crate::clock::Timestamp;
 use crate::policy::config::{AttemptEnd, Trip};
@@ -45,6 +47,11 @@ impl Ticket {
     /// Of an attempt that was admitted while the breaker was closed.
     pub(super) const fn ordinary(epoch: u64) -> Self {
         Self { epoch, probe: None }
+    }
+
+    /// Whether the attempt began in this epoch.
+    pub(super) const fn is_of(self, epoch: u64) -> bool {
+        self.epoch == epoch
     }
 
     pub(super) const fn is_probe(self) -> bool {
@@ -204,8 +211,14 @@ impl Breaker {
         (ticket, cause)
     }
 
-    /// An attempt did what it should.
-    pub(super) fn succeed(&mut self, ticket: Ticket, trip: &Trip, now: Timestamp) -> Option<Cause> {
+    /// An attempt did what it should. `is_over`: a rate is over its threshold all the same.
+    pub(super) fn succeed(
+        &mut self,
+        ticket: Ticket,
+        is_over: bool,
+        trip: &Trip,
+        now: Timestamp,
+    ) -> Option<Cause> {
         if let Some(cause) = self.expire(trip, now) {
             return Some(cause);
         }
@@ -216,6 +229,9 @@ impl Breaker {
             Phase::Closed { failures, marked } => {
                 *failures = 0;
                 let successes = marked.as_mut()?;
+                if is_over {
+                    return None;
+                }
                 *successes += 1;
                 (*successes >= trip.successes).then_some(*successes)
             }
@@ -261,19 +277,22 @@ impl Breaker {
             Phase::Open { .. } => None,
             Phase::HalfOpen { .. } => {
                 self.open(trip, now, failure.random);
-                Some(Cause::ProbeFailed(failure.end))
+                Some(match failure.end {
+                    Ending::Failed(end) => Cause::ProbeFailed(end),
+                    Ending::Slow(duration) => Cause::ProbeSlow(duration),
+                })
             }
             Phase::Closed { failures, marked } => {
                 *failures = failures.saturating_add(1);
                 let (row, was_marked) = (*failures, marked.is_some());
                 *marked = marked.map(|_| 0);
-                if row < trip.consecutive_failures {
+                if row < in_a_row(trip) {
                     return None;
                 }
-                let cause = Cause::Failures {
-                    row,
-                    last: failure.end,
+                let Ending::Failed(last) = failure.end else {
+                    return None;
                 };
+                let cause = Cause::Failures { row, last };
                 if place() {
                     self.level = self.level(trip, now);
                     self.open(trip, now, failure.random);
@@ -294,6 +313,38 @@ impl Breaker {
         cause
     }
 
+    /// A rate is over its threshold. `place` is asked as for failures in a row.
+    pub(super) fn breach(
+        &mut self,
+        ticket: Ticket,
+        breach: Breach,
+        (now, random): (Timestamp, u64),
+        trip: &Trip,
+        place: impl FnOnce() -> bool,
+    ) -> Option<Cause> {
+        let Phase::Closed { failures, marked } = self.phase else {
+            return None;
+        };
+        if ticket.epoch != self.epoch {
+            return None;
+        }
+        let is_open = place();
+        if !is_open && marked.is_some() {
+            return None;
+        }
+        self.level = self.level(trip, now);
+        if is_open {
+            self.open(trip, now, random);
+        } else {
+            self.phase = Phase::Closed {
+                failures,
+                marked: Some(0),
+            };
+        }
+        self.check(trip);
+        Some(Cause::Rate(breach))
+    }
+
     /// The attempt says nothing; a probe's place is free again.
     pub(super) fn give_back(&mut self, ticket: Ticket) {
         if ticket.epoch != self.epoch {
@@ -311,7 +362,7 @@ impl Breaker {
         }
         self.epoch += 1;
         self.phase = Phase::Closed {
-            failures: trip.consecutive_failures,
+            failures: in_a_row(trip),
             marked: Some(0),
         };
         self.check(trip);
@@ -351,7 +402,7 @@ impl Breaker {
             Phase::Closed { failures, marked } => match marked {
                 Some(successes) => *successes = (*successes).min(trip.successes.saturating_sub(1)),
                 None => {
-                    *failures = (*failures).min(trip.consecutive_failures.saturating_sub(1));
+                    *failures = (*failures).min(in_a_row(trip) - 1);
                 }
             },
             Phase::Open { .. } => {}
@@ -376,7 +427,7 @@ impl Breaker {
     fn check(&self, trip: &Trip) {
         match &self.phase {
             Phase::Closed { failures, marked } => {
-                debug_assert!(*failures < trip.consecutive_failures || marked.is_some());
+                debug_assert!(*failures < in_a_row(trip) || marked.is_some());
                 debug_assert!(marked.is_none_or(|successes| successes < trip.successes));
             }
             Phase::Open { .. } => debug_assert!(self.level > 0 && self.epoch > 0),
@@ -388,10 +439,27 @@ impl Breaker {
     }
 }
 
+/// So many failures in a row open it; at least 1.
+fn in_a_row(trip: &Trip) -> u32 {
+    match trip.consecutive_failures {
+        0 => u32::MAX,
+        row => row,
+    }
+}
+
+/// How an attempt ended that speaks against the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It failed.
+    Failed(AttemptEnd),
+    /// A probe took longer than this.
+    Slow(Duration),
+}
+
 /// One failure, with what it says of the time to come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failure {
-    pub(super) end: AttemptEnd,
+    pub(super) end: Ending,
     pub(super) retry_after: Option<Duration>,
     pub(super) now: Timestamp,
     pub(super) random: u64,

@@ -3,8 +3,10 @@
 //! # Layout
 //! - [`machine`]: the breaker itself, pure.
 //! - [`words`]: what it is told and what it tells.
+//! - [`rates`]: the shares of late that failed or were slow, pure but for its atomics.
 //! - [`floor`]: how many endpoints may be out at once, pure.
-//! - [`shared`]: the thin shell by which all workers share one breaker.
+//! - [`shared`]: the thin shell by which all workers share one breaker;
+//!   [`published`]: what of it is read without its lock.
 //! - [`set`]: the breakers of one service.
 //! - [`journal`]: what changed lately.
 //!
@@ -16,6 +18,10 @@
 mod floor;
 mod journal;
 mod machine;
+mod published;
+#[cfg(test)]
+mod rate_tests;
+mod rates;
 mod set;
 mod shared;
 #[cfg(test)]

@@ -5,9 +5,11 @@
 //! (a failure, a success after one, half-open) goes through the machine behind
 //! a lock. That is allowed because the endpoint is in trouble then, and the
 //! lock is held for the machine's few instructions only, never across an await.
+//! Rates are counted without it ([`super::rates`]); it is taken where one is over
+//! its threshold.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -15,7 +17,9 @@ use parking_lot::Mutex;
 
 use super::floor::Floor;
 use super::journal::{Counts, Entry, Journal};
-use super::machine::{Breaker, Failure, Gate, Ticket};
+use super::machine::{Breaker, Ending, Failure, Gate, Ticket};
+use super::published::{GateKind, Published};
+use super::rates::{Breach, Rates};
 use super::words::{Cause, Outcome, State};
 use crate::balance::Availability;
 use crate::clock::Timestamp;
@@ -52,6 +56,10 @@ pub struct SharedBreaker {
     shut_until: AtomicU64,
     /// Nanoseconds; has a meaning only while the endpoint is suspect.
     look_again_at: AtomicU64,
+    /// Whether there are `rates`.
+    has_rates: AtomicBool,
+    /// Of this epoch.
+    rates: ArcSwapOption<Rates>,
     inner: Mutex<Inner>,
 }
 
@@ -89,10 +97,14 @@ impl SharedBreaker {
         scope: Scope,
         now: Timestamp,
     ) -> Arc<Self> {
+        let trip = common.trip.load_full().filter(|trip| trip.scope == scope);
+        let rates = trip.and_then(|trip| Rates::new(&trip));
         Arc::new(Self {
             common: Arc::clone(common),
             name,
             scope,
+            has_rates: AtomicBool::new(rates.is_some()),
+            rates: ArcSwapOption::from(rates.map(Arc::new)),
             published: AtomicU64::new(Published::new(Gate::Healthy, 0).pack()),
             shut_until: AtomicU64::new(0),
             look_again_at: AtomicU64::new(0),
@@ -148,6 +160,8 @@ impl SharedBreaker {
         Some(BreakerPermit {
             breaker: Arc::clone(self),
             ticket,
+            began: now,
+            answered: None,
             is_settled: false,
         })
     }
@@ -179,18 +193,14 @@ impl SharedBreaker {
         ticket
     }
 
-    fn record(
-        &self,
-        ticket: Ticket,
-        outcome: Outcome,
-        retry_after: Option<Duration>,
-        now: Timestamp,
-        random: u64,
-    ) -> Option<State> {
+    fn record(&self, ticket: Ticket, recorded: Recorded) -> Option<State> {
+        let breach = self.count(ticket, &recorded);
         let published = Published::unpack(self.published.load(Ordering::Acquire));
-        if outcome == Outcome::Success && published.gate == GateKind::Healthy {
+        let is_success = recorded.outcome == Outcome::Success;
+        if is_success && breach.is_none() && published.gate == GateKind::Healthy {
             return None;
         }
+        let now = recorded.now;
         let mut inner = self.inner.lock();
         // Read under the lock: a policy that goes away is first taken out and
         // then every breaker is reset under its lock, so none opens after that.
@@ -202,23 +212,45 @@ impl SharedBreaker {
             holds_place,
             ..
         } = &mut *inner;
-        let cause = match outcome {
-            Outcome::Success => breaker.succeed(ticket, &trip, now),
-            Outcome::Failure(end) => {
-                let failure = Failure {
-                    end,
-                    retry_after,
-                    now,
-                    random,
-                };
-                breaker.fail(ticket, failure, &trip, || {
-                    *holds_place = self.may_open(*listed);
-                    *holds_place || (self.scope == Scope::Service && !self.common.mark_only)
-                })
-            }
+        let mut place = || {
+            *holds_place = self.may_open(*listed);
+            *holds_place || (self.scope == Scope::Service && !self.common.mark_only)
         };
+        let slow = trip
+            .slow_calls
+            .filter(|calls| recorded.took > calls.duration);
+        let ending = match recorded.outcome {
+            Outcome::Failure(end) => Some(Ending::Failed(end)),
+            // A probe that is as slow as what tripped it is no sign of health.
+            Outcome::Success if ticket.is_probe() => slow.map(|calls| Ending::Slow(calls.duration)),
+            Outcome::Success => None,
+        };
+        let cause = match ending {
+            None => breaker.succeed(ticket, breach.is_some(), &trip, now),
+            Some(end) => breaker.fail(ticket, recorded.failure(end), &trip, &mut place),
+        };
+        let cause = cause.or_else(|| {
+            let breach = breach?;
+            breaker.breach(ticket, breach, (now, recorded.random), &trip, &mut place)
+        });
         self.settle(&mut inner, before, cause, &trip, now);
         cause.map(|_| inner.breaker.state())
+    }
+
+    /// Counts an attempt that began and ended while traffic flowed.
+    fn count(&self, ticket: Ticket, recorded: &Recorded) -> Option<Breach> {
+        if !self.has_rates.load(Ordering::Acquire) || ticket.is_probe() {
+            return None;
+        }
+        // Read in this order: windows of a later epoch come after its word.
+        let rates = self.rates.load();
+        let published = Published::unpack(self.published.load(Ordering::Acquire));
+        if !published.gate.is_closed() || !ticket.is_of(published.epoch) {
+            return None;
+        }
+        let failed = matches!(recorded.outcome, Outcome::Failure(_));
+        let rates = rates.as_ref()?;
+        rates.count(failed, recorded.took, recorded.now)
     }
 
     /// Takes a place under the floor, for an endpoint.
@@ -309,8 +341,20 @@ impl SharedBreaker {
         if let Gate::ShutUntil(until) = gate {
             self.shut_until.store(until.as_nanos(), Ordering::Release);
         }
+        let before = Published::unpack(self.published.load(Ordering::Acquire));
         let word = Published::new(gate, breaker.epoch()).pack();
         self.published.store(word, Ordering::Release);
+        if before.epoch != breaker.epoch() {
+            self.set_rates(Rates::new(trip));
+        }
+    }
+
+    fn set_rates(&self, rates: Option<Rates>) {
+        let has_rates = rates.is_some();
+        if has_rates || self.has_rates.load(Ordering::Acquire) {
+            self.rates.store(rates.map(Arc::new));
+            self.has_rates.store(has_rates, Ordering::Release);
+        }
     }
 }
 
@@ -369,8 +413,12 @@ impl SharedBreaker {
         let mut inner = self.inner.lock();
         let before = inner.breaker.state();
         match self.trip() {
-            Some(trip) => self.publish(&inner.breaker, &trip),
+            Some(trip) => {
+                self.set_rates(Rates::after(&trip, self.rates.load().as_deref()));
+                self.publish(&inner.breaker, &trip);
+            }
             None => {
+                self.set_rates(None);
                 let cause = inner.breaker.reset(now);
                 self.settle(&mut inner, before, cause, &Trip::default(), now);
             }
@@ -385,10 +433,38 @@ impl SharedBreaker {
 pub struct BreakerPermit {
     breaker: Arc<SharedBreaker>,
     ticket: Ticket,
+    began: Timestamp,
+    answered: Option<Timestamp>,
     is_settled: bool,
 }
 
+/// How an attempt ended, all that is told of it.
+struct Recorded {
+    outcome: Outcome,
+    /// From the request's headers to the response's, or to its end without any.
+    took: Duration,
+    retry_after: Option<Duration>,
+    now: Timestamp,
+    random: u64,
+}
+
+impl Recorded {
+    fn failure(&self, end: Ending) -> Failure {
+        Failure {
+            end,
+            retry_after: self.retry_after,
+            now: self.now,
+            random: self.random,
+        }
+    }
+}
+
 impl BreakerPermit {
+    /// The response's headers came: how slow the attempt was is known by that.
+    pub fn answered(&mut self, now: Timestamp) {
+        self.answered.get_or_insert(now);
+    }
+
     /// Whether this attempt probes a half-open breaker.
     pub fn is_probe(&self) -> bool {
         self.ticket.is_probe()
@@ -404,8 +480,14 @@ impl BreakerPermit {
         random: u64,
     ) -> Option<State> {
         self.is_settled = true;
-        self.breaker
-            .record(self.ticket, outcome, retry_after, now, random)
+        let recorded = Recorded {
+            outcome,
+            took: self.answered.unwrap_or(now).since(self.began),
+            retry_after,
+            now,
+            random,
+        };
+        self.breaker.record(self.ticket, recorded)
     }
 
     /// The caller cancelled the attempt, or Remora refused it: neither success
@@ -417,53 +499,6 @@ impl Drop for BreakerPermit {
     fn drop(&mut self) {
         if !self.is_settled && self.ticket.is_probe() {
             self.breaker.give_back(self.ticket);
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum GateKind {
-    Healthy,
-    Suspect,
-    Marked,
-    Shut,
-    ProbeFree,
-}
-
-/// The word that is read without the lock: the gate in the three low bits, above it the epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Published {
-    gate: GateKind,
-    epoch: u64,
-}
-
-impl Published {
-    fn new(gate: Gate, epoch: u64) -> Self {
-        let gate = match gate {
-            Gate::Healthy => GateKind::Healthy,
-            Gate::Suspect => GateKind::Suspect,
-            Gate::Marked => GateKind::Marked,
-            Gate::ShutUntil(_) => GateKind::Shut,
-            Gate::ProbeFree => GateKind::ProbeFree,
-        };
-        Self { gate, epoch }
-    }
-
-    const fn pack(self) -> u64 {
-        (self.epoch << 3) | self.gate as u64
-    }
-
-    const fn unpack(word: u64) -> Self {
-        let gate = match word & 0b111 {
-            0 => GateKind::Healthy,
-            1 => GateKind::Suspect,
-            2 => GateKind::Marked,
-            3 => GateKind::Shut,
-            _ => GateKind::ProbeFree,
-        };
-        Self {
-            gate,
-            epoch: word >> 3,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What breakers are told and what they tell: outcomes, states, causes.
 
 use std::fmt;
+use std::time::Duration;
 
+use super::rates::{Breach, Span};
 use crate::policy::config::{AttemptEnd, Conditions};
 
 /// How it stands.
@@ -53,7 +55,9 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Cause {
     Failures { row: u32, last: AttemptEnd },
+    Rate(Breach),
     ProbeFailed(AttemptEnd),
+    ProbeSlow(Duration),
     ProbeUnanswered,
     TimePassed,
     Recovered { successes: u32 },
@@ -68,6 +72,8 @@ impl fmt::Display for Cause {
             Self::Failures { row, last } => {
                 write!(f, "{row} failures in a row, the last: {}", Words(*last))
             }
+            Self::Rate(breach) => write!(f, "{breach}"),
+            Self::ProbeSlow(duration) => write!(f, "a probe took longer than {}", Span(*duration)),
             Self::ProbeFailed(end) => write!(f, "a probe failed: {}", Words(*end)),
             Self::ProbeUnanswered => write!(f, "a probe was not answered in time"),
             Self::TimePassed => write!(f, "the ejection time has passed"),

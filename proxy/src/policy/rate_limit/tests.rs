@@ -66,6 +66,7 @@ fn limit(name: &str, requests: u32, burst: u32) -> RateLimit {
         key: Vec::new(),
         shadow: false,
         max_keys: 100,
+        mesh: false,
     }
 }
 

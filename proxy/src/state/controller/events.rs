@@ -144,6 +144,14 @@ impl Controller {
     fn take_workload(&mut self, config: WorkloadConfig, now: Timestamp) -> Vec<PolicyReference> {
         let policies = config.policies.clone();
         let (draining, reports_address) = (config.draining, config.reports_address);
+        let was = self
+            .workload
+            .as_ref()
+            .map_or("", |it| it.config.zone.as_str());
+        if was != config.zone {
+            // Other endpoints are near now.
+            self.stale.extend(self.services.keys().cloned());
+        }
         self.workload = Some(Workload {
             config: Arc::new(config),
         });

@@ -3,17 +3,21 @@
 //!
 //! # Layout
 //! - this file: Service, Endpoint, Workload.
-//! - [`policy`]: the policies in them; [`authorization`]: who may call.
+//! - [`policy`]: the policies in them, with [`balancing`], [`health`], and
+//!   [`trouble`] (fallbacks and faults); [`authorization`]: who may call.
 //! - [`routes`], [`filters`]: where requests go, and what is done with them.
 //! - [`names`]: which names and addresses are accepted.
 //! - [`problems`]: how problems are collected and shown.
 
 pub mod authorization;
+pub mod balancing;
 pub mod filters;
+pub mod health;
 pub mod names;
 pub mod policy;
 pub mod problems;
 pub mod routes;
+pub mod trouble;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -454,5 +458,7 @@ fn not_a(kind: &'static str) -> impl FnOnce(prost::DecodeError) -> DecodeError {
     move |error| DecodeError::new(format!("is not a {kind}: {error}"))
 }
 
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,20 @@
 //! The resolved policies, checked.
 
+use std::time::Duration;
+
 use remora_proto::bounds::{
-    MAX_ATTEMPTS, MAX_BUFFER_BYTES, MAX_CONSECUTIVE_FAILURES, MAX_KEYS, MAX_LIMIT, MAX_LIST,
-    MAX_PROBES, MAX_RATE, MAX_RATE_LIMIT_NAME, MAX_RATE_LIMITS, MAX_TEXT, MIN_BUDGET_WINDOW_MS,
+    MAX_ATTEMPTS, MAX_BUFFER_BYTES, MAX_CONSECUTIVE_FAILURES, MAX_HEDGES, MAX_KEYS, MAX_LIMIT,
+    MAX_LIST, MAX_MIN_REQUESTS, MAX_PROBES, MAX_RATE, MAX_RATE_LIMIT_NAME, MAX_RATE_LIMITS,
+    MAX_RATE_WINDOW_MS, MAX_TEXT, MIN_BUDGET_WINDOW_MS, MIN_RATE_WINDOW_MS,
 };
 use remora_proto::v1;
 
-use super::names;
 use super::problems::Problems;
+use super::{balancing, health, names, trouble};
 use crate::policy::config::{
-    CircuitBreaker, Conditions, HeaderMatch, KeyPart, Limits, Match, Outbound, PathMatch,
-    RateLimit, Retries, RetryBudget, Scope, ServicePolicy, Timeouts, Trip,
+    CircuitBreaker, Conditions, HeaderMatch, Hedge, HedgeAfter, KeyPart, Limits, Match, Outbound,
+    PathMatch, Rate, RateLimit, Retries, RetryBudget, Scope, ServicePolicy, SlowCalls, Timeouts,
+    Trip,
 };
 
 /// A service's policy.
@@ -36,6 +40,18 @@ pub fn service_policy(policy: &v1::ServicePolicy, problems: &mut Problems) -> Se
             .map(|part| problems.within("timeouts", |problems| timeouts(part, problems)))
             .unwrap_or_default(),
         rate_limits: rate_limits(&policy.rate_limits, problems),
+        load_balancing: policy
+            .load_balancing
+            .as_ref()
+            .map(|part| balancing::load_balancing(part, problems))
+            .unwrap_or_default(),
+        fallback: trouble::fallback(policy.fallback.as_ref(), problems),
+        fault: trouble::fault(policy.fault.as_ref(), problems),
+        health_check: policy.health_check.as_ref().and_then(|part| {
+            problems.within("health_check", |problems| {
+                health::health_check(part, problems)
+            })
+        }),
     }
 }
 
@@ -99,7 +115,7 @@ fn trip(trip: &v1::Trip, problems: &mut Problems) -> Trip {
         consecutive_failures: problems.number(
             "consecutive_failures",
             trip.consecutive_failures,
-            1..=MAX_CONSECUTIVE_FAILURES,
+            0..=MAX_CONSECUTIVE_FAILURES,
         ),
         failures: trip
             .failures
@@ -117,6 +133,45 @@ fn trip(trip: &v1::Trip, problems: &mut Problems) -> Trip {
             0..=100,
         ),
         min_endpoints: problems.number("min_endpoints", trip.min_endpoints, 0..=MAX_LIMIT),
+        failure_rate: trip.failure_rate.as_ref().map(|part| {
+            problems.within("failure_rate", |problems| {
+                rate(
+                    part.threshold_percent,
+                    part.window_ms,
+                    part.min_requests,
+                    problems,
+                )
+            })
+        }),
+        slow_calls: trip.slow_call_rate.as_ref().map(|part| {
+            problems.within("slow_call_rate", |problems| SlowCalls {
+                duration: problems.duration("duration_ms", part.duration_ms, 1),
+                rate: rate(
+                    part.threshold_percent,
+                    part.window_ms,
+                    part.min_requests,
+                    problems,
+                ),
+            })
+        }),
+    }
+}
+
+fn rate(
+    threshold_percent: u32,
+    window_ms: u64,
+    min_requests: u32,
+    problems: &mut Problems,
+) -> Rate {
+    let window_ms = problems.number(
+        "window_ms",
+        window_ms,
+        MIN_RATE_WINDOW_MS..=MAX_RATE_WINDOW_MS,
+    );
+    Rate {
+        threshold_percent: problems.number("threshold_percent", threshold_percent, 1..=100),
+        window: Duration::from_millis(window_ms),
+        min_requests: problems.number("min_requests", min_requests, 1..=MAX_MIN_REQUESTS),
     }
 }
 
@@ -181,7 +236,26 @@ pub fn retries(retries: &v1::Retries, problems: &mut Problems) -> Retries {
             .unwrap_or_default(),
         buffer_bytes: problems.number("buffer_bytes", retries.buffer_bytes, 0..=MAX_BUFFER_BYTES)
             as usize,
+        hedge: retries
+            .hedge
+            .as_ref()
+            .and_then(|part| problems.within("hedge", |problems| hedge(part, problems))),
     }
+}
+
+/// One that is sent at a time that is not known here is none.
+fn hedge(part: &v1::Hedge, problems: &mut Problems) -> Option<Hedge> {
+    use v1::hedge::After;
+    let after = match part.after? {
+        After::AfterMs(after) => HedgeAfter::Fixed(problems.duration("after_ms", after, 0)),
+        After::AfterPercentile(percentile) => {
+            HedgeAfter::Percentile(problems.number("after_percentile", percentile, 1..=99) as u8)
+        }
+    };
+    Some(Hedge {
+        after,
+        max: problems.number("max", part.max, 1..=MAX_HEDGES),
+    })
 }
 
 fn budget(budget: &v1::RetryBudget, problems: &mut Problems) -> RetryBudget {
@@ -242,10 +316,12 @@ fn rate_limit(limit: &v1::RateLimit, problems: &mut Problems) -> RateLimit {
             }
         },
         max_keys: problems.number("max_keys", limit.max_keys, 1..=MAX_KEYS) as usize,
+        mesh: limit.mesh,
     }
 }
 
-fn request_match(part: &v1::Match, problems: &mut Problems) -> Match {
+/// Which requests are meant.
+pub fn request_match(part: &v1::Match, problems: &mut Problems) -> Match {
     let path = part.path.as_ref().map(|path| match path {
         v1::r#match::Path::PathExact(path) => {
             PathMatch::Exact(problems.text("path_exact", path, is_path, "a path"))
@@ -323,7 +399,8 @@ pub fn header_name(field: &str, name: &str, problems: &mut Problems) -> String {
 // Older control planes send names and paths beyond ASCII: what is written in
 // `remora_proto::bounds` is taken here, and some more.
 
-fn is_path(path: &str) -> bool {
+/// A path, with its query or without.
+pub fn is_path(path: &str) -> bool {
     path.starts_with('/') && path.len() <= MAX_TEXT && !path.chars().any(char::is_control)
 }
 

@@ -14,7 +14,7 @@ use remora_proto::v1;
 use remora_proto::v1::route_match::Path;
 
 use super::problems::Problems;
-use super::{filters, label, names, policy, policy_references};
+use super::{filters, label, names, policy, policy_references, trouble};
 use crate::routes::config::{
     Backend, BackendReference, PathMatch, PortRoutes, RouteMatch, RouteReference, Rule,
     SessionCarrier, SessionPersistence, Text, ValueMatch,
@@ -131,6 +131,8 @@ impl Decoder {
                 .and_then(|part| session(part, problems)),
             policies: policy_references(&rule.policies, problems),
             cannot,
+            fallback: trouble::fallback(rule.fallback.as_ref(), problems),
+            fault: trouble::fault(rule.fault.as_ref(), problems),
         }
     }
 
@@ -335,21 +337,7 @@ fn session(part: &v1::SessionPersistence, problems: &mut Problems) -> Option<Ses
     use v1::session_persistence::Kind;
     problems.within("session_persistence", |problems| {
         let carrier = match part.kind.as_ref()? {
-            Kind::Cookie(cookie) => SessionCarrier::Cookie {
-                name: problems.text(
-                    "cookie.name",
-                    &cookie.name,
-                    |name| name.len() <= MAX_TEXT && remora_proto::bounds::is_token(name),
-                    "a cookie's name",
-                ),
-                path: problems.text(
-                    "cookie.path",
-                    &cookie.path,
-                    |path| remora_proto::bounds::is_path(path) && !path.contains(';'),
-                    "a path",
-                ),
-                permanent: cookie.permanent,
-            },
+            Kind::Cookie(part) => cookie(&part.name, &part.path, part.permanent, problems),
             Kind::Header(name) => {
                 SessionCarrier::Header(filters::changeable("header", name, problems)?)
             }
@@ -361,6 +349,25 @@ fn session(part: &v1::SessionPersistence, problems: &mut Problems) -> Option<Ses
             absolute_timeout: (timeout > 0).then(|| std::time::Duration::from_millis(timeout)),
         })
     })
+}
+
+/// A cookie that holds a session's token.
+pub fn cookie(name: &str, path: &str, permanent: bool, problems: &mut Problems) -> SessionCarrier {
+    SessionCarrier::Cookie {
+        name: problems.text(
+            "cookie.name",
+            name,
+            |name| name.len() <= MAX_TEXT && remora_proto::bounds::is_token(name),
+            "a cookie's name",
+        ),
+        path: problems.text(
+            "cookie.path",
+            path,
+            |path| remora_proto::bounds::is_path(path) && !path.contains(';'),
+            "a path",
+        ),
+        permanent,
+    }
 }
 
 fn is_path(path: &str) -> bool {

@@ -82,7 +82,7 @@ fn every_problem_is_reported_with_its_path() {
         .as_mut()
         .and_then(|part| part.trip.as_mut())
     {
-        trip.consecutive_failures = 0;
+        trip.consecutive_failures = 1001;
         trip.max_ejected_percent = 101;
         trip.max_ejection_ms = u64::MAX;
     }
@@ -93,7 +93,7 @@ fn every_problem_is_reported_with_its_path() {
     sent.addresses.push(Bytes::from_static(&[1, 2, 3]));
     let text = decode_service(&sent).unwrap_err().to_string();
     for expected in [
-        "policy.circuit_breaker.trip.consecutive_failures: is 0, must be 1 to 1000",
+        "policy.circuit_breaker.trip.consecutive_failures: is 1001, must be 0 to 1000",
         "policy.circuit_breaker.trip.max_ejected_percent: is 101, must be 0 to 100",
         "policy.circuit_breaker.trip.max_ejection_ms",
         "policy.rate_limits[0].burst",
