@@ -79,6 +79,8 @@ impl<'a> Attempting<'a> {
                 Err(_) => break,
             }
             tokio::select! {
+                // In an order that chance has no part in, so that it can be played again.
+                biased;
                 () = changed => {}
                 () = tokio::time::sleep_until(clock::instant(ends)) => {}
             }

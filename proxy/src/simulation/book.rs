@@ -3,7 +3,7 @@
 //! against this, not against what the sidecar believes.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,7 +69,8 @@ pub struct Book {
     pub broken: Option<String>,
     last: u64,
     trace: DefaultHasher,
-    shown: VecDeque<String>,
+    /// All events, in order.
+    pub events: Vec<String>,
 }
 
 thread_local! {
@@ -91,7 +92,7 @@ pub fn open(seed: u64) {
         broken: None,
         last: 0,
         trace: DefaultHasher::new(),
-        shown: VecDeque::new(),
+        events: Vec::new(),
     }));
 }
 
@@ -130,11 +131,8 @@ impl Book {
         let at = clock::now().as_nanos() / 1_000;
         self.trace.write_u64(at);
         self.trace.write(event.as_bytes());
-        if self.shown.len() == SHOWN {
-            self.shown.pop_front();
-        }
-        self.shown
-            .push_back(format!("{:>10}.{:03} ms  {event}", at / 1_000, at % 1_000));
+        self.events
+            .push(format!("{:>10}.{:03} ms  {event}", at / 1_000, at % 1_000));
     }
 
     /// One number for all that happened.
@@ -144,9 +142,8 @@ impl Book {
 
     /// The last events, for people.
     pub fn last_events(&self) -> String {
-        self.shown
-            .iter()
-            .fold(String::new(), |all, line| all + line + "\n")
+        let last = &self.events[self.events.len().saturating_sub(SHOWN)..];
+        last.join("\n")
     }
 
     /// One more of these.

@@ -313,6 +313,18 @@ impl World {
                 book::with(|book| book.breaks(what));
             }
             self.check_rate_limits(number);
+            let traffic = &service.runtime.traffic;
+            let happened = [
+                ("retries", &traffic.retries),
+                ("resends", &traffic.resends),
+                ("hedges", &traffic.hedges),
+                ("budget exhausted", &traffic.budget_exhausted),
+                ("waited for endpoints", &traffic.found_after_wait),
+            ];
+            for (what, count) in happened {
+                let count = count.load(Relaxed);
+                book::with(|book| *book.counts.entry(what).or_default() += count);
+            }
         }
         book::with(|book| {
             let open = book.requests.values().filter(|it| it.is_open).count();

@@ -50,7 +50,7 @@ fn load_balancing(random: &mut Rng) -> v1::LoadBalancing {
         hash_on: is_hashed.then_some(user).into_iter().collect(),
         hash_load_bound_percent: if is_hashed { 125 } else { 0 },
         slow_start_ms: maybe(random, 3, 100..5_000).map_or(0, u64::from),
-        wait_for_endpoints_ms: maybe(random, 2, 10..2_000).map_or(0, u64::from),
+        wait_for_endpoints_ms: maybe(random, 2, 10..4_000).map_or(0, u64::from),
         ..v1::LoadBalancing::default()
     }
 }

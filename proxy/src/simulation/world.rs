@@ -38,6 +38,7 @@ const REST: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Outcome {
     pub trace: u64,
+    pub events: Vec<String>,
     pub counts: std::collections::BTreeMap<&'static str, u64>,
 }
 
@@ -64,6 +65,7 @@ pub fn play(seed: u64) -> Result<Outcome, String> {
     match book.broken {
         None => Ok(Outcome {
             trace: book.trace(),
+            events: book.events,
             counts: book.counts,
         }),
         Some(ref broken) => Err(format!(
@@ -179,6 +181,14 @@ impl World {
             // Killed first, and taken out of the list when somebody has noticed.
             (7, Some(pod)) => self.kill(service, pod),
             (8 | 9, _) if pods.len() < usize::from(PODS) * 2 => self.add_pod(service),
+            // Nobody serves for a while.
+            (10, Some(_)) if self.random.u8(..3) == 0 => {
+                for pod in pods {
+                    let mut told = self.control.pods[&(service, pod)];
+                    (told.ready, told.serving) = (false, false);
+                    self.control.put_pod(service, pod, Some(told));
+                }
+            }
             (10, Some(pod)) => {
                 let mut told = self.control.pods[&(service, pod)];
                 (told.ready, told.serving) = (self.random.bool(), self.random.bool());
