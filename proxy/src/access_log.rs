@@ -58,6 +58,9 @@ pub struct Line<'a> {
     /// Why Remora itself answered, or how the exchange broke.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
+    /// Of a fallback's answer: what it stands in for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<&'a str>,
     /// `grpc-status`, for a gRPC call that got one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc_status: Option<u8>,
@@ -191,6 +194,7 @@ mod tests {
             status: Some(200),
             grpc_status: None,
             reason: None,
+            instead_of: None,
             attempts: 1,
             latency_ms: 1.0,
             duration_ms: 2.0,

@@ -38,12 +38,13 @@ mod endings;
 mod endpoint;
 mod hedged;
 mod held_answer;
+mod instead;
 mod later;
 mod own_pod;
 mod way;
 
 use self::endings::{late, record_failure};
-pub use self::endpoint::MAX_WAITING;
+pub use self::endpoint::{MAX_WAITING, Waiting};
 pub use self::later::Later;
 pub use self::way::RetryPermit;
 
@@ -432,12 +433,15 @@ impl<'a> Attempting<'a> {
 
     fn give(mut self: Box<Self>, response: Response<Incoming>) -> Response<ResponseBody> {
         let now = clock::now();
-        self.source.commit();
-        let (mut parts, body) = response.into_parts();
-        let said = parts
-            .headers
+        let said = response
+            .headers()
             .get(headers::REASON)
             .and_then(|word| Reason::from_word(word.as_bytes()));
+        if let Some(reason) = said.filter(|reason| self.exchange.may_fall_back(*reason)) {
+            return self.refused_there(response, reason);
+        }
+        self.source.commit();
+        let (mut parts, body) = response.into_parts();
         self.exchange.answered(parts.status, said, now);
         if !self.exchange.is_grpc {
             // As for an endpoint's: a long answer must not keep the place of a probe.

@@ -136,6 +136,8 @@ pub struct Interim {
     /// Of a tunnel: the upstream says no more, and the caller is to hear that,
     /// while what the caller says goes on.
     pub half_closed: Cell<bool>,
+    /// In the place of an answer the caller's connection, or its stream, breaks.
+    pub broken: Cell<bool>,
 }
 
 impl Interim {
@@ -144,6 +146,7 @@ impl Interim {
         self.waiting.borrow_mut().clear();
         self.continued.set(false);
         self.half_closed.set(false);
+        self.broken.set(false);
     }
 
     /// The upstream sent one. 101 is none: it ends the exchange of heads.

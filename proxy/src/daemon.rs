@@ -443,7 +443,11 @@ impl ReportSource for Source {
                     failures: totals.failures,
                     retries: totals.retries,
                     rate_limited: totals.rate_limited,
-                    ..Default::default()
+                    hedges: totals.hedges,
+                    fallbacks: totals.fallbacks,
+                    faults: totals.faults,
+                    budget_exhausted: totals.budget_exhausted,
+                    overloaded: totals.at_limits,
                 }
             })
             .collect()

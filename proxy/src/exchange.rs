@@ -4,6 +4,8 @@
 //! Everything is given back on drop, so a request that its caller cancels at
 //! any moment leaves nothing counted.
 
+mod fallback;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -169,6 +171,10 @@ pub struct Exchange {
     pub routed: Option<Box<Routed>>,
     /// The pod that the request asks for, where a policy may let it.
     pub pin: Option<Box<str>>,
+    /// One bit for each reason that a fallback has an answer for.
+    falls_back: u16,
+    /// What the fallback stands in for.
+    instead_of: Option<Reason>,
     endpoint_name: Option<Arc<str>>,
     settled: bool,
 }
@@ -202,6 +208,8 @@ impl Exchange {
             live: None,
             routed: None,
             pin: None,
+            falls_back: 0,
+            instead_of: None,
             endpoint_name: None,
             settled: false,
         })
@@ -243,11 +251,8 @@ impl Exchange {
         self.reason = reason;
         self.answered = Some(now);
         let of_backend = self.routed.as_mut().map(|it| &mut it.backend_breaker);
-        for permit in of_backend.into_iter().chain([&mut self.service_breaker]) {
-            if let Some(permit) = permit {
-                permit.answered(now);
-            }
-        }
+        let breakers = of_backend.into_iter().chain([&mut self.service_breaker]);
+        breakers.flatten().for_each(|permit| permit.answered(now));
         let traffic = self.side.traffic();
         traffic.answered(status);
         if let Some(routed) = &self.routed {
@@ -262,7 +267,10 @@ impl Exchange {
         self.grpc_status = grpc::status(answer.headers());
         self.reason = Some(reason);
         self.answered = Some(now);
-        self.side.traffic().refused(reason);
+        if !self.may_fall_back(reason) {
+            // Else it is counted by what becomes of it.
+            self.side.traffic().refused(reason);
+        }
         if let Some(routed) = &self.routed {
             routed.counters.answered(answer.status());
         }
@@ -413,6 +421,7 @@ impl Exchange {
                 .map(|path| access_log::shortened(path.as_str())),
             status: self.status.map(|status| status.as_u16()),
             reason: self.reason.map(Reason::word).or(broke),
+            instead_of: self.instead_of.map(Reason::word),
             attempts: self.attempts,
             latency_ms: millis(self.answered.unwrap_or(now)),
             duration_ms: millis(now),

@@ -114,6 +114,13 @@ pub fn refusal(reason: Reason, detail: &str) -> HeaderMap {
     fields
 }
 
+/// As [`refusal_alone`], with a status that a policy says.
+pub fn alone(reason: Reason, code: u8, detail: &str) -> HeaderMap {
+    let mut fields = refusal_alone(reason, detail);
+    fields.insert(STATUS, HeaderValue::from(u16::from(code)));
+    fields
+}
+
 /// The head of an answer that has nothing but it ("trailers-only").
 pub fn refusal_alone(reason: Reason, detail: &str) -> HeaderMap {
     let mut fields = refusal(reason, detail);

@@ -13,7 +13,8 @@
 //! - [`pipeline`]: the life of a request, and in it: [`routes`], where it goes;
 //!   [`policy`], the state machines; [`attempts`] and [`attempt`]; [`select`] over [`balance`], by [`choice`];
 //!   [`connect`], [`wire`], [`pool`] and [`shared`]; [`exchange`], what a
-//!   request holds; [`grpc`]; [`answer`], what Remora itself says.
+//!   request holds; [`grpc`]; [`answer`], what Remora itself says; [`trouble`] before all that,
+//!   and [`fallback`] after it.
 //! - [`inbound`]: the life of a request to the pod; [`authorization`]: whether it
 //!   may, and [`normalize`]: its path, for the rules of that.
 //! - [`tcp`] over [`relay`]: raw connections.
@@ -45,6 +46,7 @@ pub mod detect;
 pub mod engine;
 pub mod exchange;
 pub mod explicit;
+pub mod fallback;
 pub mod grpc;
 pub mod headers;
 pub mod heap;
@@ -79,6 +81,7 @@ pub mod state;
 pub mod stream;
 pub mod tcp;
 pub mod tls;
+pub mod trouble;
 pub mod upstream;
 pub mod wire;
 pub mod worker;

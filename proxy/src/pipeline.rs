@@ -1,7 +1,7 @@
 //! The life of a request from the pod to a service, in one page.
 //!
 //! ```text
-//! head ─► routes? ─► rate limits ─► limits ─► service breaker ─► budget counts it
+//! head ─► routes? ─► fault ─► rate limits ─► limits ─► service breaker ─► budget counts it
 //!            └─► [`crate::routes::way`] where the port has any; then as here
 //!      ┌────────────────────────────────────────────────────────────┐
 //!      ▼                                                            │
@@ -26,6 +26,7 @@ use crate::body::response::ResponseBody;
 use crate::caller::Caller;
 use crate::clock::{self, Timestamp};
 use crate::exchange::{Exchange, Side};
+use crate::fallback::Kept;
 use crate::headers;
 use crate::policy::config::RateLimit;
 use crate::policy::limit::Kind;
@@ -34,6 +35,7 @@ use crate::policy::retry;
 use crate::routes::way::{self, Arriving};
 use crate::runtime::ServiceRuntime;
 use crate::state::{Destination, Service};
+use crate::trouble;
 use crate::worker::Worker;
 
 /// A request on its way to a service.
@@ -85,9 +87,63 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
             peer,
             parts,
             body,
+            source: None,
             exchange,
         };
         return Box::pin(way::outbound(Box::new(arriving))).await;
+    }
+    let buffer_bytes = policy
+        .retries
+        .as_ref()
+        .map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
+    let source = RequestSource::new(body, buffer_bytes, started);
+    let fallback = policy.fallback.as_ref();
+    let (request, timeout) = ((&parts, &source), policy.timeouts.request);
+    let kept = Kept::of(fallback, &worker, peer, request, &mut exchange, timeout);
+    let going = Going {
+        worker,
+        service,
+        destination,
+        peer,
+        parts,
+        source,
+        exchange,
+    };
+    match kept {
+        None => go(going).await,
+        // In a box: few policies have any, and all would carry its size.
+        Some(kept) => Box::pin(kept.guard(go(going))).await,
+    }
+}
+
+/// A request to a port without routes.
+struct Going {
+    worker: Rc<Worker>,
+    service: Arc<Service>,
+    destination: Destination,
+    peer: SocketAddr,
+    parts: Parts,
+    source: RequestSource,
+    exchange: Box<Exchange>,
+}
+
+async fn go(going: Going) -> Response<ResponseBody> {
+    let Going {
+        worker,
+        service,
+        destination,
+        peer,
+        parts,
+        source,
+        mut exchange,
+    } = going;
+    let (policy, runtime) = (&service.config.policy, &service.runtime);
+    if let Some(fault) = &policy.fault {
+        let timeout = policy.timeouts.request;
+        let troubled = trouble::inflict(&mut exchange, fault, &parts, peer, timeout);
+        if let Some(answer) = Box::pin(troubled).await {
+            return answering(answer, exchange);
+        }
     }
     let limiter = runtime.rate_limiter();
     if let Some(answer) = limit_caller(&worker, &mut exchange, limiter, &parts, peer) {
@@ -96,13 +152,6 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
     if let Err(refusal) = enter(&mut exchange, runtime) {
         return refusal.end(exchange);
     }
-    let buffer_bytes = service
-        .config
-        .policy
-        .retries
-        .as_ref()
-        .map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
-    let source = RequestSource::new(body, buffer_bytes, started);
     let later = Later::default();
     let way = Way {
         service: &service,

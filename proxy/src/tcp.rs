@@ -3,6 +3,7 @@
 
 mod allowed;
 mod told;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 
 use self::told::{Ends, log};
+use crate::attempts::Later;
 use crate::balance::LoadGuard;
 use crate::choice;
 use crate::clock::{self, Timestamp};
@@ -28,7 +30,7 @@ use crate::policy::retry::MAX_RESENDS;
 use crate::pool::Idle;
 use crate::relay::{self, RelayEnd};
 use crate::runtime::{ConnectionPermits, EndpointRuntime, ServiceRuntime};
-use crate::select::{self, Asking, Tried};
+use crate::select::{self, Asking, NoPick, Tried};
 use crate::sniff::{self, Sniffed};
 use crate::state::{Destination, Endpoint, Service};
 use crate::tls::Alpn;
@@ -59,8 +61,8 @@ pub async fn outbound(
     service: &Service,
     destination: Destination,
 ) {
-    let started = clock::now();
-    match open(worker, peer, service, destination).await {
+    let (started, later) = (clock::now(), Later::default());
+    match open(worker, peer, (service, &later), destination).await {
         Some(upstream) => carry(worker, &caller, upstream, seen, peer, service, started).await,
         None => refuse(&caller, &service.runtime),
     }
@@ -83,8 +85,8 @@ pub async fn whoever_speaks_first(
     service: &Service,
     destination: Destination,
 ) -> Option<(Spoken, Prefixed)> {
-    let started = clock::now();
-    let Some(upstream) = open(worker, peer, service, destination).await else {
+    let (started, later) = (clock::now(), Later::default());
+    let Some(upstream) = open(worker, peer, (service, &later), destination).await else {
         // At once, though it may yet turn out to speak HTTP and could be told why:
         // the client of a server that speaks first would wait for nothing.
         refuse(&caller, &service.runtime);
@@ -155,20 +157,23 @@ async fn first_words(caller: &Stream, upstream: &Stream, detector: Detector) -> 
     }
 }
 
-/// Connects to an endpoint; what refuses is tried elsewhere up to twice.
+/// Connects to an endpoint; what refuses is tried elsewhere up to twice. Where
+/// there is none it waits, as the policy says.
 async fn open<'a>(
     worker: &Rc<Worker>,
     peer: SocketAddr,
-    service: &'a Service,
+    (mut service, mut later): (&'a Service, &'a Later),
     destination: Destination,
 ) -> Option<Upstream<'a>> {
     let mut tried = Tried::default();
-    let runtime = &service.runtime;
-    runtime.traffic.tcp_connections.fetch_add(1, Relaxed);
+    let traffic = &service.runtime.traffic;
+    traffic.tcp_connections.fetch_add(1, Relaxed);
+    let ends = waiting::ends(service, clock::now());
     let mut refused = 0;
     for _ in 0..PICKS {
         let now = clock::now();
-        let mut service_breaker = runtime.service_breaker().try_admit(now)?;
+        let runtime = &service.runtime;
+        let service_breaker = runtime.service_breaker().try_admit(now)?;
         let asking = Asking {
             port: destination.port,
             source: Some(peer.ip()),
@@ -178,10 +183,17 @@ async fn open<'a>(
             tried: &tried,
             now,
         };
-        let picked = select::pick(service, &asking, crate::random::next());
-        let endpoint = picked.ok()?;
+        let endpoint = match select::pick(service, &asking, crate::random::next()) {
+            Ok(endpoint) => endpoint,
+            Err(NoPick::NoEndpoints) => {
+                let waiting = waiting::wait(worker, (service, later), &asking, ends?);
+                (service, later) = Box::pin(waiting).await?;
+                continue;
+            }
+            Err(NoPick::Overloaded) => return None,
+        };
         tried.add(endpoint);
-        let Some(mut breaker) = endpoint.runtime.breaker.try_admit(now) else {
+        let Some(breaker) = endpoint.runtime.breaker.try_admit(now) else {
             continue;
         };
         // At `perEndpoint.maxConnections`: another may have room.
@@ -189,36 +201,24 @@ async fn open<'a>(
             continue;
         };
         if refused > 0 {
-            runtime.traffic.resends.fetch_add(1, Relaxed);
+            traffic.resends.fetch_add(1, Relaxed);
         }
-        let load = endpoint.runtime.load.start(now);
-        endpoint.runtime.attempts.fetch_add(1, Relaxed);
+        let places = Places {
+            permits,
+            breaker,
+            load: endpoint.runtime.load.start(now),
+            service_breaker,
+        };
         let address = endpoint.config.address_for(destination);
         let own_port = allowed::itself(worker, peer, address)?;
-        let secured = worker.shared.secured(&endpoint.config, address);
-        let outbound = &service.config.policy.outbound;
-        match connect::dial_endpoint(worker, address, secured, Alpn::Tcp, outbound).await {
-            Ok(stream) => {
-                // Of a raw connection nothing else is known to be slow.
-                let connected = clock::now();
-                breaker.answered(connected);
-                service_breaker.answered(connected);
-                let service_breaker = Some(service_breaker);
+        match dial(worker, service, endpoint, address, places).await {
+            Some(upstream) => {
                 return Some(Upstream {
-                    stream,
-                    endpoint,
                     own_port,
-                    permits,
-                    breaker,
-                    load,
-                    service_breaker,
+                    ..upstream
                 });
             }
-            Err(error) => {
-                tracing::debug!(service = %runtime.name, %error, "a raw connection did not come about");
-                let end = AttemptEnd::ConnectFailure;
-                fail(service, &endpoint.runtime, end, breaker, &load);
-                record(service, end, service_breaker);
+            None => {
                 refused += 1;
                 if refused > MAX_RESENDS || service.is_direct() {
                     return None;
@@ -227,6 +227,59 @@ async fn open<'a>(
         }
     }
     None
+}
+
+/// What a connection holds before it stands.
+struct Places {
+    permits: ConnectionPermits,
+    breaker: BreakerPermit,
+    load: LoadGuard,
+    service_breaker: BreakerPermit,
+}
+
+/// Connects; who hears how it went are the breakers.
+async fn dial<'a>(
+    worker: &Rc<Worker>,
+    service: &Service,
+    endpoint: &'a Endpoint,
+    address: SocketAddr,
+    places: Places,
+) -> Option<Upstream<'a>> {
+    let Places {
+        permits,
+        mut breaker,
+        load,
+        mut service_breaker,
+    } = places;
+    endpoint.runtime.attempts.fetch_add(1, Relaxed);
+    let secured = worker.shared.secured(&endpoint.config, address);
+    let outbound = &service.config.policy.outbound;
+    match connect::dial_endpoint(worker, address, secured, Alpn::Tcp, outbound).await {
+        Ok(stream) => {
+            // Of a raw connection nothing else is known to be slow.
+            let connected = clock::now();
+            breaker.answered(connected);
+            service_breaker.answered(connected);
+            load.answered(connected);
+            Some(Upstream {
+                stream,
+                endpoint,
+                own_port: None,
+                permits,
+                breaker,
+                load,
+                service_breaker: Some(service_breaker),
+            })
+        }
+        Err(error) => {
+            let name = &service.runtime.name;
+            tracing::debug!(service = %name, %error, "a raw connection did not come about");
+            let end = AttemptEnd::ConnectFailure;
+            fail(service, &endpoint.runtime, end, breaker, &load);
+            record(service, end, service_breaker);
+            None
+        }
+    }
 }
 
 fn fail(
@@ -275,13 +328,12 @@ async fn carry(
         service_breaker,
     } = upstream;
     let _open = OpenConnection::count(&service.runtime);
-    let mut outcome = Some((breaker, load));
+    let mut outcome = Some(breaker);
     let mut service_outcome = service_breaker;
     let idle = service.config.policy.timeouts.idle;
     let answered = || {
         let now = clock::now();
-        if let Some((breaker, load)) = outcome.take() {
-            load.answered(now);
+        if let Some(breaker) = outcome.take() {
             breaker.record(Outcome::Success, None, now, crate::random::next());
         }
         if let Some(breaker) = service_outcome.take() {
@@ -294,7 +346,7 @@ async fn carry(
     let relayed = relaying.await;
     if relayed.end == RelayEnd::UpstreamBroke {
         service.runtime.traffic.tcp_failures.fetch_add(1, Relaxed);
-        if let Some((breaker, load)) = outcome.take() {
+        if let Some(breaker) = outcome.take() {
             fail(
                 service,
                 &endpoint.runtime,
@@ -307,7 +359,8 @@ async fn carry(
             record(service, AttemptEnd::ConnectFailure, breaker);
         }
     }
-    drop(permits);
+    // Open to its end: so balanced by open connections.
+    drop((load, permits));
     let ends = Ends {
         direction: "outbound",
         endpoint: Some(&endpoint.runtime.name),

@@ -322,13 +322,15 @@ impl<'a> Attempting<'a> {
 }
 
 /// A place among those who wait for an endpoint of a service.
-struct Waiting<'a> {
+#[derive(Debug)]
+pub struct Waiting<'a> {
     _pending: Permit,
     runtime: &'a ServiceRuntime,
 }
 
 impl<'a> Waiting<'a> {
-    fn take(runtime: &'a ServiceRuntime) -> Option<Self> {
+    /// A place, where there is one: it counts as a pending request.
+    pub fn take(runtime: &'a ServiceRuntime) -> Option<Self> {
         let pending = runtime.limits.try_acquire(Kind::Pending)?;
         let waiting = &runtime.traffic.waiting;
         if waiting.fetch_add(1, Relaxed) >= MAX_WAITING {

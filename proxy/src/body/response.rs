@@ -31,7 +31,7 @@ enum Kind {
     /// Our own, all at once, with the exchange that it answers.
     Own {
         bytes: Option<Bytes>,
-        _exchange: Option<Box<Exchange>>,
+        exchange: Option<Box<Exchange>>,
     },
     Relayed(Relayed),
 }
@@ -83,7 +83,7 @@ impl ResponseBody {
         Self {
             kind: Kind::Own {
                 bytes: Some(bytes).filter(|bytes| !bytes.is_empty()),
-                _exchange: None,
+                exchange: None,
             },
         }
     }
@@ -108,13 +108,18 @@ impl ResponseBody {
 
     /// Our own answer to `exchange`, which ends with it.
     pub fn answering(mut self, exchange: Box<Exchange>) -> Self {
-        if let Kind::Own {
-            _exchange: held, ..
-        } = &mut self.kind
-        {
+        if let Kind::Own { exchange: held, .. } = &mut self.kind {
             *held = Some(exchange);
         }
         self
+    }
+
+    /// Our own words, and what they answer; or the body as it was, where it is not ours.
+    pub fn into_own(self) -> Result<(Bytes, Option<Box<Exchange>>), Box<Self>> {
+        match self.kind {
+            Kind::Own { bytes, exchange } => Ok((bytes.unwrap_or_default(), exchange)),
+            kind @ Kind::Relayed(_) => Err(Box::new(Self { kind })),
+        }
     }
 }
 

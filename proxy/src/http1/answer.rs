@@ -72,6 +72,9 @@ where
         let polled = self.handling.as_mut().poll(cx);
         let takes = self.pass_interim(cx);
         if let Poll::Ready(answer) = polled {
+            if self.caller.interim.broken.get() {
+                return Poll::Ready(None);
+            }
             return Poll::Ready(self.begin(answer, draining));
         }
         let link = self.link;

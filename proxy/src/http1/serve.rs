@@ -125,6 +125,7 @@ where
         drop(handled);
         let end = match giving {
             Some(mut giving) => poll_fn(|cx| giving.poll(cx, link)).await,
+            None if caller.interim.broken.get() => End::Reset,
             None => End::Abort,
         };
         link.end();

@@ -46,6 +46,11 @@ pub async fn answer<F, B>(
     let Some(response) = response else {
         return;
     };
+    if interim.broken.get() {
+        drop(response);
+        respond.send_reset(Reason::INTERNAL_ERROR);
+        return;
+    }
     let (parts, body) = response.into_parts();
     let mut head = Response::new(());
     *head.status_mut() = parts.status;

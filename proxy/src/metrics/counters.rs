@@ -49,6 +49,10 @@ pub struct Traffic {
     classes: [AtomicU64; 5],
     /// Answered by Remora itself, by reason.
     reasons: [AtomicU64; Reason::ALL.len()],
+    /// Of the reasons such as a fallback stood in for.
+    fallbacks: [AtomicU64; Reason::ALL.len()],
+    /// Trouble on purpose, by its kind.
+    faults: [AtomicU64; FaultKind::ALL.len()],
     /// Attempts that were retries by the policy.
     pub retries: AtomicU64,
     /// Attempts sent again because nothing had reached the application.
@@ -85,6 +89,31 @@ pub struct Traffic {
     pub latency: Latency,
 }
 
+/// What `fault` did to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// It waited.
+    Delay,
+    /// It was answered.
+    Abort,
+    /// Its connection or stream broke.
+    Reset,
+}
+
+impl FaultKind {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Delay, Self::Abort, Self::Reset];
+
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Delay => "delay",
+            Self::Abort => "abort",
+            Self::Reset => "reset",
+        }
+    }
+}
+
 /// A moment's reading of [`Traffic`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrafficTotals {
@@ -101,6 +130,16 @@ pub struct TrafficTotals {
     pub overloaded: u64,
     /// Requests in flight.
     pub in_flight: u64,
+    /// Hedges that were sent.
+    pub hedges: u64,
+    /// Requests that a fallback answered.
+    pub fallbacks: u64,
+    /// Requests that met trouble on purpose: once for each kind.
+    pub faults: u64,
+    /// Retries and hedges that the budget refused.
+    pub budget_exhausted: u64,
+    /// Refused at a limit of the circuit breaker, whether a fallback answered or not.
+    pub at_limits: u64,
 }
 
 impl Traffic {
@@ -113,6 +152,26 @@ impl Traffic {
     /// Counts an answer that Remora gave itself.
     pub fn refused(&self, reason: Reason) {
         self.reasons[reason.index()].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a fallback in the place of a refusal.
+    pub fn fell_back(&self, instead_of: Reason) {
+        self.fallbacks[instead_of.index()].fetch_add(1, Relaxed);
+    }
+
+    /// Fallbacks in the place of this.
+    pub fn fallbacks(&self, instead_of: Reason) -> u64 {
+        self.fallbacks[instead_of.index()].load(Relaxed)
+    }
+
+    /// Counts trouble on purpose.
+    pub fn faulted(&self, kind: FaultKind) {
+        self.faults[kind as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Trouble of this kind.
+    pub fn faults(&self, kind: FaultKind) -> u64 {
+        self.faults[kind as usize].load(Relaxed)
     }
 
     /// Answers of the upstream, by class of status from 1xx.
@@ -142,6 +201,11 @@ impl Traffic {
             rate_limited,
             overloaded: self.reason(Reason::Overloaded) + self.reason(Reason::BreakerOpen),
             in_flight: self.in_flight.load(Relaxed),
+            hedges: self.hedges.load(Relaxed),
+            fallbacks: Reason::ALL.map(|it| self.fallbacks(it)).iter().sum(),
+            faults: FaultKind::ALL.map(|it| self.faults(it)).iter().sum(),
+            budget_exhausted: self.budget_exhausted.load(Relaxed),
+            at_limits: self.reason(Reason::Overloaded) + self.fallbacks(Reason::Overloaded),
         }
     }
 }

@@ -90,6 +90,7 @@ impl Collector for Everything {
         rate_limits(&mut encoder, &subjects)?;
         self.breakers(&mut encoder)?;
         self.sidecar(&mut encoder)?;
+        super::caller::encode(&self.shared, &mut encoder)?;
         super::routes::encode(&self.shared, &mut encoder)?;
         super::authorization::encode(&self.shared, &mut encoder)?;
         super::identity::encode(&self.shared, &mut encoder)

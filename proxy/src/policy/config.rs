@@ -36,7 +36,7 @@ pub struct ServicePolicy {
     /// `loadBalancing`.
     pub load_balancing: LoadBalancing,
     /// `fallback`.
-    pub fallback: Option<Fallback>,
+    pub fallback: Option<Arc<Fallback>>,
     /// `fault`.
     pub fault: Option<Fault>,
     /// `healthCheck`, for endpoints without a sidecar of their own.

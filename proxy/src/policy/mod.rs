@@ -2,6 +2,7 @@
 //!
 //! # Layout, in the order in which a request meets them
 //! - [`config`]: what a policy says.
+//! - [`fault`]: which requests meet trouble on purpose.
 //! - [`authorize`]: who may call.
 //! - [`rate_limit`]: how many requests in a time.
 //! - [`limit`]: how many of anything at the same time.
@@ -16,6 +17,7 @@ pub mod breaker;
 pub mod budget;
 pub mod config;
 pub mod deadline;
+pub mod fault;
 pub mod hedge;
 pub mod limit;
 pub mod rate_limit;

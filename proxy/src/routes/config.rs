@@ -99,7 +99,7 @@ pub struct Rule {
     /// Every request is answered 500, for this reason.
     pub cannot: Option<String>,
     /// Unset: as the Service's policy says.
-    pub fallback: Option<Fallback>,
+    pub fallback: Option<Arc<Fallback>>,
     /// Unset: as the Service's policy says.
     pub fault: Option<Fault>,
 }

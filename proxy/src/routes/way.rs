@@ -33,12 +33,14 @@ use crate::body::request::RequestSource;
 use crate::body::response::ResponseBody;
 use crate::clock;
 use crate::exchange::{BodyFailures, Exchange};
+use crate::fallback::Kept;
 use crate::headers::REASON;
 use crate::http1::parse;
 use crate::pipeline::{self, Refusal};
 use crate::policy::limit::Kind;
 use crate::policy::retry;
 use crate::state::{Destination, Service};
+use crate::trouble;
 use crate::worker::Worker;
 
 /// A request to a port with routes.
@@ -56,6 +58,8 @@ pub struct Arriving {
     pub parts: Parts,
     /// Its body.
     pub body: Incoming,
+    /// The same, once its rule is found.
+    pub source: Option<RequestSource>,
     /// What it holds.
     pub exchange: Box<Exchange>,
 }
@@ -66,6 +70,18 @@ pub async fn outbound(mut arriving: Box<Arriving>) -> Response<ResponseBody> {
         Ok(rule) => rule,
         Err(refusal) => return refusal.end(arriving.exchange),
     };
+    match arriving.keep(&rule) {
+        None => go(arriving, rule).await,
+        // In a box: few policies have any, and all would carry its size.
+        Some(kept) => Box::pin(kept.guard(go(arriving, rule))).await,
+    }
+}
+
+/// By the rule that was found.
+async fn go(mut arriving: Box<Arriving>, rule: Arc<RoutedRule>) -> Response<ResponseBody> {
+    if let Some(answer) = arriving.trouble(&rule).await {
+        return pipeline::answering(answer, arriving.exchange);
+    }
     if let Some(answer) = arriving.limit_rate(&rule) {
         return pipeline::answering(answer, arriving.exchange);
     }
@@ -112,6 +128,39 @@ impl Arriving {
         pipeline::limit_caller(worker, exchange, limiter, &self.parts, self.peer)
     }
 
+    /// Trouble on purpose, of the rule or else of the service.
+    async fn trouble(&mut self, rule: &RoutedRule) -> Option<Response<ResponseBody>> {
+        let policy = &self.service.config.policy;
+        let fault = rule.config.fault.as_ref().or(policy.fault.as_ref())?;
+        let timeouts = rule.config.timeouts.as_ref().unwrap_or(&policy.timeouts);
+        let (timeout, exchange) = (timeouts.request, &mut self.exchange);
+        let troubled = trouble::inflict(exchange, fault, &self.parts, self.peer, timeout);
+        Box::pin(troubled).await
+    }
+
+    /// What the fallback needs, of the rule or else of the service.
+    fn keep(&mut self, rule: &RoutedRule) -> Option<Box<Kept>> {
+        let policy = &self.service.config.policy;
+        let fallback = rule.config.fallback.as_ref().or(policy.fallback.as_ref());
+        let timeouts = rule.config.timeouts.as_ref().unwrap_or(&policy.timeouts);
+        let retries = rule.config.retries.as_ref().or(policy.retries.as_ref());
+        let buffer_bytes = retries.map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
+        let body = std::mem::replace(&mut self.body, Incoming::Empty);
+        let source = RequestSource::new(body, buffer_bytes, self.exchange.started());
+        let request = (&self.parts, &source);
+        let (worker, exchange) = (&self.worker, &mut self.exchange);
+        let kept = Kept::of(
+            fallback,
+            worker,
+            self.peer,
+            request,
+            exchange,
+            timeouts.request,
+        );
+        self.source = Some(source);
+        kept
+    }
+
     /// Its attempts, changed as the filters say.
     fn attempting<'a>(
         self: Box<Self>,
@@ -121,14 +170,11 @@ impl Arriving {
         let Self {
             peer,
             mut parts,
-            body,
+            source,
             exchange,
             ..
         } = *self;
-        let buffer_bytes = way
-            .retries()
-            .map_or(retry::BUFFER_BYTES, |retries| retries.buffer_bytes);
-        let source = RequestSource::new(body, buffer_bytes, exchange.started());
+        let source = source.unwrap_or(RequestSource::Empty);
         if let Some(routed) = &exchange.routed {
             change(worker, routed, &mut parts, &source, peer);
         }

@@ -64,6 +64,7 @@ pub(super) fn log(
         path: None,
         status: None,
         reason,
+        instead_of: None,
         grpc_status: None,
         attempts: 0,
         latency_ms: duration_ms,

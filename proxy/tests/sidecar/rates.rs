@@ -39,7 +39,8 @@ async fn a_share_of_failures_opens_and_the_cause_is_told_in_words() {
     let cause = "5 of 10 calls failed within 10s (50%, threshold 50%)";
     let text = answer.text();
     assert!(text.contains(cause), "{text}");
-    assert_eq!(mesh.sidecar.service_breaker().await["cause"], cause);
+    let breakers = mesh.sidecar.json("/breakers").await;
+    assert_eq!(breakers["changes"][0]["cause"], cause);
     eventually("the control plane is told", async || {
         let reports = mesh.control.reports();
         let mut changes = reports.iter().flat_map(|report| &report.breaker_changes);

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use remora_proto::v1::Protocol;
+use remora_proto::v1::hash_part::Part;
+use remora_proto::v1::load_balancing::Algorithm;
+use remora_proto::v1::{HashPart, LoadBalancing, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -200,4 +202,153 @@ async fn an_application_that_refuses_gives_a_reset() {
         read.unwrap_err().kind(),
         std::io::ErrorKind::ConnectionReset
     );
+}
+
+fn balanced(change: impl FnOnce(&mut LoadBalancing)) -> remora_proto::v1::ServicePolicy {
+    let mut balancing = LoadBalancing::default();
+    change(&mut balancing);
+    remora_proto::v1::ServicePolicy {
+        load_balancing: Some(balancing),
+        ..policy()
+    }
+}
+
+/// Says which one it is.
+async fn numbered(address: SocketAddr) -> JoinHandle<()> {
+    let listener = crate::bind(address).await;
+    let last = match address.ip() {
+        std::net::IpAddr::V4(ip) => ip.octets()[3],
+        std::net::IpAddr::V6(_) => 0,
+    };
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.write_all(&[last]).await;
+                let _ = stream.read(&mut [0; 1]).await;
+            });
+        }
+    })
+}
+
+async fn which(mesh: &Mesh) -> u8 {
+    let mut stream = tunnel(mesh).await;
+    let mut one = [0; 1];
+    soon("its number", stream.read_exact(&mut one))
+        .await
+        .unwrap();
+    one[0]
+}
+
+#[tokio::test]
+async fn raw_connections_are_balanced_as_the_policy_says() {
+    let mesh = Mesh::start().await;
+    let hosts = [10, 11, 12];
+    let addresses = hosts.map(|host| mesh.net.at(host));
+    let mut servers = Vec::new();
+    for address in addresses {
+        servers.push(numbered(address).await);
+    }
+    let in_turn = balanced(|it| it.algorithm = Algorithm::RoundRobin as i32);
+    inventory(&mesh, in_turn, &addresses);
+    let mut counts = [0; 3];
+    for _ in 0..30 {
+        counts[usize::from(which(&mesh).await - 10)] += 1;
+    }
+    assert_eq!(counts, [10; 3]);
+    let by_source = balanced(|it| {
+        it.algorithm = Algorithm::ConsistentHash as i32;
+        it.hash_load_bound_percent = 1000;
+        it.hash_on = vec![HashPart {
+            part: Some(Part::SourceAddress(true)),
+        }];
+    });
+    inventory(&mesh, by_source, &addresses);
+    eventually("one source has one endpoint", async || {
+        let first = which(&mesh).await;
+        let mut same = true;
+        for _ in 0..6 {
+            same &= which(&mesh).await == first;
+        }
+        same
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_one_with_fewer_open_connections_is_taken() {
+    let mesh = Mesh::start().await;
+    let addresses = [mesh.net.at(10), mesh.net.at(11)];
+    let _servers = (numbered(addresses[0]).await, numbered(addresses[1]).await);
+    let policy = balanced(|it| it.algorithm = Algorithm::LeastRequest as i32);
+    inventory(&mesh, policy, &addresses);
+    let mut open = Vec::new();
+    let mut counts = [0; 2];
+    for _ in 0..20 {
+        let mut stream = tunnel(&mesh).await;
+        let mut one = [0; 1];
+        soon("its number", stream.read_exact(&mut one))
+            .await
+            .unwrap();
+        counts[usize::from(one[0] - 10)] += 1;
+        open.push(stream);
+    }
+    assert_eq!(counts, [10, 10]);
+}
+
+#[tokio::test]
+async fn a_raw_connection_without_an_endpoint_waits_for_one() {
+    let mesh = Mesh::start().await;
+    inventory(&mesh, balanced(|it| it.wait_for_endpoints_ms = 10_000), &[]);
+    let _server = numbered(mesh.net.at(10)).await;
+    let (number, ()) = tokio::join!(which(&mesh), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        mesh.endpoint("inventory", 0, mesh.net.at(10), |_| ());
+    });
+    assert_eq!(number, 10);
+}
+
+#[tokio::test]
+async fn per_endpoint_max_connections_sends_raw_connections_elsewhere() {
+    let mesh = Mesh::start().await;
+    let addresses = [mesh.net.at(10), mesh.net.at(11)];
+    let _servers = (numbered(addresses[0]).await, numbered(addresses[1]).await);
+    let policy = crate::mesh::breaker(|breaker| {
+        breaker.per_endpoint.as_mut().unwrap().max_connections = Some(1);
+    });
+    inventory(&mesh, policy, &addresses);
+    let mut numbers = Vec::new();
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut stream = tunnel(&mesh).await;
+        let mut one = [0; 1];
+        soon("its number", stream.read_exact(&mut one))
+            .await
+            .unwrap();
+        numbers.push(one[0]);
+        open.push(stream);
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, [10, 11]);
+    let mut third = tunnel(&mesh).await;
+    assert!(soon("the refusal", third.read(&mut [0; 1])).await.is_err());
+}
+
+#[tokio::test]
+async fn the_breaker_of_a_service_opens_by_connections_that_fail() {
+    let mesh = Mesh::start().await;
+    let policy = trip(|trip| {
+        trip.scope = remora_proto::v1::trip::Scope::Service as i32;
+        trip.consecutive_failures = 2;
+    });
+    inventory(&mesh, policy, &[mesh.net.at(10)]);
+    eventually("it is open", async || {
+        let mut stream = tunnel(&mesh).await;
+        let _ = soon("the end", stream.read(&mut [0; 1])).await;
+        let breakers = mesh.sidecar.json("/breakers").await;
+        breakers["services"][0]["state"] == "open"
+    })
+    .await;
+    let _server = numbered(mesh.net.at(10)).await;
+    let mut stream = tunnel(&mesh).await;
+    assert!(soon("the refusal", stream.read(&mut [0; 1])).await.is_err());
 }

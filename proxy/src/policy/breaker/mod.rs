@@ -6,7 +6,7 @@
 //! - [`rates`]: the shares of late that failed or were slow, pure but for its atomics.
 //! - [`floor`]: how many endpoints may be out at once, pure.
 //! - [`shared`]: the thin shell by which all workers share one breaker;
-//!   [`published`]: what of it is read without its lock.
+//!   [`permit`]: what an attempt holds of it; [`published`]: what of it is read without its lock.
 //! - [`set`]: the breakers of one service.
 //! - [`journal`]: what changed lately.
 //!
@@ -18,6 +18,7 @@
 mod floor;
 mod journal;
 mod machine;
+mod permit;
 mod published;
 #[cfg(test)]
 mod rate_tests;
@@ -30,6 +31,7 @@ mod words;
 
 pub use journal::{Change, JOURNAL_CAPACITY, Journal, Transitions};
 pub use machine::PROBE_DEADLINE_AT_LEAST;
+pub use permit::BreakerPermit;
 pub use set::{BreakerSet, DEPARTED_CAPACITY};
-pub use shared::{BreakerPermit, Description, SharedBreaker};
+pub use shared::{Description, SharedBreaker};
 pub use words::{Outcome, State};

@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 
 use super::floor::Floor;
 use super::journal::{Counts, Entry, Journal};
-use super::machine::{Breaker, Ending, Failure, Gate, Ticket};
+use super::machine::{Breaker, Ending, Gate, Ticket};
+use super::permit::{BreakerPermit, Recorded};
 use super::published::{GateKind, Published};
 use super::rates::{Breach, Rates};
 use super::words::{Cause, Outcome, State};
@@ -157,13 +158,7 @@ impl SharedBreaker {
             GateKind::Shut if self.availability(now) == Availability::No => return None,
             GateKind::Shut | GateKind::ProbeFree => self.admit_slowly(now)?,
         };
-        Some(BreakerPermit {
-            breaker: Arc::clone(self),
-            ticket,
-            began: now,
-            answered: None,
-            is_settled: false,
-        })
+        Some(BreakerPermit::new(Arc::clone(self), ticket, now))
     }
 
     /// How it stands at `now`.
@@ -193,7 +188,7 @@ impl SharedBreaker {
         ticket
     }
 
-    fn record(&self, ticket: Ticket, recorded: Recorded) -> Option<State> {
+    pub(super) fn record(&self, ticket: Ticket, recorded: Recorded) -> Option<State> {
         let breach = self.count(ticket, &recorded);
         let published = Published::unpack(self.published.load(Ordering::Acquire));
         let is_success = recorded.outcome == Outcome::Success;
@@ -261,7 +256,7 @@ impl SharedBreaker {
             && self.common.floor.lock().take()
     }
 
-    fn give_back(&self, ticket: Ticket) {
+    pub(super) fn give_back(&self, ticket: Ticket) {
         let mut inner = self.inner.lock();
         inner.breaker.give_back(ticket);
         if let Some(trip) = self.trip() {
@@ -422,83 +417,6 @@ impl SharedBreaker {
                 let cause = inner.breaker.reset(now);
                 self.settle(&mut inner, before, cause, &Trip::default(), now);
             }
-        }
-    }
-}
-
-/// An admitted attempt. It remembers the epoch in which it began, so an answer
-/// from before a trip changes nothing. Dropped without an outcome it is neutral.
-#[must_use = "a permit that is dropped says nothing of the endpoint"]
-#[derive(Debug)]
-pub struct BreakerPermit {
-    breaker: Arc<SharedBreaker>,
-    ticket: Ticket,
-    began: Timestamp,
-    answered: Option<Timestamp>,
-    is_settled: bool,
-}
-
-/// How an attempt ended, all that is told of it.
-struct Recorded {
-    outcome: Outcome,
-    /// From the request's headers to the response's, or to its end without any.
-    took: Duration,
-    retry_after: Option<Duration>,
-    now: Timestamp,
-    random: u64,
-}
-
-impl Recorded {
-    fn failure(&self, end: Ending) -> Failure {
-        Failure {
-            end,
-            retry_after: self.retry_after,
-            now: self.now,
-            random: self.random,
-        }
-    }
-}
-
-impl BreakerPermit {
-    /// The response's headers came: how slow the attempt was is known by that.
-    pub fn answered(&mut self, now: Timestamp) {
-        self.answered.get_or_insert(now);
-    }
-
-    /// Whether this attempt probes a half-open breaker.
-    pub fn is_probe(&self) -> bool {
-        self.ticket.is_probe()
-    }
-
-    /// Tells how the attempt ended. `retry_after` is the response's; `random`
-    /// spreads the opening. Returns the state that the breaker entered by it.
-    pub fn record(
-        mut self,
-        outcome: Outcome,
-        retry_after: Option<Duration>,
-        now: Timestamp,
-        random: u64,
-    ) -> Option<State> {
-        self.is_settled = true;
-        let recorded = Recorded {
-            outcome,
-            took: self.answered.unwrap_or(now).since(self.began),
-            retry_after,
-            now,
-            random,
-        };
-        self.breaker.record(self.ticket, recorded)
-    }
-
-    /// The caller cancelled the attempt, or Remora refused it: neither success
-    /// nor failure, and a probe's place is free again.
-    pub fn neutral(self) {}
-}
-
-impl Drop for BreakerPermit {
-    fn drop(&mut self) {
-        if !self.is_settled && self.ticket.is_probe() {
-            self.breaker.give_back(self.ticket);
         }
     }
 }

@@ -30,7 +30,7 @@ pub struct Caller<'a> {
 }
 
 /// Whether everything that `conditions` names holds.
-pub(super) fn matches(conditions: &Match, facts: &impl Facts) -> bool {
+pub fn matches(conditions: &Match, facts: &impl Facts) -> bool {
     let Match {
         methods,
         path,

@@ -31,7 +31,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-pub use facts::{Caller, Facts};
+pub use facts::{Caller, Facts, matches};
 
 use self::bucket::Halt;
 use self::facts::Keys;

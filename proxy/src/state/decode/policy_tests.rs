@@ -187,7 +187,7 @@ fn balancing_and_trouble_say_what_was_sent() {
         [Reason::BreakerOpen, Reason::Timeout],
         "a word that is none of the six is passed over"
     );
-    let FallbackAction::Response(response) = fallback.action else {
+    let FallbackAction::Response(response) = &fallback.action else {
         panic!("another action");
     };
     assert_eq!(

@@ -1,5 +1,6 @@
 //! `fallback` and `fault`, checked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
@@ -20,7 +21,7 @@ use crate::policy::config::trouble::{
 };
 
 /// The field `fallback`. One without an action that is known here is none.
-pub fn fallback(part: Option<&v1::Fallback>, problems: &mut Problems) -> Option<Fallback> {
+pub fn fallback(part: Option<&v1::Fallback>, problems: &mut Problems) -> Option<Arc<Fallback>> {
     let part = part?;
     problems.within("fallback", |problems| {
         let when = problems.list("when", &part.when, MAX_LIST).iter();
@@ -34,7 +35,7 @@ pub fn fallback(part: Option<&v1::Fallback>, problems: &mut Problems) -> Option<
                 problems.within("backend", |problems| backend(part, problems)),
             ),
         };
-        Some(Fallback { when, action })
+        Some(Arc::new(Fallback { when, action }))
     })
 }
 

@@ -162,7 +162,13 @@ fn usage_since(
     for total in totals {
         let before = previous.remove(&total.service);
         let since = difference(&total, before.as_ref());
-        let used = since.requests + since.failures + since.retries + since.rate_limited > 0;
+        let used = since.requests
+            + since.failures
+            + since.retries
+            + since.rate_limited
+            + since.hedges
+            + since.faults
+            > 0;
         if !used || usage.len() < MAX_USAGE {
             told.insert(total.service.clone(), total);
         } else if let Some(before) = before {
@@ -187,6 +193,13 @@ fn difference(total: &ServiceUsage, before: Option<&ServiceUsage>) -> ServiceUsa
         failures: since(total.failures, before.map(|before| before.failures)),
         retries: since(total.retries, before.map(|before| before.retries)),
         rate_limited: since(total.rate_limited, before.map(|before| before.rate_limited)),
-        ..Default::default()
+        hedges: since(total.hedges, before.map(|before| before.hedges)),
+        fallbacks: since(total.fallbacks, before.map(|before| before.fallbacks)),
+        faults: since(total.faults, before.map(|before| before.faults)),
+        budget_exhausted: since(
+            total.budget_exhausted,
+            before.map(|before| before.budget_exhausted),
+        ),
+        overloaded: since(total.overloaded, before.map(|before| before.overloaded)),
     }
 }
