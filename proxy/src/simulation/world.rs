@@ -56,6 +56,7 @@ pub fn play(seed: u64) -> Result<Outcome, String> {
     runtime.block_on(async {
         clock::begin_anew();
         crate::random::begin_anew(seed);
+        crate::runtime::begin_anew();
         let mut world = World::new(seed);
         world.play().await;
     });
