@@ -27,7 +27,6 @@ const NAMES: [&str; SERVICES] = ["catalog", "cart", "pay"];
 pub struct Pod {
     pub ready: bool,
     pub serving: bool,
-    pub is_mesh: bool,
 }
 
 /// What is true, and who is told.
@@ -120,12 +119,6 @@ impl Control {
             pod_uid: format!("uid-{service}-{pod}"),
             ready: told.ready,
             serving: told.serving,
-            sidecar: told.is_mesh,
-            mesh_protocols: told
-                .is_mesh
-                .then(|| "remora-h2".to_owned())
-                .into_iter()
-                .collect(),
             ..testing::endpoint(NAMES[service], &format!("{}-{pod}", NAMES[service]), 1)
         };
         self.version += 1;

@@ -48,10 +48,7 @@ impl Mood {
 #[derive(Debug)]
 pub struct Listening {
     pub address: SocketAddr,
-    pub service: usize,
     pub mood: std::cell::Cell<Mood>,
-    /// It is another sidecar, which takes HTTP/2.
-    pub is_mesh: bool,
     /// Rises when the process is killed: connections of before are broken.
     pub life: std::cell::Cell<u64>,
     pub killed: tokio::sync::Notify,

@@ -152,7 +152,6 @@ fn retries(random: &mut Rng) -> v1::Retries {
             max: random.u32(1..4),
         }),
         buffer_bytes: *random.choice(&[0, 512, 65_536]).unwrap_or(&512),
-        ..v1::Retries::default()
     }
 }
 
@@ -183,7 +182,7 @@ pub fn routes(random: &mut Rng) -> Vec<Vec<(usize, u32)>> {
         .iter()
         .map(|_| {
             let some = (0..SERVICES).filter(|_| random.bool());
-            some.map(|service| service).collect::<Vec<_>>()
+            some.collect::<Vec<_>>()
         })
         .map(|some| some.into_iter().map(|it| (it, 1)).collect())
         .collect();

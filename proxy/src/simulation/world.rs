@@ -236,12 +236,9 @@ impl World {
         let pod = self.next_pod[service];
         self.next_pod[service] += 1;
         let address = control::address(service, pod);
-        let is_mesh = false;
         let listening = Rc::new(Listening {
             address,
-            service,
             mood: Cell::new(Mood::Well),
-            is_mesh,
             life: Cell::new(0),
             killed: tokio::sync::Notify::new(),
         });
@@ -252,7 +249,6 @@ impl World {
         let told = Pod {
             ready: true,
             serving: true,
-            is_mesh,
         };
         self.control.put_pod(service, pod, Some(told));
     }

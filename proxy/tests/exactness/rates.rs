@@ -52,6 +52,7 @@ fn limit(name: &str, requests: u32, burst: u32, key: Vec<KeyPart>) -> RateLimit 
         key,
         shadow: false,
         max_keys: 100,
+        mesh: false,
     }
 }
 
