@@ -113,6 +113,23 @@ impl Caller {
     }
 }
 
+/// Whether the sidecar has what the service's name says.
+fn is_in_force(stage: &Stage, name: &str) -> bool {
+    let snapshot = stage.mesh.load();
+    let service = snapshot.service(&format!("bench/{name}"));
+    service.is_some_and(|service| {
+        let policy = &service.config.policy;
+        let has = [
+            ("retries", policy.retries.is_some()),
+            ("limits", policy.circuit_breaker.is_some()),
+            ("timeouts", policy.timeouts.request.is_some()),
+            ("rate-limit", !policy.rate_limits.is_empty()),
+        ];
+        has.iter()
+            .all(|(what, has)| *has == (*what == name || name == ALL))
+    })
+}
+
 /// CPU time of this thread, system calls included.
 fn thread_microseconds() -> f64 {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
@@ -150,6 +167,12 @@ fn main() {
         // Warm.
         caller.batch(&stage);
         (caller.spent, caller.allocations) = (Vec::new(), 0);
+    }
+    for (name, _) in POLICIES.iter().filter(|(name, _)| *name != "same") {
+        assert!(
+            is_in_force(&stage, name),
+            "the policy of {name} is not in force"
+        );
     }
     let mut differences = vec![Vec::new(); callers.len()];
     for _ in 0..BATCHES {

@@ -36,6 +36,8 @@ const POD: &str = "127.88.1.1";
 pub struct Stage {
     /// The worker's, and the caller's.
     pub runtime: LocalRuntime,
+    /// What the sidecar knows.
+    pub mesh: Arc<remora_proxy::state::Mesh>,
     outbound: SocketAddr,
     _folder: tempfile::TempDir,
     _stop: watch::Sender<bool>,
@@ -51,6 +53,7 @@ impl Stage {
         let shared = start_streams(&config(outbound, &control_plane));
         let (stop, stopping) = watch::channel(false);
         let (drain, draining) = watch::channel(false);
+        let mesh = Arc::clone(&shared.mesh);
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
@@ -64,6 +67,7 @@ impl Stage {
         });
         Self {
             runtime,
+            mesh,
             outbound,
             _folder: folder,
             _stop: stop,
