@@ -8,37 +8,14 @@
 
 #![allow(clippy::expect_used)] // a benchmark that cannot be set up must say so and end
 
-use std::collections::HashMap;
-use std::fmt::Display;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::sync::Arc;
+mod stage;
 
 use divan::{AllocProfiler, Bencher};
-use remora_benches::process::{free_port, loopback};
-use remora_benches::systems::fill;
-use remora_proto::v1::ServiceUsage;
-use remora_proxy::access_log::AccessLogger;
-use remora_proxy::config::Config;
-use remora_proxy::inbound::Inbound;
-use remora_proxy::socket;
-use remora_proxy::stream::{
-    ControlPlane, Identity, NumberedChange, Options, ReportSource, Streams,
-};
-use remora_proxy::worker::{self, ConnectionCounters, Listeners, Shared};
+use stage::{BODY_BYTES, Stage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::sync::{oneshot, watch};
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
-
-const OBJECTS: &str = include_str!("../peers/remora.yaml");
-const BODY_BYTES: usize = 1024;
-/// The address of the caller's pod.
-const POD: &str = "127.88.1.1";
 
 fn main() {
     divan::main();
@@ -62,7 +39,7 @@ fn request_with_body(bencher: Bencher, service: &str) {
 }
 
 fn through_worker(bencher: Bencher, request: &[u8]) {
-    let stage = Stage::new();
+    let stage = Stage::new("");
     let answer_bytes = stage.first_answer(request);
     let mut client = stage.connect();
     let mut answer = vec![0; answer_bytes];
@@ -76,219 +53,4 @@ fn through_worker(bencher: Bencher, request: &[u8]) {
         answer.starts_with(b"HTTP/1.1 200"),
         "the last answer was no 200"
     );
-}
-
-/// A worker on this thread, all else on others.
-struct Stage {
-    runtime: LocalRuntime,
-    outbound: SocketAddr,
-    _folder: tempfile::TempDir,
-    _stop: watch::Sender<bool>,
-    _drain: watch::Sender<bool>,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let outbound = loopback(free_port().expect("a free port"));
-        let folder = tempfile::tempdir().expect("a folder");
-        let control_plane = start_control_plane(folder.path(), start_upstream());
-        let shared = start_streams(&config(outbound, &control_plane));
-        let (stop, stopping) = watch::channel(false);
-        let (drain, draining) = watch::channel(false);
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build_local(LocalOptions::default())
-            .expect("a runtime");
-        runtime.block_on(async {
-            let listeners = Listeners {
-                outbound: socket::listen(outbound).expect("a listener"),
-                inbound: Vec::new(),
-            };
-            tokio::task::spawn_local(worker::run(shared, listeners, draining, stopping));
-        });
-        Self {
-            runtime,
-            outbound,
-            _folder: folder,
-            _stop: stop,
-            _drain: drain,
-        }
-    }
-
-    fn connect(&self) -> TcpStream {
-        self.runtime.block_on(async {
-            let stream = TcpStream::connect(self.outbound)
-                .await
-                .expect("a connection");
-            stream.set_nodelay(true).expect("a socket");
-            stream
-        })
-    }
-
-    /// How long the answer is; after it the connection upstream is there.
-    fn first_answer(&self, request: &[u8]) -> usize {
-        let mut client = self.connect();
-        let mut answer = Vec::new();
-        self.runtime.block_on(async {
-            client.write_all(request).await.expect("a worker");
-            loop {
-                let read = client.read_buf(&mut answer).await.expect("an answer");
-                assert!(read > 0, "cut short: {}", String::from_utf8_lossy(&answer));
-                let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
-                if let Some(head) = head
-                    && answer.len() >= head + 4 + BODY_BYTES
-                {
-                    return answer.len();
-                }
-            }
-        })
-    }
-}
-
-fn config(outbound: SocketAddr, control_plane: &str) -> Config {
-    let outbound = outbound.to_string();
-    let variables: HashMap<String, String> = [
-        ("REMORA_NAMESPACE", "bench"),
-        ("REMORA_POD", "caller"),
-        ("REMORA_POD_UID", "caller-uid"),
-        ("REMORA_POD_IPS", POD),
-        ("REMORA_CONTROL_PLANE", control_plane),
-        ("REMORA_MODE", "explicit"),
-        ("REMORA_APP_ADDRESS", "127.0.0.1"),
-        ("REMORA_OUTBOUND_LISTEN", outbound.as_str()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .collect();
-    Config::from_variables(&variables).expect("a good configuration")
-}
-
-struct NothingToReport;
-
-impl ReportSource for NothingToReport {
-    fn breaker_changes_since(&self, _: u64) -> Vec<NumberedChange> {
-        Vec::new()
-    }
-
-    fn usage(&self) -> Vec<ServiceUsage> {
-        Vec::new()
-    }
-}
-
-/// What the workers share, once the control plane has made it ready.
-fn start_streams(config: &Config) -> Arc<Shared> {
-    let config = config.clone();
-    let (ready, is_ready) = oneshot::channel();
-    on_a_thread(async move {
-        let options = Options {
-            identity: Identity {
-                namespace: config.namespace.clone(),
-                pod: config.pod.clone(),
-                pod_uid: config.pod_uid.clone(),
-                service_account: String::new(),
-                version: "bench".to_owned(),
-                trust_domain: None,
-            },
-            control_plane: ControlPlane::parse(&config.control_plane, None, None)
-                .expect("an address"),
-        };
-        let (mesh, streams) = Streams::new(options);
-        let shared = Arc::new(Shared {
-            access_log: AccessLogger::open(&config.access_log).expect("no access log"),
-            journal: Arc::clone(mesh.journal()),
-            mesh: Arc::clone(&mesh),
-            inbound: Inbound::default(),
-            connections: ConnectionCounters::default(),
-            tls: remora_proxy::tls::Context::default(),
-            identity: remora_proxy::identity::Status::default(),
-            connection_wanted: tokio::sync::Notify::new(),
-            config,
-        });
-        let _running = streams.spawn(Arc::new(NothingToReport));
-        let mut when_ready = mesh.ready();
-        let _ = when_ready.wait_for(|ready| *ready).await;
-        let _ = ready.send(shared);
-        std::future::pending::<()>().await;
-    });
-    is_ready.blocking_recv().expect("a control plane")
-}
-
-/// Serves the bench's objects until the process ends; gives its address.
-fn start_control_plane(folder: &Path, upstream: u16) -> String {
-    // Services of other scenarios, which nobody calls here.
-    let (http2, bulk, bulk_http) = (9, 10, 11);
-    let values: [(&str, &dyn Display); 9] = [
-        ("POD", &POD),
-        ("STAGE", &"uid"),
-        ("CALLEE", &"127.88.1.2"),
-        ("FAR_CALLER", &"127.88.1.3"),
-        ("FAR_CALLEE", &"127.88.1.4"),
-        ("UPSTREAM_BULK_HTTP", &bulk_http),
-        ("UPSTREAM", &upstream),
-        ("UPSTREAM_HTTP2", &http2),
-        ("UPSTREAM_BULK", &bulk),
-    ];
-    let objects = fill(OBJECTS, &values).expect("a value for each word");
-    std::fs::write(folder.join("bench.yaml"), objects).expect("a file");
-    let address = loopback(free_port().expect("a free port"));
-    let options = remora_control_plane::Options {
-        sources: vec![remora_control_plane::Source::Files(folder.to_owned())],
-        listen: address,
-        admin: loopback(free_port().expect("a free port")),
-        identity: Default::default(),
-    };
-    on_a_thread(async move {
-        if let Err(error) = remora_control_plane::run(options).await {
-            eprintln!("the control plane ended: {error:#}");
-        }
-    });
-    format!("http://{address}")
-}
-
-fn on_a_thread(work: impl Future<Output = ()> + Send + 'static) {
-    std::thread::spawn(move || {
-        let runtime = Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(work);
-    });
-}
-
-/// Answers each request with the same body; gives its port.
-fn start_upstream() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let port = listener.local_addr().expect("an address").port();
-    let body = "x".repeat(BODY_BYTES);
-    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY_BYTES}\r\n\r\n{body}");
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let answer = answer.clone();
-            std::thread::spawn(move || answer_all(stream, answer.as_bytes()));
-        }
-    });
-    port
-}
-
-fn answer_all(mut stream: std::net::TcpStream, answer: &[u8]) {
-    let mut buffer = vec![0; 16 * 1024];
-    let mut filled = 0;
-    loop {
-        match stream.read(&mut buffer[filled..]) {
-            Ok(read) if read > 0 => filled += read,
-            _ => return,
-        }
-        let seen = &buffer[..filled];
-        let Some(head) = seen.windows(4).position(|four| four == b"\r\n\r\n") else {
-            continue;
-        };
-        let body = if seen.starts_with(b"PUT") {
-            BODY_BYTES
-        } else {
-            0
-        };
-        if filled >= head + 4 + body {
-            filled = 0;
-            if stream.write_all(answer).is_err() {
-                return;
-            }
-        }
-    }
 }

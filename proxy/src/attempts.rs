@@ -263,7 +263,7 @@ impl<'a> Attempting<'a> {
             Ok(endpoint) => endpoint,
             Err((reason, detail)) => return Attempted::Refused(reason, detail),
         };
-        self.tried.add(endpoint);
+        self.note_tried(endpoint);
         self.attempt_began = now;
         self.exchange.attempts += 1;
         if let Some(answer) = self.ask_own_pod(endpoint) {

@@ -62,11 +62,32 @@ fn origin() -> &'static Origin {
 
 const ORIGIN_OFFSET_NANOS: u64 = 1_000_000_000;
 
+#[cfg(test)]
+thread_local! {
+    /// A simulation has an origin of its own, so that a seed plays the same again.
+    static ORIGIN_OF_THREAD: std::cell::Cell<Option<tokio::time::Instant>> =
+        const { std::cell::Cell::new(None) };
+}
+
+/// This thread's time begins now.
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // as below
+pub fn begin_anew() {
+    ORIGIN_OF_THREAD.set(Some(tokio::time::Instant::now()));
+}
+
+fn monotonic_origin() -> tokio::time::Instant {
+    #[cfg(test)]
+    if let Some(own) = ORIGIN_OF_THREAD.get() {
+        return own;
+    }
+    origin().monotonic
+}
+
 /// The present moment. Follows tokio's clock, so it stands still where a test pauses it.
 #[allow(clippy::disallowed_methods)] // the one place where the clocks are read
 pub fn now() -> Timestamp {
-    let origin = origin();
-    let span = tokio::time::Instant::now().saturating_duration_since(origin.monotonic);
+    let span = tokio::time::Instant::now().saturating_duration_since(monotonic_origin());
     Timestamp(ORIGIN_OFFSET_NANOS + span.as_nanos() as u64)
 }
 
@@ -74,7 +95,7 @@ pub fn now() -> Timestamp {
 pub fn instant(at: Timestamp) -> tokio::time::Instant {
     let span = Duration::from_nanos(at.0.saturating_sub(ORIGIN_OFFSET_NANOS));
     // Beyond what the clock can carry a timer would never fire anyway: a year stands for ever.
-    let origin = origin().monotonic;
+    let origin = monotonic_origin();
     origin
         .checked_add(span)
         .unwrap_or(origin + Duration::from_secs(31_536_000))

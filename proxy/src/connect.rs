@@ -240,6 +240,8 @@ async fn wait(
         // What the other workers keep idle would keep this request waiting for ever.
         worker.shared.connection_wanted.notify_waiters();
         tokio::select! {
+            // In an order that chance has no part in, so that it can be played again.
+            biased;
             () = waiter.returned() => {}
             () = target.service.connection_freed.notified() => {}
             () = tokio::time::sleep_until(deadline) => return Err(overloaded("maxConnections")),
@@ -308,7 +310,8 @@ async fn open_shared(
 ) -> Result<Rc<Shared>, ConnectError> {
     let stream = dial_target(worker, target).await?;
     // Many share it, and all of them would go on to a node that is gone.
-    crate::socket::end_unacknowledged(stream.socket(), http2::settings::SOCKET_STALL)
+    stream
+        .end_unacknowledged(http2::settings::SOCKET_STALL)
         .map_err(|source| refused(target, source))?;
     let opened = if target.wire == Wire::MeshHttp2 {
         http2::connection::Connection::open_mesh(stream).await
@@ -354,6 +357,12 @@ pub async fn dial_endpoint(
     alpn: Alpn,
     outbound: &Outbound,
 ) -> Result<Stream, ConnectError> {
+    #[cfg(test)]
+    if let Some(network) = crate::simulation::network::present() {
+        let dialing = network.dial(address, outbound.connect_timeout).await;
+        let refused = |source| ConnectError::Refused { address, source };
+        return dialing.map(Stream::Simulated).map_err(refused);
+    }
     let Some(secured) = secured else {
         return dial(worker, address, outbound).await.map(Stream::Plain);
     };

@@ -5,11 +5,14 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
+#[cfg(test)]
+use crate::simulation::pipe::Pipe;
 use crate::socket;
 use crate::tls::TlsStream;
 
@@ -20,6 +23,9 @@ pub enum Stream {
     Plain(TcpStream),
     /// Under TLS.
     Tls(Box<TlsStream>),
+    /// Without a kernel.
+    #[cfg(test)]
+    Simulated(Pipe),
 }
 
 impl From<TcpStream> for Stream {
@@ -40,7 +46,21 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => stream.socket(),
+            #[cfg(test)]
+            Self::Simulated(_) => unreachable!("it has none"),
         }
+    }
+
+    /// See [`socket::end_unacknowledged`].
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn end_unacknowledged(&self, limit: Duration) -> io::Result<()> {
+        #[cfg(test)]
+        if let Self::Simulated(_) = self {
+            return Ok(());
+        }
+        socket::end_unacknowledged(self.socket(), limit)
     }
 
     /// Completes when a read may find something.
@@ -50,6 +70,8 @@ impl Stream {
     pub async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tls(stream) if stream.has_unread() => Ok(()),
+            #[cfg(test)]
+            Self::Simulated(pipe) => pipe.read_readiness().await.map(|_| ()),
             _ => self.socket().readable().await,
         }
     }
@@ -59,11 +81,19 @@ impl Stream {
     /// # Errors
     /// The socket's.
     pub async fn writable(&self) -> io::Result<()> {
+        #[cfg(test)]
+        if let Self::Simulated(pipe) = self {
+            return std::future::poll_fn(|cx| pipe.poll_write_ready(cx)).await;
+        }
         self.socket().ready(Interest::WRITABLE).await.map(|_| ())
     }
 
     /// What the reactor knows of the socket's reading side, without a wait.
     pub async fn read_readiness(&self) -> io::Result<Ready> {
+        #[cfg(test)]
+        if let Self::Simulated(pipe) = self {
+            return pipe.read_readiness().await;
+        }
         self.socket().ready(Interest::READABLE).await
     }
 
@@ -71,6 +101,8 @@ impl Stream {
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tls(stream) if stream.has_unread() => Poll::Ready(Ok(())),
+            #[cfg(test)]
+            Self::Simulated(pipe) => pipe.poll_read_ready(cx),
             _ => self.socket().poll_read_ready(cx),
         }
     }
@@ -83,6 +115,8 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.try_read(target),
             Self::Tls(stream) => stream.try_read(target),
+            #[cfg(test)]
+            Self::Simulated(pipe) => pipe.try_read(target),
         }
     }
 
@@ -97,6 +131,14 @@ impl Stream {
                 let before = target.len();
                 target.resize(target.capacity(), 0);
                 let read = stream.try_read(&mut target[before..]);
+                target.truncate(before + read.as_ref().map_or(0, |read| *read));
+                read
+            }
+            #[cfg(test)]
+            Self::Simulated(pipe) => {
+                let before = target.len();
+                target.resize(target.capacity(), 0);
+                let read = pipe.try_read(&mut target[before..]);
                 target.truncate(before + read.as_ref().map_or(0, |read| *read));
                 read
             }
@@ -119,6 +161,8 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.try_write(bytes),
             Self::Tls(stream) => stream.try_write(&[IoSlice::new(bytes)]),
+            #[cfg(test)]
+            Self::Simulated(pipe) => pipe.try_write(bytes),
         }
     }
 
@@ -146,6 +190,11 @@ impl Stream {
                 target.truncate(before + read);
                 polled.map_ok(|()| read)
             }
+            #[cfg(test)]
+            Self::Simulated(pipe) => {
+                let mut target = target.limit(limit);
+                std::pin::pin!(tokio::io::AsyncReadExt::read_buf(pipe, &mut target)).poll(cx)
+            }
         }
     }
 
@@ -156,6 +205,11 @@ impl Stream {
             && !stream.say_close()
         {
             return false;
+        }
+        #[cfg(test)]
+        if let Self::Simulated(pipe) = self {
+            pipe.finish();
+            return true;
         }
         // A peer that is gone already cannot be told.
         let _ = socket2::SockRef::from(self.socket()).shutdown(Shutdown::Write);
@@ -168,6 +222,10 @@ impl Stream {
             // As below.
             let _ = std::future::poll_fn(|cx| stream.poll_say_close(cx)).await;
         }
+        #[cfg(test)]
+        if let Self::Simulated(pipe) = self {
+            return pipe.finish();
+        }
         // A peer that is gone already cannot be told that no more will come.
         let _ = socket2::SockRef::from(self.socket()).shutdown(Shutdown::Write);
     }
@@ -178,6 +236,10 @@ impl Stream {
         if let Self::Tls(stream) = self {
             stream.say_close();
         }
+        #[cfg(test)]
+        if let Self::Simulated(pipe) = self {
+            return pipe.close();
+        }
         // One that is closed already needs no closing.
         let _ = socket2::SockRef::from(self.socket()).shutdown(Shutdown::Both);
     }
@@ -186,6 +248,10 @@ impl Stream {
     pub fn reset_on_close(&self) {
         if let Self::Tls(stream) = self {
             stream.break_off();
+        }
+        #[cfg(test)]
+        if let Self::Simulated(pipe) = self {
+            return pipe.reset_on_close();
         }
         socket::reset_on_close(self.socket());
     }
@@ -200,6 +266,8 @@ impl AsyncRead for Stream {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, target),
             Self::Tls(stream) => stream.poll_read_now(cx, target),
+            #[cfg(test)]
+            Self::Simulated(pipe) => Pin::new(pipe).poll_read(cx, target),
         }
     }
 }
@@ -213,6 +281,8 @@ impl AsyncWrite for Stream {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
             Self::Tls(stream) => stream.poll_write_now(cx, &[IoSlice::new(bytes)]),
+            #[cfg(test)]
+            Self::Simulated(pipe) => Pin::new(pipe).poll_write(cx, bytes),
         }
     }
 
@@ -224,6 +294,12 @@ impl AsyncWrite for Stream {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
             Self::Tls(stream) => stream.poll_write_now(cx, slices),
+            #[cfg(test)]
+            Self::Simulated(pipe) => {
+                // As much as one write takes: the caller asks again for the rest.
+                let first = slices.iter().find(|slice| !slice.is_empty());
+                Pin::new(pipe).poll_write(cx, first.map_or(&[], |slice| slice))
+            }
         }
     }
 
@@ -239,6 +315,8 @@ impl AsyncWrite for Stream {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            #[cfg(test)]
+            Self::Simulated(pipe) => Pin::new(pipe).poll_shutdown(cx),
         }
     }
 }

@@ -75,6 +75,8 @@ pub mod routes;
 pub mod runtime;
 pub mod select;
 pub mod shared;
+#[cfg(test)]
+mod simulation;
 pub mod sniff;
 pub mod socket;
 pub mod state;

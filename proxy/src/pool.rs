@@ -6,7 +6,7 @@
 //! [`Lease`], which carries its permits.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -133,7 +133,8 @@ pub struct Idle {
 /// The connections of one worker.
 #[derive(Debug, Default)]
 pub struct Pool {
-    slots: RefCell<HashMap<Place, Vec<Idle>>>,
+    /// In an order, so that what is closed for others is no matter of chance.
+    slots: RefCell<BTreeMap<Place, Vec<Idle>>>,
     shared: SharedConnections,
     /// Requests of this worker that wait for a connection, by service.
     waiting: RefCell<HashMap<u64, Rc<Waiting>>>,

@@ -13,6 +13,12 @@ pub fn next() -> u64 {
     GENERATOR.with_borrow_mut(|generator| generator.u64(..))
 }
 
+/// This thread's generator begins anew, so that a simulation can be played again.
+#[cfg(test)]
+pub fn begin_anew(seed: u64) {
+    GENERATOR.with_borrow_mut(|generator| generator.seed(seed));
+}
+
 /// Maps `random` evenly onto `0.0 ..= 1.0`.
 pub fn unit(random: u64) -> f64 {
     (random >> 11) as f64 / ((1_u64 << 53) - 1) as f64

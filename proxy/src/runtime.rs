@@ -25,8 +25,25 @@ use crate::state::{EndpointConfig, Health};
 /// no queue is without a bound.
 pub const PENDING_REQUESTS: u32 = 1024;
 
+#[cfg(test)]
+thread_local! {
+    /// A simulation has ids of its own, so that a seed plays the same again.
+    static NEXT_OF_THREAD: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
+}
+
+/// This thread's ids begin anew.
+#[cfg(test)]
+pub fn begin_anew() {
+    NEXT_OF_THREAD.set(Some(1));
+}
+
 /// Tells services and endpoints apart in the workers' pools.
 fn next_id() -> u64 {
+    #[cfg(test)]
+    if let Some(id) = NEXT_OF_THREAD.get() {
+        NEXT_OF_THREAD.set(Some(id + 1));
+        return id;
+    }
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Relaxed)
 }

@@ -6,7 +6,7 @@
 //! last one has ended, because it holds its permits until then.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use tokio::sync::Notify;
@@ -135,7 +135,7 @@ impl Drop for Opener {
 /// The shared connections of one worker.
 #[derive(Debug, Default)]
 pub struct SharedConnections {
-    places: RefCell<HashMap<Place, Vec<Rc<Shared>>>>,
+    places: RefCell<BTreeMap<Place, Vec<Rc<Shared>>>>,
     openings: Rc<RefCell<HashMap<Place, Rc<Pending>>>>,
 }
 

@@ -8,7 +8,7 @@ use crate::state::MeshProtocols;
 use crate::tls::Alpn;
 
 /// How a request travels to an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Wire {
     /// HTTP/1, as to any server.
     Http1,

@@ -223,7 +223,7 @@ async fn serve(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, directi
 }
 
 /// Gives connections up that requests at other workers wait for.
-async fn lend(worker: Rc<Worker>) {
+pub(crate) async fn lend(worker: Rc<Worker>) {
     let mut wanted = std::pin::pin!(worker.shared.connection_wanted.notified());
     loop {
         // Listening before looking, so that no call is missed in between.

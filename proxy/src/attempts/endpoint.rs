@@ -24,6 +24,11 @@ pub(super) type Refused = (Reason, String);
 impl<'a> Attempting<'a> {
     /// The endpoint for the next attempt, where one comes in time.
     pub(super) async fn find_endpoint(&mut self, now: Timestamp) -> Result<&'a Endpoint, Refused> {
+        if self.exchange.attempts > 0 {
+            // The first follows on the request's head; until a later one endpoints
+            // may have come and gone.
+            self.renew();
+        }
         let refused = match self.take_endpoint(now) {
             Ok(endpoint) => return Ok(endpoint),
             Err(refused) => refused,
@@ -62,7 +67,7 @@ impl<'a> Attempting<'a> {
             let changed = runtime.endpoints_changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            self.renew();
+            self.renew_where_found();
             let now = clock::now();
             match self.take_endpoint(now) {
                 Ok(endpoint) => {
@@ -74,6 +79,8 @@ impl<'a> Attempting<'a> {
                 Err(_) => break,
             }
             tokio::select! {
+                // In an order that chance has no part in, so that it can be played again.
+                biased;
                 () = changed => {}
                 () = tokio::time::sleep_until(clock::instant(ends)) => {}
             }
@@ -89,18 +96,29 @@ impl<'a> Attempting<'a> {
         Err((refused.0, detail))
     }
 
-    /// Goes by the service as it is now, where an endpoint may be had of it.
-    fn renew(&mut self) {
+    /// Goes by the service as it is now: its endpoints and their policy.
+    pub(super) fn renew(&mut self) {
         let snapshot = self.worker.shared.mesh.load();
         let Some(service) = snapshot.service(&self.way.target.name) else {
             return;
         };
-        let is_same = std::ptr::eq(Arc::as_ptr(service), self.way.target);
-        if is_same || select::pick(service, &self.asking(clock::now()), 0).is_err() {
+        if std::ptr::eq(Arc::as_ptr(service), self.way.target) {
             return;
         }
         let (target, later) = self.way.later.keep(Arc::clone(service));
         (self.way.target, self.way.later) = (target, later);
+    }
+
+    /// The same, where an endpoint may be had by it: who waits looks often.
+    fn renew_where_found(&mut self) {
+        let is_worth = {
+            let snapshot = self.worker.shared.mesh.load();
+            let service = snapshot.service(&self.way.target.name);
+            service.is_some_and(|it| select::pick(it, &self.asking(clock::now()), 0).is_ok())
+        };
+        if is_worth {
+            self.renew();
+        }
     }
 
     pub(super) fn asking(&self, now: Timestamp) -> Asking<'_> {
@@ -246,6 +264,18 @@ impl<'a> Attempting<'a> {
         select::pinned(target, &self.asking(now), policy.strict, |endpoint| {
             choice.has_session_with(policy, &endpoint.runtime, context)
         })
+    }
+
+    /// The request is about to be sent there, whose places it has.
+    pub(super) fn note_tried(&mut self, endpoint: &Endpoint) {
+        #[cfg(test)]
+        crate::simulation::book::picked(
+            &self.worker.shared.mesh,
+            endpoint,
+            self.parts.headers.get("x-id"),
+            clock::now(),
+        );
+        self.tried.add(endpoint);
     }
 
     pub(super) fn take_places(

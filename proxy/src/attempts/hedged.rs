@@ -143,6 +143,8 @@ impl<'a> Attempting<'a> {
 
     /// One more attempt elsewhere, where there is an endpoint and budget for it.
     fn hedge(&mut self) -> Option<Racer<'a>> {
+        // Since the first endpoints may have come and gone.
+        self.renew();
         let traffic = &self.way.service.runtime.traffic;
         if !self.source.has_ended() || !self.source.replayable() {
             return None;
@@ -175,7 +177,7 @@ impl<'a> Attempting<'a> {
             traffic.hedges_without_budget.fetch_add(1, Relaxed);
             return None;
         }
-        self.tried.add(endpoint);
+        self.note_tried(endpoint);
         self.hedged += 1;
         self.exchange.attempts += 1;
         self.exchange.live = Some(live);

@@ -102,8 +102,8 @@ impl Connection {
     /// As for [`Connection::open`].
     pub async fn open_mesh(stream: Stream) -> Result<Self, io::Error> {
         let preface = match stream {
-            Stream::Plain(_) => MESH_PREFACE,
             Stream::Tls(_) => &[],
+            _ => MESH_PREFACE,
         };
         Self::begin(stream, preface).await
     }

@@ -90,6 +90,7 @@ mod long_streams;
 mod mesh_limits;
 mod message;
 mod metrics;
+mod posts;
 mod rate_limits;
 mod rates;
 mod retries;

@@ -2,7 +2,7 @@
 //! virtual clock, against an upstream that does everything it should not.
 //!
 //! A few hundred seeds are played in seconds. A seed that fails is named, and
-//! played again alone with `REMORA_SEED=n cargo test -p remora-proxy --test simulation`.
+//! played again alone with `SIM_SEED=n cargo test -p remora-proxy --test simulation`.
 //!
 //! # Layout
 //! - [`world`]: the clock and the events.
@@ -29,7 +29,7 @@ const SEEDS: u64 = 400;
 
 #[test]
 fn every_seed_keeps_every_promise() {
-    let chosen = std::env::var("REMORA_SEED")
+    let chosen = std::env::var("SIM_SEED")
         .ok()
         .and_then(|seed| seed.parse::<u64>().ok());
     let mut total = Summary::default();

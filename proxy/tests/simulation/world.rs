@@ -46,7 +46,7 @@ struct Seed(u64);
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("play it again alone with REMORA_SEED={}", self.0);
+            eprintln!("play it again alone with SIM_SEED={}", self.0);
         }
     }
 }
