@@ -8,6 +8,7 @@
 
 #![allow(clippy::expect_used)] // a benchmark that cannot be set up must say so and end
 
+#[allow(dead_code, reason = "what another benchmark of it asks for")]
 mod stage;
 
 use divan::{AllocProfiler, Bencher};

@@ -161,6 +161,8 @@ fn start_streams(config: &Config) -> Arc<Shared> {
             inbound: Inbound::default(),
             connections: ConnectionCounters::default(),
             tls: remora_proxy::tls::Context::default(),
+            health: remora_proxy::health::Board::default(),
+            loops: remora_proxy::metrics::process::Loops::default(),
             identity: remora_proxy::identity::Status::default(),
             connection_wanted: tokio::sync::Notify::new(),
             config,

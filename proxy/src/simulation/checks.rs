@@ -14,6 +14,7 @@ use super::network::Mood;
 use super::settings::{self, BUDGET_WINDOW_MS};
 use super::world::World;
 use crate::clock::{self, Timestamp};
+use crate::metrics::counters::RetryOutcome;
 use crate::policy::breaker::State;
 use crate::policy::limit::{Kind, Limits};
 use crate::state::Service;
@@ -318,13 +319,14 @@ impl World {
                 ("retries", &traffic.retries),
                 ("resends", &traffic.resends),
                 ("hedges", &traffic.hedges),
-                ("budget exhausted", &traffic.budget_exhausted),
                 ("waited for endpoints", &traffic.found_after_wait),
             ];
             for (what, count) in happened {
                 let count = count.load(Relaxed);
                 book::with(|book| *book.counts.entry(what).or_default() += count);
             }
+            let exhausted = traffic.retry_outcomes.total(RetryOutcome::BudgetExhausted);
+            book::with(|book| *book.counts.entry("budget exhausted").or_default() += exhausted);
         }
         book::with(|book| {
             let open = book.requests.values().filter(|it| it.is_open).count();

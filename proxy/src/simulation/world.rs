@@ -318,6 +318,8 @@ fn workers(control: &Control) -> Vec<Rc<Worker>> {
         inbound: Inbound::default(),
         connections: ConnectionCounters::default(),
         tls: crate::tls::Context::default(),
+        health: crate::health::Board::default(),
+        loops: crate::metrics::process::Loops::default(),
         identity: crate::identity::Status::default(),
         connection_wanted: tokio::sync::Notify::new(),
         config,

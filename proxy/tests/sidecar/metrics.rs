@@ -111,7 +111,7 @@ async fn everything() -> (Mesh, Vec<App>) {
         App::ok(mesh.net.at(11)).await,
     ];
     outbound(&mesh, &apps);
-    mesh.workload(|workload| inbound(workload));
+    mesh.workload(inbound);
     eventually("the rules of the pod are in force", async || {
         call(&mesh, "/denied", "").await == 403
     })
