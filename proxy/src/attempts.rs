@@ -118,7 +118,7 @@ impl<'a> Attempting<'a> {
         source: RequestSource,
         mut exchange: Box<Exchange>,
     ) -> Box<Self> {
-        let attempt_began = exchange.started();
+        let attempt_began = exchange.went_on();
         let mut deadlines = Deadlines::new(way.timeouts(), exchange.started());
         let asked = exchange.is_grpc.then(|| grpc::timeout(&parts.headers));
         if let Some(timeout) = asked.flatten() {
@@ -263,6 +263,9 @@ impl<'a> Attempting<'a> {
             Ok(endpoint) => endpoint,
             Err((reason, detail)) => return Attempted::Refused(reason, detail),
         };
+        // It may have waited for one.
+        let now = self.wait_until.map_or(now, |_| clock::now());
+        self.exchange.goes_on(now);
         self.note_tried(endpoint);
         self.attempt_began = now;
         self.exchange.attempts += 1;

@@ -152,6 +152,8 @@ pub struct Exchange {
     peer: SocketAddr,
     started: Timestamp,
     answered: Option<Timestamp>,
+    /// Its start, or the end of what has held it up since.
+    went_on: Timestamp,
     /// Kept only where there is an access log.
     head: Option<(Method, Uri)>,
     /// The same: who the caller has shown to be.
@@ -202,6 +204,7 @@ impl Exchange {
             peer,
             started,
             answered: None,
+            went_on: started,
             head: None,
             identity: None,
             status: None,

@@ -359,8 +359,7 @@ pub fn admit(
     let caller = &rate_limit::Caller { address, identity };
     let facts = pipeline::Facts { parts, caller };
     let priority = admission::priority::of(&port.admissions, &facts, identity);
-    let started = exchange.started();
-    if let Some(permit) = port.gate.try_admit(priority, started) {
+    if let Some(permit) = port.gate.try_admit(priority, exchange.went_on()) {
         exchange.admission = Some(permit);
         return None;
     }

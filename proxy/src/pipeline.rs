@@ -258,7 +258,7 @@ pub fn limit_caller(
 /// The place of a request among its service's, and the service's breaker; counts
 /// it in the budget.
 pub fn enter(exchange: &mut Exchange, runtime: &ServiceRuntime) -> Result<(), Refusal> {
-    let started = exchange.started();
+    let now = exchange.went_on();
     match runtime.limits.try_acquire(Kind::Requests) {
         Some(permit) => exchange.permit = Some(permit),
         None => {
@@ -268,11 +268,11 @@ pub fn enter(exchange: &mut Exchange, runtime: &ServiceRuntime) -> Result<(), Re
             });
         }
     }
-    match runtime.service_breaker().try_admit(started) {
+    match runtime.service_breaker().try_admit(now) {
         Some(permit) => exchange.service_breaker = Some(permit),
-        None => return Err(breaker_open(runtime, started)),
+        None => return Err(breaker_open(runtime, now)),
     }
-    runtime.budget.request(started);
+    runtime.budget.request(now);
     Ok(())
 }
 
@@ -299,7 +299,7 @@ pub fn limit_rate(
         return None;
     }
     let Decision::Refused(refusal) =
-        limiter.check_those(&Facts { parts, caller }, exchange.started(), applies)
+        limiter.check_those(&Facts { parts, caller }, exchange.went_on(), applies)
     else {
         return None;
     };

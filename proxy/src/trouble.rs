@@ -42,7 +42,9 @@ pub async fn inflict(
     let drawn = fault::draw(fault, &facts, lots);
     if let Some(delay) = drawn.delay {
         exchange.traffic().faulted(FaultKind::Delay);
-        if !wait(exchange, parts, delay, timeout).await {
+        let in_time = wait(exchange, parts, delay, timeout).await;
+        exchange.goes_on(clock::now());
+        if !in_time {
             let detail = "timeouts.request passed in a delay of fault.delay".to_owned();
             let answer = crate::answer::refuse(Reason::Timeout, detail, exchange.is_grpc);
             exchange.refused(Reason::Timeout, &answer, clock::now());

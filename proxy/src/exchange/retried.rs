@@ -7,6 +7,18 @@ use crate::metrics::counters::RetryOutcome;
 
 impl Exchange {
     /// It is sent once more: as a retry by the policy, or `free` where nothing had
+    /// When it went on: with its head, or when what held it up had ended (a fault's
+    /// delay, a wait for an endpoint, an attempt before this one). What is decided by
+    /// rates is decided for this moment, and how long an endpoint takes is told from it.
+    pub fn went_on(&self) -> Timestamp {
+        self.went_on
+    }
+
+    /// What held it up has ended.
+    pub fn goes_on(&mut self, now: Timestamp) {
+        self.went_on = now;
+    }
+
     /// reached the application.
     pub fn again(&mut self, free: bool) {
         if free {

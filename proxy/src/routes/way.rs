@@ -347,9 +347,9 @@ fn enter(
     exchange: &mut Exchange,
 ) -> Result<(), Refusal> {
     pipeline::enter(exchange, &service.runtime)?;
-    let started = exchange.started();
+    let now = exchange.went_on();
     if rule.config.retries.is_some() {
-        rule.runtime.budget.request(started);
+        rule.runtime.budget.request(now);
     }
     let full = |whose: &str| Refusal {
         reason: Reason::Overloaded,
@@ -363,8 +363,8 @@ fn enter(
         let runtime = &backend.runtime;
         let permit = runtime.limits.try_acquire(Kind::Requests);
         of_backend = Some(permit.ok_or_else(|| full(&runtime.name))?);
-        let admitted = runtime.service_breaker().try_admit(started);
-        breaker = Some(admitted.ok_or_else(|| pipeline::breaker_open(runtime, started))?);
+        let admitted = runtime.service_breaker().try_admit(now);
+        breaker = Some(admitted.ok_or_else(|| pipeline::breaker_open(runtime, now))?);
     }
     if let Some(routed) = &mut exchange.routed {
         routed.permits = [Some(of_rule), of_backend];

@@ -375,3 +375,47 @@ async fn a_named_pod_with_an_open_breaker_is_refused_and_its_retries_go_nowhere_
     assert_eq!((answer.status, answer.reason()), (503, "breaker_open"));
     assert_eq!(pinned(&mesh, "catalog-1").await.status, 200);
 }
+
+#[tokio::test]
+async fn a_wait_for_an_endpoint_is_no_time_of_the_attempt() {
+    let mesh = Mesh::start().await;
+    let mut policy = crate::mesh::trip(|trip| trip.consecutive_failures = 1);
+    policy.load_balancing = Some(LoadBalancing {
+        wait_for_endpoints_ms: 10_000,
+        ..LoadBalancing::default()
+    });
+    policy.timeouts = Some(v1::Timeouts {
+        per_try_ms: Some(200),
+        ..v1::Timeouts::default()
+    });
+    mesh.service("catalog", policy);
+    let app = App::ok(mesh.net.at(10)).await;
+    let (answer, ()) = tokio::join!(mesh.get("/"), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        mesh.endpoint("catalog", 0, app.address(), |_| ());
+    });
+    assert_eq!((answer.status, answer.reason()), (200, ""));
+    let breaker = mesh.sidecar.breaker("catalog-0").await;
+    assert_eq!(breaker["state"], "closed");
+}
+
+#[tokio::test]
+async fn a_pod_called_by_its_address_is_kept_whatever_the_request_names_or_holds() {
+    let mesh = Mesh::start().await;
+    let app = App::ok(mesh.net.at(10)).await;
+    let mut policy = session(true);
+    policy.load_balancing.as_mut().unwrap().pinning = true;
+    mesh.pod("db-0", &[app.address().ip()], policy);
+    let host = app.address().to_string();
+    let mut client = mesh.client().await;
+    let of_another = format!("cookie: s={}\r\n", "0".repeat(42));
+    for fields in [
+        "",
+        "x-remora-endpoint: db-0\r\n",
+        "x-remora-endpoint: db-1\r\n",
+        &of_another,
+    ] {
+        let answer = client.request("GET", &host, "/", fields, "").await;
+        assert_eq!((answer.status, answer.reason()), (200, ""), "{fields}");
+    }
+}

@@ -125,3 +125,62 @@ async fn a_call_of_grpc_gets_a_status_of_grpc() {
     let answer = mesh.get("/").await;
     assert_eq!((answer.status, answer.reason()), (429, "fault"));
 }
+
+#[tokio::test]
+async fn a_delay_is_no_time_of_any_attempt_and_nobodys_failure() {
+    let mesh = Mesh::start().await;
+    let app = App::ok(mesh.net.at(10)).await;
+    let mut policy = trip(|trip| {
+        trip.consecutive_failures = 1;
+        trip.slow_call_rate = Some(v1::SlowCallRate {
+            duration_ms: 200,
+            threshold_percent: 1,
+            window_ms: 10_000,
+            min_requests: 1,
+        });
+    });
+    policy.fault = Some(delaying(400));
+    policy.timeouts = Some(v1::Timeouts {
+        per_try_ms: Some(200),
+        ..v1::Timeouts::default()
+    });
+    mesh.catalog(policy, &[app.address()]);
+    for _ in 0..2 {
+        let answer = mesh.get("/").await;
+        assert_eq!((answer.status, answer.reason()), (200, ""));
+    }
+    let breaker = mesh.sidecar.breaker("catalog-0").await;
+    assert_eq!(breaker["state"], "closed");
+}
+
+#[tokio::test]
+async fn a_delayed_request_finds_the_limits_as_they_are_when_it_goes_on() {
+    let mesh = Mesh::start().await;
+    let app = App::ok(mesh.net.at(10)).await;
+    let mut fault = delaying(1_500);
+    fault.r#match = Some(v1::Match {
+        methods: vec!["POST".into()],
+        ..v1::Match::default()
+    });
+    let mut policy = faulty(fault);
+    policy.rate_limits = vec![v1::RateLimit {
+        name: "all".into(),
+        policy: "shop/catalog".into(),
+        requests: 4,
+        per_ms: 1_000,
+        burst: 1,
+        max_keys: 1,
+        ..v1::RateLimit::default()
+    }];
+    mesh.catalog(policy, &[app.address()]);
+    let (delayed, between) = tokio::join!(mesh.post("/", "x"), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        mesh.get("/").await
+    });
+    assert_eq!(between.status, 200);
+    assert_eq!(
+        (delayed.status, delayed.reason()),
+        (200, ""),
+        "a second later"
+    );
+}
