@@ -236,13 +236,7 @@ impl<'a> Attempting<'a> {
 
     /// As the rules of retrying see it.
     fn request(&self, policy: Option<&Retries>) -> retry::Request<'_> {
-        let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
-        retry::Request {
-            method: self.parts.method.as_str(),
-            grpc_method: self.exchange.is_grpc.then(|| self.parts.uri.path()),
-            has_idempotency_header: header
-                .is_some_and(|name| self.parts.headers.contains_key(name)),
-        }
+        retry::Request::of(&self.parts, self.exchange.is_grpc, policy)
     }
 
     async fn attempt(&mut self) -> Attempted {

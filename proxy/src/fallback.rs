@@ -1,5 +1,8 @@
 //! `fallback`: what is answered in the place of a refusal of Remora's own.
 //!
+//! Another Service is not asked for what the first may have done (`timeout` and
+//! `retries_exhausted` after an attempt), unless it does no harm twice.
+//!
 //! ```text
 //!   refusal, its word in `when`? ─► response ──────────────────────────► marked
 //!                │ no                   backendRef ─► one attempt there ─► marked
@@ -15,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HeaderValue;
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use crate::answer::Reason;
 use crate::attempts::{Attempting, Later, Way};
@@ -26,14 +29,27 @@ use crate::exchange::Exchange;
 use crate::grpc;
 use crate::headers::REASON;
 use crate::pipeline;
+use crate::policy::config::Retries;
 use crate::policy::config::trouble::{Fallback, FallbackAction, FallbackBackend, FallbackResponse};
 use crate::policy::limit::Kind;
+use crate::policy::retry;
 use crate::state::Destination;
 use crate::worker::Worker;
 
 /// So long another Service may take to its response's headers where the request's
 /// own time is over.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// What of a policy a fallback goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy<'a> {
+    /// `fallback`.
+    pub fallback: Option<&'a Arc<Fallback>>,
+    /// `retries`, which says what does no harm when it is sent twice.
+    pub retries: Option<&'a Retries>,
+    /// `timeouts.request`.
+    pub timeout: Option<Duration>,
+}
 
 /// What is kept of a request for its fallback.
 #[derive(Debug)]
@@ -43,30 +59,41 @@ pub struct Kept {
     peer: SocketAddr,
     /// Where another Service may be asked.
     request: Option<(Parts, RequestSource)>,
+    /// It does no harm when two get it.
+    is_safe: bool,
     ends: Option<Timestamp>,
 }
 
 impl Kept {
-    /// Of a request under this policy; nothing where there is no fallback. `timeout`
-    /// is `timeouts.request`.
+    /// Of a request under this policy; nothing where there is no fallback.
     pub fn of(
-        fallback: Option<&Arc<Fallback>>,
+        policy: &Policy<'_>,
         worker: &Rc<Worker>,
         peer: SocketAddr,
         (parts, source): (&Parts, &RequestSource),
         exchange: &mut Exchange,
-        timeout: Option<Duration>,
     ) -> Option<Box<Self>> {
-        let fallback = fallback?;
+        let fallback = policy.fallback?;
+        if let FallbackAction::Response(response) = &fallback.action
+            && parts.method == Method::CONNECT
+            && response.status.is_success()
+        {
+            // It would say that there is a tunnel.
+            return None;
+        }
         exchange.falls_back_on(&fallback.when);
         let asks = matches!(&fallback.action, FallbackAction::Backend(it) if it.cannot.is_none());
         let of_call = exchange.is_grpc.then(|| grpc::timeout(&parts.headers));
-        let ends = [timeout, of_call.flatten()].into_iter().flatten().min();
+        let ends = [policy.timeout, of_call.flatten()];
+        let ends = ends.into_iter().flatten().min();
+        let is_grpc = exchange.is_grpc;
         Some(Box::new(Self {
             fallback: Arc::clone(fallback),
             worker: Rc::clone(worker),
             peer,
             request: asks.then(|| (parts.clone(), source.clone())),
+            is_safe: asks
+                && retry::Request::of(parts, is_grpc, policy.retries).may_repeat(policy.retries),
             ends: ends.map(|span| exchange.started().after(span)),
         }))
     }
@@ -129,7 +156,10 @@ impl Kept {
         let Some((parts, source)) = self.request.take() else {
             return Err(exchange);
         };
-        if !source.replayable() {
+        // Behind another Service may be the same application, or one that charges the
+        // same card: what may have been done is asked of nobody else.
+        let may_be_done = matches!(reason, Reason::Timeout | Reason::RetriesExhausted);
+        if !source.replayable() || (may_be_done && exchange.attempts > 0 && !self.is_safe) {
             return Err(exchange);
         }
         let at_least = clock::now().after(GRACE);

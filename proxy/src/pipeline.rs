@@ -26,7 +26,7 @@ use crate::body::response::ResponseBody;
 use crate::caller::Caller;
 use crate::clock::{self, Timestamp};
 use crate::exchange::{Exchange, Side};
-use crate::fallback::Kept;
+use crate::fallback::{self, Kept};
 use crate::headers;
 use crate::policy::config::RateLimit;
 use crate::policy::limit::Kind;
@@ -139,17 +139,14 @@ struct Going {
 /// The same under a policy with a fault or a fallback.
 async fn troubled(mut going: Box<Going>) -> Response<ResponseBody> {
     let policy = &going.service.config.policy;
-    let (fallback, timeout) = (policy.fallback.as_ref(), policy.timeouts.request);
+    let of_policy = fallback::Policy {
+        fallback: policy.fallback.as_ref(),
+        retries: policy.retries.as_ref(),
+        timeout: policy.timeouts.request,
+    };
     let (worker, peer) = (&going.worker, going.peer);
     let request = (&going.parts, &going.source);
-    let kept = Kept::of(
-        fallback,
-        worker,
-        peer,
-        request,
-        &mut going.exchange,
-        timeout,
-    );
+    let kept = Kept::of(&of_policy, worker, peer, request, &mut going.exchange);
     match kept {
         None => go(going).await,
         Some(kept) => Box::pin(kept.guard(go(going))).await,

@@ -18,6 +18,8 @@
 
 use std::time::Duration;
 
+use http::request::Parts;
+
 use super::config::{AttemptEnd, Retries};
 use crate::random;
 
@@ -35,7 +37,22 @@ pub struct Request<'a> {
     pub has_idempotency_header: bool,
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// Of this head, under this policy.
+    pub fn of(parts: &'a Parts, is_grpc: bool, policy: Option<&Retries>) -> Self {
+        let header = policy.and_then(|retries| retries.idempotency_header.as_deref());
+        Self {
+            method: parts.method.as_str(),
+            grpc_method: is_grpc.then(|| parts.uri.path()),
+            has_idempotency_header: header.is_some_and(|name| parts.headers.contains_key(name)),
+        }
+    }
+
+    /// [`Self::is_safe`]; without a policy by its method alone.
+    pub fn may_repeat(&self, policy: Option<&Retries>) -> bool {
+        policy.map_or(is_idempotent(self.method), |policy| self.is_safe(policy))
+    }
+
     /// Whether it does no harm when the application gets it twice.
     pub fn is_safe(&self, policy: &Retries) -> bool {
         is_idempotent(self.method)

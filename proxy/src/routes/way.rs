@@ -33,7 +33,7 @@ use crate::body::request::RequestSource;
 use crate::body::response::ResponseBody;
 use crate::clock;
 use crate::exchange::{BodyFailures, Exchange};
-use crate::fallback::Kept;
+use crate::fallback::{self, Kept};
 use crate::headers::REASON;
 use crate::http1::parse;
 use crate::pipeline::{self, Refusal};
@@ -149,14 +149,12 @@ impl Arriving {
         let source = RequestSource::new(body, buffer_bytes, self.exchange.started());
         let request = (&self.parts, &source);
         let (worker, exchange) = (&self.worker, &mut self.exchange);
-        let kept = Kept::of(
+        let of_policy = fallback::Policy {
             fallback,
-            worker,
-            self.peer,
-            request,
-            exchange,
-            timeouts.request,
-        );
+            retries,
+            timeout: timeouts.request,
+        };
+        let kept = Kept::of(&of_policy, worker, self.peer, request, exchange);
         self.source = Some(source);
         kept
     }

@@ -6,6 +6,7 @@ use prost::bytes::Bytes;
 use remora_proto::v1::fallback::Action;
 use remora_proto::v1::{self, Fallback, FallbackBackend, FallbackResponse, FieldValue};
 
+use crate::eventually;
 use crate::mesh::{Mesh, limits, policy};
 use crate::sidecar::Options;
 use crate::upstream::{App, Reply, status};
@@ -67,6 +68,9 @@ async fn a_refusal_is_answered_by_the_policy_and_told_as_such() {
         .sidecar
         .counter("remora_fallbacks_total", "no_endpoints");
     assert_eq!(counted.await, 1);
+    let labels = "class=\"2xx\",reason=\"fallback\"";
+    let counted = mesh.sidecar.counter("remora_requests_total", labels);
+    assert_eq!(counted.await, 1, "as what it is");
     crate::eventually("the log says both", async || {
         let log = mesh.sidecar.access_log();
         let is_it = |line: &serde_json::Value| {
@@ -172,19 +176,69 @@ async fn another_service_is_asked_once_with_the_requests_own_body() {
         falling_back(policy(), &ALL, asking("standby")),
         &[dead.address()],
     );
-    let answer = mesh.post("/charge", "the body").await;
+    let answer = put(&mesh, "").await;
     assert_eq!((answer.status, answer.reason()), (203, "fallback"));
     assert_eq!(standby.requests()[0].body, b"the body");
     assert_eq!((dead.count(), standby.count()), (1, 1));
     // What it answers is answered, and it is not asked again.
     drop(standby);
-    let refused = mesh.post("/charge", "the body").await;
+    let refused = put(&mesh, "").await;
     assert_eq!(
         (refused.status, refused.reason()),
         (502, "retries_exhausted")
     );
-    let stats = mesh.sidecar.service_breaker().await;
-    assert_eq!(stats["requests_in_flight"], 0);
+    eventually("nothing is in flight", async || {
+        mesh.sidecar.service_breaker().await["requests_in_flight"] == 0
+    })
+    .await;
+}
+
+async fn put(mesh: &Mesh, headers: &str) -> crate::client::Answer {
+    let mut client = mesh.client().await;
+    let (host, body) = ("catalog:8080", "the body");
+    client.request("PUT", host, "/", headers, body).await
+}
+
+/// Behind another Service may be the same application, or another that charges the
+/// same card.
+#[tokio::test]
+async fn what_may_have_been_done_is_asked_of_no_other_service_unless_it_is_safe() {
+    let mesh = Mesh::start().await;
+    let app = App::start(mesh.net.at(10), |request| match request.path.as_str() {
+        "/late" => Reply::Never,
+        _ => Reply::Reset,
+    })
+    .await;
+    let standby = App::ok(mesh.net.at(20)).await;
+    mesh.endpoint("standby", 0, standby.address(), |_| ());
+    mesh.service("standby", policy());
+    let mut careful = crate::mesh::retrying(0, |retries| {
+        retries.idempotency_header = "idempotency-key".into();
+    });
+    careful.timeouts = Some(v1::Timeouts {
+        request_ms: Some(300),
+        ..v1::Timeouts::default()
+    });
+    mesh.catalog(
+        falling_back(careful, &ALL, asking("standby")),
+        &[app.address()],
+    );
+    let reset = mesh.post("/charge", "x").await;
+    assert_eq!((reset.status, reset.reason()), (502, "retries_exhausted"));
+    let late = mesh.post("/late", "x").await;
+    assert_eq!((late.status, late.reason()), (504, "timeout"));
+    assert_eq!((app.count(), standby.count()), (2, 0));
+
+    let (host, key) = ("catalog:8080", "idempotency-key: 7\r\n");
+    let mut client = mesh.client().await;
+    let safe = client.request("POST", host, "/charge", key, "x").await;
+    assert_eq!((safe.status, safe.reason()), (200, "fallback"));
+    mesh.remove_endpoint("catalog", 0);
+    crate::eventually("what reached nobody is asked there", async || {
+        let answer = mesh.post("/charge", "x").await;
+        (answer.status, answer.reason()) == (200, "fallback")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -227,4 +281,62 @@ async fn a_call_of_grpc_gets_its_status_in_trailers_alone() {
     assert_eq!((answer.status, answer.header("grpc-status")), (200, "5"));
     assert_eq!(answer.header("grpc-message"), "try later");
     assert_eq!((answer.reason(), answer.text().as_str()), ("fallback", ""));
+}
+
+#[tokio::test]
+async fn the_service_that_a_fallback_asks_is_known_before_it_is_needed() {
+    let mut mesh = Mesh::start().await;
+    let app = App::start(mesh.net.at(10), |request| match request.path.as_str() {
+        "/reset" => Reply::Reset,
+        _ => status(200),
+    })
+    .await;
+    let standby = App::start(mesh.net.at(20), |_| status(203)).await;
+    mesh.endpoint("standby", 0, standby.address(), |_| ());
+    mesh.service("standby", policy());
+    mesh.catalog(
+        falling_back(policy(), &ALL, asking("standby")),
+        &[app.address()],
+    );
+    assert_eq!(mesh.get("/").await.status, 200);
+    let endpoint =
+        remora_proto::well_known::endpoint_name("shop", "standby", 8080, "uid-standby-0");
+    crate::eventually("its endpoints have come", async || {
+        mesh.control.times_sent(&endpoint) > 0 && mesh.control.is_settled()
+    })
+    .await;
+    mesh.control.go_away();
+    let answer = mesh.get("/reset").await;
+    assert_eq!((answer.status, answer.reason()), (203, "fallback"));
+}
+
+#[tokio::test]
+async fn no_answer_of_a_policy_is_taken_for_a_tunnel() {
+    let mesh = Mesh::start().await;
+    mesh.service("catalog", falling_back(policy(), &ALL, answering()));
+    let mut client = mesh.client().await;
+    let (host, answer) = ("catalog:8080", client.get("catalog:8080", "/").await);
+    assert_eq!((answer.status, answer.reason()), (200, "fallback"));
+    let head = format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    client.write(head).await;
+    let answer = client.answer_to("CONNECT").await;
+    assert_eq!((answer.status, answer.reason()), (503, "no_endpoints"));
+}
+
+#[tokio::test]
+async fn the_breaker_of_the_service_that_is_asked_learns_how_it_went() {
+    let mesh = Mesh::start().await;
+    let standby = App::start(mesh.net.at(20), |_| status(500)).await;
+    mesh.endpoint("standby", 0, standby.address(), |_| ());
+    let tripping = crate::mesh::trip(|trip| {
+        trip.scope = v1::trip::Scope::Service as i32;
+        trip.consecutive_failures = 1;
+    });
+    mesh.service("standby", tripping);
+    mesh.service("catalog", falling_back(policy(), &ALL, asking("standby")));
+    let answer = mesh.get("/").await;
+    assert_eq!((answer.status, answer.reason()), (500, "fallback"));
+    let answer = mesh.get("/").await;
+    assert_eq!((answer.status, answer.reason()), (503, "no_endpoints"));
+    assert_eq!(standby.count(), 1);
 }

@@ -26,8 +26,9 @@ pub struct Fallback {
     /// Example: {status: 200, body: "[]"}.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<Response>,
-    /// A port of another Service, which gets the request once. One of response and backendRef is
-    /// given; it takes the place of what another level has.
+    /// A port of another Service, which gets the request once; not one that may have been worked on
+    /// already (timeout, retries_exhausted), unless it is one that retries may send twice. One of
+    /// response and backendRef is given; it takes the place of what another level has.
     ///
     /// Example: {name: catalog-static, port: 80}.
     #[serde(skip_serializing_if = "Option::is_none")]
