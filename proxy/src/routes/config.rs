@@ -105,11 +105,14 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Services that it leads to, its mirrors' too; those that cannot be taken not.
+    /// Services that it leads to, its mirrors' and its fallback's too; those that
+    /// cannot be taken not.
     pub fn services(&self) -> impl Iterator<Item = &Arc<str>> {
+        let fallback = self.fallback.as_ref();
         self.references()
             .filter(|backend| backend.cannot.is_none())
             .map(|backend| &backend.service)
+            .chain(fallback.and_then(|fallback| fallback.service()))
     }
 
     /// Its backends and mirrors, whether they can be taken or not.

@@ -141,11 +141,14 @@ impl ServiceState {
         self.config.kind
     }
 
-    /// Other services to which its routes lead.
+    /// Other services to which its routes lead, or a fallback: that is wanted when
+    /// there may be no control plane to ask for it.
     pub fn leads_to(&self) -> BTreeSet<Arc<str>> {
         let rules = self.config.routes.iter().flat_map(|routes| &routes.rules);
         let services = rules.flat_map(|rule| rule.services());
+        let fallback = self.config.policy.fallback.as_ref();
         services
+            .chain(fallback.and_then(|fallback| fallback.service()))
             .filter(|name| **name != self.name)
             .cloned()
             .collect()

@@ -19,6 +19,16 @@ pub struct Fallback {
     pub action: FallbackAction,
 }
 
+impl Fallback {
+    /// The Service that it asks, where it can be taken.
+    pub fn service(&self) -> Option<&Arc<str>> {
+        match &self.action {
+            FallbackAction::Backend(to) if to.cannot.is_none() => Some(&to.service),
+            FallbackAction::Backend(_) | FallbackAction::Response(_) => None,
+        }
+    }
+}
+
 /// What a fallback does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FallbackAction {
