@@ -4,6 +4,7 @@
 //! Everything is given back on drop, so a request that its caller cancels at
 //! any moment leaves nothing counted.
 
+mod breakers;
 mod fallback;
 mod retried;
 
@@ -151,9 +152,9 @@ pub struct Exchange {
     side: Side,
     peer: SocketAddr,
     started: Timestamp,
-    answered: Option<Timestamp>,
     /// Its start, or the end of what has held it up since.
     went_on: Timestamp,
+    answered: Option<Timestamp>,
     /// Kept only where there is an access log.
     head: Option<(Method, Uri)>,
     /// The same: who the caller has shown to be.
@@ -203,8 +204,8 @@ impl Exchange {
             side,
             peer,
             started,
-            answered: None,
             went_on: started,
+            answered: None,
             head: None,
             identity: None,
             status: None,
@@ -285,41 +286,8 @@ impl Exchange {
         self.answered = Some(now);
         if !self.may_fall_back(reason) {
             // Else it is counted by what becomes of it.
-            self.side.traffic().refused(reason);
+            self.count_refusal(reason);
         }
-        if let Some(routed) = &self.routed {
-            routed.counters.answered(answer.status());
-        }
-    }
-
-    /// A breaker's probe among those of the services learns that it is answered:
-    /// a long answer must not keep its place.
-    pub fn end_probes(&mut self, now: Timestamp) {
-        let of_backend = self.routed.as_mut().map(|it| &mut it.backend_breaker);
-        for permit in of_backend.into_iter().chain([&mut self.service_breaker]) {
-            if let Some(probe) = permit.take_if(|permit| permit.is_probe()) {
-                probe.record(Outcome::Success, None, now, crate::random::next());
-            }
-        }
-    }
-
-    /// What Remora refused, here or at the target, says nothing of any service.
-    pub fn forget_service_breakers(&mut self) {
-        self.service_breaker = None;
-        if let Some(routed) = &mut self.routed {
-            routed.backend_breaker = None;
-        }
-    }
-
-    /// A piece of the answer's body came. A gRPC call that answers is alive:
-    /// one that goes on for long must not keep the place of a probe.
-    pub fn progressed(&mut self, now: Timestamp) {
-        let of_endpoint = self.live.as_mut();
-        let probe = of_endpoint.and_then(|live| live.breaker.take_if(|it| it.is_probe()));
-        if let Some(probe) = probe {
-            probe.record(Outcome::Success, None, now, crate::random::next());
-        }
-        self.end_probes(now);
     }
 
     /// The answer has ended: its body, the trailers' gRPC status, and the

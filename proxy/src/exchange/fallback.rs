@@ -38,7 +38,18 @@ impl Exchange {
         self.falls_back = 0;
         self.reason = Some(reason);
         self.forget_service_breakers();
-        self.side.traffic().refused(reason);
+        self.count_refusal(reason);
+    }
+
+    /// The refusal is the answer, which is known by now.
+    pub(super) fn count_refusal(&self, reason: Reason) {
+        // What the policy writes for gRPC is no status of HTTP.
+        let status = self.status.filter(|_| !self.is_grpc);
+        let status = status.unwrap_or(reason.status());
+        self.side.traffic().refused(reason, status);
+        if let (Some(routed), Some(status)) = (&self.routed, self.status) {
+            routed.counters.answered(status);
+        }
     }
 
     /// It goes to another service than the one that was called, by its fallback: of
@@ -48,6 +59,7 @@ impl Exchange {
         self.forget_service_breakers();
         if let Some(routed) = &mut self.routed {
             routed.sessions = None;
+            routed.permits[1] = None;
         }
         self.permit = Some(permit);
         self.service_breaker = Some(breaker);

@@ -1,12 +1,12 @@
-//! What a request's retries come to, for the metrics.
+//! What a request's retries come to, for the metrics; and since when it goes on.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Exchange;
+use crate::clock::Timestamp;
 use crate::metrics::counters::RetryOutcome;
 
 impl Exchange {
-    /// It is sent once more: as a retry by the policy, or `free` where nothing had
     /// When it went on: with its head, or when what held it up had ended (a fault's
     /// delay, a wait for an endpoint, an attempt before this one). What is decided by
     /// rates is decided for this moment, and how long an endpoint takes is told from it.
@@ -19,6 +19,7 @@ impl Exchange {
         self.went_on = now;
     }
 
+    /// It is sent once more: as a retry by the policy, or `free` where nothing had
     /// reached the application.
     pub fn again(&mut self, free: bool) {
         if free {

@@ -102,6 +102,8 @@ pub struct Traffic {
     classes: [AtomicU64; 5],
     /// Answered by Remora itself, by reason.
     reasons: [AtomicU64; Reason::ALL.len()],
+    /// Of these, `fault` and `fallback`, whose status a policy writes, by its class.
+    written: [[AtomicU64; 5]; 2],
     /// Attempts of requests that have ended.
     pub attempts: AtomicU64,
     /// Of the reasons such as a fallback stood in for.
@@ -197,16 +199,44 @@ pub struct TrafficTotals {
     pub at_limits: u64,
 }
 
+/// From 0 for 1xx.
+fn class_of(status: http::StatusCode) -> usize {
+    (status.as_u16() / 100).clamp(1, 5) as usize - 1
+}
+
+/// The place of a reason whose status a policy writes.
+const fn written_at(reason: Reason) -> Option<usize> {
+    match reason {
+        Reason::Fault => Some(0),
+        Reason::Fallback => Some(1),
+        _ => None,
+    }
+}
+
 impl Traffic {
     /// Counts an answer that the upstream gave.
     pub fn answered(&self, status: http::StatusCode) {
-        let class = (status.as_u16() / 100).clamp(1, 5) as usize - 1;
-        self.classes[class].fetch_add(1, Relaxed);
+        self.classes[class_of(status)].fetch_add(1, Relaxed);
     }
 
     /// Counts an answer that Remora gave itself.
-    pub fn refused(&self, reason: Reason) {
+    pub fn refused(&self, reason: Reason, status: http::StatusCode) {
         self.reasons[reason.index()].fetch_add(1, Relaxed);
+        if let Some(at) = written_at(reason) {
+            self.written[at][class_of(status)].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Answers of Remora for `reason`, by class of status from 1xx.
+    pub fn reason_classes(&self, reason: Reason) -> [u64; 5] {
+        let all = self.reason(reason);
+        match written_at(reason) {
+            Some(at) => std::array::from_fn(|class| self.written[at][class].load(Relaxed)),
+            None => {
+                let of_reason = class_of(reason.status());
+                std::array::from_fn(|class| if class == of_reason { all } else { 0 })
+            }
+        }
     }
 
     /// Counts a fallback in the place of a refusal.
@@ -283,8 +313,9 @@ mod tests {
     #[test]
     fn a_rate_limited_request_is_not_a_failure() {
         let traffic = Traffic::default();
-        traffic.refused(Reason::RateLimited);
-        traffic.refused(Reason::Overloaded);
+        for reason in [Reason::RateLimited, Reason::Overloaded] {
+            traffic.refused(reason, reason.status());
+        }
         traffic.answered(http::StatusCode::OK);
         traffic.answered(http::StatusCode::BAD_GATEWAY);
         let totals = traffic.totals();

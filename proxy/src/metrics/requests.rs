@@ -38,11 +38,9 @@ fn requests(subjects: &[Subject], text: &mut Exposition) {
             }
         }
         for reason in Reason::ALL {
-            let count = subject.traffic().reason(reason);
-            let class = usize::from(reason.status().as_u16() / 100).clamp(1, 5) - 1;
-            if count > 0 {
-                samples.push((labels(CLASSES[class], reason.word()), count));
-            }
+            let counts = subject.traffic().reason_classes(reason);
+            let counts = CLASSES.iter().zip(counts).filter(|(_, count)| *count > 0);
+            samples.extend(counts.map(|(class, count)| (labels(class, reason.word()), count)));
         }
     }
     text.counter(

@@ -56,6 +56,9 @@ async fn an_abort_is_answered_and_reaches_nobody_and_is_nobodys_failure() {
     assert_eq!(mesh.sidecar.breaker("catalog-0").await["state"], "closed");
     let counted = mesh.sidecar.counter("remora_faults_total", "abort").await;
     assert_eq!(counted, 1);
+    let labels = "class=\"4xx\",reason=\"fault\"";
+    let counted = mesh.sidecar.counter("remora_requests_total", labels).await;
+    assert_eq!(counted, 1, "as what it is");
 }
 
 #[tokio::test]

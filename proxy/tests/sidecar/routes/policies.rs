@@ -203,4 +203,12 @@ async fn a_rules_fault_fallback_and_hedge_are_instead_of_the_services() {
     assert_eq!(app.count(), 0);
     assert_eq!(of("/reset").await, (203, "fallback".to_owned()));
     assert_eq!(of("/hedged").await, (200, String::new()));
+    // Each request is counted once, by what became of it.
+    let of_routes = async |class| {
+        let labels = format!("class=\"{class}\"");
+        mesh.sidecar
+            .counter("remora_route_requests_total", &labels)
+            .await
+    };
+    assert_eq!((of_routes("2xx").await, of_routes("5xx").await), (2, 0));
 }
