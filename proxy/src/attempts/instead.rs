@@ -30,9 +30,11 @@ impl Attempting<'_> {
         self.hedged = u32::MAX;
         self.attempt_began = clock::now();
         match self.attempt().await {
-            Attempted::Answered(mut response, _)
+            Attempted::Answered(mut response, end)
                 if !response.headers().contains_key(headers::REASON) =>
             {
+                let retry_after = headers::retry_after(response.headers());
+                self.record_service_failure(end, retry_after);
                 let word = HeaderValue::from_static(Reason::Fallback.word());
                 response.headers_mut().insert(headers::REASON, word);
                 self.exchange.falls_back_on(&[]);
@@ -41,6 +43,11 @@ impl Attempting<'_> {
             }
             Attempted::Answered(response, _) => {
                 self.let_go(response);
+                Err(self.exchange)
+            }
+            Attempted::Ended(end, _) => {
+                self.record_service_failure(end, None);
+                self.exchange.live = None;
                 Err(self.exchange)
             }
             _ => {
