@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use crate::answer::Reason;
 use crate::body::response::ResponseBody;
@@ -54,11 +54,12 @@ pub async fn inflict(
     let answer = match drawn.abort? {
         AbortKind::Http(status) => {
             exchange.traffic().faulted(FaultKind::Abort);
+            let status = no_tunnel(parts, status);
             abort(exchange.is_grpc, status, grpc_of(status))
         }
         AbortKind::Grpc(code) => {
             exchange.traffic().faulted(FaultKind::Abort);
-            abort(exchange.is_grpc, http_of(code), code)
+            abort(exchange.is_grpc, no_tunnel(parts, http_of(code)), code)
         }
         AbortKind::Reset => {
             exchange.traffic().faulted(FaultKind::Reset);
@@ -84,6 +85,14 @@ async fn wait(
     let at = ends.map_or(until, |ends| ends.min(until));
     tokio::time::sleep_until(clock::instant(at)).await;
     ends.is_none_or(|ends| until < ends)
+}
+
+/// To CONNECT a success would say that there is a tunnel.
+fn no_tunnel(parts: &Parts, status: StatusCode) -> StatusCode {
+    if parts.method == Method::CONNECT && status.is_success() {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    status
 }
 
 fn abort(is_grpc: bool, status: StatusCode, code: u8) -> Response<ResponseBody> {
