@@ -141,7 +141,8 @@ impl<'a> Attempting<'a> {
     /// Whether the request may go to this endpoint alone, or had better.
     pub(super) fn is_bound(&self) -> bool {
         let routed = self.exchange.routed.as_ref();
-        routed.is_some_and(|routed| routed.sessions.is_some())
+        self.way.target.config.session_affinity.is_some()
+            || routed.is_some_and(|routed| routed.sessions.is_some())
             || self
                 .choice
                 .as_ref()
