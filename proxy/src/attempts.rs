@@ -130,7 +130,11 @@ impl<'a> Attempting<'a> {
             .is_some_and(|it| it.sessions.is_some());
         let balancing = &way.target.config.policy.load_balancing;
         let pin = exchange.pin.take();
-        let choice = Choice::of(balancing, pin, has_session, &parts, peer.ip());
+        // A pod that was called by its own address is kept: there is nothing to choose.
+        let choice = match way.target.is_direct() {
+            true => None,
+            false => Choice::of(balancing, pin, has_session, &parts, peer.ip()),
+        };
         Box::new(Self {
             worker,
             way,
