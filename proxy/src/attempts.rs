@@ -257,6 +257,8 @@ impl<'a> Attempting<'a> {
         {
             return Attempted::Refused(Reason::Timeout, late(Bound::Request));
         }
+        // Of an attempt before, at the pod itself.
+        self.exchange.admission = None;
         let endpoint = match self.find_endpoint(now).await {
             Ok(endpoint) => endpoint,
             Err((reason, detail)) => return Attempted::Refused(reason, detail),
