@@ -70,11 +70,11 @@ impl Choice {
         self.sessions.is_some()
     }
 
-    /// Whether the request shows a session, with whomever it is.
-    pub fn has_session(&self, persistence: &Persistence) -> bool {
+    /// Whether the request shows a session of this service, with whomever it is.
+    pub fn has_session(&self, persistence: &Persistence, context: &str) -> bool {
         let now = clock::system_seconds();
         let sessions = self.sessions.as_ref();
-        sessions.is_some_and(|sessions| sessions.has_any(&persistence.session, now))
+        sessions.is_some_and(|sessions| sessions.has_any(&persistence.session, context, now))
     }
 
     /// This endpoint gets the request.

@@ -239,7 +239,7 @@ impl<'a> Attempting<'a> {
         let (Some(choice), Some(policy)) = (self.choice.as_ref(), policy) else {
             return Ok(None);
         };
-        if !choice.keeps_sessions() || !choice.has_session(policy) {
+        if !choice.keeps_sessions() || !choice.has_session(policy, &target.runtime.name) {
             return Ok(None);
         }
         let found = self.with_session(choice, policy, now);

@@ -3,13 +3,15 @@
 //! session with several of them.
 //!
 //! ```text
-//!   token = session ...     session = issued (5 bytes) tag (8) proof (8), in hex
+//!   token = session ...     session = mark (1 byte) issued (4) tag (8) proof (8), in hex
 //! ```
 //!
 //! The tag names an endpoint and tells nothing of it: both come from a hash of the
 //! pod's uid, which no caller knows, so that every sidecar makes the same of it
 //! and nobody else can. The proof is of when it was issued, and for whom; what is
-//! forged is none. A token only ever chooses among the backend's own endpoints.
+//! forged is none. A token only ever chooses among the backend's own endpoints. The mark
+//! tells whose session it is where its endpoint is gone: callers that send the cookies
+//! of one service to another have sessions of both in a token of the same name.
 
 use std::sync::LazyLock;
 
@@ -18,13 +20,16 @@ use http::HeaderMap;
 use http::header::{self, HeaderValue};
 
 use super::config::{SessionCarrier, SessionPersistence};
+use crate::balance::StableHash;
 
 /// Sessions in one token: further backends push the oldest out.
 const MAX_SESSIONS: usize = 8;
-const ISSUED: usize = 5;
+const MARK: usize = 1;
+/// Seconds, until the year 2106.
+const ISSUED: usize = 4;
 const TAG: usize = 8;
 const PROOF: usize = 8;
-const SESSION: usize = ISSUED + TAG + PROOF;
+const SESSION: usize = MARK + ISSUED + TAG + PROOF;
 /// Clocks of two nodes may differ by so much.
 const SKEW_SECONDS: u64 = 60;
 
@@ -85,6 +90,7 @@ impl SessionKey {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Session {
+    mark: u8,
     issued: u64,
     tag: [u8; TAG],
     proof: [u8; PROOF],
@@ -127,10 +133,11 @@ impl Sessions {
         self.with(key, config, context, now).is_some()
     }
 
-    /// Whether there is one that its time has not ended, with whomever: of those who
-    /// are away nobody can tell any more whether it is forged.
-    pub fn has_any(&self, config: &SessionPersistence, now: u64) -> bool {
-        let mut held = self.held.iter();
+    /// Whether there is one of this service that its time has not ended, with
+    /// whomever: of those who are away nobody can tell any more whether it is forged.
+    pub fn has_any(&self, config: &SessionPersistence, context: &str, now: u64) -> bool {
+        let mark = mark(context);
+        let mut held = self.held.iter().filter(|session| session.mark == mark);
         held.any(|session| left(config, session.issued, now) != Some(0))
     }
 
@@ -143,6 +150,7 @@ impl Sessions {
     ) -> Option<Session> {
         let is_good = |session: &&Session| {
             session.tag == key.tag
+                && session.mark == mark(context)
                 && session.issued <= now + SKEW_SECONDS
                 && left(config, session.issued, now) != Some(0)
                 && constant_time::verify_slices_are_equal(
@@ -165,6 +173,7 @@ impl Sessions {
         let known = self.with(key, config, context, now);
         let is_known = known.is_some();
         let session = known.unwrap_or_else(|| Session {
+            mark: mark(context),
             issued: now,
             tag: key.tag,
             proof: key.proof(now, context),
@@ -222,6 +231,14 @@ impl Sessions {
     }
 }
 
+/// One of 256: two services seldom have the same, and then a strict session of the one
+/// is asked for at the other.
+fn mark(context: &str) -> u8 {
+    let mut hash = StableHash::new();
+    hash.write(context.as_bytes());
+    hash.finish() as u8
+}
+
 /// Seconds that a session has left; `None`: as long as its endpoint is there.
 fn left(config: &SessionPersistence, issued: u64, now: u64) -> Option<u64> {
     let timeout = config.absolute_timeout?;
@@ -246,10 +263,12 @@ fn read(token: &str) -> Vec<Session> {
         .chunks_exact(SESSION)
         .map(|bytes| {
             let (mut issued, mut tag, mut proof) = ([0; 8], [0; TAG], [0; PROOF]);
-            issued[8 - ISSUED..].copy_from_slice(&bytes[..ISSUED]);
-            tag.copy_from_slice(&bytes[ISSUED..ISSUED + TAG]);
-            proof.copy_from_slice(&bytes[ISSUED + TAG..]);
+            let (mark, rest) = (bytes[0], &bytes[MARK..]);
+            issued[8 - ISSUED..].copy_from_slice(&rest[..ISSUED]);
+            tag.copy_from_slice(&rest[ISSUED..ISSUED + TAG]);
+            proof.copy_from_slice(&rest[ISSUED + TAG..]);
             Session {
+                mark,
                 issued: u64::from_be_bytes(issued),
                 tag,
                 proof,
@@ -263,8 +282,8 @@ fn write(sessions: &[Session]) -> String {
     let mut token = String::with_capacity(sessions.len() * SESSION * 2);
     for session in sessions {
         let issued = session.issued.to_be_bytes();
-        for byte in issued[8 - ISSUED..]
-            .iter()
+        for byte in std::iter::once(&session.mark)
+            .chain(&issued[8 - ISSUED..])
             .chain(&session.tag)
             .chain(&session.proof)
         {
@@ -329,6 +348,8 @@ mod tests {
             !sessions.is_with(&key, &config, "shop/b", NOW),
             "another service"
         );
+        assert!(sessions.has_any(&config, "shop/a", NOW));
+        assert!(!sessions.has_any(&config, "shop/b", NOW));
     }
 
     #[test]

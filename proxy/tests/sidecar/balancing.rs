@@ -419,3 +419,18 @@ async fn a_pod_called_by_its_address_is_kept_whatever_the_request_names_or_holds
         assert_eq!((answer.status, answer.reason()), (200, ""), "{fields}");
     }
 }
+
+#[tokio::test]
+async fn a_strict_session_of_another_service_is_none_of_this_one() {
+    let mesh = Mesh::start().await;
+    let apps = apps(&mesh, 2).await;
+    mesh.endpoint("cart", 0, apps[1].address(), |_| ());
+    mesh.service("cart", session(true));
+    mesh.catalog(session(true), &[apps[0].address()]);
+    let answer = mesh.client().await.get("cart:8080", "/").await;
+    let cookie = answer.header("set-cookie").to_owned();
+    let cookie = cookie.split(';').next().unwrap();
+    assert!(cookie.starts_with("s="), "{cookie}");
+    let answer = with_session(&mesh, cookie).await;
+    assert_eq!((answer.status, answer.reason()), (200, ""));
+}
