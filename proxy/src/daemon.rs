@@ -80,24 +80,7 @@ fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
 }
 
 async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()> {
-    let options = Options {
-        identity: Identity {
-            namespace: config.namespace.clone(),
-            pod: config.pod.clone(),
-            pod_uid: config.pod_uid.clone(),
-            service_account: String::new(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            trust_domain: config
-                .identity
-                .as_ref()
-                .map(|files| files.trust_domain.clone()),
-        },
-        control_plane: ControlPlane::parse(
-            &config.control_plane,
-            config.socket_mark,
-            config.identity.as_ref(),
-        )?,
-    };
+    let options = options(&config)?;
     let control_plane = options.control_plane.clone();
     let (mesh, streams) = Streams::new(options);
     let shared = Arc::new(Shared {
@@ -150,6 +133,28 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
     };
     stop.send_replace(true);
     ended
+}
+
+/// What the streams to the control plane are told at their start.
+fn options(config: &Config) -> anyhow::Result<Options> {
+    Ok(Options {
+        identity: Identity {
+            namespace: config.namespace.clone(),
+            pod: config.pod.clone(),
+            pod_uid: config.pod_uid.clone(),
+            service_account: String::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            trust_domain: config
+                .identity
+                .as_ref()
+                .map(|files| files.trust_domain.clone()),
+        },
+        control_plane: ControlPlane::parse(
+            &config.control_plane,
+            config.socket_mark,
+            config.identity.as_ref(),
+        )?,
+    })
 }
 
 /// Where the sidecar has an identity: its certificate and the trust bundle.

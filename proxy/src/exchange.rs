@@ -6,6 +6,7 @@
 
 mod breakers;
 mod fallback;
+mod noted;
 mod retried;
 
 use std::net::SocketAddr;
@@ -13,7 +14,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::request::Parts;
 use http::{Method, Response, StatusCode, Uri};
 
 use crate::access_log::{self, Line};
@@ -225,21 +225,6 @@ impl Exchange {
             endpoint_name: None,
             settled: false,
         })
-    }
-
-    /// Remembers whether it is gRPC, and what the access log tells.
-    pub fn note_head(&mut self, parts: &Parts) {
-        self.is_grpc = grpc::is_call(&parts.headers);
-        if self.worker.shared.access_log.is_on() {
-            self.head = Some((parts.method.clone(), parts.uri.clone()));
-        }
-    }
-
-    /// Remembers who the caller has shown to be, where the access log tells it.
-    pub fn note_identity(&mut self, identity: Option<&Arc<Peer>>) {
-        if self.worker.shared.access_log.is_on() {
-            self.identity = identity.map(Arc::clone);
-        }
     }
 
     /// Who asked.
