@@ -230,12 +230,15 @@ async fn a_tail_is_cut_at_least_fivefold_for_at_most_six_percent_more_attempts()
 async fn the_services_own_affinity_is_kept() {
     let mesh = Mesh::start().await;
     let policy = hedging(After::AfterMs(50), 1, |_| ());
-    let apps = one_slow(&mesh, policy.clone(), || status(200).after_ms(500)).await;
+    let apps = one_slow(&mesh, policy.clone(), || {
+        status(200).body("first").after_ms(500)
+    })
+    .await;
     mesh.service_with("catalog", |service| {
         service.policy = Some(policy);
         service.session_affinity_seconds = Some(10_800);
     });
     let answer = mesh.get("/").await;
-    assert_eq!((answer.status, answer.text().as_str()), (200, ""));
+    assert_eq!((answer.status, answer.text().as_str()), (200, "first"));
     assert_eq!(apps[0].count() + apps[1].count(), 1);
 }
