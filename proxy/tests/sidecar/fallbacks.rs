@@ -340,3 +340,19 @@ async fn the_breaker_of_the_service_that_is_asked_learns_how_it_went() {
     assert_eq!((answer.status, answer.reason()), (503, "no_endpoints"));
     assert_eq!(standby.count(), 1);
 }
+
+#[tokio::test]
+async fn a_service_whose_endpoints_all_refuse_has_every_attempt_failed() {
+    let mesh = Mesh::start().await;
+    let nobody = [mesh.net.at(10), mesh.net.at(11)];
+    mesh.catalog(
+        falling_back(policy(), &["retries_exhausted"], answering()),
+        &nobody,
+    );
+    let answer = mesh.get("/").await;
+    assert_eq!((answer.status, answer.reason()), (200, "fallback"));
+    let told = mesh
+        .sidecar
+        .counter("remora_fallbacks_total", "connect_failed");
+    assert_eq!(told.await, 1);
+}

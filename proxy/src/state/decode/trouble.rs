@@ -26,7 +26,11 @@ pub fn fallback(part: Option<&v1::Fallback>, problems: &mut Problems) -> Option<
     problems.within("fallback", |problems| {
         let when = problems.list("when", &part.when, MAX_LIST).iter();
         let when = when.filter_map(|word| Reason::from_word(word.as_bytes()));
-        let when = when.filter(|reason| reason.may_fall_back()).collect();
+        let mut when: Vec<Reason> = when.filter(|reason| reason.may_fall_back()).collect();
+        if when.contains(&Reason::RetriesExhausted) {
+            // Every attempt failed, and what never connected is sent again too.
+            when.push(Reason::ConnectFailed);
+        }
         let action = match part.action.as_ref()? {
             Action::Response(part) => FallbackAction::Response(
                 problems.within("response", |problems| response(part, problems)),
