@@ -9,6 +9,7 @@
 //! - [`stream`]: the resources to the sidecars (xDS incremental).
 //! - [`reports`]: what the sidecars tell.
 //! - [`identity`]: the CA, and who a caller is.
+//! - [`replicas`]: what the replicas tell each other.
 //! - [`serve`]: the port of both, with or without TLS.
 //! - [`cluster`]: what a replica does in a cluster besides serving.
 //! - [`leader`]: which replica leads.
@@ -38,6 +39,7 @@ pub mod leader;
 pub mod policy;
 pub mod problems;
 pub mod random;
+pub mod replicas;
 pub mod reports;
 pub mod serve;
 pub mod source;
@@ -46,8 +48,6 @@ pub mod stream;
 pub mod text;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ use crate::leader::{Leadership, Replica};
 use crate::problems::Problems;
 use crate::reports::Sidecars;
 use crate::source::kubernetes::Cluster;
+use crate::source::origin::Origin;
+pub use crate::source::origin::Source;
 use crate::stream::peers::Peers;
 use crate::stream::server::AdsServer;
 
@@ -94,27 +96,6 @@ pub struct Options {
     /// Who pods are, and how they show it.
     #[command(flatten)]
     pub identity: identity::Options,
-}
-
-/// Where objects come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A watched folder.
-    Files(PathBuf),
-    /// A cluster.
-    Kubernetes,
-}
-
-impl FromStr for Source {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("files:") {
-            Some(folder) if !folder.is_empty() => Ok(Self::Files(folder.into())),
-            None if text == "kubernetes" => Ok(Self::Kubernetes),
-            _ => Err(format!("{text:?} is neither kubernetes nor files:DIR")),
-        }
-    }
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -231,6 +212,7 @@ pub async fn start_as(
     }
     let own = this_replica.as_ref();
     let identity = identities(&mut tasks, options.identity, &origin, own, listen, &common)?;
+    let own_pod = own.map(|replica| replica.pod.clone());
     if let Origin::Kubernetes(cluster) = &origin {
         let trust = identity.as_ref().map(|identity| identity.trust.clone());
         let shared = common.for_cluster(cluster, event_sender.clone(), trust);
@@ -238,7 +220,15 @@ pub async fn start_as(
         awaited.extend(election.is_some().then_some(cluster::LEADER_TASK));
     }
     let leadership = election.as_ref().map(|shown| shown.leadership.clone());
-    common.use_reports(&mut tasks, &origin, leadership, event_sender.clone());
+    common.use_reports(
+        &mut tasks,
+        &origin,
+        leadership.clone(),
+        event_sender.clone(),
+    );
+    if let Some((leadership, pod)) = leadership.clone().zip(own_pod) {
+        common.follow(&mut tasks, leadership, pod, identity.as_ref());
+    }
     tasks.spawn(origin.feed(event_sender, common.problems.clone()));
     let trust_domain = identity.as_ref().map(|identity| &*identity.trust_domain);
     let core = Core::new(common.store.clone(), trust_domain);
@@ -260,7 +250,13 @@ pub async fn start_as(
         election,
         identity: identity.as_ref().map(admin::Identity::of),
     };
-    tasks.spawn(streams_task(streams, (ads, peers), common, identity));
+    tasks.spawn(streams_task(
+        streams,
+        (ads, peers),
+        common,
+        leadership,
+        identity,
+    ));
     tasks.spawn(show(admin_listener, shown));
     tracing::info!(%listen, %admin, "the control plane runs");
     Ok(Running {
@@ -318,6 +314,32 @@ impl Common {
         tasks.spawn(reports::verdicts::keep(self.sidecars.clone(), events));
     }
 
+    /// Follows the replica that leads, where this one can show it who it is.
+    fn follow(
+        &self,
+        tasks: &mut Tasks,
+        leadership: Leadership,
+        pod: String,
+        identity: Option<&Identity>,
+    ) {
+        let credentials = identity.and_then(|identity| identity.towards_replicas.clone());
+        if identity.is_some() && credentials.is_none() {
+            tracing::warn!(
+                "--own-token is not set: while another replica leads, this one does not know what \
+                 probes say of pods' health"
+            );
+            return;
+        }
+        let inputs = replicas::follow::Inputs {
+            pod,
+            leadership,
+            sidecars: self.sidecars.clone(),
+            synced: self.synced.clone(),
+            credentials,
+        };
+        tasks.spawn(async move { match replicas::follow::keep(inputs).await {} });
+    }
+
     fn ads(&self, peers: Peers) -> AdsServer {
         AdsServer::new(
             self.store.clone(),
@@ -333,11 +355,14 @@ async fn streams_task(
     listener: TcpListener,
     (ads, peers): (AdsServer, Peers),
     common: Common,
+    leadership: Option<Leadership>,
     identity: Option<Identity>,
 ) -> (&'static str, anyhow::Result<()>) {
     let (sidecars, ended) = (common.sidecars, common.ended);
-    let reports = reports::server::service(sidecars, ended.clone(), peers);
-    let served = serve::serve(listener, ads, reports, identity, ended);
+    let reports = reports::server::service(sidecars.clone(), ended.clone(), peers);
+    let guarded = identity.is_some();
+    let replicas = replicas::server::service(sidecars, leadership, guarded, ended.clone());
+    let served = serve::serve(listener, (ads, reports, replicas), identity, ended);
     (STREAMS_TASK, served.await)
 }
 
@@ -374,54 +399,6 @@ fn identities(
         synced: common.synced.clone(),
     };
     Ok(Some(identity::start::start(tasks, inputs)?))
-}
-
-/// The one source of a control plane.
-enum Origin {
-    Files(Box<source::files::Files>),
-    Kubernetes(Cluster),
-}
-
-impl Origin {
-    async fn of(sources: Vec<Source>) -> anyhow::Result<Self> {
-        if sources == [Source::Kubernetes] {
-            return Ok(Self::Kubernetes(Cluster::infer().await?));
-        }
-        let folders = sources.into_iter().map(|source| match source {
-            Source::Files(folder) => Ok(folder),
-            Source::Kubernetes => bail!(
-                "--source kubernetes stands alone: objects come from one cluster or from folders, not from both"
-            ),
-        });
-        let folders = folders.collect::<anyhow::Result<Vec<PathBuf>>>()?;
-        let files = source::files::Files::new(folders)?;
-        Ok(Self::Files(Box::new(files)))
-    }
-
-    /// What the metrics show of it.
-    fn watches(&self) -> Option<Arc<source::kubernetes::Watches>> {
-        match self {
-            Self::Files(_) => None,
-            Self::Kubernetes(cluster) => Some(cluster.watches.clone()),
-        }
-    }
-
-    async fn feed(
-        self,
-        events: mpsc::Sender<Vec<Event>>,
-        problems: Arc<Problems>,
-    ) -> (&'static str, anyhow::Result<()>) {
-        match self {
-            Self::Files(files) => {
-                let ended = files.run(events, problems).await;
-                ("the file source", ended.map_err(Into::into))
-            }
-            Self::Kubernetes(cluster) => {
-                let ended = cluster.run(events, problems).await;
-                ("the cluster source", ended.map_err(Into::into))
-            }
-        }
-    }
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -485,22 +462,5 @@ mod tests {
         let line = ["x", "--source=files:a", "--ca-dir=b", "--token-key=c"];
         let options = Line::try_parse_from(line).unwrap().options;
         assert_eq!(options.identity.are_wanted(false), Ok(true));
-    }
-
-    #[tokio::test]
-    async fn one_cluster_or_some_folders_are_the_source() {
-        let files: Source = "files:/a".parse().unwrap();
-        assert_eq!(files, Source::Files("/a".into()));
-        assert_eq!("kubernetes".parse(), Ok(Source::Kubernetes));
-        for wrong in ["files:", "", "kubernetes:x", "Kubernetes"] {
-            wrong.parse::<Source>().unwrap_err();
-        }
-        for both in [
-            vec![Source::Kubernetes, files],
-            vec![Source::Kubernetes, Source::Kubernetes],
-        ] {
-            let refused = Origin::of(both).await.err().unwrap();
-            assert!(refused.to_string().contains("stands alone"), "{refused}");
-        }
     }
 }
