@@ -190,23 +190,13 @@ pub async fn start_as(
     let admin_listener = bind(options.admin).await?;
     let (listen, admin) = (streams.local_addr()?, admin_listener.local_addr()?);
 
-    let store = Arc::new(Store::default());
     let (synced_sender, synced) = watch::channel(false);
     let (ending, ended) = watch::channel(false);
     let (event_sender, events) = mpsc::channel(MAX_WAITING_EVENTS);
-    let common = Common {
-        problems: Arc::default(),
-        sidecars: Arc::new(Sidecars::new(store.clone())),
-        decided: Arc::default(),
-        store,
-        synced,
-        ended,
-    };
-
+    let common = Common::new(synced, ended);
     let mut tasks = JoinSet::new();
     let mut awaited = vec![STREAMS_TASK];
-    let mut election = None;
-    let mut this_replica = None;
+    let (mut election, mut this_replica) = (None, None);
     if let Origin::Kubernetes(_) = &origin {
         this_replica = replica(listen)?;
     }
@@ -220,15 +210,9 @@ pub async fn start_as(
         awaited.extend(election.is_some().then_some(cluster::LEADER_TASK));
     }
     let leadership = election.as_ref().map(|shown| shown.leadership.clone());
-    common.use_reports(
-        &mut tasks,
-        &origin,
-        leadership.clone(),
-        event_sender.clone(),
-    );
-    if let Some((leadership, pod)) = leadership.clone().zip(own_pod) {
-        common.follow(&mut tasks, leadership, pod, identity.as_ref());
-    }
+    let led = leadership.clone();
+    common.use_reports(&mut tasks, &origin, led.clone(), event_sender.clone());
+    common.follow(&mut tasks, led.zip(own_pod), identity.as_ref());
     tasks.spawn(origin.feed(event_sender, common.problems.clone()));
     let trust_domain = identity.as_ref().map(|identity| &*identity.trust_domain);
     let core = Core::new(common.store.clone(), trust_domain);
@@ -241,22 +225,17 @@ pub async fn start_as(
     let peers = Peers::default();
     let ads = common.ads(peers.clone());
     let shown = admin::Admin {
+        watches,
+        sent: ads.sent(),
+        election,
+        identity: identity.as_ref().map(admin::Identity::of),
         store: common.store.clone(),
         sidecars: common.sidecars.clone(),
         problems: common.problems.clone(),
-        watches,
-        sent: ads.sent(),
         synced: common.synced.clone(),
-        election,
-        identity: identity.as_ref().map(admin::Identity::of),
     };
-    tasks.spawn(streams_task(
-        streams,
-        (ads, peers),
-        common,
-        leadership,
-        identity,
-    ));
+    let services = common.services((ads, peers), leadership, identity.is_some());
+    tasks.spawn(streams_task(streams, services, common.ended, identity));
     tasks.spawn(show(admin_listener, shown));
     tracing::info!(%listen, %admin, "the control plane runs");
     Ok(Running {
@@ -279,6 +258,18 @@ struct Common {
 }
 
 impl Common {
+    fn new(synced: watch::Receiver<bool>, ended: watch::Receiver<bool>) -> Self {
+        let store = Arc::new(Store::default());
+        Self {
+            problems: Arc::default(),
+            sidecars: Arc::new(Sidecars::new(store.clone())),
+            decided: Arc::default(),
+            store,
+            synced,
+            ended,
+        }
+    }
+
     fn for_cluster(
         &self,
         cluster: &Cluster,
@@ -318,10 +309,12 @@ impl Common {
     fn follow(
         &self,
         tasks: &mut Tasks,
-        leadership: Leadership,
-        pod: String,
+        replica: Option<(Leadership, String)>,
         identity: Option<&Identity>,
     ) {
+        let Some((leadership, pod)) = replica else {
+            return;
+        };
         let credentials = identity.and_then(|identity| identity.towards_replicas.clone());
         if identity.is_some() && credentials.is_none() {
             tracing::warn!(
@@ -340,6 +333,19 @@ impl Common {
         tasks.spawn(async move { match replicas::follow::keep(inputs).await {} });
     }
 
+    fn services(
+        &self,
+        (ads, peers): (AdsServer, Peers),
+        leadership: Option<Leadership>,
+        guarded: bool,
+    ) -> serve::Services {
+        let (sidecars, ended) = (&self.sidecars, &self.ended);
+        let reports = reports::server::service(sidecars.clone(), ended.clone(), peers);
+        let ended = ended.clone();
+        let replicas = replicas::server::service(sidecars.clone(), leadership, guarded, ended);
+        (ads, reports, replicas)
+    }
+
     fn ads(&self, peers: Peers) -> AdsServer {
         AdsServer::new(
             self.store.clone(),
@@ -353,16 +359,11 @@ impl Common {
 
 async fn streams_task(
     listener: TcpListener,
-    (ads, peers): (AdsServer, Peers),
-    common: Common,
-    leadership: Option<Leadership>,
+    services: serve::Services,
+    ended: watch::Receiver<bool>,
     identity: Option<Identity>,
 ) -> (&'static str, anyhow::Result<()>) {
-    let (sidecars, ended) = (common.sidecars, common.ended);
-    let reports = reports::server::service(sidecars.clone(), ended.clone(), peers);
-    let guarded = identity.is_some();
-    let replicas = replicas::server::service(sidecars, leadership, guarded, ended.clone());
-    let served = serve::serve(listener, (ads, reports, replicas), identity, ended);
+    let served = serve::serve(listener, services, identity, ended);
     (STREAMS_TASK, served.await)
 }
 

@@ -476,9 +476,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sub = folder.path().join("stages");
         std::fs::create_dir_all(sub.join("deeper")).unwrap();
-        let namespace = |name: &str| {
-            format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
-        };
+        let namespace =
+            |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
         // The mark on the source's own folder means nothing: it was named.
         std::fs::write(folder.path().join(IGNORE_MARK), "").unwrap();
         std::fs::write(folder.path().join("a.yaml"), namespace("a")).unwrap();
