@@ -9,6 +9,7 @@
 //! - [`stream`]: the resources to the sidecars (xDS incremental).
 //! - [`reports`]: what the sidecars tell.
 //! - [`identity`]: the CA, and who a caller is.
+//! - [`replicas`]: what the replicas tell each other.
 //! - [`serve`]: the port of both, with or without TLS.
 //! - [`cluster`]: what a replica does in a cluster besides serving.
 //! - [`leader`]: which replica leads.
@@ -38,6 +39,7 @@ pub mod leader;
 pub mod policy;
 pub mod problems;
 pub mod random;
+pub mod replicas;
 pub mod reports;
 pub mod serve;
 pub mod source;
@@ -46,8 +48,6 @@ pub mod stream;
 pub mod text;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ use crate::leader::{Leadership, Replica};
 use crate::problems::Problems;
 use crate::reports::Sidecars;
 use crate::source::kubernetes::Cluster;
+use crate::source::origin::Origin;
+pub use crate::source::origin::Source;
 use crate::stream::peers::Peers;
 use crate::stream::server::AdsServer;
 
@@ -94,27 +96,6 @@ pub struct Options {
     /// Who pods are, and how they show it.
     #[command(flatten)]
     pub identity: identity::Options,
-}
-
-/// Where objects come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A watched folder.
-    Files(PathBuf),
-    /// A cluster.
-    Kubernetes,
-}
-
-impl FromStr for Source {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("files:") {
-            Some(folder) if !folder.is_empty() => Ok(Self::Files(folder.into())),
-            None if text == "kubernetes" => Ok(Self::Kubernetes),
-            _ => Err(format!("{text:?} is neither kubernetes nor files:DIR")),
-        }
-    }
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -209,28 +190,19 @@ pub async fn start_as(
     let admin_listener = bind(options.admin).await?;
     let (listen, admin) = (streams.local_addr()?, admin_listener.local_addr()?);
 
-    let store = Arc::new(Store::default());
     let (synced_sender, synced) = watch::channel(false);
     let (ending, ended) = watch::channel(false);
     let (event_sender, events) = mpsc::channel(MAX_WAITING_EVENTS);
-    let common = Common {
-        problems: Arc::default(),
-        sidecars: Arc::new(Sidecars::new(store.clone())),
-        decided: Arc::default(),
-        store,
-        synced,
-        ended,
-    };
-
+    let common = Common::new(synced, ended);
     let mut tasks = JoinSet::new();
     let mut awaited = vec![STREAMS_TASK];
-    let mut election = None;
-    let mut this_replica = None;
+    let (mut election, mut this_replica) = (None, None);
     if let Origin::Kubernetes(_) = &origin {
         this_replica = replica(listen)?;
     }
     let own = this_replica.as_ref();
     let identity = identities(&mut tasks, options.identity, &origin, own, listen, &common)?;
+    let own_pod = own.map(|replica| replica.pod.clone());
     if let Origin::Kubernetes(cluster) = &origin {
         let trust = identity.as_ref().map(|identity| identity.trust.clone());
         let shared = common.for_cluster(cluster, event_sender.clone(), trust);
@@ -238,7 +210,9 @@ pub async fn start_as(
         awaited.extend(election.is_some().then_some(cluster::LEADER_TASK));
     }
     let leadership = election.as_ref().map(|shown| shown.leadership.clone());
-    common.use_reports(&mut tasks, &origin, leadership, event_sender.clone());
+    let led = leadership.clone();
+    common.use_reports(&mut tasks, &origin, led.clone(), event_sender.clone());
+    common.follow(&mut tasks, led.zip(own_pod), identity.as_ref());
     tasks.spawn(origin.feed(event_sender, common.problems.clone()));
     let trust_domain = identity.as_ref().map(|identity| &*identity.trust_domain);
     let core = Core::new(common.store.clone(), trust_domain);
@@ -251,16 +225,17 @@ pub async fn start_as(
     let peers = Peers::default();
     let ads = common.ads(peers.clone());
     let shown = admin::Admin {
+        watches,
+        sent: ads.sent(),
+        election,
+        identity: identity.as_ref().map(admin::Identity::of),
         store: common.store.clone(),
         sidecars: common.sidecars.clone(),
         problems: common.problems.clone(),
-        watches,
-        sent: ads.sent(),
         synced: common.synced.clone(),
-        election,
-        identity: identity.as_ref().map(admin::Identity::of),
     };
-    tasks.spawn(streams_task(streams, (ads, peers), common, identity));
+    let services = common.services((ads, peers), leadership, identity.is_some());
+    tasks.spawn(streams_task(streams, services, common.ended, identity));
     tasks.spawn(show(admin_listener, shown));
     tracing::info!(%listen, %admin, "the control plane runs");
     Ok(Running {
@@ -283,6 +258,18 @@ struct Common {
 }
 
 impl Common {
+    fn new(synced: watch::Receiver<bool>, ended: watch::Receiver<bool>) -> Self {
+        let store = Arc::new(Store::default());
+        Self {
+            problems: Arc::default(),
+            sidecars: Arc::new(Sidecars::new(store.clone())),
+            decided: Arc::default(),
+            store,
+            synced,
+            ended,
+        }
+    }
+
     fn for_cluster(
         &self,
         cluster: &Cluster,
@@ -318,6 +305,47 @@ impl Common {
         tasks.spawn(reports::verdicts::keep(self.sidecars.clone(), events));
     }
 
+    /// Follows the replica that leads, where this one can show it who it is.
+    fn follow(
+        &self,
+        tasks: &mut Tasks,
+        replica: Option<(Leadership, String)>,
+        identity: Option<&Identity>,
+    ) {
+        let Some((leadership, pod)) = replica else {
+            return;
+        };
+        let credentials = identity.and_then(|identity| identity.towards_replicas.clone());
+        if identity.is_some() && credentials.is_none() {
+            tracing::warn!(
+                "--own-token is not set: while another replica leads, this one does not know what \
+                 probes say of pods' health"
+            );
+            return;
+        }
+        let inputs = replicas::follow::Inputs {
+            pod,
+            leadership,
+            sidecars: self.sidecars.clone(),
+            synced: self.synced.clone(),
+            credentials,
+        };
+        tasks.spawn(async move { match replicas::follow::keep(inputs).await {} });
+    }
+
+    fn services(
+        &self,
+        (ads, peers): (AdsServer, Peers),
+        leadership: Option<Leadership>,
+        guarded: bool,
+    ) -> serve::Services {
+        let (sidecars, ended) = (&self.sidecars, &self.ended);
+        let reports = reports::server::service(sidecars.clone(), ended.clone(), peers);
+        let ended = ended.clone();
+        let replicas = replicas::server::service(sidecars.clone(), leadership, guarded, ended);
+        (ads, reports, replicas)
+    }
+
     fn ads(&self, peers: Peers) -> AdsServer {
         AdsServer::new(
             self.store.clone(),
@@ -331,13 +359,11 @@ impl Common {
 
 async fn streams_task(
     listener: TcpListener,
-    (ads, peers): (AdsServer, Peers),
-    common: Common,
+    services: serve::Services,
+    ended: watch::Receiver<bool>,
     identity: Option<Identity>,
 ) -> (&'static str, anyhow::Result<()>) {
-    let (sidecars, ended) = (common.sidecars, common.ended);
-    let reports = reports::server::service(sidecars, ended.clone(), peers);
-    let served = serve::serve(listener, ads, reports, identity, ended);
+    let served = serve::serve(listener, services, identity, ended);
     (STREAMS_TASK, served.await)
 }
 
@@ -374,54 +400,6 @@ fn identities(
         synced: common.synced.clone(),
     };
     Ok(Some(identity::start::start(tasks, inputs)?))
-}
-
-/// The one source of a control plane.
-enum Origin {
-    Files(Box<source::files::Files>),
-    Kubernetes(Cluster),
-}
-
-impl Origin {
-    async fn of(sources: Vec<Source>) -> anyhow::Result<Self> {
-        if sources == [Source::Kubernetes] {
-            return Ok(Self::Kubernetes(Cluster::infer().await?));
-        }
-        let folders = sources.into_iter().map(|source| match source {
-            Source::Files(folder) => Ok(folder),
-            Source::Kubernetes => bail!(
-                "--source kubernetes stands alone: objects come from one cluster or from folders, not from both"
-            ),
-        });
-        let folders = folders.collect::<anyhow::Result<Vec<PathBuf>>>()?;
-        let files = source::files::Files::new(folders)?;
-        Ok(Self::Files(Box::new(files)))
-    }
-
-    /// What the metrics show of it.
-    fn watches(&self) -> Option<Arc<source::kubernetes::Watches>> {
-        match self {
-            Self::Files(_) => None,
-            Self::Kubernetes(cluster) => Some(cluster.watches.clone()),
-        }
-    }
-
-    async fn feed(
-        self,
-        events: mpsc::Sender<Vec<Event>>,
-        problems: Arc<Problems>,
-    ) -> (&'static str, anyhow::Result<()>) {
-        match self {
-            Self::Files(files) => {
-                let ended = files.run(events, problems).await;
-                ("the file source", ended.map_err(Into::into))
-            }
-            Self::Kubernetes(cluster) => {
-                let ended = cluster.run(events, problems).await;
-                ("the cluster source", ended.map_err(Into::into))
-            }
-        }
-    }
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -485,22 +463,5 @@ mod tests {
         let line = ["x", "--source=files:a", "--ca-dir=b", "--token-key=c"];
         let options = Line::try_parse_from(line).unwrap().options;
         assert_eq!(options.identity.are_wanted(false), Ok(true));
-    }
-
-    #[tokio::test]
-    async fn one_cluster_or_some_folders_are_the_source() {
-        let files: Source = "files:/a".parse().unwrap();
-        assert_eq!(files, Source::Files("/a".into()));
-        assert_eq!("kubernetes".parse(), Ok(Source::Kubernetes));
-        for wrong in ["files:", "", "kubernetes:x", "Kubernetes"] {
-            wrong.parse::<Source>().unwrap_err();
-        }
-        for both in [
-            vec![Source::Kubernetes, files],
-            vec![Source::Kubernetes, Source::Kubernetes],
-        ] {
-            let refused = Origin::of(both).await.err().unwrap();
-            assert!(refused.to_string().contains("stands alone"), "{refused}");
-        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use remora_proto::v1::replicas_server::ReplicasServer;
 use remora_proto::v1::reports_server::ReportsServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -13,6 +14,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::identity::accept::accept;
 use crate::identity::layer::GateLayer;
 use crate::identity::start::Identity;
+use crate::replicas::server::ReplicaService;
 use crate::reports::server::ReportService;
 use crate::stream::server::AdsServer;
 
@@ -23,14 +25,20 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams on one connection: a sidecar needs three.
 const MAX_STREAMS_PER_CONNECTION: u32 = 16;
 
+/// What is served, beside certificates.
+pub type Services = (
+    AdsServer,
+    ReportsServer<ReportService>,
+    ReplicasServer<ReplicaService>,
+);
+
 /// Serves until `ending` turns true.
 ///
 /// # Errors
 /// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
-    ads: AdsServer,
-    reports: ReportsServer<ReportService>,
+    (ads, reports, replicas): Services,
     identity: Option<Identity>,
     mut ending: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
@@ -49,6 +57,7 @@ pub async fn serve(
         .layer(GateLayer::new(gate))
         .add_service(ads)
         .add_service(reports)
+        .add_service(replicas)
         .add_optional_service(certificates);
     let ended = async move {
         // The sender lives as long as the process does.

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "remora/v1/routes.proto",
     "remora/v1/identity.proto",
     "remora/v1/resources.proto",
     "remora/v1/report.proto",
+    "remora/v1/replica.proto",
     "envoy/service/discovery/v3/discovery.proto",
     "remora/v1/policy.proto",
 ];

@@ -80,7 +80,7 @@ fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
 }
 
 async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()> {
-    let options = options(&config)?;
+    let options = stream_options(&config)?;
     let control_plane = options.control_plane.clone();
     let (mesh, streams) = Streams::new(options);
     let shared = Arc::new(Shared {
@@ -135,8 +135,9 @@ async fn control(config: Config, started: clock::Timestamp) -> anyhow::Result<()
     ended
 }
 
-/// What the streams to the control plane are told at their start.
-fn options(config: &Config) -> anyhow::Result<Options> {
+/// Who we are on the streams, and to whom they go.
+fn stream_options(config: &Config) -> anyhow::Result<Options> {
+    let files = config.identity.as_ref();
     Ok(Options {
         identity: Identity {
             namespace: config.namespace.clone(),
@@ -144,16 +145,9 @@ fn options(config: &Config) -> anyhow::Result<Options> {
             pod_uid: config.pod_uid.clone(),
             service_account: String::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            trust_domain: config
-                .identity
-                .as_ref()
-                .map(|files| files.trust_domain.clone()),
+            trust_domain: files.map(|files| files.trust_domain.clone()),
         },
-        control_plane: ControlPlane::parse(
-            &config.control_plane,
-            config.socket_mark,
-            config.identity.as_ref(),
-        )?,
+        control_plane: ControlPlane::parse(&config.control_plane, config.socket_mark, files)?,
     })
 }
 

@@ -5,6 +5,7 @@
 //! any moment leaves nothing counted.
 
 mod breakers;
+mod failures;
 mod fallback;
 mod noted;
 mod retried;
@@ -28,12 +29,13 @@ use crate::http1::connection::Connection;
 use crate::metrics::counters::{RetryOutcome, Traffic};
 use crate::policy::admission;
 use crate::policy::breaker::{BreakerPermit, Outcome};
-use crate::policy::config::{AttemptEnd, Conditions};
 use crate::policy::limit::Permit;
 use crate::routes::routed::Routed;
 use crate::runtime::{EndpointRuntime, ServiceRuntime};
 use crate::tls::Peer;
 use crate::worker::Worker;
+
+pub use self::failures::BodyFailures;
 
 /// Whose request it is.
 #[derive(Clone, Debug)]
@@ -97,50 +99,6 @@ pub struct LiveAttempt {
     pub permit: Permit,
     /// Its place among the retries in flight, of the service and the endpoint.
     pub retry_permits: Option<(RetryPermit, Permit)>,
-}
-
-/// Which ends of a response's body `circuitBreaker.failures` lists.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct BodyFailures {
-    reset: bool,
-    timeout: bool,
-    /// One bit for each gRPC code.
-    grpc_codes: u32,
-}
-
-impl BodyFailures {
-    /// As `failures` says.
-    pub fn of(failures: &Conditions) -> Self {
-        Self {
-            reset: failures.matches(AttemptEnd::Reset),
-            timeout: failures.matches(AttemptEnd::Timeout),
-            grpc_codes: failures.grpc_codes.iter().fold(0, |bits, code| {
-                bits | 1_u32.checked_shl((*code).into()).unwrap_or(0)
-            }),
-        }
-    }
-
-    /// What `end` says of the endpoint; nothing where the caller left, or where
-    /// the policy does not count it.
-    /// As a policy with this breaker has it.
-    pub fn judge(self, end: BodyEnd, grpc: Option<u8>) -> Option<Outcome> {
-        match end {
-            BodyEnd::Whole => Some(match grpc {
-                Some(code) if self.grpc_codes & (1 << u32::from(code.min(31))) != 0 => {
-                    Outcome::Failure(AttemptEnd::Response {
-                        status: 200,
-                        grpc: Some(code),
-                    })
-                }
-                _ => Outcome::Success,
-            }),
-            BodyEnd::UpstreamBroke => self.reset.then_some(Outcome::Failure(AttemptEnd::Reset)),
-            BodyEnd::TimedOut => self
-                .timeout
-                .then_some(Outcome::Failure(AttemptEnd::Timeout)),
-            BodyEnd::CallerLeft => None,
-        }
-    }
 }
 
 /// One request, from its head to the end of its answer. In a box: it is handed

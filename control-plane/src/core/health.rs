@@ -14,6 +14,10 @@ impl Index {
             return;
         }
         if now.1.is_empty() {
+            // A pod of this name that is gone takes nothing of the one that is there.
+            if self.health.get(&id).is_some_and(|(held, _)| *held != now.0) {
+                return;
+            }
             self.health.remove(&id);
         } else {
             self.health.insert(id.clone(), now);

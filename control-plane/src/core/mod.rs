@@ -39,8 +39,9 @@ pub mod store;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use objects::{Event, Key, Name, Pod};
+use objects::{Event, Id, Key, Name, Pod};
 use policies::Condition;
+use resolve::leaves::rule::RuleLeaves;
 use routes::judged::Verdicts;
 
 use crate::reports::mesh::Known;
@@ -142,6 +143,11 @@ impl Core {
     /// The conditions of every route, for its status.
     pub fn route_verdicts(&self) -> Arc<Verdicts> {
         self.publisher.route_verdicts()
+    }
+
+    /// What is in force on the rules of the Service's routes, where it is more than on the Service.
+    pub fn rules_of(&self, service: &Id) -> Vec<RuleLeaves> {
+        resolve::leaves::rule::of_service(&self.index, service)
     }
 
     fn judge(&self) -> Vec<Condition> {

@@ -8,7 +8,7 @@ use crate::counters::Counters;
 #[derive(Debug)]
 pub struct Figures {
     /// Calls, by what was found of their tokens.
-    pub checks: Counters<10>,
+    pub checks: Counters<11>,
     /// Requests for certificates, by what became of them.
     pub issued: Counters<6>,
     /// When the CA that issues ends, in seconds since the Unix epoch; 0: there
@@ -34,6 +34,7 @@ impl Default for Figures {
                 "audience",
                 "unbound",
                 "no_pod",
+                "no_replica",
                 "throttled",
                 "unavailable",
             ]),

@@ -75,9 +75,19 @@ impl Admitted {
     }
 }
 
+/// A replica of this control plane that may come in: never to be taken for a pod
+/// with a sidecar, whose calls are none of its.
+#[derive(Clone, Debug)]
+pub struct AdmittedReplica {
+    /// Its pod.
+    pub pod: String,
+}
+
 /// The gate.
 pub struct Gate {
     tokens: Cache,
+    /// Our own namespace: of which the service account is that of replicas.
+    system_namespace: String,
     store: Arc<Store>,
     /// True once the source has told all it had at the start: before that no
     /// pod is known not to be there.
@@ -93,9 +103,11 @@ impl Gate {
         store: Arc<Store>,
         synced: watch::Receiver<bool>,
         figures: Arc<Figures>,
+        system_namespace: &str,
     ) -> Self {
         Self {
             tokens,
+            system_namespace: system_namespace.to_owned(),
             store,
             synced,
             checks: Mutex::default(),
@@ -113,6 +125,37 @@ impl Gate {
         peer: Option<SocketAddr>,
     ) -> Result<Admitted, Status> {
         let peer = peer.map(|peer| peer.ip().to_canonical());
+        let caller = self.known(headers, peer).await?;
+        self.is_there(&caller).await?;
+        Ok(Admitted { caller, peer })
+    }
+
+    /// Who calls what is for replicas alone: the control plane's own service account
+    /// in its own namespace, and nobody else.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub async fn admit_replica(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<SocketAddr>,
+    ) -> Result<AdmittedReplica, Status> {
+        let peer = peer.map(|peer| peer.ip().to_canonical());
+        let caller = self.known(headers, peer).await?;
+        let ours = (&*self.system_namespace, well_known::CONTROL_PLANE);
+        if (&*caller.namespace, &*caller.service_account) == ours {
+            return Ok(AdmittedReplica { pod: caller.pod });
+        }
+        self.figures.checks.count("no_replica");
+        Err(Status::permission_denied(format!(
+            "this is for the control plane's own replicas: the token is of the service account \
+             {}/{}, not of {}/{}",
+            caller.namespace, caller.service_account, ours.0, ours.1
+        )))
+    }
+
+    /// Whose the token is that the call carries.
+    async fn known(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Caller, Status> {
         let found = match token(headers) {
             Ok(token) => match self.tokens.remembered(token, clock::now()) {
                 Some(found) => found,
@@ -126,8 +169,7 @@ impl Gate {
         match found {
             Ok(caller) => {
                 self.figures.checks.count("good");
-                self.is_there(&caller).await?;
-                Ok(Admitted { caller, peer })
+                Ok(caller)
             }
             Err(error) => {
                 self.figures.checks.count(error.word());
@@ -278,7 +320,13 @@ mod tests {
         let key = TokenKey::parse(&"0".repeat(64)).unwrap();
         let (_, synced) = watch::channel(true);
         let tokens = Cache::new(Arc::new(key));
-        let gate = Gate::new(tokens, Arc::default(), synced, Arc::default());
+        let gate = Gate::new(
+            tokens,
+            Arc::default(),
+            synced,
+            Arc::default(),
+            "remora-system",
+        );
         let now = clock::now();
         let address = |number: u32| Some(IpAddr::V4(Ipv4Addr::from(number)));
         let taken = (0..1_000).filter(|_| gate.count(address(1), now).is_ok());

@@ -4,11 +4,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
+use remora_proto::v1::replicas_server;
 use tonic::body::Body;
 use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
 use super::gate::Gate;
+
+/// Whether a call is of the service that replicas alone may call. That service looks
+/// itself, too, by whom it was let in.
+fn is_for_replicas(path: &str) -> bool {
+    let mut parts = path.split('/');
+    parts.next() == Some("") && parts.next() == Some(replicas_server::SERVICE_NAME)
+}
 
 /// Puts a gate before what it wraps, or nothing where there is none.
 #[derive(Clone)]
@@ -62,13 +70,36 @@ where
         Box::pin(async move {
             let peer = request.extensions().get::<TcpConnectInfo>();
             let peer = peer.and_then(TcpConnectInfo::remote_addr);
-            match gate.admit(request.headers(), peer).await {
-                Ok(admitted) => {
-                    request.extensions_mut().insert(admitted);
-                    inner.call(request).await
-                }
+            let let_in = if is_for_replicas(request.uri().path()) {
+                let admitted = gate.admit_replica(request.headers(), peer).await;
+                admitted.map(|one| drop(request.extensions_mut().insert(one)))
+            } else {
+                let admitted = gate.admit(request.headers(), peer).await;
+                admitted.map(|one| drop(request.extensions_mut().insert(one)))
+            };
+            match let_in {
+                Ok(()) => inner.call(request).await,
                 Err(status) => Ok(status.into_http()),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_calls_of_that_service_are_for_replicas() {
+        assert!(is_for_replicas("/remora.v1.Replicas/Verdicts"));
+        for other in [
+            "/remora.v1.Reports/Report",
+            "/remora.v1.ReplicasX/Verdicts",
+            "remora.v1.Replicas/Verdicts",
+            "//remora.v1.Replicas/Verdicts",
+            "",
+        ] {
+            assert!(!is_for_replicas(other), "{other}");
+        }
     }
 }

@@ -35,6 +35,11 @@ pub struct Options {
     /// where no API server does it.
     #[arg(long, value_name = "FILE")]
     pub token_key: Option<PathBuf>,
+    /// The file of this replica's own token (audience remora.io), by which it shows
+    /// the replica that leads who it is. Without it, it does not learn what probes
+    /// say of pods while another one leads.
+    #[arg(long, value_name = "FILE")]
+    pub own_token: Option<PathBuf>,
     /// How long certificates live, from 60s to 720h.
     #[arg(long = "identity-lifetime", value_name = "DURATION", default_value = "24h", value_parser = lifetime)]
     pub lifetime_seconds: u64,
@@ -47,6 +52,7 @@ impl Default for Options {
             ca_secret: None,
             ca_dir: None,
             token_key: None,
+            own_token: None,
             lifetime_seconds: LIFETIME_SECONDS,
         }
     }

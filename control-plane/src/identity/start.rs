@@ -24,6 +24,7 @@ use super::tokens::key::TokenKey;
 use super::tokens::review::Review;
 use crate::Tasks;
 use crate::core::store::{Resource, ResourceType, Store};
+use crate::replicas::connect::Credentials;
 
 /// What identities need of the rest.
 pub struct Inputs {
@@ -53,6 +54,8 @@ pub struct Identity {
     pub certificates: CertificatesServer<Issuing>,
     /// Whom to trust.
     pub trust: watch::Receiver<Option<Arc<Trust>>>,
+    /// How this replica knows another one, and shows who it is; `None` without a token.
+    pub towards_replicas: Option<Credentials>,
     /// What is counted.
     pub figures: Arc<Figures>,
 }
@@ -86,11 +89,19 @@ pub fn start(tasks: &mut Tasks, inputs: Inputs) -> anyhow::Result<Identity> {
     };
     tasks.spawn(async move { match keep::keep(place, keeping).await {} });
     tasks.spawn(publish(trust.clone(), store.clone()));
+    let id = SpiffeId::new(&options.trust_domain, namespace, CONTROL_PLANE)
+        .with_context(|| format!("the namespace {namespace:?}"))?;
+    let name = format!("{CONTROL_PLANE}.{namespace}.svc");
+    let towards_replicas = options.own_token.map(|token| Credentials {
+        token,
+        trust: trust.clone(),
+        name: name.clone(),
+        id: id.clone(),
+    });
     let names = Names {
-        id: SpiffeId::new(&options.trust_domain, namespace, CONTROL_PLANE)
-            .with_context(|| format!("the namespace {namespace:?}"))?,
+        id,
         names: vec![
-            format!("{CONTROL_PLANE}.{namespace}.svc"),
+            name,
             format!("{CONTROL_PLANE}.{namespace}.svc.cluster.local"),
             format!("{CONTROL_PLANE}.{namespace}"),
             "localhost".to_owned(),
@@ -103,13 +114,20 @@ pub fn start(tasks: &mut Tasks, inputs: Inputs) -> anyhow::Result<Identity> {
     let renewing = serving::keep(serving, names, lifetime, trust.clone(), figures.clone());
     tasks.spawn(async move { match renewing.await {} });
     let tokens = Cache::new(check);
-    let gate = Gate::new(tokens, store.clone(), inputs.synced, figures.clone());
+    let gate = Gate::new(
+        tokens,
+        store.clone(),
+        inputs.synced,
+        figures.clone(),
+        namespace,
+    );
     Ok(Identity {
         trust_domain: options.trust_domain,
         gate: Arc::new(gate),
         acceptor: TlsAcceptor::from(Arc::new(config)),
         certificates: service::service(trust.clone(), store, lifetime, figures.clone()),
         trust,
+        towards_replicas,
         figures,
     })
 }

@@ -105,7 +105,7 @@ impl Sidecars {
     }
 
     /// What their probes say.
-    pub(super) fn verdicts(&self) -> &Verdicts {
+    pub fn verdicts(&self) -> &Verdicts {
         &self.verdicts
     }
 
@@ -115,7 +115,7 @@ impl Sidecars {
     }
 
     /// Those with a stream of reports.
-    fn heard(&self) -> HashSet<Node> {
+    pub fn heard(&self) -> HashSet<Node> {
         let known = self.lock();
         let heard = known.iter().filter(|(_, sidecar)| sidecar.reports());
         heard.map(|(node, _)| node.clone()).collect()

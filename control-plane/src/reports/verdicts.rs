@@ -1,15 +1,17 @@
 //! What the sidecars' probes say of their pods' ports, on its way to the core, which says it of
 //! the endpoints.
 //!
-//! A verdict is a pod's as a whole: all of its ports that are probed. It is dropped when its Pod
-//! goes, or its sidecar has had no stream for long: then nothing is known of the pod.
+//! A verdict is a pod's as a whole: all of its ports that are probed. It is told by the pod's own
+//! sidecar, or by the replica that leads ([`crate::replicas`]); of a sidecar with a stream here its
+//! own word counts. It is dropped when its Pod goes, or who told it has had no stream for long:
+//! then nothing is known of the pod.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use remora_proto::v1::{self, Health};
-use remora_proto::well_known::resource_name;
+use remora_proto::well_known::{self, resource_name};
 use tokio::sync::{mpsc, watch};
 
 use super::Sidecars;
@@ -22,8 +24,10 @@ use crate::stream::session::Node;
 const MAX_PODS: usize = 20_000;
 /// Ports of one pod.
 const MAX_PORTS: usize = 256;
-/// The verdict of a sidecar without a stream is believed for so long.
+/// The verdict of a sidecar, or of a leader, without a stream is believed for so long.
 const BELIEVED_MS: u64 = 60_000;
+/// A Pod may be told of later than its verdict, by another watch; but not longer than this.
+const POD_PATIENCE_MS: u64 = 10_000;
 /// How often it is looked for such.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -39,12 +43,47 @@ struct State {
     pods: BTreeMap<Node, Verdict>,
     /// Pods whose verdict the core has not been told.
     changed: Vec<Node>,
+    /// Whether the stream of a leader that told the verdicts which are `followed` is there.
+    is_following: bool,
 }
 
-#[derive(Default)]
 struct Verdict {
-    ports: BTreeMap<u16, Health>,
+    ports: Ports,
+    since_ms: u64,
     heard_ms: u64,
+    /// The leader of now told it, and not the sidecar itself.
+    followed: bool,
+}
+
+/// What is said of each port.
+pub type Ports = BTreeMap<u16, Health>;
+
+impl Verdict {
+    fn new(now_ms: u64) -> Self {
+        Self {
+            ports: Ports::new(),
+            since_ms: now_ms,
+            heard_ms: now_ms,
+            followed: false,
+        }
+    }
+
+    fn take(&mut self, health: &[v1::PortHealth]) {
+        for one in health {
+            let Ok(port) = u16::try_from(one.port) else {
+                continue;
+            };
+            match one.health() {
+                Health::Unknown => {
+                    self.ports.remove(&port);
+                }
+                known if self.ports.len() < MAX_PORTS || self.ports.contains_key(&port) => {
+                    self.ports.insert(port, known);
+                }
+                Health::Healthy | Health::Unhealthy => {}
+            }
+        }
+    }
 }
 
 impl Verdicts {
@@ -61,31 +100,111 @@ impl Verdicts {
         if !state.pods.contains_key(node) && (health.is_empty() || state.pods.len() >= MAX_PODS) {
             return;
         }
-        let verdict = state.pods.entry(node.clone()).or_default();
+        let new = || Verdict::new(now_ms);
+        let verdict = state.pods.entry(node.clone()).or_insert_with(new);
         verdict.heard_ms = now_ms;
+        verdict.followed = false;
         let before = verdict.ports.clone();
         if first {
             verdict.ports.clear();
         }
-        for one in health {
-            let Ok(port) = u16::try_from(one.port) else {
-                continue;
-            };
-            match one.health() {
-                Health::Unknown => {
-                    verdict.ports.remove(&port);
-                }
-                known if verdict.ports.len() < MAX_PORTS || verdict.ports.contains_key(&port) => {
-                    verdict.ports.insert(port, known);
-                }
-                Health::Healthy | Health::Unhealthy => {}
-            }
-        }
+        verdict.take(health);
         if before != verdict.ports {
             state.changed.push(node.clone());
             drop(state);
-            self.changes.send_modify(|count| *count += 1);
+            self.changed_now();
         }
+    }
+
+    fn changed_now(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// A receiver that is told of every change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// A leader begins to tell the whole: what it does not confirm is believed no longer than
+    /// what nobody tells.
+    pub fn begin_following(&self) {
+        let mut state = self.lock();
+        state.is_following = true;
+        for verdict in state.pods.values_mut() {
+            verdict.followed = false;
+        }
+    }
+
+    /// The leader tells nothing any more.
+    pub fn stop_following(&self, now_ms: u64) {
+        let mut state = self.lock();
+        if !std::mem::take(&mut state.is_following) {
+            return;
+        }
+        for verdict in state.pods.values_mut().filter(|one| one.followed) {
+            verdict.heard_ms = now_ms;
+        }
+    }
+
+    /// What the leader says of pods; `is_heard` says of a pod whether its sidecar has a stream
+    /// here.
+    pub fn follow(&self, told: &[v1::PodVerdict], now_ms: u64, is_heard: impl Fn(&Node) -> bool) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let before = state.changed.len();
+        for one in told {
+            let id = well_known::node_id(&one.namespace, &one.pod, &one.pod_uid);
+            let Ok(node) = Node::parse(&id) else {
+                continue;
+            };
+            if is_heard(&node) {
+                continue;
+            }
+            if one.ports.is_empty() {
+                if state.pods.remove(&node).is_some() {
+                    state.changed.push(node);
+                }
+                continue;
+            }
+            let has_room = state.pods.len() < MAX_PODS || state.pods.contains_key(&node);
+            if !has_room {
+                continue;
+            }
+            let mut now = Verdict::new(now_ms);
+            now.followed = true;
+            now.take(&one.ports);
+            let held = state.pods.get(&node);
+            if held.is_none_or(|held| held.ports != now.ports) {
+                state.changed.push(node.clone());
+            }
+            now.since_ms = held.map_or(now_ms, |held| held.since_ms);
+            state.pods.insert(node, now);
+        }
+        if state.changed.len() > before {
+            self.changed_now();
+        }
+    }
+
+    /// What is to be said to somebody who was told `told`, which is then what there is.
+    pub fn differences(&self, told: &mut BTreeMap<Node, Ports>) -> Vec<v1::PodVerdict> {
+        let state = self.lock();
+        let known = |node: &Node| {
+            let verdict = state.pods.get(node);
+            verdict.is_some_and(|verdict| !verdict.ports.is_empty())
+        };
+        let gone: Vec<Node> = told.keys().filter(|node| !known(node)).cloned().collect();
+        let mut differences = Vec::new();
+        for node in gone {
+            told.remove(&node);
+            differences.push(said(&node, &Ports::new()));
+        }
+        for (node, Verdict { ports, .. }) in &state.pods {
+            if !ports.is_empty() && told.get(node) != Some(ports) {
+                told.insert(node.clone(), ports.clone());
+                differences.push(said(node, ports));
+            }
+        }
+        differences
     }
 
     /// Drops what nobody says any more: `is_there` says of a pod whether it is, and `is_heard`
@@ -100,11 +219,12 @@ impl Verdicts {
         let state = &mut *state;
         let mut gone = Vec::new();
         for (node, verdict) in &mut state.pods {
-            if is_heard(node) {
+            if is_heard(node) || (state.is_following && verdict.followed) {
                 verdict.heard_ms = now_ms;
             }
             let silent = now_ms.saturating_sub(verdict.heard_ms) > BELIEVED_MS;
-            if silent || !is_there(node) {
+            let is_new = now_ms.saturating_sub(verdict.since_ms) <= POD_PATIENCE_MS;
+            if silent || !(is_new || is_there(node)) {
                 gone.push(node.clone());
             }
         }
@@ -112,9 +232,8 @@ impl Verdicts {
             state.pods.remove(&node);
             state.changed.push(node);
         }
-        let changed = !state.changed.is_empty();
-        if changed {
-            self.changes.send_modify(|count| *count += 1);
+        if !state.changed.is_empty() {
+            self.changed_now();
         }
     }
 
@@ -138,6 +257,20 @@ impl Verdicts {
     }
 }
 
+fn said(node: &Node, ports: &Ports) -> v1::PodVerdict {
+    let ports = ports.iter().map(|(port, health)| v1::PortHealth {
+        port: (*port).into(),
+        health: (*health).into(),
+        detail: String::new(),
+    });
+    v1::PodVerdict {
+        namespace: node.namespace.clone(),
+        pod: node.pod.clone(),
+        pod_uid: node.pod_uid.clone(),
+        ports: ports.collect(),
+    }
+}
+
 /// Takes verdicts to the core, each as soon as it is told.
 pub async fn keep(
     sidecars: Arc<Sidecars>,
@@ -155,7 +288,8 @@ pub async fn keep(
             _ = sweeps.tick() => {
                 let is_there = |node: &Node| {
                     let name = resource_name(&node.namespace, &node.pod);
-                    sidecars.store().exact(ResourceType::Workload, &name).is_some()
+                    let held = sidecars.store().exact(ResourceType::Workload, &name);
+                    held.is_some_and(|held| held.only_for.as_deref().is_none_or(|of| node.is(of)))
                 };
                 let heard = sidecars.heard();
                 let is_heard = |node: &Node| heard.contains(node);
@@ -170,58 +304,4 @@ pub async fn keep(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn health(port: u32, health: Health) -> v1::PortHealth {
-        v1::PortHealth {
-            port,
-            health: health.into(),
-            detail: String::new(),
-        }
-    }
-
-    fn told(verdicts: &Verdicts) -> Vec<BTreeMap<u16, Health>> {
-        let events = verdicts.take().into_iter();
-        let ports = events.map(|event| match event {
-            Event::Health(health) => health.ports,
-            other => panic!("{other:?}"),
-        });
-        ports.collect()
-    }
-
-    #[test]
-    fn a_verdict_is_told_once_and_a_change_of_it_again() {
-        let verdicts = Verdicts::default();
-        let node = Node::parse("sidecar/shop/a/u").unwrap();
-        verdicts.report(&node, &[health(80, Health::Unhealthy)], true, 0);
-        assert_eq!(told(&verdicts), [[(80, Health::Unhealthy)].into()]);
-        verdicts.report(&node, &[health(80, Health::Unhealthy)], false, 1);
-        verdicts.report(&node, &[], false, 1);
-        assert!(told(&verdicts).is_empty());
-        verdicts.report(
-            &node,
-            &[health(80, Health::Healthy), health(99_999, Health::Healthy)],
-            false,
-            2,
-        );
-        assert_eq!(told(&verdicts), [[(80, Health::Healthy)].into()]);
-        // A new stream says all there is.
-        verdicts.report(&node, &[], true, 3);
-        assert_eq!(told(&verdicts), [BTreeMap::new()]);
-    }
-
-    #[test]
-    fn a_verdict_ends_with_its_pod_and_with_a_long_silence() {
-        let verdicts = Verdicts::default();
-        let [a, b] = ["a", "b"].map(|pod| Node::parse(&format!("sidecar/shop/{pod}/u")).unwrap());
-        for node in [&a, &b] {
-            verdicts.report(node, &[health(80, Health::Healthy)], true, 0);
-        }
-        assert_eq!(told(&verdicts).len(), 2);
-        verdicts.sweep(BELIEVED_MS + 1, |_| true, |node| *node == a);
-        assert_eq!(told(&verdicts), [BTreeMap::new()], "b was silent");
-        verdicts.sweep(BELIEVED_MS + 2, |_| false, |_| true);
-        assert_eq!(told(&verdicts), [BTreeMap::new()], "a is gone");
-    }
-}
+mod tests;

@@ -470,4 +470,39 @@ mod tests {
         std::thread::sleep(EMPTY_GRACE);
         assert_eq!(files.look().told.len(), 1, "it stays empty: that is meant");
     }
+
+    #[test]
+    fn a_folder_that_is_marked_is_not_read_for_as_long_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let sub = folder.path().join("stages");
+        std::fs::create_dir_all(sub.join("deeper")).unwrap();
+        let namespace =
+            |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+        // The mark on the source's own folder means nothing: it was named.
+        std::fs::write(folder.path().join(IGNORE_MARK), "").unwrap();
+        std::fs::write(folder.path().join("a.yaml"), namespace("a")).unwrap();
+        std::fs::write(sub.join("b.yaml"), namespace("b")).unwrap();
+        std::fs::write(sub.join("deeper/c.yaml"), namespace("c")).unwrap();
+        std::fs::write(sub.join(IGNORE_MARK), "").unwrap();
+        let mut files = Files::new(vec![folder.path().to_owned()]).unwrap();
+        let told = |files: &mut Files| -> Vec<String> {
+            std::thread::sleep(Duration::from_millis(20));
+            let told = files.look().told;
+            told.iter().map(|event| format!("{event:?}")).collect()
+        };
+        let about = |told: &[String], names: &[&str]| {
+            let all = names.iter().all(|name| {
+                let name = format!("{name:?}");
+                told.iter().any(|event| event.contains(&name))
+            });
+            assert!(told.len() == names.len() && all, "{told:?}, not {names:?}");
+        };
+        about(&told(&mut files), &["a"]);
+        std::fs::remove_file(sub.join(IGNORE_MARK)).unwrap();
+        about(&told(&mut files), &["b", "c"]);
+        // Marked again, what is in it is gone.
+        std::fs::write(sub.join(IGNORE_MARK), "").unwrap();
+        about(&told(&mut files), &["b", "c"]);
+        assert!(told(&mut files).is_empty());
+    }
 }

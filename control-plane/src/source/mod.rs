@@ -8,10 +8,12 @@
 //! - [`folder`]: files to events: what is new, changed, gone, broken.
 //! - [`files`]: the watched folders.
 //! - [`kubernetes`]: a cluster.
+//! - [`origin`]: which of them, as the command line says.
 
 pub mod convert;
 pub mod document;
 pub mod files;
 pub mod folder;
 pub mod kubernetes;
+pub mod origin;
 pub mod yaml;

@@ -21,6 +21,8 @@ mod newer;
 #[path = "../../../proto/tests/contract/raw.rs"]
 mod raw;
 #[cfg(test)]
+mod replicas;
+#[cfg(test)]
 mod reports;
 #[cfg(test)]
 mod routes;

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::client::{Plane, Sidecar, open};
 use crate::sidecar::PATIENCE;
 
-const SHOP: &str = r#"
+pub const SHOP: &str = r#"
 apiVersion: v1
 kind: Service
 metadata: {name: catalog, namespace: shop}
@@ -46,14 +46,43 @@ spec:
 "#;
 
 /// The reports of one pod's sidecar.
-struct Reporter {
+pub struct Reporter {
     sender: mpsc::Sender<v1::SidecarReport>,
     answers: tonic::Streaming<v1::ReportAcknowledgement>,
     sequence: u64,
 }
 
+/// Begins a stream of reports over this connection; it ends with what is given back.
+pub async fn first(
+    channel: tonic::transport::Channel,
+    pod: &str,
+    uid: &str,
+    token: &str,
+    first: v1::SidecarReport,
+) -> mpsc::Sender<v1::SidecarReport> {
+    let (sender, receiver) = mpsc::channel(16);
+    let sidecar = v1::SidecarIdentity {
+        namespace: "shop".into(),
+        pod: pod.into(),
+        pod_uid: uid.into(),
+        version: "1".into(),
+    };
+    let first = v1::SidecarReport {
+        sequence: 1,
+        sidecar: Some(sidecar),
+        ..first
+    };
+    sender.send(first).await.unwrap();
+    let request = crate::tls::with_token(ReceiverStream::new(receiver), token);
+    let answers = ReportsClient::new(channel).report(request).await.unwrap();
+    let mut answers = answers.into_inner();
+    assert_eq!(answers.message().await.unwrap().unwrap().sequence, 1);
+    tokio::spawn(async move { while let Ok(Some(_)) = answers.message().await {} });
+    sender
+}
+
 impl Reporter {
-    async fn of(listen: SocketAddr, pod: &str, uid: &str, first: v1::SidecarReport) -> Self {
+    pub async fn of(listen: SocketAddr, pod: &str, uid: &str, first: v1::SidecarReport) -> Self {
         let client = ReportsClient::connect(format!("http://{listen}")).await;
         let (sender, receiver) = mpsc::channel(16);
         let sidecar = v1::SidecarIdentity {
@@ -76,7 +105,7 @@ impl Reporter {
         }
     }
 
-    async fn say(&mut self, report: v1::SidecarReport) {
+    pub async fn say(&mut self, report: v1::SidecarReport) {
         self.sequence += 1;
         let sequence = self.sequence;
         let report = v1::SidecarReport { sequence, ..report };

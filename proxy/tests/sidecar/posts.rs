@@ -218,7 +218,8 @@ async fn every_moment(sidecar: std::net::SocketAddr, deliveries: &Deliveries) {
 }
 
 #[tokio::test]
-async fn over_http1_no_risky_post_is_delivered_twice_and_every_safe_one_is_sent_again() {
+async fn over_http1_no_unrepeatable_post_is_delivered_twice_and_every_repeatable_one_is_sent_again()
+{
     let mesh = Mesh::start().await;
     let deliveries = Deliveries::default();
     let addresses = [mesh.net.at(10), mesh.net.at(11)];
@@ -378,7 +379,7 @@ async fn every_moment_of_http2(mesh: &Mesh, deliveries: &Deliveries, is_grpc: bo
 }
 
 #[tokio::test]
-async fn over_http2_and_grpc_no_risky_call_is_delivered_twice() {
+async fn over_http2_and_grpc_no_unrepeatable_call_is_delivered_twice() {
     for is_grpc in [false, true] {
         let mesh = Mesh::start().await;
         let deliveries = Deliveries::default();
@@ -398,7 +399,7 @@ async fn pair() -> (Mesh, Sidecar) {
 }
 
 #[tokio::test]
-async fn between_two_sidecars_no_risky_post_is_delivered_twice() {
+async fn between_two_sidecars_no_unrepeatable_post_is_delivered_twice() {
     let (mesh, _target) = pair().await;
     let deliveries = Deliveries::default();
     let _app = Breaking::start(mesh.net.at(4), deliveries.clone()).await;
@@ -406,7 +407,7 @@ async fn between_two_sidecars_no_risky_post_is_delivered_twice() {
 }
 
 #[tokio::test]
-async fn between_two_sidecars_no_risky_call_of_http2_or_grpc_is_delivered_twice() {
+async fn between_two_sidecars_no_unrepeatable_call_of_http2_or_grpc_is_delivered_twice() {
     for is_grpc in [false, true] {
         let (mesh, _target) = pair().await;
         let deliveries = Deliveries::default();

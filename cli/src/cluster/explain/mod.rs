@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use remora_control_plane::core::objects::{Id, Name, Target, TrafficPolicy};
 use remora_control_plane::core::policies::{Named, Policies};
+use remora_control_plane::core::resolve::leaves::rule::RuleLeaf;
 use remora_control_plane::core::resolve::leaves::{leaves, listed};
 use remora_proto::v1::PolicyReference;
 use serde::Serialize;
@@ -79,6 +80,8 @@ pub struct Explanation {
     pub of_pods: Vec<OfPods>,
     /// What is not in force, and why.
     pub not_in_force: Vec<Refused>,
+    /// The rules of routes in force in which more is in force than on the Service.
+    pub of_rules: Vec<OfRule>,
     /// The routes that name it as their parent, and those of files that cannot be read.
     pub routes: Vec<routes::Routed>,
     /// What of the routes could not be looked at.
@@ -122,6 +125,20 @@ pub struct Field {
     pub from: String,
     /// Whether it is a default, which no policy says.
     pub is_default: bool,
+}
+
+/// What is in force on a rule of a route, where that is more than on the Service: rule over route
+/// over Service over Namespace, leaf by leaf.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OfRule {
+    /// `HTTPRoute shop/payment`
+    pub route: String,
+    /// The rule's name, or its place where it has none.
+    pub rule: String,
+    /// Every leaf of the blocks in which rule or route speak. A policy of another namespace than
+    /// the Service's is named with it; what the route itself says is from the route.
+    pub fields: Vec<Field>,
 }
 
 /// A policy that selects pods by their labels.
@@ -208,17 +225,48 @@ pub fn explain(mut given: Given, asked: &request::Asked) -> Result<Explanation, 
         is_default: leaf.from.is_none(),
         from: leaf.from.map_or("default".to_owned(), |from| from.name),
     });
+    let routes = [together.routes(), given.unread.clone()].concat();
     Ok(Explanation {
+        of_rules: of_rules(id, &together, &routes),
         service: id.to_string(),
         reach: given.reach,
         fields: fields.collect(),
         policies: taking(given, &policies),
         of_pods: of_pods(given, &policies),
         not_in_force: refused(given, &policies),
-        routes: [together.routes(), given.unread.clone()].concat(),
+        routes,
         doubt: given.doubt.clone(),
         request,
     })
+}
+
+/// The rules of the routes that are in force.
+fn of_rules(id: &Id, together: &routes::Together, routes: &[routes::Routed]) -> Vec<OfRule> {
+    let in_force = |route: &str| {
+        let mut routes = routes.iter();
+        routes.any(|one| one.route == route && one.in_force)
+    };
+    let rules = together.rules().into_iter().map(|rule| {
+        let route = rule.route.to_string();
+        let leaves = rule.leaves.into_iter();
+        let fields = leaves.map(|RuleLeaf { leaf, by_route }| Field {
+            field: leaf.field.to_owned(),
+            value: leaf.value,
+            is_default: leaf.from.is_none() && !by_route,
+            from: match leaf.from {
+                _ if by_route => route.clone(),
+                None => "default".to_owned(),
+                Some(from) if *from.namespace == *id.namespace => from.name,
+                Some(from) => format!("{}/{}", from.namespace, from.name),
+            },
+        });
+        OfRule {
+            fields: fields.collect(),
+            rule: rule.rule,
+            route,
+        }
+    });
+    rules.filter(|rule| in_force(&rule.route)).collect()
 }
 
 /// The way of the request that is asked about.

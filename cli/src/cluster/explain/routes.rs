@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use remora_control_plane::core::Core;
 use remora_control_plane::core::objects::{Event, Id, Object};
+use remora_control_plane::core::resolve::leaves::rule::RuleLeaves;
 use remora_control_plane::core::routes::verdict::{
     ACCEPTED, PARTIALLY_INVALID, ParentVerdict, RouteCondition, RouteVerdict,
 };
@@ -75,6 +76,11 @@ impl Together {
             ours.map(|parent| routed(verdict, parent))
         });
         all.collect()
+    }
+
+    /// What is in force on their rules, where it is more than on the Service.
+    pub fn rules(&self) -> Vec<RuleLeaves> {
+        self.core.rules_of(&self.service)
     }
 
     /// The Service as the sidecars of a namespace's callers have it, its routes

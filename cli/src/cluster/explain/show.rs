@@ -7,13 +7,18 @@ use crate::cluster::output::{Cell, Paint, Table, Tone};
 use crate::cluster::text;
 
 /// The blocks of a policy, in the order of its schema.
-const BLOCKS: [&str; 6] = [
+const BLOCKS: [&str; 11] = [
     "circuitBreaker",
     "outbound",
     "retries",
     "timeouts",
     "rateLimits",
     "mtls",
+    "admission",
+    "loadBalancing",
+    "healthCheck",
+    "fallback",
+    "fault",
 ];
 
 /// The whole answer.
@@ -44,6 +49,13 @@ pub fn text(explanation: &Explanation, paint: Paint) -> String {
         text.push_str(&pods(&explanation.of_pods).text(paint));
     }
     text.push_str(&show_routes::routes(&explanation.routes, paint));
+    for rule in &explanation.of_rules {
+        let (route, name) = (text::clean(&rule.route), text::clean(&rule.rule));
+        text.push_str(&format!(
+            "\nOn {route} rule {name}, and all else as on the Service:\n"
+        ));
+        text.push_str(&table(&rule.fields).text(paint));
+    }
     if let Some(doubt) = &explanation.doubt {
         text.push_str(&format!("\n{}\n", paint.text(Tone::Notice, doubt)));
     }
@@ -189,6 +201,9 @@ fn rate_limit(limit: &Value) -> String {
     }
     if let Some(matches) = limit.get("match") {
         text.push_str(&format!(", only {}", value(matches)));
+    }
+    if limit["scope"] == "Mesh" {
+        text.push_str(", shared by the whole mesh");
     }
     if limit["enforcedAt"] == "Caller" {
         text.push_str(", by each caller's sidecar");

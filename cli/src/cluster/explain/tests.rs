@@ -144,7 +144,7 @@ fn people_read_a_table() {
         "catalog    gateway-error, 429\n",
         "rateLimits[per-caller] ",
         "100 per second, burst 10, for each remoteAddress (at most 10000), only methods GET path prefix /a/, shadow",
-        "Not set by any policy, so without effect: circuitBreaker, mtls\n",
+        "Not set by any policy, so without effect: circuitBreaker, mtls, admission, loadBalancing, healthCheck, fallback, fault\n",
         "TrafficPolicy newer: Conflicted: the older TrafficPolicy shop/catalog is in force",
     ] {
         assert!(text.contains(wanted), "{wanted} in\n{text}");
@@ -177,7 +177,7 @@ fn policies_of_its_pods_are_told_beside_it_where_they_may_select_them() {
         "Of its pods (podSelector), where of each port the strictest mode counts:\n",
         "canaries (generation 1)   with app=catalog,track in (a,b)   mtls.mode Strict, mtls.ports 9090 Permissive\n",
         "every (generation 1)      all ",
-        "Not set by any policy, so without effect: circuitBreaker\n",
+        "Not set by any policy, so without effect: circuitBreaker, admission, loadBalancing, healthCheck, fallback, fault\n",
     ] {
         assert!(text.contains(wanted), "{wanted} in\n{text}");
     }
@@ -196,4 +196,22 @@ fn a_service_that_no_policy_can_reach_says_so_and_one_that_is_not_there_too() {
     assert!(given::from_files(&nowhere, "shop", "catalog").is_err());
     assert!(given::parse_source("dir").is_err());
     assert_eq!(given::parse_source("files:a").unwrap(), PathBuf::from("a"));
+}
+
+#[test]
+fn a_folder_that_is_marked_is_not_read_here_either() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("services.yaml"), SERVICES).unwrap();
+    let sub = folder.path().join("stages");
+    std::fs::create_dir(&sub).unwrap();
+    std::fs::write(sub.join("policies.yaml"), POLICIES).unwrap();
+    let folders = [folder.path().to_owned()];
+    let policies = || {
+        let given = given::from_files(&folders, "shop", "catalog").unwrap();
+        let told = explain(given, &request::Asked::default()).unwrap();
+        told.policies.len()
+    };
+    assert_eq!(policies(), 2);
+    std::fs::write(sub.join(".remora-ignore"), "").unwrap();
+    assert_eq!(policies(), 0);
 }

@@ -257,3 +257,170 @@ spec: {from: x}
     }
     assert!(!told.is_whole());
 }
+
+/// Policies of every level around the rule `charge`, which says something itself, and one of a
+/// caller's namespace.
+const LEVELS: &str = "
+---
+apiVersion: remora.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: all, namespace: shop, creationTimestamp: 2026-01-01T00:00:00Z}
+spec:
+  targetRefs: [{kind: Namespace, name: shop}]
+  timeouts: {idle: 7m}
+  retries: {budget: {percent: 7}}
+  fault: {delay: {duration: 1s}}
+---
+apiVersion: remora.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: own, namespace: shop, creationTimestamp: 2026-01-01T00:00:00Z}
+spec:
+  targetRefs: [{kind: Service, name: payment}]
+  timeouts: {request: 9s, perTry: 8s, responseHeaders: 3s}
+  retries: {attempts: 1, backoff: {base: 20ms}}
+  circuitBreaker: {maxRequests: 500, consecutiveFailures: 3}
+---
+apiVersion: remora.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: route, namespace: shop, creationTimestamp: 2026-01-01T00:00:00Z}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: payment}]
+  retries: {attempts: 2, hedge: {max: 2}}
+  fallback: {response: {status: 203}}
+---
+apiVersion: remora.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: rule, namespace: shop, creationTimestamp: 2026-01-01T00:00:00Z}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: payment, sectionName: group-b}]
+  retries: {hedge: {after: 30ms}}
+  rateLimits: [{name: few, limit: {requests: 5, per: second}, enforcedAt: Caller}]
+---
+apiVersion: remora.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: theirs, namespace: bank, creationTimestamp: 2026-01-01T00:00:00Z}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: ours}]
+  timeouts: {request: 4s}
+";
+
+fn leveled() -> Explanation {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("objects.yaml");
+    std::fs::write(file, OBJECTS.to_owned() + LEVELS).unwrap();
+    let folders = [folder.path().to_owned()];
+    let given = given::from_files(&folders, "shop", "payment").unwrap();
+    explain(given, &Asked::default()).unwrap()
+}
+
+#[test]
+fn each_field_of_a_rule_names_the_level_that_it_comes_from() {
+    let told = leveled();
+    let rules = told.of_rules.iter();
+    let rules: Vec<_> = rules
+        .map(|one| (one.route.as_str(), one.rule.as_str()))
+        .collect();
+    let ours = "HTTPRoute shop/payment";
+    assert_eq!(
+        rules,
+        [
+            (ours, "group-b"),
+            (ours, "charge"),
+            (ours, "2"),
+            ("HTTPRoute bank/ours", "0")
+        ]
+    );
+    let field = |at: usize, name: &str| {
+        let mut fields = told.of_rules[at].fields.iter();
+        let found = fields.find(|field| field.field == name);
+        found.map(|field| (field.value.clone(), field.from.as_str(), field.is_default))
+    };
+    let is = |value: &str, from: &'static str| Some((Value::from(value), from, false));
+    // Rule over route over Service over Namespace, and the default below them.
+    assert_eq!(field(0, "retries.hedge.after"), is("30ms", "rule"));
+    assert_eq!(
+        field(0, "retries.hedge.max"),
+        Some((2.into(), "route", false))
+    );
+    assert_eq!(field(0, "retries.backoff.base"), is("20ms", "own"));
+    assert_eq!(
+        field(0, "retries.budget.percent"),
+        Some((7.into(), "all", false))
+    );
+    assert_eq!(
+        field(0, "retries.budget.window"),
+        Some(("10s".into(), "default", true))
+    );
+    assert!(field(0, "rateLimits").is_some());
+    // What the route itself says goes before every policy.
+    let route = |value: Value| Some((value, ours, false));
+    assert_eq!(field(1, "retries.attempts"), route(3.into()));
+    assert_eq!(field(1, "retries.backoff.base"), route("10ms".into()));
+    assert_eq!(field(1, "timeouts.request"), route("2s".into()));
+    assert_eq!(field(1, "timeouts.perTry"), route("500ms".into()));
+    assert_eq!(field(1, "timeouts.responseHeaders"), is("3s", "own"));
+    assert_eq!(field(1, "timeouts.idle"), is("7m", "all"));
+    assert_eq!(
+        field(1, "circuitBreaker.maxRequests"),
+        Some((20.into(), "charges", false))
+    );
+    // What is the Service's own business, or of a block of which nobody here speaks, is not said again.
+    for other in ["circuitBreaker.consecutiveFailures", "fault.delay.duration"] {
+        assert_eq!(field(1, other), None, "{other}");
+    }
+    assert_eq!(field(2, "timeouts.request"), None);
+    assert_eq!(field(3, "timeouts.request"), is("4s", "bank/theirs"));
+}
+
+#[test]
+fn people_and_programs_read_the_fields_of_rules() {
+    let told = leveled();
+    let text = show::text(&told, Paint::plain());
+    let (_, rule) = text
+        .split_once("\nOn HTTPRoute shop/payment rule group-b, and all else as on the Service:\n")
+        .unwrap_or_else(|| panic!("{text}"));
+    let lines: Vec<Vec<&str>> = rule
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(lines[0], ["FIELD", "FROM", "VALUE"]);
+    for wanted in [
+        &["retries.hedge.after", "rule", "30ms"],
+        &["retries.hedge.max", "route", "2"],
+        &["retries.backoff.base", "own", "20ms"],
+        &["retries.budget.percent", "all", "7"],
+    ] {
+        assert!(
+            lines.iter().any(|line| line == wanted),
+            "{wanted:?} in\n{rule}"
+        );
+    }
+    let json = serde_json::to_value(&told).unwrap();
+    let fields = json["ofRules"][1]["fields"].as_array().unwrap();
+    let wanted = serde_json::json!({
+        "field": "timeouts.request", "value": "2s", "from": "HTTPRoute shop/payment",
+        "isDefault": false,
+    });
+    assert!(fields.contains(&wanted), "{fields:?}");
+    assert_eq!(json["ofRules"][1]["rule"], "charge");
+}
+
+/// A route can take away a timeout that a policy has.
+#[test]
+fn a_timeout_that_the_route_takes_away_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = OBJECTS.replace("timeouts: {request: 2s,", "timeouts: {request: 0s,");
+    let file = folder.path().join("objects.yaml");
+    std::fs::write(file, objects + LEVELS).unwrap();
+    let folders = [folder.path().to_owned()];
+    let given = given::from_files(&folders, "shop", "payment").unwrap();
+    let told = explain(given, &Asked::default()).unwrap();
+    let mut fields = told.of_rules[1].fields.iter();
+    let request = fields.find(|one| one.field == "timeouts.request").unwrap();
+    assert_eq!(
+        (&request.value, request.is_default),
+        (&"none".into(), false)
+    );
+    assert_eq!(request.from, "HTTPRoute shop/payment");
+}

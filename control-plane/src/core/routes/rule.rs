@@ -196,7 +196,7 @@ fn conduct(
 }
 
 /// The route's own `retry` over what policies say.
-fn with_retry(mut retries: Retries, rule: &Rule) -> Retries {
+pub(in crate::core) fn with_retry(mut retries: Retries, rule: &Rule) -> Retries {
     let Some(written) = &rule.retry else {
         return retries;
     };
