@@ -222,10 +222,16 @@ impl Gate {
         });
         let [open, from_sheddable, from_default] =
             std::array::from_fn(|at| self.empty[at].swap(0, Ordering::Relaxed));
-        let empty = Empty {
-            open,
-            from_sheddable,
-            from_default,
+        // A limit that is learnt is larger by what is kept: nothing stands empty.
+        let is_learnt = slow.limits().0 < slow.fixed.unwrap_or(UNLIMITED);
+        let empty = if is_learnt {
+            Empty::default()
+        } else {
+            Empty {
+                open,
+                from_sheddable,
+                from_default,
+            }
         };
         slow.guards.step(since, empty, limit, now);
         for priority in Priority::ALL {

@@ -96,6 +96,9 @@ impl Guard {
     /// `excess`: by which part of what may be empty too much or too little is;
     /// `weight`: of what is known, so much is of this tick.
     fn bind(&mut self, excess: f64, weight: f64) {
+        if self.last_asked.is_none() {
+            return;
+        }
         let held = self.bound.unwrap_or(self.places).min(self.places);
         let bound = held * (1.0 - weight * excess.clamp(-1.0, 1.0));
         // One that had to go altogether must be able to come back.
