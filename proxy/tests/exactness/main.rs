@@ -7,6 +7,7 @@
 //!   of the service and `perEndpoint`.
 //! - [`rates`]: rate limits with a key and without.
 //! - [`budget`]: the retry budget.
+//! - [`admission`]: what is admitted at the target.
 //!
 //! What an upstream on real sockets sees of it is `sidecar`'s story of this name.
 
@@ -16,6 +17,7 @@
     reason = "a test that cannot go on should say so and end, and it measures real time"
 )]
 
+mod admission;
 mod budget;
 mod limits;
 mod rates;

@@ -123,3 +123,41 @@ async fn endpoints_without_a_sidecar_are_probed_by_their_caller_alone() {
     })
     .await;
 }
+
+/// What the pod's own sidecar says once `kind` is asked of it.
+async fn is_told(mesh: &Mesh, kind: Kind, health: Health, detail: &str) {
+    mesh.workload(|workload| {
+        workload.ports = vec![v1::InboundPort {
+            port: PORT.into(),
+            health_checks: vec![check(kind)],
+            ..v1::InboundPort::default()
+        }];
+    });
+    eventually("the verdict is told", async || {
+        last_report(mesh, PORT).is_some_and(|(told, why)| told == health && why.contains(detail))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tcp_probe_wants_a_connection_alone() {
+    let mesh = Mesh::start().await;
+    let tcp = || Kind::Tcp(v1::TcpCheck::default());
+    is_told(&mesh, tcp(), Health::Unhealthy, "").await;
+    let app = App::start(mesh.net.at(2), |_| status(500)).await;
+    is_told(&mesh, tcp(), Health::Healthy, "").await;
+    assert!(app.accepted() > 0);
+    assert_eq!(app.count(), 0, "nothing was asked");
+}
+
+#[tokio::test]
+async fn a_probe_looks_for_the_expected_body() {
+    let mesh = Mesh::start().await;
+    let _app = App::start(mesh.net.at(2), |request| match request.path.as_str() {
+        "/well" => status(200).body("all is hello here"),
+        _ => status(200).body("goodbye"),
+    })
+    .await;
+    is_told(&mesh, http("/ill"), Health::Unhealthy, "expectedBody").await;
+    is_told(&mesh, http("/well"), Health::Healthy, "").await;
+}

@@ -81,3 +81,29 @@ async fn without_a_share_it_refuses_and_a_share_is_kept_while_the_control_plane_
     )
     .await;
 }
+
+#[tokio::test]
+async fn a_share_that_has_filled_admits_its_burst() {
+    let mesh = Mesh::start().await;
+    let app = App::ok(mesh.net.at(2)).await;
+    // Two each second: a burst is full two seconds after the share has come, and
+    // while the calls are made next to nothing is added.
+    let slow = RateLimit {
+        requests: 4,
+        per_ms: 1000,
+        ..limit()
+    };
+    mesh.workload(|workload| workload.rate_limits = vec![slow]);
+    eventually("the limit is told of", async || last(&mesh).is_some()).await;
+    mesh.control.give(share(1, 500_000, 4));
+    eventually("the share is acknowledged", async || {
+        last(&mesh).is_some_and(|told| (told.grant, told.burst) == (1, 4))
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    let began = std::time::Instant::now();
+    let admitted = admitted(&mesh, 12).await;
+    let most = 4 + 1 + (began.elapsed().as_secs_f64() * 2.0) as usize;
+    assert!((4..=most).contains(&admitted), "{admitted} of {most}");
+    assert_eq!(app.count(), admitted);
+}

@@ -200,3 +200,67 @@ impl Adaptive {
         self.middle = self.middle.clamp(min, max);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the application and its callers may do in a window.
+    fn windows() -> impl Strategy<Value = Vec<Window>> {
+        let window = (0_u64..20_000_000_000, any::<bool>()).prop_map(|(nanos, limited)| Window {
+            latency: Duration::from_nanos(nanos),
+            limited,
+        });
+        proptest::collection::vec(window, 0..300)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_it_sees_it_stays_within_its_bounds_and_moves_by_steps(
+            min in 1_u32..100,
+            more in 0_u32..1000,
+            tolerance_percent in 101_u32..1000,
+            windows in windows(),
+        ) {
+            let config = Config { min_requests: min, max_requests: min + more, tolerance_percent };
+            let mut machine = Adaptive::new(&config);
+            for window in windows {
+                let before = machine.middle;
+                machine.step(window, &config);
+                let (limit, moved) = (machine.limit(&config), machine.middle / before);
+                prop_assert!((min..=min + more).contains(&limit), "{limit}");
+                prop_assert!(machine.middle.is_finite());
+                let at_most = FASTEST + 1e-9;
+                prop_assert!((1.0 / at_most..=at_most).contains(&moved), "{moved}");
+                prop_assert!(window.limited || moved == 1.0, "nothing was learnt: {moved}");
+            }
+        }
+
+        /// An application that serves so many at a time, and of which the others wait:
+        /// the limit comes to rest around that, wherever it begins.
+        #[test]
+        fn it_comes_to_rest_a_little_above_the_knee(
+            knee in 8_u32..300,
+            service_ms in 1_u64..500,
+            begin in 4.0..900.0_f64,
+        ) {
+            let config = Config { min_requests: 4, max_requests: 1000, tolerance_percent: 200 };
+            let mut machine = Adaptive::new(&config);
+            machine.middle = begin;
+            let mut after = Vec::new();
+            for number in 0..400 {
+                let waiting = f64::from(machine.limit(&config)) / f64::from(knee);
+                let latency = Duration::from_millis(service_ms).mul_f64(waiting.max(1.0));
+                machine.step(Window { latency, limited: true }, &config);
+                if number >= 200 {
+                    after.push(f64::from(machine.limit(&config)) / f64::from(knee));
+                }
+            }
+            for share in after {
+                prop_assert!((0.7..2.5).contains(&share), "{share} of the knee");
+            }
+        }
+    }
+}

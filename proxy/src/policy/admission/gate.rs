@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::adaptive::{Adaptive, Window};
-use super::guards::{Guards, Seen, TICK};
+use super::guards::{Empty, Guards, Seen, TICK};
 use crate::clock::Timestamp;
 use crate::policy::config::admission::{self as config, Admission, Priority};
 
@@ -38,6 +38,9 @@ pub struct Gate {
     plain_limit: AtomicU32,
     asked: [AtomicU64; Priority::ALL.len()],
     refused: [AtomicU64; Priority::ALL.len()],
+    /// Places that requests found empty, added up: open to all, kept from
+    /// sheddable, kept from default.
+    empty: [AtomicU64; 3],
     next_tick: AtomicU64,
     window: Counted,
     // A lock is allowed: nobody waits for it but a change of the policy.
@@ -90,6 +93,7 @@ impl Gate {
             plain_limit: AtomicU32::new(UNLIMITED),
             asked: Default::default(),
             refused: Default::default(),
+            empty: Default::default(),
             next_tick: AtomicU64::new(0),
             window: Counted::default(),
             slow: Mutex::default(),
@@ -133,6 +137,8 @@ impl Gate {
         let admitted = self
             .word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        let (Ok(found) | Err(found)) = admitted;
+        self.count_empty(found);
         if let Err(word) = admitted {
             self.refused[at].fetch_add(1, Ordering::Relaxed);
             let (_, in_flight) = unpack(word);
@@ -147,6 +153,26 @@ impl Gate {
             since: now,
             is_answered: false,
         })
+    }
+
+    /// What a request found: places that stand empty, and for whose sake.
+    fn count_empty(&self, found: u64) {
+        let plain = self.plain_limit.load(Ordering::Relaxed);
+        let (limit, in_flight) = unpack(found);
+        let empty = plain.saturating_sub(in_flight);
+        if plain == UNLIMITED || empty == 0 {
+            return;
+        }
+        let is_kept_from = |priority: Priority| {
+            let kept = self.kept[priority.index()].load(Ordering::Relaxed);
+            in_flight >= limit.saturating_sub(kept)
+        };
+        let why = if is_kept_from(Priority::Default) {
+            2
+        } else {
+            usize::from(is_kept_from(Priority::Sheddable))
+        };
+        self.empty[why].fetch_add(u64::from(empty), Ordering::Relaxed);
     }
 
     /// How it stands.
@@ -194,7 +220,20 @@ impl Gate {
             asked: total[at].asked - told[at].asked,
             refused: total[at].refused - told[at].refused,
         });
-        slow.guards.step(since, limit, now);
+        let [open, from_sheddable, from_default] =
+            std::array::from_fn(|at| self.empty[at].swap(0, Ordering::Relaxed));
+        // A limit that is learnt is larger by what is kept: nothing stands empty.
+        let is_learnt = slow.limits().0 < slow.fixed.unwrap_or(UNLIMITED);
+        let empty = if is_learnt {
+            Empty::default()
+        } else {
+            Empty {
+                open,
+                from_sheddable,
+                from_default,
+            }
+        };
+        slow.guards.step(since, empty, limit, now);
         for priority in Priority::ALL {
             let kept = slow.guards.kept_from(priority);
             self.kept[priority.index()].store(kept, Ordering::Relaxed);

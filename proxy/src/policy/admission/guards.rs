@@ -5,14 +5,20 @@
 //!             sheddable up to here│ default … │ critical …│
 //!                                 └ guard of ─┴ guard of ─┘
 //!                                    default     critical
-//!   its priority was refused lately ──▶ the guard grows
-//!   nobody of it was refused        ──▶ it shrinks, to a little while any come
+//!   one of its priority was refused ──▶ the guard grows
+//!   one of it was admitted          ──▶ it shrinks, to a little while any come
 //!   nobody of it comes              ──▶ no guard: the others may use every place
+//!   too many places stand empty     ──▶ less of the guards is in force
 //! ```
 //!
 //! Loss systems with reserved places behave so: a few are enough for a priority
 //! that wants less than there is, since they become free faster than it comes;
 //! for one that wants more the guard grows until the lower ones get nothing.
+//!
+//! Guards go by requests, not by time: one refusal of a priority that comes
+//! seldom is one refusal, however many ticks pass until the next of it. And a
+//! guard is paid for in places that stand empty while others are refused, so what
+//! is in force of the guards is bounded by what they are seen to cost.
 
 use std::time::Duration;
 
@@ -23,18 +29,23 @@ use crate::policy::config::admission::Priority;
 pub(super) const TICK: Duration = Duration::from_millis(50);
 /// Nobody of a priority for so long: it wants no places.
 const GONE_AFTER: Duration = Duration::from_secs(1);
-/// So much of a priority may be refused ...
-const TOLERATED: f64 = 0.02;
-/// ... as it was over about so many ticks.
-const REMEMBERED: f64 = 10.0;
-/// Of the limit, what a tick adds to the guard of a priority of which more is
-/// refused, and the least that it adds.
-const GROWS: f64 = 1.0 / 20.0;
+/// Of the limit, what a refusal adds to the guard of its priority, and the least
+/// and, in one tick, the most that is added.
+const GROWS: f64 = 1.0 / 50.0;
 const GROWS_AT_LEAST: f64 = 0.25;
-/// What is left of a guard after a tick without one.
-const SHRINKS: f64 = 0.97;
+const GROWS_AT_MOST: f64 = 1.0 / 8.0;
+/// What is left of a guard after a request that was admitted.
+const SHRINKS: f64 = 1.0 - 1.0 / 500.0;
 /// Of the limit, what is kept while anybody of the priority comes.
 const LITTLE: f64 = 1.0 / 50.0;
+/// Of the limit, how many places may stand empty on average while some are refused;
+/// of a limit of a few only, a part of one place.
+const IDLE: f64 = 0.085;
+const IDLE_AT_LEAST: f64 = 0.5;
+/// Of that, what one guard may cost whatever else is empty.
+const IDLE_OF_ONE: f64 = 0.3;
+/// What is empty is averaged over about so many requests.
+const REMEMBERED: f64 = 100.0;
 
 /// What happened to a priority since the last tick.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,13 +54,27 @@ pub(super) struct Seen {
     pub(super) refused: u64,
 }
 
+/// Places that requests found empty since the last tick, added up: those that
+/// nobody was kept from, those kept from sheddable alone, those kept from default too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Empty {
+    pub(super) open: u64,
+    pub(super) from_sheddable: u64,
+    pub(super) from_default: u64,
+}
+
 /// What is kept for one priority.
 #[derive(Clone, Copy, Debug, Default)]
 struct Guard {
     places: f64,
-    /// The share of it that was refused lately.
-    refused: f64,
     last_asked: Option<Timestamp>,
+    /// The most of it that is in force; `None`: as much as it is.
+    bound: Option<f64>,
+    /// What it costs: places that are empty for its sake.
+    empty: f64,
+    /// Parts of a place, over the ticks.
+    carried: f64,
+    in_force: u32,
 }
 
 impl Guard {
@@ -57,20 +82,30 @@ impl Guard {
         if seen.asked > 0 {
             self.last_asked = Some(now);
         }
-        let comes = self.last_asked.is_some_and(|at| now.since(at) < GONE_AFTER);
-        if seen.asked > 0 {
-            let share = seen.refused as f64 / seen.asked as f64;
-            self.refused += (share - self.refused) / REMEMBERED;
-        }
-        if !comes {
+        if self.last_asked.is_none_or(|at| now.since(at) >= GONE_AFTER) {
             *self = Self::default();
-        } else if self.refused > TOLERATED {
-            // The more of them, the faster.
-            self.places += (limit * GROWS.max(self.refused / 4.0)).max(GROWS_AT_LEAST);
-        } else if self.refused < TOLERATED / 2.0 {
-            self.places = (self.places * SHRINKS).max(limit * LITTLE);
+            return;
         }
-        self.places = self.places.clamp(0.0, limit);
+        let admitted = seen.asked.saturating_sub(seen.refused);
+        let grows = (limit * GROWS).max(GROWS_AT_LEAST) * seen.refused as f64;
+        self.places += grows.min((limit * GROWS_AT_MOST).max(GROWS_AT_LEAST));
+        self.places *= SHRINKS.powf(admitted as f64);
+        self.places = self.places.clamp((limit * LITTLE).min(limit), limit);
+    }
+
+    /// `excess`: by which part of what may be empty too much or too little is;
+    /// `weight`: of what is known, so much is of this tick.
+    fn bind(&mut self, excess: f64, weight: f64) {
+        if self.last_asked.is_none() {
+            return;
+        }
+        let held = self.bound.unwrap_or(self.places).min(self.places);
+        let bound = held * (1.0 - weight * excess.clamp(-1.0, 1.0));
+        // One that had to go altogether must be able to come back.
+        self.bound = Some(bound.max(GROWS_AT_LEAST));
+        let whole = self.places.min(bound.max(GROWS_AT_LEAST)) + self.carried;
+        self.in_force = whole as u32;
+        self.carried = whole.fract();
     }
 }
 
@@ -79,26 +114,47 @@ impl Guard {
 pub(super) struct Guards {
     critical: Guard,
     default: Guard,
+    /// Places that nobody was kept from.
+    open: f64,
 }
 
 impl Guards {
     /// A tick has ended; `seen` is in the order of [`Priority::ALL`].
-    pub(super) fn step(&mut self, seen: [Seen; 3], limit: u32, now: Timestamp) {
+    pub(super) fn step(&mut self, seen: [Seen; 3], empty: Empty, limit: u32, now: Timestamp) {
         let limit = f64::from(limit);
         self.critical
             .step(seen[Priority::Critical.index()], limit, now);
         self.default
             .step(seen[Priority::Default.index()], limit, now);
+        let asked: u64 = seen.iter().map(|seen| seen.asked).sum();
+        if asked == 0 {
+            return;
+        }
+        let asked = asked as f64;
+        let weight = 1.0 - (1.0 - 1.0 / REMEMBERED).powf(asked);
+        let follow = |held: &mut f64, sum: u64| *held += weight * (sum as f64 / asked - *held);
+        follow(&mut self.open, empty.open);
+        follow(&mut self.default.empty, empty.from_sheddable);
+        follow(&mut self.critical.empty, empty.from_default);
+        let allowed = (limit * IDLE).max(IDLE_AT_LEAST);
+        let (of_one, all) = (
+            allowed * IDLE_OF_ONE,
+            self.open + self.default.empty + self.critical.empty,
+        );
+        self.critical
+            .bind(self.critical.empty / of_one - 1.0, weight);
+        // Both must be too much: what is empty anyhow is no reason to keep nothing.
+        let excess = (self.default.empty / of_one).min(all / allowed) - 1.0;
+        self.default.bind(excess, weight);
     }
 
     /// Places that are kept from a priority.
     pub(super) fn kept_from(&self, priority: Priority) -> u32 {
-        let places = match priority {
-            Priority::Critical => 0.0,
-            Priority::Default => self.critical.places,
-            Priority::Sheddable => self.critical.places + self.default.places,
-        };
-        places as u32
+        match priority {
+            Priority::Critical => 0,
+            Priority::Default => self.critical.in_force,
+            Priority::Sheddable => self.critical.in_force + self.default.in_force,
+        }
     }
 }
 
@@ -122,7 +178,7 @@ mod tests {
     fn after(ticks: usize, guards: &mut Guards, seen: [Seen; 3], now: &mut Timestamp) {
         for _ in 0..ticks {
             *now = now.after(TICK);
-            guards.step(seen, 100, *now);
+            guards.step(seen, Empty::default(), 100, *now);
         }
     }
 
@@ -141,10 +197,10 @@ mod tests {
     fn a_priority_that_is_refused_takes_all_from_those_below_it() {
         let (mut guards, mut now) = (Guards::default(), Timestamp::from_millis(1));
         after(100, &mut guards, [BUSY, REFUSED, NOBODY], &mut now);
-        assert_eq!(guards.kept_from(Priority::Sheddable), 100);
+        assert!(guards.kept_from(Priority::Sheddable) >= 98);
         assert_eq!(guards.kept_from(Priority::Default), 0);
         after(100, &mut guards, [BUSY, BUSY, REFUSED], &mut now);
-        assert_eq!(guards.kept_from(Priority::Default), 100);
+        assert!(guards.kept_from(Priority::Default) >= 98);
         assert_eq!(guards.kept_from(Priority::Critical), 0);
     }
 
@@ -157,5 +213,35 @@ mod tests {
         assert_eq!(guards.kept_from(Priority::Sheddable), 4);
         after(20, &mut guards, [BUSY, BUSY, NOBODY], &mut now);
         assert_eq!(guards.kept_from(Priority::Default), 0);
+    }
+
+    #[test]
+    fn one_refusal_is_one_however_many_ticks_pass() {
+        let (mut guards, mut now) = (Guards::default(), Timestamp::from_millis(1));
+        let one = Seen {
+            asked: 1,
+            refused: 1,
+        };
+        after(1, &mut guards, [BUSY, BUSY, one], &mut now);
+        after(19, &mut guards, [BUSY, BUSY, NOBODY], &mut now);
+        assert!(guards.kept_from(Priority::Default) <= 2);
+    }
+
+    #[test]
+    fn guards_that_leave_too_much_empty_are_not_in_force() {
+        let (mut guards, mut now) = (Guards::default(), Timestamp::from_millis(1));
+        let seen = [BUSY, REFUSED, REFUSED];
+        after(100, &mut guards, seen, &mut now);
+        for _ in 0..100 {
+            now = now.after(TICK);
+            let from_default = 30 * u64::from(guards.kept_from(Priority::Default));
+            let empty = Empty {
+                from_default,
+                ..Empty::default()
+            };
+            guards.step(seen, empty, 100, now);
+        }
+        let kept = guards.kept_from(Priority::Default);
+        assert!((1..10).contains(&kept), "{kept}");
     }
 }

@@ -31,6 +31,8 @@ struct World {
     load: f64,
     /// Shares of critical and default, the rest is sheddable.
     shares: (f64, f64),
+    /// Instead of a limit that it finds: its places.
+    is_fixed: bool,
 }
 
 /// What happened in a span of time.
@@ -41,6 +43,8 @@ struct Told {
     refused: [u64; 3],
     least_limit: u32,
     most_limit: u32,
+    /// Seconds, of all places.
+    in_use: f64,
 }
 
 impl Told {
@@ -77,11 +81,12 @@ impl Simulation {
     fn new(world: World) -> Self {
         let gate = Gate::new();
         let admission = Admission {
-            adaptive: Some(Adaptive {
+            adaptive: (!world.is_fixed).then_some(Adaptive {
                 min_requests: 4,
                 max_requests: 1000,
                 tolerance_percent: 200,
             }),
+            max_requests: world.is_fixed.then_some(world.places as u32),
             ..Admission::default()
         };
         gate.configure(&[admission], at(0.0));
@@ -130,6 +135,8 @@ impl Simulation {
         loop {
             let done = self.busy.peek().map(|Reverse((at, _))| *at as f64 / 1e9);
             let next = done.map_or(self.next_arrival, |done| done.min(self.next_arrival));
+            let in_flight = f64::from(self.gate.figures().in_flight);
+            told.in_use += in_flight * (next.min(until) - self.now);
             if next >= until {
                 self.now = until;
                 return told;
@@ -206,6 +213,7 @@ const FIXED: World = World {
     spread: Service::Fixed,
     load: 3.0,
     shares: (0.2, 0.3),
+    is_fixed: false,
 };
 
 /// Goodput, tail and order at three times what the backend can serve.
@@ -288,6 +296,61 @@ fn noise_does_not_move_it_away() {
                     ..FIXED
                 });
             }
+        }
+    }
+}
+
+/// With a limit that is given, what is kept for the upper priorities is paid for in
+/// places that stand empty: so no more than a tenth of them does.
+#[test]
+fn a_fixed_limit_is_used_by_all_priorities_together() {
+    let shares = [
+        (0.05, 0.19),
+        (0.05, 0.3),
+        (0.2, 0.3),
+        (0.01, 0.5),
+        (0.3, 0.0),
+    ];
+    for (seed, shares) in (0..).zip(shares) {
+        for places in [16, 100] {
+            let world = World {
+                seed,
+                places,
+                service: Duration::from_millis(400),
+                shares,
+                is_fixed: true,
+                ..FIXED
+            };
+            let mut simulation = Simulation::new(world);
+            let begin = simulation.run(5.0).in_use / 5.0 / places as f64;
+            let told = simulation.run(60.0);
+            let in_use = told.in_use / 60.0 / places as f64;
+            let refused = Priority::ALL.map(|priority| told.refused_share(priority));
+            let seen = format!("{world:?}: {begin:.3}, then {in_use:.3}, refused {refused:.3?}");
+            if std::env::var_os("ADMISSION_SHOW").is_some() {
+                eprintln!("{seen}");
+            }
+            assert!(begin >= 0.85 && in_use >= 0.9, "{seen}");
+            let [sheddable, default, critical] = refused;
+            let least = if shares.1 > 0.0 { default } else { sheddable };
+            assert!(sheddable >= default && least > critical, "{seen}");
+        }
+    }
+}
+
+#[test]
+fn a_priority_alone_has_nearly_all_of_a_fixed_limit() {
+    for shares in [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)] {
+        for places in [16, 100] {
+            let world = World {
+                places,
+                shares,
+                is_fixed: true,
+                ..FIXED
+            };
+            let told = Simulation::new(world).run(30.0);
+            let in_use = told.in_use / 30.0 / places as f64;
+            assert!(in_use >= 0.95, "{world:?}: {in_use:.3}");
         }
     }
 }

@@ -386,6 +386,51 @@ mod tests {
         assert_eq!(passed.count(), 10);
     }
 
+    struct Of(&'static str);
+
+    impl Facts for Of {
+        fn method(&self) -> &str {
+            self.0
+        }
+
+        fn path(&self) -> &str {
+            "/"
+        }
+
+        fn header(&self, _: &str) -> Option<&[u8]> {
+            None
+        }
+
+        fn remote_address(&self) -> Option<IpAddr> {
+            None
+        }
+
+        fn client_identity(&self) -> Option<&str> {
+            None
+        }
+    }
+
+    #[test]
+    fn with_a_key_each_bucket_has_the_share() {
+        let shares = Arc::new(Shares::default());
+        let keyed = RateLimit {
+            key: vec![KeyPart::Method],
+            ..limit(100, 10)
+        };
+        let limiter = RateLimiter::with_shares(&[keyed], Arc::clone(&shares), START);
+        let passed = |method, now| {
+            let calls = (0..20).filter(|_| limiter.check(&Of(method), now) == Decision::Admitted);
+            calls.count()
+        };
+        assert_eq!(passed("GET", START), 0, "no share, whatever the key");
+        shares.take("shop/web", "all", share(400_000, 4), 1, START);
+        let full = START.after(Duration::from_secs(1));
+        assert_eq!((passed("GET", full), passed("PUT", full)), (4, 4));
+        shares.take("shop/web", "all", share(100_000, 1), 2, full);
+        let later = full.after(Duration::from_secs(1));
+        assert_eq!((passed("GET", later), passed("HEAD", later)), (1, 1));
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Call,
