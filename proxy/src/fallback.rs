@@ -205,7 +205,9 @@ fn response(config: &FallbackResponse, is_grpc: bool) -> Response<ResponseBody> 
         return answer;
     }
     let body = match config.status {
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => Bytes::new(),
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED => {
+            Bytes::new()
+        }
         _ => config.body.clone(),
     };
     let mut answer = Response::new(ResponseBody::own(body));

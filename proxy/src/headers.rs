@@ -14,11 +14,16 @@ pub const CLIENT_IDENTITY: HeaderName = HeaderName::from_static(ours::CLIENT_IDE
 /// The pod that is to get the request.
 pub const ENDPOINT: HeaderName = HeaderName::from_static(ours::ENDPOINT);
 
-/// The pod that a request names; nothing where it names none, or several.
+/// The pod that a request names; nothing where it names none. What names several, or
+/// none that there could be, is a name too, one that no pod has: a request that asked
+/// for a certain pod is never sent to just any.
 pub fn pinned(headers: &HeaderMap) -> Option<Box<str>> {
-    let mut named = headers.get_all(ENDPOINT).iter();
-    let pod = named.next().filter(|_| named.next().is_none())?;
-    let pod = pod.to_str().ok()?.trim();
+    let mut named = headers.get_all(ENDPOINT).iter().map(HeaderValue::as_bytes);
+    let first = named.next()?;
+    let pod = named.fold(String::from_utf8_lossy(first), |all, next| {
+        all + ", " + String::from_utf8_lossy(next)
+    });
+    let pod = pod.trim();
     (!pod.is_empty()).then(|| pod.into())
 }
 

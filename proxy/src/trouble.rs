@@ -103,7 +103,9 @@ fn abort(is_grpc: bool, status: StatusCode, code: u8) -> Response<ResponseBody> 
         return answer;
     }
     let body = match status {
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => Bytes::new(),
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED => {
+            Bytes::new()
+        }
         _ => Bytes::from_static(b"a fault that the policy injects\n"),
     };
     let mut answer = Response::new(ResponseBody::own(body));

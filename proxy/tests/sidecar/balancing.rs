@@ -231,6 +231,14 @@ async fn a_request_goes_to_the_pod_that_it_names_and_nowhere_else() {
     let answer = pinned(&mesh, "catalog-9").await;
     assert_eq!((answer.status, answer.reason()), (503, "no_endpoints"));
     assert!(answer.text().contains("catalog-9"), "{}", answer.text());
+    // Who asks for a certain pod, and does it badly, gets none rather than any.
+    let twice = "x-remora-endpoint: catalog-1\r\nx-remora-endpoint: catalog-2\r\n";
+    for fields in [twice, "x-remora-endpoint: catalög-1\r\n"] {
+        let mut client = mesh.client().await;
+        let answer = client.request("GET", "catalog:8080", "/", fields, "").await;
+        let what = (answer.status, answer.reason());
+        assert_eq!(what, (503, "no_endpoints"), "{fields}");
+    }
     // Where the policy does not allow it, it counts for nothing.
     mesh.service("catalog", policy());
     eventually("it is free", async || {

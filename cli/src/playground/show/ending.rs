@@ -40,6 +40,9 @@ impl Show {
             let mut out = std::io::stdout().lock();
             writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
         }
+        if let Some(verdict) = report.trial.as_ref().filter(|_| !self.plan.json) {
+            verdict.lines().for_each(|line| println!("{line}"));
+        }
         for problem in &report.problems {
             eprintln!("remora: {problem}");
         }

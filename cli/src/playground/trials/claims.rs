@@ -57,17 +57,23 @@ pub struct Judged {
     pub held: bool,
 }
 
+/// The figures of which something is said.
+pub fn terms(of: &'static str) -> impl Iterator<Item = &'static str> {
+    of.split(" / ").flat_map(|sum| sum.split(" + "))
+}
+
 impl Claim {
     /// The figures that it is about.
     pub fn terms(&self) -> impl Iterator<Item = &'static str> {
-        self.of.split(" / ").flat_map(|sum| sum.split(" + "))
+        terms(self.of)
     }
 
     /// Looks at what came.
     pub fn judge(&self, figures: &BTreeMap<String, f64>) -> Judged {
         let sum = |terms: &str| -> f64 {
             let terms = terms.split(" + ").filter_map(|term| figures.get(term));
-            terms.sum()
+            // The sum of nothing is -0.
+            terms.sum::<f64>() + 0.0
         };
         let value = match self.of.split_once(" / ") {
             None => Some(sum(self.of)),
@@ -88,6 +94,20 @@ impl Claim {
 }
 
 impl Judged {
+    /// What became of it, in a line.
+    pub fn line(&self) -> String {
+        let word = if self.held { "held" } else { "did not hold" };
+        let value = self.value.map_or("nothing to go by".to_owned(), |value| {
+            let of = match (self.at_least, self.at_most) {
+                (least, None) => format!("at least {least}"),
+                (0.0, Some(most)) => format!("at most {most}"),
+                (least, Some(most)) => format!("{least} to {most}"),
+            };
+            format!("{value}, of {of}")
+        });
+        format!("{word}: {} ({value})", self.claim)
+    }
+
     /// What is wrong, in a sentence.
     pub fn sentence(&self) -> String {
         let value = self
@@ -119,8 +139,30 @@ mod tests {
         assert_eq!(value("a:x"), Some(3.0));
         assert_eq!(value("a:x + a:y / b:x"), Some(0.5));
         assert_eq!(value("a:x / a:y + a:x"), Some(0.75));
-        assert_eq!(value("a:z"), Some(0.0));
+        let nothing = value("a:z").unwrap();
+        assert!(nothing == 0.0 && nothing.is_sign_positive(), "{nothing}");
         assert_eq!(value("a:x / a:z"), None);
+    }
+
+    #[test]
+    fn what_became_of_a_claim_is_told_in_a_line() {
+        let line = |claim: Claim| claim.judge(&figures()).line();
+        assert_eq!(
+            line(at_most("No more than two.", "a:x", 2.0)),
+            "did not hold: No more than two. (3, of at most 2)"
+        );
+        assert_eq!(
+            line(at_least("Some.", "b:x", 1.0)),
+            "held: Some. (8, of at least 1)"
+        );
+        assert_eq!(
+            line(between("Half.", "a:x / b:x", 0.2..=0.5)),
+            "held: Half. (0.375, of 0.2 to 0.5)"
+        );
+        assert_eq!(
+            line(at_least("A share.", "a:x / a:z", 0.0)),
+            "did not hold: A share. (nothing to go by)"
+        );
     }
 
     #[test]

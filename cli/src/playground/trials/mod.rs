@@ -139,6 +139,17 @@ impl Verdict {
         }
     }
 
+    /// What became of each claim of which all that it is about was played: who watches
+    /// may leave early.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let was_played = |term: &str| {
+            let stage = term.split_once(':').map(|(stage, _)| stage);
+            self.stages.iter().any(|played| Some(played.stage) == stage)
+        };
+        let played = move |judged: &&Judged| claims::terms(judged.of).all(was_played);
+        self.claims.iter().filter(played).map(Judged::line)
+    }
+
     /// What is wrong, in sentences.
     pub fn problems(&self) -> Vec<String> {
         let never = self
@@ -239,6 +250,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn who_leaves_early_is_told_of_what_was_played() {
+        let trial = &table::ALL[0];
+        let first = trial.stages[0].name;
+        let played = Played {
+            stage: first,
+            file: trial.stages[0].file,
+            in_force_ms: Some(0),
+            figures: Figures::new(),
+        };
+        let count = |stages| Verdict::new(trial, stages).lines().count();
+        let of_first = |claim: &&Claim| claim.terms().all(|term| term.starts_with(first));
+        assert_eq!(count(Vec::new()), 0);
+        assert_eq!(
+            count(vec![played]),
+            trial.claims.iter().filter(of_first).count()
+        );
     }
 
     #[test]

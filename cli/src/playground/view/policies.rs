@@ -10,7 +10,7 @@ use super::scene::{PolicyRow, Tone};
 use super::theme::Theme;
 
 /// Rows that the panel has at most, its title among them.
-const MOST_ROWS: usize = 8;
+const MOST_ROWS: usize = 9;
 /// The width of a bar.
 const BAR: usize = 10;
 
@@ -19,17 +19,24 @@ pub fn rows(policies: &[PolicyRow]) -> u16 {
     if policies.is_empty() {
         return 0;
     }
-    u16::try_from((policies.len() + 1).min(MOST_ROWS)).unwrap_or(0)
+    let rows = policies.iter().map(|row| 1 + usize::from(has_words(row)));
+    u16::try_from((rows.sum::<usize>() + 1).min(MOST_ROWS)).unwrap_or(0)
 }
 
 /// Draws it.
 pub fn draw(frame: &mut Frame<'_>, area: Rect, policies: &[PolicyRow], theme: Theme) {
-    let lines: Vec<_> = policies.iter().map(|row| line(row, theme)).collect();
+    let lines: Vec<_> = policies.iter().flat_map(|row| lines(row, theme)).collect();
     let panel = panel("policies".to_owned(), theme);
     frame.render_widget(Paragraph::new(lines).block(panel), area);
 }
 
-fn line(row: &PolicyRow, theme: Theme) -> Line<'static> {
+fn has_words(row: &PolicyRow) -> bool {
+    !row.words.is_empty()
+}
+
+/// The words have a line of their own: half a terminal has no room for them beside
+/// the rest.
+fn lines(row: &PolicyRow, theme: Theme) -> impl Iterator<Item = Line<'static>> {
     let style = if row.is_pressed {
         theme.tone(Tone::Notice)
     } else {
@@ -51,6 +58,7 @@ fn line(row: &PolicyRow, theme: Theme) -> Line<'static> {
         words.push(Span::styled("░".repeat(BAR - full), theme.quiet()));
         words.push(Span::styled(format!(" {taken:.0}/{most:.0} "), style));
     }
-    words.push(Span::styled(row.words.clone(), style));
-    Line::from(words)
+    let told = Span::styled(format!("   {}", row.words), style);
+    let told = has_words(row).then(|| Line::from(told));
+    std::iter::once(Line::from(words)).chain(told)
 }

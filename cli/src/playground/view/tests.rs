@@ -2,7 +2,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
-use super::scene::{BreakerRow, EventRow, LoadRow, PodRow, RouteRow, Scene, Tone};
+use super::scene::{BreakerRow, EventRow, LoadRow, PodRow, PolicyRow, RouteRow, Scene, Tone};
 use super::theme::Theme;
 use super::{Focus, Wish, draw};
 
@@ -109,6 +109,31 @@ fn everything_is_on_a_small_screen() {
         screen[22]
     );
     assert!(screen[23].contains("k kill   r revive"), "{}", screen[23]);
+}
+
+#[test]
+fn what_a_policy_does_is_told_whole_on_a_small_screen() {
+    let row = |what: &str, full, words: &str| PolicyRow {
+        pod: "reviews-1".to_owned(),
+        of: "shop/reviews all".to_owned(),
+        what: what.to_owned(),
+        full,
+        words: words.to_owned(),
+        is_pressed: true,
+    };
+    let mut scene = scene();
+    scene.policies = vec![
+        row("rate limit", None, "15/s admitted, 34/s limited"),
+        row("admission", Some((8.0, 16.0)), ""),
+    ];
+    let text = screen(100, 30, &scene, false).join("\n");
+    for expected in [
+        " reviews-1 shop/reviews all rate limit",
+        "   15/s admitted, 34/s limited",
+        " reviews-1 shop/reviews all admission █████░░░░░ 8/16",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in\n{text}");
+    }
 }
 
 #[test]
