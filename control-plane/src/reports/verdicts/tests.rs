@@ -74,7 +74,7 @@ fn what_a_leader_tells_is_known_until_it_tells_otherwise_or_is_long_silent() {
     let bad = health(80, Health::Unhealthy);
     let whole = [
         says("a", std::slice::from_ref(&bad)),
-        says("b", &[bad.clone()]),
+        says("b", std::slice::from_ref(&bad)),
     ];
     verdicts.follow(&whole, 0, NOBODY);
     assert_eq!(told(&verdicts).len(), 2);
@@ -98,7 +98,7 @@ fn what_a_new_leader_does_not_confirm_goes_after_a_while_and_not_at_once() {
     verdicts.begin_following();
     let bad = health(80, Health::Unhealthy);
     verdicts.follow(
-        &[says("a", &[bad.clone()]), says("b", &[bad.clone()])],
+        &[says("a", std::slice::from_ref(&bad)), says("b", std::slice::from_ref(&bad))],
         0,
         NOBODY,
     );
