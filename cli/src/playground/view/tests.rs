@@ -113,9 +113,9 @@ fn everything_is_on_a_small_screen() {
 
 #[test]
 fn what_a_policy_does_is_told_whole_on_a_small_screen() {
-    let row = |what: &str, full, words: &str| PolicyRow {
+    let row = |of: &str, what: &str, full, words: &str| PolicyRow {
         pod: "reviews-1".to_owned(),
-        of: "shop/reviews all".to_owned(),
+        of: of.to_owned(),
         what: what.to_owned(),
         full,
         words: words.to_owned(),
@@ -123,14 +123,25 @@ fn what_a_policy_does_is_told_whole_on_a_small_screen() {
     };
     let mut scene = scene();
     scene.policies = vec![
-        row("rate limit", None, "15/s admitted, 34/s limited"),
-        row("admission", Some((8.0, 16.0)), ""),
+        row(
+            "shop/reviews all",
+            "rate limit",
+            None,
+            "15/s admitted, 34/s limited",
+        ),
+        row(
+            "port 8080",
+            "admission",
+            Some((8.0, 16.0)),
+            "refused 16/s sheddable",
+        ),
     ];
     let text = screen(100, 30, &scene, false).join("\n");
     for expected in [
         " reviews-1 shop/reviews all rate limit",
         "   15/s admitted, 34/s limited",
-        " reviews-1 shop/reviews all admission █████░░░░░ 8/16",
+        " reviews-1 port 8080 admission █████░░░░░ 8/16",
+        "   refused 16/s sheddable",
     ] {
         assert!(text.contains(expected), "{expected} is not in\n{text}");
     }
