@@ -73,7 +73,8 @@ fn what_is_not_wanted_is_shared_by_those_who_want_it() {
     let wants: Vec<((), u64)> = [50_000, 2_000_000, 2_000_000].map(|want| ((), want)).into();
     let given = fair(&wants, 1_000_000);
     assert!((50_000..60_000).contains(&given[0]), "{given:?}");
-    assert_eq!(given[1], given[2]);
+    // What does not divide goes to one of them.
+    assert!(given[1].abs_diff(given[2]) <= 1, "{given:?}");
     assert!(given.iter().sum::<u64>() > 999_000, "{given:?}");
 }
 
