@@ -10,6 +10,8 @@
 mod stage;
 
 use nix::time::{ClockId, clock_gettime};
+use remora_proxy::policy::config::Limits;
+use remora_proxy::policy::config::balancing::Algorithm;
 use stage::{BODY_BYTES, Stage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,37 +19,92 @@ use tokio::net::TcpStream;
 /// Requests of one batch.
 const BATCH: u32 = 50;
 /// Batches of each service.
-const BATCHES: usize = 700;
+const BATCHES: usize = 500;
 /// What all policies together may add to a request.
 const BAR_MICROSECONDS: f64 = 1.5;
 
-/// Each with the policy of its service; none of them ever refuses anything.
-const POLICIES: [(&str, &str); 6] = [
-    ("same", ""),
-    ("retries", "retries: {attempts: 2, budget: {percent: 20}}"),
+/// Each with the policy of its service, and how many endpoints that has; none of them
+/// ever refuses anything, hedges, or falls back.
+const POLICIES: [(&str, &str, u8); 14] = [
+    ("same", "", 1),
+    (
+        "retries",
+        "retries: {attempts: 2, budget: {percent: 20}}",
+        1,
+    ),
+    (
+        "hedge",
+        "retries: {attempts: 0, hedge: {after: 10s, max: 1}}",
+        1,
+    ),
     (
         "limits",
         "circuitBreaker: {maxRequests: 1000, maxConnections: 1000, maxRetries: 100, \
          perEndpoint: {maxRequests: 500}, consecutiveFailures: 1000}",
+        1,
     ),
-    ("timeouts", "timeouts: {request: 10s, perTry: 5s}"),
+    (
+        "rates",
+        "circuitBreaker: {consecutiveFailures: 1000, failureRate: {threshold: 100%}, \
+         slowCallRate: {duration: 10s, threshold: 100%}}",
+        1,
+    ),
+    ("timeouts", "timeouts: {request: 10s, perTry: 5s}", 1),
     (
         "rate-limit",
         "rateLimits: [{name: all, limit: {requests: 1000000, per: second, burst: 1000000}, \
          key: [remoteAddress], enforcedAt: Caller}]",
+        1,
     ),
-    (ALL, ""),
+    (
+        "fallback",
+        "fallback: {when: [breaker_open, no_endpoints], response: {status: 200, body: \"[]\"}}",
+        1,
+    ),
+    // What an algorithm costs is the difference to the first of these.
+    ("peak-ewma", "loadBalancing: {algorithm: PeakEwma}", 4),
+    (
+        "least-request",
+        "loadBalancing: {algorithm: LeastRequest}",
+        4,
+    ),
+    ("round-robin", "loadBalancing: {algorithm: RoundRobin}", 4),
+    ("random", "loadBalancing: {algorithm: Random}", 4),
+    (
+        "consistent-hash",
+        "loadBalancing: {algorithm: ConsistentHash, \
+         consistentHash: {on: [\"header:x-user\"]}}",
+        4,
+    ),
+    (
+        ALL,
+        "retries: {attempts: 2, budget: {percent: 20}, hedge: {after: 10s, max: 1}}\n  \
+         circuitBreaker: {maxRequests: 1000, maxConnections: 1000, maxRetries: 100, \
+         perEndpoint: {maxRequests: 500}, consecutiveFailures: 1000, \
+         failureRate: {threshold: 100%}, slowCallRate: {duration: 10s, threshold: 100%}}\n  \
+         timeouts: {request: 10s, perTry: 5s}\n  \
+         rateLimits: [{name: all, limit: {requests: 1000000, per: second, burst: 1000000}, \
+         key: [remoteAddress], enforcedAt: Caller}]\n  \
+         fallback: {when: [breaker_open, no_endpoints], response: {status: 200, body: \"[]\"}}\n  \
+         loadBalancing: {algorithm: ConsistentHash, consistentHash: {on: [\"header:x-user\"]}}",
+        1,
+    ),
 ];
 const ALL: &str = "all";
 
-/// Its service, its one endpoint, and its policy.
-fn objects(number: usize, name: &str, policy: &str) -> String {
+/// Its service, its endpoints, and its policy.
+fn objects(number: usize, name: &str, policy: &str, endpoints: u8) -> String {
+    let endpoint = |last| {
+        format!("{{addresses: [\"127.0.0.{last}\"], conditions: {{ready: true, serving: true}}}}")
+    };
+    let endpoints: Vec<String> = (1..=endpoints).map(endpoint).collect();
+    let endpoints = endpoints.join(", ");
     let policy = match policy {
         "" => String::new(),
         policy => format!(
             "---\napiVersion: remora.io/v1alpha1\nkind: TrafficPolicy\n\
              metadata: {{name: {name}, namespace: bench}}\nspec:\n  \
-             targetRefs: [{{group: \"\", kind: Service, name: {name}}}]\n{policy}"
+             targetRefs: [{{group: \"\", kind: Service, name: {name}}}]\n  {policy}\n"
         ),
     };
     format!(
@@ -56,7 +113,7 @@ fn objects(number: usize, name: &str, policy: &str) -> String {
          ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
          metadata: {{name: {name}-1, namespace: bench, labels: {{kubernetes.io/service-name: {name}}}}}\n\
          addressType: IPv4\nports: [{{name: http, port: @UPSTREAM@}}]\n\
-         endpoints: [{{addresses: [\"127.0.0.1\"], conditions: {{ready: true, serving: true}}}}]\n{policy}"
+         endpoints: [{endpoints}]\n{policy}"
     )
 }
 
@@ -119,14 +176,36 @@ fn is_in_force(stage: &Stage, name: &str) -> bool {
     let service = snapshot.service(&format!("bench/{name}"));
     service.is_some_and(|service| {
         let policy = &service.config.policy;
+        let breaker = policy.circuit_breaker.as_ref();
+        let trip = breaker.map(|breaker| &breaker.trip);
+        let retries = policy.retries.as_ref();
+        let algorithm = &policy.load_balancing.algorithm;
         let has = [
-            ("retries", policy.retries.is_some()),
-            ("limits", policy.circuit_breaker.is_some()),
+            ("retries", retries.is_some_and(|it| it.attempts > 0)),
+            ("hedge", retries.is_some_and(|it| it.hedge.is_some())),
+            (
+                "limits",
+                breaker.is_some_and(|it| it.limits != Limits::default()),
+            ),
+            (
+                "rates",
+                trip.is_some_and(|it| it.failure_rate.is_some() && it.slow_calls.is_some()),
+            ),
             ("timeouts", policy.timeouts.request.is_some()),
             ("rate-limit", !policy.rate_limits.is_empty()),
+            ("fallback", policy.fallback.is_some()),
+            ("least-request", *algorithm == Algorithm::LeastRequest),
+            ("round-robin", *algorithm == Algorithm::RoundRobin),
+            ("random", *algorithm == Algorithm::Random),
+            (
+                "consistent-hash",
+                matches!(algorithm, Algorithm::ConsistentHash(_)),
+            ),
         ];
-        has.iter()
-            .all(|(what, has)| *has == (*what == name || name == ALL))
+        let algorithms = ["least-request", "round-robin", "random"];
+        has.iter().all(|(what, has)| {
+            *has == (*what == name || (name == ALL && !algorithms.contains(what)))
+        })
     })
 }
 
@@ -147,28 +226,21 @@ fn quantile(values: &[f64], part: f64) -> f64 {
 }
 
 fn main() {
-    let all: Vec<&str> = POLICIES.iter().map(|(_, policy)| *policy).collect();
-    let indented = |policies: &[&str]| {
-        let lines = policies.iter().filter(|policy| !policy.is_empty());
-        lines.fold(String::new(), |text, line| format!("{text}  {line}\n"))
-    };
     let further = POLICIES.iter().zip(1..);
-    let further = further.map(|((name, policy), number)| match *name {
-        ALL => objects(number, name, &indented(&all)),
-        _ => objects(number, name, &indented(&[policy])),
-    });
+    let further = further
+        .map(|((name, policy, endpoints), number)| objects(number, name, policy, *endpoints));
     let stage = Stage::new(&further.collect::<String>());
     let mut plain = Caller::new(&stage, "plain");
     let mut callers: Vec<Caller> = POLICIES
         .iter()
-        .map(|(name, _)| Caller::new(&stage, name))
+        .map(|(name, ..)| Caller::new(&stage, name))
         .collect();
     for caller in callers.iter_mut().chain([&mut plain]) {
         // Warm.
         caller.batch(&stage);
         (caller.spent, caller.allocations) = (Vec::new(), 0);
     }
-    for (name, _) in POLICIES.iter().filter(|(name, _)| *name != "same") {
+    for (name, ..) in POLICIES.iter().filter(|(name, ..)| *name != "same") {
         assert!(
             is_in_force(&stage, name),
             "the policy of {name} is not in force"

@@ -88,6 +88,18 @@ impl Stream {
         self.socket().ready(Interest::WRITABLE).await.map(|_| ())
     }
 
+    /// Completes when the other side has reset the connection.
+    pub async fn broken(&self) {
+        #[cfg(test)]
+        if let Self::Simulated(_) = self {
+            return std::future::pending().await;
+        }
+        if self.socket().ready(Interest::ERROR).await.is_err() {
+            // There is nobody any more who could tell.
+            std::future::pending().await
+        }
+    }
+
     /// What the reactor knows of the socket's reading side, without a wait.
     pub async fn read_readiness(&self) -> io::Result<Ready> {
         #[cfg(test)]

@@ -182,7 +182,11 @@ async fn go(going: Box<Going>) -> Response<ResponseBody> {
         rule: None,
         later: &later,
     };
-    let attempting = Attempting::new(&worker, way, peer, parts, source, exchange);
+    let mut attempting = Attempting::new(&worker, way, peer, parts, source, exchange);
+    if policy.fault.is_some() {
+        // Endpoints may have left while it was delayed.
+        attempting.renew();
+    }
     Box::pin(attempting.run()).await
 }
 

@@ -116,7 +116,11 @@ impl<'a> View<'a> {
             return false;
         };
         let runtime = &self.list[index].runtime;
-        let lot = random.wrapping_add(runtime.id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        // Mixed, since the same number chooses among the endpoints too: where both go by
+        // its high bits, one would have all of its lots among its own picks, or none.
+        let lot = random ^ runtime.id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let lot = (lot ^ (lot >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let lot = (lot ^ (lot >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb);
         crate::random::unit(lot) > runtime.ripeness(window, self.now)
     }
 }

@@ -62,7 +62,7 @@ pub async fn outbound(
     destination: Destination,
 ) {
     let (started, later) = (clock::now(), Later::default());
-    match open(worker, peer, (service, &later), destination).await {
+    match open_for(&caller, open(worker, peer, (service, &later), destination)).await {
         Some(upstream) => carry(worker, &caller, upstream, seen, peer, service, started).await,
         None => refuse(&caller, &service.runtime),
     }
@@ -86,7 +86,8 @@ pub async fn whoever_speaks_first(
     destination: Destination,
 ) -> Option<(Spoken, Prefixed)> {
     let (started, later) = (clock::now(), Later::default());
-    let Some(upstream) = open(worker, peer, (service, &later), destination).await else {
+    let opening = open(worker, peer, (service, &later), destination);
+    let Some(upstream) = open_for(&caller, opening).await else {
         // At once, though it may yet turn out to speak HTTP and could be told why:
         // the client of a server that speaks first would wait for nothing.
         refuse(&caller, &service.runtime);
@@ -154,6 +155,16 @@ async fn first_words(caller: &Stream, upstream: &Stream, detector: Detector) -> 
         // It closed its side, and the server may still have something to say.
         Ok(Sniffed::Silent(_) | Sniffed::Closed) => FirstWords::Opaque(Bytes::new()),
         Err(_) => FirstWords::Nobody,
+    }
+}
+
+/// Nothing is opened, nor waited for, for a caller that has broken off. One that has
+/// only said all that it has to say may still hear the answer.
+async fn open_for<T>(caller: &Stream, opening: impl Future<Output = Option<T>>) -> Option<T> {
+    tokio::select! {
+        biased;
+        opened = opening => opened,
+        () = caller.broken() => None,
     }
 }
 

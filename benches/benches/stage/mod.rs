@@ -217,7 +217,8 @@ fn on_a_thread(work: impl Future<Output = ()> + Send + 'static) {
 
 /// Answers each request with the same body; gives its port.
 fn start_upstream() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    // On all of 127/8, for services of several endpoints.
+    let listener = TcpListener::bind("0.0.0.0:0").expect("a listener");
     let port = listener.local_addr().expect("an address").port();
     let body = "x".repeat(BODY_BYTES);
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY_BYTES}\r\n\r\n{body}");

@@ -97,7 +97,7 @@ impl<'a> Attempting<'a> {
     }
 
     /// Goes by the service as it is now: its endpoints and their policy.
-    pub(super) fn renew(&mut self) {
+    pub fn renew(&mut self) {
         let snapshot = self.worker.shared.mesh.load();
         let Some(service) = snapshot.service(&self.way.target.name) else {
             return;

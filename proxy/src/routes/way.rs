@@ -176,7 +176,14 @@ impl Arriving {
         if let Some(routed) = &exchange.routed {
             change(worker, routed, &mut parts, &source, peer);
         }
-        Attempting::new(worker, way, peer, parts, source, exchange)
+        let of_rule = way.rule.and_then(|rule| rule.config.fault.as_ref());
+        let fault = of_rule.or(way.service.config.policy.fault.as_ref());
+        let mut attempting = Attempting::new(worker, way, peer, parts, source, exchange);
+        if fault.is_some() {
+            // Endpoints may have left while it was delayed.
+            attempting.renew();
+        }
+        attempting
     }
 }
 

@@ -1,6 +1,7 @@
 //! An application of a simulation: takes requests, and does with them what its mood
 //! says, at every moment at which a process can fail.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -136,7 +137,7 @@ async fn serve_each(listening: &Listening, pipe: &mut Pipe) -> End {
                 &format!("{act:?}"),
             )
         });
-        let end = play(act, head.length, pipe, &mut seen).await;
+        let end = play(act, (head.length, listening.address), pipe, &mut seen).await;
         book::with(|book| book.done(exchange));
         if let Some(end) = end {
             return end;
@@ -145,7 +146,12 @@ async fn serve_each(listening: &Listening, pipe: &mut Pipe) -> End {
 }
 
 /// `None` where the connection goes on.
-async fn play(act: Act, length: usize, pipe: &mut Pipe, seen: &mut Vec<u8>) -> Option<End> {
+async fn play(
+    act: Act,
+    (length, address): (usize, SocketAddr),
+    pipe: &mut Pipe,
+    seen: &mut Vec<u8>,
+) -> Option<End> {
     if act == Act::Break(Moment::AfterHead) {
         return Some(End::Reset);
     }
@@ -175,6 +181,9 @@ async fn play(act: Act, length: usize, pipe: &mut Pipe, seen: &mut Vec<u8>) -> O
             }
             let asks = retry_after.map_or(String::new(), |it| format!("retry-after: {it}\r\n"));
             let head = format!("HTTP/1.1 {status} So\r\n{asks}content-length: {body}\r\n\r\n");
+            if status < 500 {
+                book::with(|book| book.answers_well(address));
+            }
             answer(pipe, head.as_bytes(), body, pause_ms).await
         }
         Act::Break(moment) => {

@@ -8,9 +8,13 @@ use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use remora_proto::v1;
+
 use super::SERVICES;
-use super::calls::Facts;
+use super::calls::{Facts, Wish};
+use super::control;
 use super::pipe::{Pipe, Watch};
+use super::rates::Rates;
 use crate::clock::{self, Timestamp};
 use crate::policy::breaker::State;
 use crate::state::{Endpoint, Mesh, Service};
@@ -28,6 +32,14 @@ pub struct Request {
     pub is_safe: bool,
     /// To these services alone it may go.
     pub backends: Vec<usize>,
+    /// To these it may go in their stead, as a fallback.
+    pub fallbacks: Vec<usize>,
+    /// The words of its fallback, and whether that answers itself, where it is known.
+    pub when: Option<(Vec<String>, bool)>,
+    /// What it wishes of its endpoint.
+    pub wish: Option<Wish>,
+    /// Attempts that it may have at once.
+    pub at_once: u32,
     /// `timeouts.request` when it was sent.
     pub timeout_ms: Option<u64>,
     /// Endpoints that were picked for it, and those to which it is a probe: of which
@@ -49,6 +61,8 @@ pub struct Exchange {
     pub address: SocketAddr,
     pub wire: Watch,
     pub probe_of: Option<(u64, u64)>,
+    /// Asked in the stead of whom was called.
+    pub is_fallback: bool,
     pub answered: bool,
 }
 
@@ -62,6 +76,16 @@ pub struct Book {
     /// Endpoints that the sidecar has been told of, and not that they left.
     pub listed: BTreeMap<SocketAddr, usize>,
     pub probes_allowed: BTreeMap<usize, u32>,
+    pub rates: Rates,
+    /// By service: its `trip` now.
+    pub trips: [Option<v1::Trip>; SERVICES],
+    /// By endpoint: attempts that went there, and answers of it that are no failures.
+    pub picks: BTreeMap<SocketAddr, u64>,
+    pub well: BTreeMap<SocketAddr, u64>,
+    /// By service and user: the session, and with whom it is.
+    pub sessions: BTreeMap<(usize, u8), (String, SocketAddr)>,
+    /// Who had a request last.
+    pub last_at: BTreeMap<u64, SocketAddr>,
     pub facts: [Facts; SERVICES],
     pub last_request: u64,
     pub counts: BTreeMap<&'static str, u64>,
@@ -86,6 +110,12 @@ pub fn open(seed: u64) {
         connections: Vec::new(),
         listed: BTreeMap::new(),
         probes_allowed: BTreeMap::new(),
+        rates: Rates::default(),
+        trips: Default::default(),
+        picks: BTreeMap::new(),
+        well: BTreeMap::new(),
+        sessions: BTreeMap::new(),
+        last_at: BTreeMap::new(),
         facts: Default::default(),
         last_request: 0,
         counts: BTreeMap::new(),
@@ -101,6 +131,11 @@ pub fn close() -> Option<Book> {
     BOOK.take()
 }
 
+/// Whether this thread has one.
+pub fn is_open() -> bool {
+    BOOK.with_borrow(Option::is_some)
+}
+
 /// Writes in it, or reads.
 pub fn with<T>(write: impl FnOnce(&mut Book) -> T) -> T {
     BOOK.with_borrow_mut(|book| write(book.as_mut().expect("a simulation is being played")))
@@ -113,7 +148,7 @@ pub fn random<T>(draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
 
 /// The sidecar has picked `endpoint` for the request with this id.
 pub fn picked(mesh: &Mesh, endpoint: &Endpoint, id: Option<&http::HeaderValue>, now: Timestamp) {
-    if BOOK.with_borrow(Option::is_none) {
+    if !is_open() {
         return;
     }
     let id = id.and_then(|id| id.to_str().ok()?.parse().ok());
@@ -183,14 +218,21 @@ impl Book {
         ));
         self.count("delivered");
         self.last += 1;
+        self.last_at.insert(id, address);
         let Some(request) = self.requests.get_mut(&id) else {
             self.breaks(format!("request {id} was never made"));
             return self.last;
         };
         request.deliveries += 1;
-        request.admitted = Some(true);
         let probe_of = request.probes.get(&address).copied();
-        let (again, is_safe) = (request.deliveries > 1, request.is_safe);
+        let is_fallback = self
+            .listed
+            .get(&address)
+            .is_some_and(|it| request.fallbacks.contains(it) && !request.backends.contains(it));
+        if !is_fallback {
+            request.admitted = Some(true);
+        }
+        let (again, is_safe) = (request.deliveries > 1, request.is_safe || is_fallback);
         if again && !is_safe {
             self.breaks(format!("request {id} is not safe and was sent again"));
         }
@@ -202,6 +244,7 @@ impl Book {
             address,
             wire: pipe.watch(),
             probe_of,
+            is_fallback,
             answered: false,
         };
         self.exchanges.insert(self.last, exchange);
@@ -214,6 +257,11 @@ impl Book {
         for exchange in self.exchanges.values_mut() {
             exchange.answered |= exchange.wire.is_same(&wire);
         }
+    }
+
+    /// And the answer is no failure of the server's.
+    pub fn answers_well(&mut self, address: SocketAddr) {
+        *self.well.entry(address).or_default() += 1;
     }
 
     /// The application is done with it, in whichever way.
@@ -239,13 +287,21 @@ impl Book {
             self.breaks(format!("request {id} was never made"));
             return;
         };
-        if !request.backends.contains(&service) {
+        let is_fallback = !request.backends.contains(&service);
+        if is_fallback && !request.fallbacks.contains(&service) {
             self.breaks(format!(
                 "request {id} goes to {address}, no backend of its route"
             ));
         }
-        if let Some(target) = target {
-            self.check_best(target, endpoint, id, now);
+        *self.picks.entry(address).or_default() += 1;
+        if is_fallback {
+            self.count("fallback attempts");
+        } else if let Some(target) = target {
+            self.check_wish(target, endpoint, id, now);
+            self.check_at_once(id);
+            if self.requests.get(&id).is_some_and(|it| it.wish.is_none()) {
+                self.check_best(target, endpoint, id, now);
+            }
         }
         let probe_of =
             (told.state == State::HalfOpen).then_some((endpoint.runtime.id, told.ejections));
@@ -277,10 +333,20 @@ impl Book {
         let Some(request) = self.requests.get(&id) else {
             return;
         };
-        // The sidecar remembers the last four.
-        let from = request.tried.len().saturating_sub(4);
+        // The sidecar remembers the last eight.
+        let from = request.tried.len().saturating_sub(8);
         let tried = &request.tried[from..];
-        let rank = |it: &Endpoint| (!it.config.ready, tried.contains(&it.runtime.id));
+        let balancing = &target.config.policy.load_balancing;
+        // One that starts slowly comes now and then after others.
+        let zones = !balancing.ignore_zones && balancing.slow_start.is_zero();
+        let is_elsewhere = |it: &Endpoint| {
+            let hints = &it.config.hint_zones;
+            zones && !hints.is_empty() && !hints.iter().any(|zone| &**zone == control::ZONE)
+        };
+        let rank = |it: &Endpoint| {
+            let is_tried = tried.contains(&it.runtime.id);
+            (!it.config.ready, is_tried, is_elsewhere(it))
+        };
         let picked = rank(endpoint);
         let list = target.endpoints(endpoint.config.port);
         let better = list.into_iter().flat_map(|list| list.iter()).find(|it| {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::book::{self, Request};
-use super::control::PORT;
+use super::control::{self, PORT};
 use super::pipe::Pipe;
 use super::settings::{IDEMPOTENCY_HEADER, PREFIXES};
 use crate::clock;
@@ -26,8 +26,27 @@ pub struct Facts {
     pub timeout_ms: Option<u64>,
     pub posts_are_safe: bool,
     pub has_key: bool,
+    /// `retries.hedge.max`.
+    pub hedges: u32,
+    /// `loadBalancing.pinning`; `sessionPersistence`, and whether it is strict.
+    pub pinning: bool,
+    pub session: Option<bool>,
+    /// `fallback.when`, and whom it asks; nobody: it answers itself.
+    pub when: Vec<String>,
+    pub asks: Option<usize>,
     /// By rule; the last is for all other paths.
     pub rules: Vec<Vec<usize>>,
+}
+
+/// What a request wishes of its endpoint, as the policy allows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// The pod that it names, or nowhere.
+    Pod(SocketAddr),
+    /// The one of its session, or nowhere.
+    Session(SocketAddr),
+    /// The one of its session, while it can be.
+    Rather(SocketAddr),
 }
 
 /// One caller's connection, with some requests on it.
@@ -85,6 +104,8 @@ async fn ask(pipe: &mut Pipe, service: usize) -> bool {
 pub struct Answer {
     pub status: u16,
     pub reason: String,
+    /// Which the sidecar has given it.
+    pub session: String,
     pub whole: bool,
 }
 
@@ -98,12 +119,18 @@ async fn read_answer(pipe: &mut Pipe) -> Option<Answer> {
             return None;
         }
     };
-    let head = String::from_utf8_lossy(&seen[..end]).to_lowercase();
-    let value = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+    let head = String::from_utf8_lossy(&seen[..end]).into_owned();
+    let value = |name: &str| {
+        head.lines().find_map(|line| {
+            let said = line.get(..name.len())?;
+            said.eq_ignore_ascii_case(name).then(|| &line[name.len()..])
+        })
+    };
     let length = value("content-length: ").and_then(|it| it.parse::<usize>().ok());
     let mut answer = Answer {
         status: head.get(9..12)?.parse().ok()?,
         reason: value("x-remora-reason: ").unwrap_or_default().to_owned(),
+        session: value("x-session: ").unwrap_or_default().to_owned(),
         whole: false,
     };
     let closes = value("connection: ").is_some_and(|it| it.contains("close"));
@@ -138,6 +165,14 @@ impl book::Book {
             0 => random.u64(..200),
             _ => random.u64(3_000..12_000),
         };
+        let backends = facts.rules.get(rule).cloned();
+        let backends = backends.unwrap_or_else(|| vec![service]);
+        let is_routed = backends != [service];
+        let (wish, wishes) = match is_routed {
+            true => (None, String::new()),
+            false => self.wish(service, user, &facts),
+        };
+        let random = &mut self.random;
         let key = if has_key {
             format!("{IDEMPOTENCY_HEADER}: {id}\r\n")
         } else {
@@ -147,7 +182,7 @@ impl book::Book {
             id,
             head: format!(
                 "{method} {path}/{id} HTTP/1.1\r\nhost: shop\r\nx-id: {id}\r\nx-user: {user}\r\n\
-                 {key}content-length: {length}\r\n\r\n"
+                 {key}{wishes}content-length: {length}\r\n\r\n"
             ),
             body: vec![b'b'; length],
             pause: Duration::from_millis(if random.u8(..6) == 0 {
@@ -157,16 +192,18 @@ impl book::Book {
             }),
             patience: Duration::from_millis(patience),
         };
+        let is_safe = method != "POST" || facts.posts_are_safe || (facts.has_key && has_key);
         let request = Request {
             service,
             started: clock::now(),
             user,
-            is_safe: method != "POST" || facts.posts_are_safe || (facts.has_key && has_key),
-            backends: facts
-                .rules
-                .get(rule)
-                .cloned()
-                .unwrap_or_else(|| vec![service]),
+            is_safe,
+            fallbacks: facts.asks.into_iter().collect(),
+            // Where the way is known whose fallback it is.
+            when: (!is_routed).then(|| (facts.when.clone(), facts.asks.is_none())),
+            wish,
+            at_once: 1 + if is_safe { facts.hedges } else { 0 },
+            backends,
             timeout_ms: facts.timeout_ms,
             tried: Vec::new(),
             probes: std::collections::BTreeMap::new(),
@@ -179,6 +216,27 @@ impl book::Book {
         ));
         self.requests.insert(id, request);
         plan
+    }
+
+    /// Which endpoint a request wishes, and the fields that say so.
+    fn wish(&mut self, service: usize, user: u8, facts: &Facts) -> (Option<Wish>, String) {
+        let random = &mut self.random;
+        if random.u8(..6) == 0 {
+            let pod = random.u8(1..9);
+            let name = control::pod_name(service, pod);
+            let wish = Wish::Pod(control::address(service, pod));
+            let fields = format!("x-remora-endpoint: {name}\r\n");
+            return (facts.pinning.then_some(wish), fields);
+        }
+        let session = self.sessions.get(&(service, user)).cloned();
+        let Some((token, address)) = session else {
+            return (None, String::new());
+        };
+        let wish = facts.session.map(|strict| match strict {
+            true => Wish::Session(address),
+            false => Wish::Rather(address),
+        });
+        (wish, format!("x-session: {token}\r\n"))
     }
 
     fn ended(&mut self, id: u64, answer: &Result<Option<Answer>, tokio::time::error::Elapsed>) {
@@ -197,6 +255,8 @@ impl book::Book {
                 "breaker_open" => "breaker open",
                 "connect_failed" => "connect failed",
                 "bad_request" => "bad request",
+                "fallback" => "fell back",
+                "fault" => "faults",
                 _ => "failed",
             },
             Ok(None) => "broke off",
@@ -205,8 +265,14 @@ impl book::Book {
         if let Some(request) = self.requests.get_mut(&id) {
             request.is_open = false;
             if let Ok(Some(answer)) = answer {
-                request.admitted = Some(answer.reason != "rate_limited");
+                // What lies behind a fallback nobody says.
+                let is_known = !matches!(answer.reason.as_str(), "fallback" | "fault");
+                let passed = is_known.then_some(answer.reason != "rate_limited");
+                request.admitted = request.admitted.or(passed);
             }
+        }
+        if let Ok(Some(answer)) = answer {
+            self.check_answer(id, answer);
         }
     }
 }

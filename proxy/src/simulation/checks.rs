@@ -62,7 +62,10 @@ impl World {
             .as_ref()
             .and_then(|it| it.trip.as_ref());
         let probes = trip.map_or(0, |trip| trip.probes);
-        book::with(|book| book.probes_allowed.insert(service, probes));
+        book::with(|book| {
+            book.probes_allowed.insert(service, probes);
+            book.trips(service, trip);
+        });
     }
 
     /// Between any two events of the driver.
@@ -217,7 +220,9 @@ impl World {
             .take_while(|(at, _)| now.since(*at) < window)
             .map(|(_, count)| count)
             .sum();
-        let span = window + now.since(books.looked) + GRAIN;
+        // A request is counted once its fault has let it go.
+        let delay = Duration::from_millis(settings::MAX_DELAY_MS);
+        let span = window + now.since(books.looked) + delay + GRAIN;
         // The most generous of those that were in force.
         let (mut percent, mut minimum) = (0, 0);
         for (since, of_this, least) in books.budgets[number].iter().rev() {
@@ -249,7 +254,8 @@ impl World {
                 let request = &book.requests[&exchange.request];
                 let end = request.timeout_ms.map(Duration::from_millis);
                 let end = end.map(|span| request.started.after(span + GRAIN));
-                end.is_some_and(|end| end < now) && !exchange.wire.is_left()
+                let is_late = end.is_some_and(|end| end < now) && !exchange.wire.is_left();
+                is_late && !exchange.is_fallback
             });
             if let Some(late) = late.map(|it| (it.request, it.address)) {
                 book.breaks(format!(
@@ -325,6 +331,7 @@ impl World {
                 let count = count.load(Relaxed);
                 book::with(|book| *book.counts.entry(what).or_default() += count);
             }
+            self.check_told(number);
             let exhausted = traffic.retry_outcomes.total(RetryOutcome::BudgetExhausted);
             book::with(|book| *book.counts.entry("budget exhausted").or_default() += exhausted);
         }
@@ -333,6 +340,31 @@ impl World {
             if open > 0 {
                 book.breaks(format!("{open} requests were never ended"));
             }
+        });
+    }
+
+    /// Breakers are told of attempts that were made, and of no more good ends than there
+    /// were good answers: a fault, or a fallback, is nobody's.
+    fn check_told(&self, number: usize) {
+        book::with(|book| {
+            let mut broken = Vec::new();
+            for pod in 1..=u8::MAX {
+                let Some((told, good)) = book.rates.told.get(&control::pod_name(number, pod))
+                else {
+                    continue;
+                };
+                let of = |counts: &BTreeMap<_, u64>| {
+                    let count = counts.get(&control::address(number, pod));
+                    count.copied().unwrap_or(0)
+                };
+                let (picks, well) = (of(&book.picks), of(&book.well));
+                if *told > picks || *good > well {
+                    broken.push(format!(
+                        "{told} ends of {picks} attempts, {good} good ones of {well}, at {number}/{pod}"
+                    ));
+                }
+            }
+            broken.into_iter().for_each(|what| book.breaks(what));
         });
     }
 

@@ -18,9 +18,12 @@ use crate::state::subscriptions::Target;
 use crate::state::{Mesh, Service, testing};
 use crate::stream::Kind;
 
+/// Where the sidecar is.
+pub const ZONE: &str = "a";
 /// Each service's port, and its pods'.
 pub const PORT: u16 = 8080;
-const NAMES: [&str; SERVICES] = ["catalog", "cart", "pay"];
+/// Of the services.
+pub const NAMES: [&str; SERVICES] = ["catalog", "cart", "pay"];
 
 /// What the control plane says of a pod.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,11 @@ pub struct Control {
 /// `shop/<name>` of a service.
 pub fn name(service: usize) -> String {
     format!("shop/{}", NAMES[service])
+}
+
+/// The pod's own name.
+pub fn pod_name(service: usize, pod: u8) -> String {
+    format!("{}-{pod}", NAMES[service])
 }
 
 /// Where a pod listens.
@@ -72,6 +80,12 @@ impl Control {
             pods: BTreeMap::new(),
             _questions: questions,
         };
+        let workload = v1::Workload {
+            zone: ZONE.to_owned(),
+            ..testing::workload()
+        };
+        let workload = testing::workload_resource(&workload, "1");
+        control.send(Kind::Workload, vec![workload], &[]);
         for service in 0..SERVICES {
             let (reply, _nobody_waits) = oneshot::channel();
             let demand = Demand {
@@ -119,7 +133,12 @@ impl Control {
             pod_uid: format!("uid-{service}-{pod}"),
             ready: told.ready,
             serving: told.serving,
-            ..testing::endpoint(NAMES[service], &format!("{}-{pod}", NAMES[service]), 1)
+            hint_zones: match pod % 4 {
+                0 => vec!["b".to_owned()],
+                1 => vec![ZONE.to_owned(), "c".to_owned()],
+                _ => Vec::new(),
+            },
+            ..testing::endpoint(NAMES[service], &pod_name(service, pod), 1)
         };
         self.version += 1;
         let resource = testing::endpoint_resource(&endpoint, &self.version.to_string());

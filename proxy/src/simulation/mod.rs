@@ -13,16 +13,21 @@
 //! - [`control`]: what the control plane says.
 //! - [`calls`]: the callers. [`application`]: the applications.
 //! - [`network`] of [`pipe`]s: what is between them.
-//! - [`book`]: what really happened. [`checks`]: what must hold.
+//! - [`calm`]: each algorithm alone, with nothing else going on.
+//! - [`book`]: what really happened. [`checks`]: what must hold; [`rates`] of breakers
+//!   and [`wishes`] of requests on their own pages.
 
 mod application;
 pub mod book;
 mod calls;
+mod calm;
 mod checks;
 mod control;
 pub mod network;
 pub mod pipe;
+pub mod rates;
 mod settings;
+mod wishes;
 mod world;
 
 use std::collections::BTreeMap;
@@ -33,21 +38,32 @@ use world::play;
 const SERVICES: usize = 3;
 /// Played in the ordinary run of the tests.
 const SEEDS: u64 = 256;
-/// Threads that play.
-const THREADS: usize = 2;
+/// All seeds of the ordinary run take about 12 s of a processor, unoptimized: two of
+/// them have 20 s. Beyond this somebody has made it slow; other tests that run beside
+/// it and a machine half as quick have not.
+const MOST_SECONDS: f64 = 40.0;
 
-/// Plays seeds on a few threads; what broke comes by rising seed.
-fn sweep(seeds: std::ops::Range<u64>) -> (BTreeMap<&'static str, u64>, Vec<(u64, String)>) {
-    let (mut total, mut broken) = (BTreeMap::new(), Vec::new());
+/// What a sweep came to: counts, what broke, by rising seed, and seconds of a processor.
+type Swept = (BTreeMap<&'static str, u64>, Vec<(u64, String)>, f64);
+
+/// Plays seeds on as many threads as there are processors.
+fn sweep(seeds: std::ops::Range<u64>) -> Swept {
+    let (mut total, mut broken, mut seconds) = (BTreeMap::new(), Vec::new(), 0.0);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS)
+        let threads: Vec<_> = (0..threads)
             .map(|first| {
-                let mine = seeds.clone().skip(first).step_by(THREADS);
-                scope.spawn(move || mine.map(|seed| (seed, play(seed))).collect::<Vec<_>>())
+                let mine = seeds.clone().skip(first).step_by(threads);
+                scope.spawn(move || {
+                    let played: Vec<_> = mine.map(|seed| (seed, play(seed))).collect();
+                    (played, processor_seconds())
+                })
             })
             .collect();
         for thread in threads {
-            for (seed, played) in thread.join().expect("seeds are played") {
+            let (played, spent) = thread.join().expect("seeds are played");
+            seconds += spent;
+            for (seed, played) in played {
                 match played {
                     Ok(outcome) => outcome
                         .counts
@@ -59,7 +75,14 @@ fn sweep(seeds: std::ops::Range<u64>) -> (BTreeMap<&'static str, u64>, Vec<(u64,
         }
     });
     broken.sort();
-    (total, broken)
+    (total, broken, seconds)
+}
+
+/// What this thread has had of a processor.
+fn processor_seconds() -> f64 {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = told.split(' ').next().and_then(|it| it.parse().ok());
+    nanos.unwrap_or(0.0) / 1e9
 }
 
 #[test]
@@ -73,10 +96,12 @@ fn every_seed_keeps_every_promise_of_the_whole_pipeline() {
         Some(seed) => seed..seed + 1,
         None => 0..chosen("SIM_SEEDS").unwrap_or(SEEDS),
     };
-    let (total, broken) = sweep(seeds.clone());
-    println!("{seeds:?}: {total:?}");
+    let (total, broken, seconds) = sweep(seeds.clone());
+    println!("{seeds:?}: {seconds:.1} s, {total:?}");
     if chosen("SIM_SEED").is_none() && broken.is_empty() {
         check_that_it_happened(&total, seeds.end);
+        let most = MOST_SECONDS * seeds.end as f64 / SEEDS as f64;
+        assert!(seconds < most.max(1.0), "{seconds:.1} s for {seeds:?}");
     }
     if let Some((seed, why)) = broken.first() {
         let others = broken.iter().map(|(seed, why)| (seed, why.lines().next()));
@@ -92,15 +117,11 @@ fn every_seed_keeps_every_promise_of_the_whole_pipeline() {
 /// The sweep is worth something only while all of this really happens in it.
 fn check_that_it_happened(total: &BTreeMap<&'static str, u64>, seeds: u64) {
     let least = [
-        ("answered", 60),
-        ("cancelled", 2),
-        ("failed", 3),
-        ("overloaded", 4),
-        ("timed out", 2),
-        ("breaker open", 1),
-        ("probes", 1),
-        ("sent again", 1),
-        ("retries", 1),
+        ("answered", 40),
+        ("cancelled", 1),
+        ("failed", 1),
+        ("overloaded", 2),
+        ("timed out", 1),
         ("resends", 1),
     ];
     for (what, each) in least {
@@ -108,14 +129,26 @@ fn check_that_it_happened(total: &BTreeMap<&'static str, u64>, seeds: u64) {
         assert!(count >= each * seeds, "{count} {what} in {seeds} seeds");
     }
     for what in [
+        "breaker open",
+        "probes",
+        "sent again",
+        "retries",
         "rate limited",
         "hedges",
         "budget exhausted",
-        "waited for endpoints",
+        "rates over",
+        "wishes kept",
+        "sessions",
+        "fell back",
+        "fallback attempts",
+        "faults",
+        "at once",
     ] {
         let count = total.get(what).copied().unwrap_or(0);
-        assert!(count * 8 >= seeds, "{count} {what} in {seeds} seeds");
+        assert!(count * 16 >= seeds, "{count} {what} in {seeds} seeds");
     }
+    let waited = total.get("waited for endpoints").copied().unwrap_or(0);
+    assert!(waited * 64 >= seeds, "{waited} waited in {seeds} seeds");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use remora_proto::v1;
 
-use super::SERVICES;
+use super::{SERVICES, control};
 
 type Rng = fastrand::Rng;
 
@@ -13,8 +13,72 @@ pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 /// Beginnings of paths; all else is for the last rule.
 pub const PREFIXES: [&str; 2] = ["/a", "/b"];
 
+/// A fault delays by no more.
+pub const MAX_DELAY_MS: u64 = 100;
+/// What a fallback may stand for.
+const REFUSALS: [&str; 6] = [
+    "breaker_open",
+    "overloaded",
+    "no_endpoints",
+    "timeout",
+    "retries_exhausted",
+    "rate_limited",
+];
+
 /// The policy of one service.
-pub fn policy(random: &mut Rng) -> v1::ServicePolicy {
+pub fn policy(service: usize, random: &mut Rng) -> v1::ServicePolicy {
+    let policy = plain_policy(random);
+    let is_limited = !policy.rate_limits.is_empty();
+    v1::ServicePolicy {
+        fallback: (random.u8(..4) == 0).then(|| fallback(service, random)),
+        fault: (random.u8(..6) == 0).then(|| fault(random, is_limited)),
+        ..policy
+    }
+}
+
+fn fallback(service: usize, random: &mut Rng) -> v1::Fallback {
+    let when = REFUSALS.iter().filter(|_| random.bool());
+    let when = when.map(|word| (*word).to_owned()).collect();
+    let action = match random.u8(..3) {
+        // Those without routes ask each other, so that it is known who was meant.
+        0 if service > 0 => v1::fallback::Action::Backend(v1::FallbackBackend {
+            namespace: "shop".into(),
+            service: control::NAMES[SERVICES - service].into(),
+            port: control::PORT.into(),
+            cannot: String::new(),
+        }),
+        _ => v1::fallback::Action::Response(v1::FallbackResponse {
+            status: 200,
+            body: "else".into(),
+            ..v1::FallbackResponse::default()
+        }),
+    };
+    v1::Fallback {
+        when,
+        action: Some(action),
+    }
+}
+
+/// What a delay does to the moments of a rate limit has its own test.
+fn fault(random: &mut Rng, is_limited: bool) -> v1::Fault {
+    let kind = match random.u8(..3) {
+        0 => v1::fault_abort::Kind::Reset(true),
+        _ => v1::fault_abort::Kind::HttpStatus(503),
+    };
+    v1::Fault {
+        delay: (!is_limited && random.bool()).then(|| v1::FaultDelay {
+            duration_ms: random.u64(1..=MAX_DELAY_MS),
+            parts_per_million: random.u32(..500_000),
+        }),
+        abort: Some(v1::FaultAbort {
+            kind: Some(kind),
+            parts_per_million: random.u32(..200_000),
+        }),
+        r#match: None,
+    }
+}
+
+fn plain_policy(random: &mut Rng) -> v1::ServicePolicy {
     v1::ServicePolicy {
         circuit_breaker: (random.u8(..8) > 0).then(|| circuit_breaker(random)),
         outbound: Some(v1::Outbound {
@@ -34,7 +98,7 @@ pub fn policy(random: &mut Rng) -> v1::ServicePolicy {
             .then(|| rate_limit(random))
             .into_iter()
             .collect(),
-        load_balancing: random.bool().then(|| load_balancing(random)),
+        load_balancing: (random.u8(..4) > 0).then(|| load_balancing(random)),
         ..v1::ServicePolicy::default()
     }
 }
@@ -51,7 +115,13 @@ fn load_balancing(random: &mut Rng) -> v1::LoadBalancing {
         hash_load_bound_percent: if is_hashed { 125 } else { 0 },
         slow_start_ms: maybe(random, 3, 100..5_000).map_or(0, u64::from),
         wait_for_endpoints_ms: maybe(random, 2, 10..4_000).map_or(0, u64::from),
-        ..v1::LoadBalancing::default()
+        persistence: (random.u8(..4) == 0).then(|| v1::Persistence {
+            kind: Some(v1::persistence::Kind::Header("x-session".into())),
+            strict: random.bool(),
+            absolute_timeout_ms: 0,
+        }),
+        pinning: random.bool(),
+        ignore_zones: random.u8(..4) == 0,
     }
 }
 

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
+use remora_proto::v1::fallback::Action;
+
 use super::SERVICES;
 use super::book::{self, Book};
 use super::calls::{self, Facts};
-use super::control::{self, Control, Pod};
+use super::control::{self, Control, NAMES, Pod};
 use super::network::{self, Listening, Mood, Network};
 use super::settings;
 use crate::access_log::AccessLogger;
@@ -28,7 +30,7 @@ use crate::worker::{self, ConnectionCounters, Shared, Worker};
 /// Workers of the sidecar; what they share is what races.
 const WORKERS: usize = 2;
 /// Callers that come, one after the other.
-const ARRIVALS: usize = 80;
+const ARRIVALS: usize = 40;
 /// Each service begins with so many pods, and has never more than twice as many.
 const PODS: u8 = 5;
 /// Longer than any caller waits, and any application takes.
@@ -90,7 +92,7 @@ pub struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let policies = (0..SERVICES).map(|_| settings::policy(&mut random));
+        let policies = (0..SERVICES).map(|it| settings::policy(it, &mut random));
         let control = Control::new(policies.collect());
         let network = Rc::new(Network::default());
         network::set(Some(Rc::clone(&network)));
@@ -217,7 +219,7 @@ impl World {
             // A storm.
             _ => {
                 for _ in 0..self.random.u8(1..5) {
-                    let policy = settings::policy(&mut self.random);
+                    let policy = settings::policy(service, &mut self.random);
                     self.put_policy(service, policy);
                 }
             }
@@ -284,6 +286,9 @@ impl World {
     fn facts(&self, service: usize) -> Facts {
         let policy = &self.control.policies[service];
         let retries = policy.retries.as_ref();
+        let balancing = policy.load_balancing.as_ref();
+        let persistence = balancing.and_then(|it| it.persistence.as_ref());
+        let fallback = policy.fallback.as_ref();
         let rules = if service == 0 {
             &*self.control.routes
         } else {
@@ -294,6 +299,14 @@ impl World {
             timeout_ms: policy.timeouts.as_ref().and_then(|it| it.request_ms),
             posts_are_safe: retries.is_some_and(|it| it.methods.iter().any(|it| it == "POST")),
             has_key: retries.is_some_and(|it| !it.idempotency_header.is_empty()),
+            hedges: retries.and_then(|it| it.hedge).map_or(0, |it| it.max),
+            pinning: balancing.is_some_and(|it| it.pinning),
+            session: persistence.map(|it| it.strict),
+            when: fallback.map_or_else(Vec::new, |it| it.when.clone()),
+            asks: fallback.and_then(|it| match &it.action {
+                Some(Action::Backend(of)) => NAMES.iter().position(|it| *it == of.service),
+                _ => None,
+            }),
             rules: rules.iter().map(backends).collect(),
         }
     }

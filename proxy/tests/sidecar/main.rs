@@ -102,6 +102,7 @@ mod tcp;
 mod timeouts;
 mod upgrades;
 mod versions;
+mod waits;
 mod weak_tls;
 mod which_service;
 

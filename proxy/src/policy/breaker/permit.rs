@@ -79,7 +79,25 @@ impl BreakerPermit {
             now,
             random,
         };
-        self.breaker.record(self.ticket, recorded)
+        #[cfg(test)]
+        let told = (
+            self.breaker.describe(now),
+            crate::simulation::rates::Ended {
+                at: now,
+                took: recorded.took,
+                failed: matches!(recorded.outcome, Outcome::Failure(_)),
+                is_of_now: self.breaker.is_of_now(self.ticket),
+            },
+        );
+        let entered = self.breaker.record(self.ticket, recorded);
+        #[cfg(test)]
+        crate::simulation::rates::ended(
+            (self.breaker.service(), self.breaker.name()),
+            told.1,
+            &told.0,
+            &self.breaker.describe(now),
+        );
+        entered
     }
 
     /// The caller cancelled the attempt, or Remora refused it: neither success

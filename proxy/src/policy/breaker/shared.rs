@@ -358,6 +358,24 @@ impl SharedBreaker {
     }
 }
 
+/// What only a simulation asks.
+#[cfg(test)]
+impl SharedBreaker {
+    pub(super) fn service(&self) -> &Arc<str> {
+        &self.common.service
+    }
+
+    /// Whether the attempt began while traffic flowed, in the present epoch.
+    pub(super) fn is_of_now(&self, ticket: Ticket) -> bool {
+        let published = Published::unpack(self.published.load(Ordering::Acquire));
+        let is_closed = matches!(
+            self.inner.lock().breaker.state(),
+            State::Closed | State::WouldOpen
+        );
+        is_closed && ticket.is_of(published.epoch) && !ticket.is_probe()
+    }
+}
+
 /// What only the set asks of its breakers; it holds its members' lock meanwhile.
 impl SharedBreaker {
     /// The endpoint is listed again: one that is still out needs a place for it.
