@@ -98,7 +98,10 @@ fn what_a_new_leader_does_not_confirm_goes_after_a_while_and_not_at_once() {
     verdicts.begin_following();
     let bad = health(80, Health::Unhealthy);
     verdicts.follow(
-        &[says("a", std::slice::from_ref(&bad)), says("b", std::slice::from_ref(&bad))],
+        &[
+            says("a", std::slice::from_ref(&bad)),
+            says("b", std::slice::from_ref(&bad)),
+        ],
         0,
         NOBODY,
     );
