@@ -2,6 +2,7 @@
 //! the application.
 
 mod allowed;
+mod open;
 mod told;
 mod waiting;
 
@@ -12,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 
+use self::open::OpenConnection;
 use self::told::{Ends, log};
 use crate::attempts::Later;
 use crate::balance::LoadGuard;
@@ -488,21 +490,5 @@ pub async fn whoever_speaks_first_inbound(
             None
         }
         FirstWords::Nobody => None,
-    }
-}
-
-/// Counts a raw connection as open until it is dropped.
-struct OpenConnection(Arc<ServiceRuntime>);
-
-impl OpenConnection {
-    fn count(runtime: &Arc<ServiceRuntime>) -> Self {
-        runtime.traffic.tcp_open.fetch_add(1, Relaxed);
-        Self(Arc::clone(runtime))
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.traffic.tcp_open.fetch_sub(1, Relaxed);
     }
 }

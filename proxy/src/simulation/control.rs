@@ -60,6 +60,15 @@ pub fn address(service: usize, pod: u8) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(ip), PORT)
 }
 
+/// Whether both are pods of one service.
+pub fn is_of_one_service(one: SocketAddr, other: SocketAddr) -> bool {
+    let service = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => Some(ip.octets()[2]),
+        IpAddr::V6(_) => None,
+    };
+    service(one) == service(other)
+}
+
 impl Control {
     /// Of these services, with nothing behind them yet.
     pub fn new(policies: Vec<v1::ServicePolicy>) -> Self {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::book::Book;
 use super::calls::{Answer, Wish};
+use super::control;
 use crate::clock::Timestamp;
 use crate::policy::limit::Kind;
 use crate::state::{Endpoint, Service};
@@ -40,6 +41,8 @@ impl Book {
         let is_strict = persistence.map(|it| it.strict);
         match wish {
             Wish::Session(_) if is_strict != Some(true) => {}
+            // What another service gave means nothing here.
+            Wish::Session(_) if !control::is_of_one_service(wanted, address) => {}
             Wish::Pod(_) | Wish::Session(_) => {
                 self.breaks(format!(
                     "request {id} goes to {address}, and may to {wanted} alone"
