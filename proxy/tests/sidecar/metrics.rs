@@ -15,7 +15,7 @@ use crate::eventually;
 use crate::mesh::{Mesh, PORT, breaker, policy, retries};
 use crate::routes::stage::{Change, reference, to};
 use crate::sidecar::Options;
-use crate::upstream::{App, status};
+use crate::upstream::{App, Reply, status};
 
 const CATALOGUE: &str = include_str!("../../../docs/metrics.md");
 const OPEN_METRICS: &str = "accept: application/openmetrics-text; version=1.0.0\r\n";
@@ -103,6 +103,7 @@ async fn everything() -> (Mesh, Vec<App>) {
     let mesh = Mesh::start_with(options).await;
     let flaky = App::start(mesh.net.at(10), |request| match request.path.as_str() {
         "/bad" => status(503),
+        "/late" => Reply::Never,
         _ => status(200),
     });
     let apps = vec![
@@ -126,7 +127,9 @@ async fn everything() -> (Mesh, Vec<App>) {
     let mut routed = mesh.client().await;
     assert_eq!(routed.get("routed:8080", "/").await.status, 200);
     let mut nowhere = mesh.client().await;
-    assert_eq!(nowhere.get("empty:8080", "/").await.status, 503);
+    assert_eq!(nowhere.get("empty:8080", "/").await.status, 299);
+    let mut late = mesh.client().await;
+    assert_eq!(late.get("alone:8080", "/late").await.status, 504);
     call(&mesh, "/", "").await;
     call(&mesh, "/", "x-user: a\r\n").await;
     eventually("the port has been probed", async || {
@@ -160,7 +163,9 @@ fn outbound(mesh: &Mesh, apps: &[App]) {
     whole.rate_limits = vec![limit("out", |_| ())];
     let addresses: Vec<_> = apps[1..].iter().map(App::address).collect();
     mesh.catalog(whole, &addresses);
-    mesh.service("empty", policy());
+    mesh.service("empty", troubled());
+    mesh.service("alone", hedged());
+    mesh.endpoint("alone", 0, addresses[0], |_| ());
     mesh.endpoint("v1", 0, addresses[1], |_| ());
     mesh.service("v1", policy());
     let rule = to("v1").filter(Filter::Mirror(v1::Mirror {
@@ -175,6 +180,47 @@ fn outbound(mesh: &Mesh, apps: &[App]) {
             rules: vec![rule],
         }];
     });
+}
+
+/// A delay on purpose, a wait for an endpoint, and an answer all the same.
+fn troubled() -> v1::ServicePolicy {
+    v1::ServicePolicy {
+        load_balancing: Some(v1::LoadBalancing {
+            wait_for_endpoints_ms: 1,
+            ..v1::LoadBalancing::default()
+        }),
+        fault: Some(v1::Fault {
+            delay: Some(v1::FaultDelay {
+                duration_ms: 1,
+                parts_per_million: 1_000_000,
+            }),
+            ..v1::Fault::default()
+        }),
+        fallback: Some(v1::Fallback {
+            when: vec!["no_endpoints".into()],
+            action: Some(v1::fallback::Action::Response(v1::FallbackResponse {
+                status: 299,
+                ..v1::FallbackResponse::default()
+            })),
+        }),
+        ..policy()
+    }
+}
+
+/// A hedge that has nowhere to go.
+fn hedged() -> v1::ServicePolicy {
+    let mut policy = policy();
+    policy.retries = Some(retries(0, |retries| {
+        retries.hedge = Some(v1::Hedge {
+            max: 1,
+            after: Some(v1::hedge::After::AfterMs(1)),
+        });
+    }));
+    policy.timeouts = Some(v1::Timeouts {
+        request_ms: Some(200),
+        ..v1::Timeouts::default()
+    });
+    policy
 }
 
 fn inbound(workload: &mut v1::Workload) {
