@@ -104,7 +104,9 @@ pub(super) const ADMISSION: Trial = Trial {
     name: "admission",
     says: "admission: a pod takes what it can serve; when more comes, what can be done without is refused first",
     stages: &[
-        stage("fixed", "fixed.yaml", 5, PLACES, CLASSES),
+        // What to keep for whom is learnt from who was refused.
+        stage("filling", "fixed.yaml", 3, PLACES, CLASSES),
+        stage("fixed", "fixed.yaml", 5, &[], CLASSES),
         stage("learning", "adaptive.yaml", 5, &[], CLASSES),
         stage("adaptive", "adaptive.yaml", 5, &[], CLASSES),
     ],
