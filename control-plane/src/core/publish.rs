@@ -114,13 +114,14 @@ impl Publisher {
             self.store.remove(ResourceType::Service, &name);
             return judged;
         };
+        let cannot = references::cannot(index, Some(id));
         let mut message = v1::Service {
             namespace: id.namespace.to_string(),
             name: id.name.to_string(),
             kind: kind.into(),
             addresses: addresses.iter().copied().map(octets).collect(),
             ports: service.ports.iter().map(service_port).collect(),
-            policy: resolve::service_policy_where(&effective.settings, references::cannot(index)),
+            policy: resolve::service_policy_where(&effective.settings, cannot),
             policies: effective.policies,
             session_affinity_seconds: service.session_affinity_seconds,
             internal_traffic_local: service.internal_traffic_local,
@@ -389,6 +390,7 @@ fn pod_service(
     let oldest = headless.first();
     let policy_of = oldest.map(|service| &service.id.name);
     let effective = resolve::effective(&index.policies, &pod.id.namespace, policy_of);
+    let cannot = references::cannot(index, oldest.map(|service| &service.id));
     v1::Service {
         namespace: pod.id.namespace.to_string(),
         name: policy_of.unwrap_or(&pod.id.name).to_string(),
@@ -402,7 +404,7 @@ fn pod_service(
                 protocol: (*protocol).into(),
             })
             .collect(),
-        policy: resolve::service_policy_where(&effective.settings, references::cannot(index)),
+        policy: resolve::service_policy_where(&effective.settings, cannot),
         policies: effective.policies,
         session_affinity_seconds: None,
         internal_traffic_local: false,

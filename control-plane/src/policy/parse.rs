@@ -32,6 +32,7 @@ pub fn spec(namespace: &str, name: &str, spec: &Value) -> Result<Parsed, Vec<Fie
     let (read, mut faults) = Faults::read::<TrafficPolicySpec>(spec, check::spec)?;
     of_pods(&read, &mut faults);
     of_routes(&read, spec, &mut faults);
+    of_others(namespace, &read, &mut faults);
     let parsed = Parsed {
         scope: scope::read(
             namespace,
@@ -110,6 +111,22 @@ fn of_routes(read: &TrafficPolicySpec, written: &Value, faults: &mut Faults) {
             let field = format!("spec.rateLimits[{index}].enforcedAt");
             faults.add(field, schema::AT_CALLER);
         }
+    }
+}
+
+/// A fallback is another Service than those that the policy is for.
+fn of_others(namespace: &str, read: &TrafficPolicySpec, faults: &mut Faults) {
+    let fallback = read.fallback.as_ref();
+    let Some(backend) = fallback.and_then(|block| block.backend_ref.as_ref()) else {
+        return;
+    };
+    let is_own = backend.namespace.as_deref().unwrap_or(namespace) == namespace;
+    let mut targets = read.target_refs.iter().flatten();
+    let is_target = |target: &schema::AttachRef| {
+        target.kind == schema::AttachKind::Service && target.name == backend.name
+    };
+    if is_own && targets.any(is_target) {
+        faults.add("spec.fallback.backendRef", schema::OTHER_SERVICE);
     }
 }
 
