@@ -61,13 +61,17 @@ fn who_tells_of_a_limit_is_given_a_share_and_nobody_of_another_namespace_is() {
     limits.know(known(&["a"]));
     limits.lead(true, false);
     let (open, mut received) = stream(&limits, "a");
-    limits.report(&open, 1, &[usage(Share::default(), 0, 0)], 0).unwrap();
+    limits
+        .report(&open, 1, &[usage(Share::default(), 0, 0)], 0)
+        .unwrap();
     limits.turn(0);
     assert!(share(&mut received).unwrap().parts_per_million > 990_000);
     let (sender, mut foreign) = mpsc::channel(4);
     let stranger = Node::parse("sidecar/other/a/u").unwrap();
     let open = limits.open(&stranger, sender);
-    limits.report(&open, 1, &[usage(Share::default(), 0, 900)], 10).unwrap();
+    limits
+        .report(&open, 1, &[usage(Share::default(), 0, 900)], 10)
+        .unwrap();
     limits.turn(10);
     assert!(share(&mut foreign).is_none());
     assert_eq!(limits.held()[0].holders, 1);
@@ -78,13 +82,17 @@ fn who_does_not_lead_gives_nothing_and_a_new_leader_waits_for_everybody() {
     let limits = Arc::new(MeshLimits::default());
     limits.know(known(&["a", "b"]));
     let (open, mut received) = stream(&limits, "a");
-    limits.report(&open, 1, &[usage(Share::default(), 0, 200)], 0).unwrap();
+    limits
+        .report(&open, 1, &[usage(Share::default(), 0, 200)], 0)
+        .unwrap();
     limits.turn(0);
     assert!(share(&mut received).is_none(), "it does not lead");
     limits.lead(true, false);
     assert!(received.try_recv().unwrap().is_err(), "it is to tell again");
     let (a, mut to_a) = stream(&limits, "a");
-    limits.report(&a, 1, &[usage(Share::default(), 0, 200)], 10).unwrap();
+    limits
+        .report(&a, 1, &[usage(Share::default(), 0, 200)], 10)
+        .unwrap();
     limits.turn(10);
     assert!(share(&mut to_a).is_none(), "b may have all of it");
     let half = Share {
@@ -109,12 +117,16 @@ fn a_pod_that_is_gone_leaves_its_share_to_the_others() {
     let (a, mut to_a) = stream(&limits, "a");
     let (b, mut to_b) = stream(&limits, "b");
     limits.report(&b, 1, &[], 0).unwrap();
-    limits.report(&a, 1, &[usage(Share::default(), 0, 200)], 0).unwrap();
+    limits
+        .report(&a, 1, &[usage(Share::default(), 0, 200)], 0)
+        .unwrap();
     limits.turn(0);
     let whole = share(&mut to_a).unwrap();
     limits.report(&a, 2, &[usage(whole, 1, 200)], 100).unwrap();
     drop(a);
-    limits.report(&b, 2, &[usage(Share::default(), 0, 200)], 200).unwrap();
+    limits
+        .report(&b, 2, &[usage(Share::default(), 0, 200)], 200)
+        .unwrap();
     limits.turn(200);
     assert!(
         share(&mut to_b).is_none(),
@@ -130,7 +142,9 @@ fn what_is_told_before_the_policy_is_known_waits_for_it() {
     let limits = Arc::new(MeshLimits::default());
     limits.lead(true, false);
     let (open, mut received) = stream(&limits, "a");
-    limits.report(&open, 1, &[usage(Share::default(), 0, 0)], 0).unwrap();
+    limits
+        .report(&open, 1, &[usage(Share::default(), 0, 0)], 0)
+        .unwrap();
     limits.turn(0);
     limits.know(known(&["a"]));
     limits.turn(50);
