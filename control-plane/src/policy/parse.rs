@@ -193,15 +193,6 @@ impl Faults {
         });
     }
 
-    /// Whether something below a field is at fault, and was taken out of it.
-    pub(super) fn is_below(&self, field: &str) -> bool {
-        let below = |error: &FieldError| {
-            let rest = error.field.strip_prefix(field);
-            rest.is_some_and(|rest| rest.starts_with('.'))
-        };
-        self.errors.iter().any(below)
-    }
-
     /// Says of each word of a list that is not of its form where it stands and
     /// what it must be.
     pub(super) fn words(

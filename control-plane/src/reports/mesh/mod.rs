@@ -297,7 +297,11 @@ fn limit_of<'a>(
 ) -> Option<&'a mut Apportioner<Node>> {
     let whole = known.limits.get(key)?.whole;
     if !limits.contains_key(key) && limits.len() >= MAX_LIMITS {
-        return None;
+        // One that no policy has any more makes room: else new limits would refuse everything
+        // for as long as the pods live that once had a share of an old one.
+        let is_past = |one: &&LimitKey| !known.limits.contains_key(*one);
+        let past = limits.keys().find(is_past)?.clone();
+        limits.remove(&past);
     }
     let settled = untold.is_empty();
     let new = || Apportioner::new(whole, settled);

@@ -152,6 +152,43 @@ fn what_is_told_before_the_policy_is_known_waits_for_it() {
 }
 
 #[test]
+fn limits_that_no_policy_has_any_more_make_room_for_new_ones() {
+    let limits = Arc::new(MeshLimits::default());
+    let named = |names: std::ops::Range<usize>| -> Vec<LimitKey> {
+        names.map(|at| (key().0, at.to_string())).collect()
+    };
+    let known = |names: &[LimitKey]| {
+        let each = names.iter().map(|name| (name.clone(), LIMIT));
+        Arc::new(Known {
+            limits: each.collect(),
+            sidecars: [node("a")].into(),
+        })
+    };
+    let (open, mut received) = stream(&limits, "a");
+    limits.lead(true, true);
+    let old = named(0..MAX_LIMITS);
+    limits.know(known(&old));
+    for some in old.chunks(MAX_TOLD) {
+        let of = |name: &LimitKey| v1::MeshUsage {
+            name: name.1.clone(),
+            ..usage(Share::default(), 0, 0)
+        };
+        let usages: Vec<_> = some.iter().map(of).collect();
+        limits.report(&open, 1, &usages, 0).unwrap();
+    }
+    assert_eq!(limits.held().len(), MAX_LIMITS);
+    let new = named(MAX_LIMITS..MAX_LIMITS + 1);
+    limits.know(known(&new));
+    let wants = v1::MeshUsage {
+        name: new[0].1.clone(),
+        ..usage(Share::default(), 0, 200)
+    };
+    limits.report(&open, 2, &[wants], 10).unwrap();
+    limits.turn(10);
+    assert!(share(&mut received).unwrap().parts_per_million > 990_000);
+}
+
+#[test]
 fn a_stream_of_the_only_replica_goes_on_when_that_has_read_its_objects() {
     let limits = Arc::new(MeshLimits::default());
     let half = Share {
