@@ -40,8 +40,8 @@ fn every_pod_of_the_shop_has_its_own_certificate_and_calls_by_it() {
                 .is_some_and(|roots| !roots.is_empty()),
             "{name}: {shown}"
         );
-        // Everybody is called by somebody, but for the visitor, who calls.
-        let side = if name.starts_with("visitor") {
+        // Everybody is called by somebody, but for those who only call.
+        let side = if ["visitor", "shopper"].iter().any(|one| name.starts_with(one)) {
             "side=\"outbound\""
         } else {
             "side=\"inbound\""

@@ -27,8 +27,9 @@ use crate::policy::config::admission::Priority;
 
 /// Guards are looked at so often.
 pub(super) const TICK: Duration = Duration::from_millis(50);
-/// Nobody of a priority for so long: it wants no places.
-const GONE_AFTER: Duration = Duration::from_secs(1);
+/// Nobody of a priority for so long: it wants no places. What comes once a second
+/// is still spared.
+const GONE_AFTER: Duration = Duration::from_secs(5);
 /// Of the limit, what a refusal adds to the guard of its priority, and the least
 /// and, in one tick, the most that is added.
 const GROWS: f64 = 1.0 / 50.0;
@@ -40,10 +41,12 @@ const SHRINKS: f64 = 1.0 - 1.0 / 500.0;
 const LITTLE: f64 = 1.0 / 50.0;
 /// Of the limit, how many places may stand empty on average while some are refused;
 /// of a limit of a few only, a part of one place.
-const IDLE: f64 = 0.085;
+const IDLE: f64 = 0.125;
 const IDLE_AT_LEAST: f64 = 0.5;
-/// Of that, what one guard may cost whatever else is empty.
-const IDLE_OF_ONE: f64 = 0.3;
+/// Of that, what a guard may cost whatever else is empty. Most of it is critical's:
+/// whoever names what is critical wants it served, and pays with some of the rest.
+const IDLE_OF_CRITICAL: f64 = 0.65;
+const IDLE_OF_DEFAULT: f64 = 0.2;
 /// What is empty is averaged over about so many requests.
 const REMEMBERED: f64 = 100.0;
 
@@ -137,15 +140,12 @@ impl Guards {
         follow(&mut self.default.empty, empty.from_sheddable);
         follow(&mut self.critical.empty, empty.from_default);
         let allowed = (limit * IDLE).max(IDLE_AT_LEAST);
-        let (of_one, all) = (
-            allowed * IDLE_OF_ONE,
-            self.open + self.default.empty + self.critical.empty,
-        );
-        self.critical
-            .bind(self.critical.empty / of_one - 1.0, weight);
+        let of_critical = self.critical.empty / (allowed * IDLE_OF_CRITICAL);
+        self.critical.bind(of_critical - 1.0, weight);
+        let of_default = self.default.empty / (allowed * IDLE_OF_DEFAULT);
+        let of_all = (self.open + self.default.empty + self.critical.empty) / allowed;
         // Both must be too much: what is empty anyhow is no reason to keep nothing.
-        let excess = (self.default.empty / of_one).min(all / allowed) - 1.0;
-        self.default.bind(excess, weight);
+        self.default.bind(of_default.min(of_all) - 1.0, weight);
     }
 
     /// Places that are kept from a priority.
@@ -211,7 +211,7 @@ mod tests {
         after(300, &mut guards, [BUSY, BUSY, BUSY], &mut now);
         assert_eq!(guards.kept_from(Priority::Default), 2);
         assert_eq!(guards.kept_from(Priority::Sheddable), 4);
-        after(20, &mut guards, [BUSY, BUSY, NOBODY], &mut now);
+        after(100, &mut guards, [BUSY, BUSY, NOBODY], &mut now);
         assert_eq!(guards.kept_from(Priority::Default), 0);
     }
 

@@ -301,17 +301,20 @@ fn noise_does_not_move_it_away() {
 }
 
 /// With a limit that is given, what is kept for the upper priorities is paid for in
-/// places that stand empty: so no more than a tenth of them does.
+/// places that stand empty: no more than a sixth of them does, and what is critical is
+/// seldom refused as long as it wants less than there is.
 #[test]
 fn a_fixed_limit_is_used_by_all_priorities_together() {
-    let shares = [
-        (0.05, 0.19),
-        (0.05, 0.3),
-        (0.2, 0.3),
-        (0.01, 0.5),
-        (0.3, 0.0),
+    // The last: of critical, so much may be refused.
+    let mixtures = [
+        (0.05, 0.19, 0.05),
+        (0.05, 0.3, 0.05),
+        (0.2, 0.3, 0.15),
+        (0.01, 0.5, 0.08),
+        (0.3, 0.0, 0.3),
     ];
-    for (seed, shares) in (0..).zip(shares) {
+    for (seed, (critical, default, most_refused)) in (0..).zip(mixtures) {
+        let shares = (critical, default);
         for places in [16, 100] {
             let world = World {
                 seed,
@@ -330,10 +333,11 @@ fn a_fixed_limit_is_used_by_all_priorities_together() {
             if std::env::var_os("ADMISSION_SHOW").is_some() {
                 eprintln!("{seen}");
             }
-            assert!(begin >= 0.85 && in_use >= 0.9, "{seen}");
+            assert!(begin >= 0.8 && in_use >= 0.83, "{seen}");
             let [sheddable, default, critical] = refused;
             let least = if shares.1 > 0.0 { default } else { sheddable };
             assert!(sheddable >= default && least > critical, "{seen}");
+            assert!(critical <= most_refused, "{seen}");
         }
     }
 }
