@@ -43,6 +43,10 @@ fn catalogue() -> BTreeMap<String, BTreeSet<String>> {
     known
 }
 
+fn dashboard() -> Value {
+    serde_json::from_str(&read("manifests/components/dashboard/remora.json")).unwrap()
+}
+
 /// The queries of the alerts and of the dashboard, each with where it stands.
 fn queries() -> Vec<(String, String)> {
     let mut queries = Vec::new();
@@ -58,8 +62,7 @@ fn queries() -> Vec<(String, String)> {
         let text = |field: &str| rule[field].as_str().unwrap().to_owned();
         queries.push((text("alert"), text("expr")));
     }
-    let dashboard: Value =
-        serde_json::from_str(&read("manifests/components/dashboard/remora.json")).unwrap();
+    let dashboard = dashboard();
     for panel in dashboard["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().into_iter().flatten() {
             let title = panel["title"].as_str().unwrap();
@@ -190,9 +193,21 @@ fn every_alert_says_what_to_do() {
 }
 
 #[test]
+fn what_a_panel_shows_per_second_is_a_rate() {
+    for panel in dashboard()["panels"].as_array().unwrap() {
+        if panel["fieldConfig"]["defaults"]["unit"] != "reqps" {
+            continue;
+        }
+        for target in panel["targets"].as_array().unwrap() {
+            let query = target["expr"].as_str().unwrap();
+            assert!(query.contains("rate("), "{}: {query}", panel["title"]);
+        }
+    }
+}
+
+#[test]
 fn the_panels_of_the_dashboard_do_not_cover_each_other() {
-    let dashboard: Value =
-        serde_json::from_str(&read("manifests/components/dashboard/remora.json")).unwrap();
+    let dashboard = dashboard();
     let mut taken = BTreeMap::new();
     let mut ids = BTreeSet::new();
     for panel in dashboard["panels"].as_array().unwrap() {

@@ -26,18 +26,15 @@ use hdrhistogram::Histogram;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::client::{Call, Client};
-use super::clock;
 use super::server::{self, Handler, json, not_found};
+use super::{clock, pace};
 
 /// How long a request may take before it counts as failed.
 const TIMEOUT: Duration = Duration::from_secs(8);
 /// The pause between attempts to be charged at all.
 const WARM_UP_PAUSE: Duration = Duration::from_millis(200);
-/// How often what is due is sent.
-const TICK: Duration = Duration::from_millis(1);
 /// Latencies above are counted as this.
 const MAX_LATENCY_US: u64 = 60_000_000;
 /// Versions that are told apart; the demo has two.
@@ -130,7 +127,7 @@ impl Buyer {
         }
         self.started.store(true, Ordering::Relaxed);
         tokio::select! {
-            () = Arc::clone(&self).keep_rate() => {}
+            never = pace::keep(self.rate, |n| self.send(n)) => match never {},
             () = server::until(&mut stopped) => {}
         }
     }
@@ -138,21 +135,6 @@ impl Buyer {
     async fn warm_up(&self) {
         while self.charge(None).await.is_none() {
             tokio::time::sleep(WARM_UP_PAUSE).await;
-        }
-    }
-
-    async fn keep_rate(self: Arc<Self>) {
-        let begin = clock::now();
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut sent = 0_u64;
-        loop {
-            ticks.tick().await;
-            let due = (clock::now() - begin).as_micros() * u128::from(self.rate) / 1_000_000;
-            while u128::from(sent) < due {
-                self.send(sent);
-                sent += 1;
-            }
         }
     }
 

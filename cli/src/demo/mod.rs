@@ -13,7 +13,8 @@
 //! - [`inventory`]: the plain TCP role, whose server speaks first.
 //! - [`visitor`]: the load; [`record`]: what became of it, `GET /stats`.
 //! - [`shopper`]: load as it is ordered, for the scenarios of policies.
-//! - [`buyer`]: who only pays, and which version took the money.
+//! - [`buyer`]: who only pays, and which version took the money; [`pace`]: the rate
+//!   of these two.
 //! - [`caller`]: requests from inside a pod; [`echo`]: tells what reached it.
 //!
 //! # HTTP of each role
@@ -44,6 +45,7 @@ pub mod door;
 pub mod echo;
 pub mod inventory;
 pub mod names;
+pub mod pace;
 pub mod record;
 pub mod server;
 pub mod shop;

@@ -71,11 +71,7 @@ impl Share {
         });
         let mut from: Vec<v1::PolicyReference> = Vec::new();
         let others = others.map(|policy| resolve::reference(&policy.id, policy.generation));
-        for one in limits_from.into_iter().chain(others) {
-            if !from.contains(&one) {
-                from.push(one);
-            }
-        }
+        add(&mut from, limits_from.into_iter().chain(others));
         let probed = settings.health_check.as_ref().filter(|_| is_service);
         Self {
             service: service.cloned(),
@@ -124,35 +120,28 @@ pub fn enforced(index: &Index, pod: &Pod, known: impl Iterator<Item = u16>) -> E
             continue;
         }
         for port in share.ports {
-            add(by_port.entry(port).or_default(), &share.limits);
-            add(
-                result.admissions.entry(port).or_default(),
-                share.admission.as_slice(),
-            );
-            add(
-                result.health_checks.entry(port).or_default(),
-                share.health_check.as_slice(),
-            );
+            let limits = share.limits.iter().cloned();
+            add(by_port.entry(port).or_default(), limits);
+            let admissions = result.admissions.entry(port).or_default();
+            add(admissions, share.admission.clone());
+            let checks = result.health_checks.entry(port).or_default();
+            add(checks, share.health_check.clone());
         }
         if share.service.is_none() {
             result.elsewhere = share.limits;
             result.admission_elsewhere = share.admission;
         }
-        for from in share.from {
-            if !result.policies.contains(&from) {
-                result.policies.push(from);
-            }
-        }
+        add(&mut result.policies, share.from);
     }
     result.by_port = by_port;
     result
 }
 
-/// Two Services may both have the Namespace's limits: each is one bucket.
-fn add<T: Clone + PartialEq>(parts: &mut Vec<T>, more: &[T]) {
+/// Two Services may both have what is the Namespace's: it counts once.
+fn add<T: PartialEq>(parts: &mut Vec<T>, more: impl IntoIterator<Item = T>) {
     for part in more {
-        if !parts.contains(part) {
-            parts.push(part.clone());
+        if !parts.contains(&part) {
+            parts.push(part);
         }
     }
 }
@@ -163,13 +152,10 @@ fn admitted(index: &Index, namespace: &Name, shares: &[Share]) -> Vec<bool> {
     let places = |share: &Share| share.ports.len() + usize::from(share.service.is_none());
     let bytes = |share: &Share| -> usize { share.size().saturating_mul(places(share)) };
     let count: usize = shares.iter().map(|share| share.limits.len()).sum();
-    let others = |share: &Share| {
-        usize::from(share.admission.is_some()).max(usize::from(share.health_check.is_some()))
-    };
-    let blocks: usize = shares.iter().map(others).sum();
     let total = shares.iter().map(bytes).fold(0, usize::saturating_add);
     let mut fits = vec![true; shares.len()];
-    let few = count <= MAX_RATE_LIMITS && blocks <= MAX_PORT_POLICIES;
+    // As many as there would be on one port if no two were the same.
+    let few = count <= MAX_RATE_LIMITS && shares.len() <= MAX_PORT_POLICIES;
     if few && total <= MAX_WORKLOAD_RATE_LIMIT_BYTES {
         return fits;
     }
@@ -179,37 +165,45 @@ fn admitted(index: &Index, namespace: &Name, shares: &[Share]) -> Vec<bool> {
     };
     let mut order: Vec<usize> = (0..shares.len()).collect();
     order.sort_by_cached_key(|at| age(&shares[*at]));
-    let mut held: BTreeMap<u16, Vec<&v1::RateLimit>> = BTreeMap::new();
-    let mut held_blocks: BTreeMap<u16, usize> = BTreeMap::new();
+    let mut held: BTreeMap<u16, Held<'_>> = BTreeMap::new();
     let mut room = MAX_WORKLOAD_RATE_LIMIT_BYTES;
     for at in order {
         let share = &shares[at];
-        let new_at = |port: &u16| -> Vec<&v1::RateLimit> {
-            let there = held.get(port);
-            let is_new = |limit: &&v1::RateLimit| there.is_none_or(|there| !there.contains(limit));
-            share.limits.iter().filter(is_new).collect()
+        let with = |port: &u16| {
+            let mut with = held.get(port).cloned().unwrap_or_default();
+            with.add(share);
+            (*port, with)
         };
-        let new: Vec<_> = share
-            .ports
-            .iter()
-            .map(|port| (*port, new_at(port)))
-            .collect();
-        let crowded = new.iter().any(|(port, new)| {
-            let there = held.get(port).map_or(0, Vec::len);
-            let blocks = held_blocks.get(port).copied().unwrap_or_default() + others(share);
-            there + new.len() > MAX_RATE_LIMITS || blocks > MAX_PORT_POLICIES
-        });
+        let with: Vec<_> = share.ports.iter().map(with).collect();
         let size = bytes(share);
-        fits[at] = !crowded && size <= room;
+        fits[at] = size <= room && with.iter().all(|(_, with)| with.has_room());
         if fits[at] {
             room -= size;
-            for (port, new) in new {
-                held.entry(port).or_default().extend(new);
-                *held_blocks.entry(port).or_default() += others(share);
-            }
+            held.extend(with);
         }
     }
     fits
+}
+
+/// What there is on one port, each once.
+#[derive(Clone, Default)]
+struct Held<'a> {
+    limits: Vec<&'a v1::RateLimit>,
+    admissions: Vec<&'a v1::Admission>,
+    health_checks: Vec<&'a v1::HealthCheck>,
+}
+
+impl<'a> Held<'a> {
+    fn add(&mut self, share: &'a Share) {
+        add(&mut self.limits, &share.limits);
+        add(&mut self.admissions, &share.admission);
+        add(&mut self.health_checks, &share.health_check);
+    }
+
+    fn has_room(&self) -> bool {
+        let policies = self.admissions.len().max(self.health_checks.len());
+        self.limits.len() <= MAX_RATE_LIMITS && policies <= MAX_PORT_POLICIES
+    }
 }
 
 fn left_out(

@@ -109,18 +109,18 @@ impl Publisher {
         let effective = resolve::effective(&index.policies, &id.namespace, Some(&id.name));
         let attached = attach(index, id, &effective);
         let judged = self.judged.take(id, attached.verdicts);
-        let service = index.services.get(id);
-        let Some((service, kind, addresses)) = service.and_then(reach) else {
+        let Some((service, kind, addresses)) = index.services.get(id).and_then(reach) else {
             self.store.remove(ResourceType::Service, &name);
             return judged;
         };
+        let cannot = references::cannot(index, Some(id));
         let mut message = v1::Service {
             namespace: id.namespace.to_string(),
             name: id.name.to_string(),
             kind: kind.into(),
             addresses: addresses.iter().copied().map(octets).collect(),
             ports: service.ports.iter().map(service_port).collect(),
-            policy: resolve::service_policy_where(&effective.settings, references::cannot(index)),
+            policy: resolve::service_policy_where(&effective.settings, cannot),
             policies: effective.policies,
             session_affinity_seconds: service.session_affinity_seconds,
             internal_traffic_local: service.internal_traffic_local,
@@ -386,9 +386,10 @@ fn pod_service(
     let headless = index.services_that_list(&pod.id).into_iter();
     let headless = headless.filter(|service| service.reach == Reach::Headless);
     let headless: Vec<&Service> = headless.collect();
-    let oldest = headless.first();
-    let policy_of = oldest.map(|service| &service.id.name);
+    let oldest = headless.first().map(|service| &service.id);
+    let policy_of = oldest.map(|id| &id.name);
     let effective = resolve::effective(&index.policies, &pod.id.namespace, policy_of);
+    let cannot = references::cannot(index, oldest);
     v1::Service {
         namespace: pod.id.namespace.to_string(),
         name: policy_of.unwrap_or(&pod.id.name).to_string(),
@@ -402,7 +403,7 @@ fn pod_service(
                 protocol: (*protocol).into(),
             })
             .collect(),
-        policy: resolve::service_policy_where(&effective.settings, references::cannot(index)),
+        policy: resolve::service_policy_where(&effective.settings, cannot),
         policies: effective.policies,
         session_affinity_seconds: None,
         internal_traffic_local: false,

@@ -1,7 +1,6 @@
 //! What one policy says, parsed: leaf fields with their units gone, each
 //! unset where the policy is silent. Merging is leaf by leaf, defaults are
 //! filled in only after it.
-
 //!
 //! # Layout
 //! - here: the whole, and what was there first.

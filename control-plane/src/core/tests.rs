@@ -1058,6 +1058,26 @@ fn crowd(count: usize, limits: usize) -> Vec<Object> {
 }
 
 #[test]
+fn what_many_services_have_of_one_namespace_stands_on_a_port_once_and_is_no_crowd() {
+    use crate::core::settings::Admission;
+    use remora_proto::bounds::MAX_PORT_POLICIES;
+    let mut world = world();
+    let services = crowd(MAX_PORT_POLICIES + 2, 0).into_iter();
+    world.apply(services.filter(|one| !matches!(one, Object::TrafficPolicy(_))));
+    let admission = Some(Admission {
+        max_requests: Some(5),
+        ..Admission::default()
+    });
+    let settings = Settings {
+        admission,
+        ..Settings::default()
+    };
+    world.apply([as_object(policy("all", None, settings))]);
+    assert_eq!(world.reasons()["all"], Reason::Accepted);
+    assert_eq!(world.workload("shop/p").ports[0].admissions.len(), 1);
+}
+
+#[test]
 fn what_policies_have_together_on_a_port_is_bounded_and_the_oldest_keep_theirs() {
     use remora_proto::bounds::{MAX_POLICY_RATE_LIMITS, MAX_PORT_POLICIES, MAX_RATE_LIMITS};
     let mut full = world();

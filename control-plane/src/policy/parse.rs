@@ -32,6 +32,7 @@ pub fn spec(namespace: &str, name: &str, spec: &Value) -> Result<Parsed, Vec<Fie
     let (read, mut faults) = Faults::read::<TrafficPolicySpec>(spec, check::spec)?;
     of_pods(&read, &mut faults);
     of_routes(&read, spec, &mut faults);
+    of_others(namespace, &read, &mut faults);
     let parsed = Parsed {
         scope: scope::read(
             namespace,
@@ -113,6 +114,22 @@ fn of_routes(read: &TrafficPolicySpec, written: &Value, faults: &mut Faults) {
     }
 }
 
+/// A fallback is another Service than those that the policy is for.
+fn of_others(namespace: &str, read: &TrafficPolicySpec, faults: &mut Faults) {
+    let fallback = read.fallback.as_ref();
+    let Some(backend) = fallback.and_then(|block| block.backend_ref.as_ref()) else {
+        return;
+    };
+    let is_own = backend.namespace.as_deref().unwrap_or(namespace) == namespace;
+    let mut targets = read.target_refs.iter().flatten();
+    let is_target = |target: &schema::AttachRef| {
+        target.kind == schema::AttachKind::Service && target.name == backend.name
+    };
+    if is_own && targets.any(is_target) {
+        faults.add("spec.fallback.backendRef", schema::OTHER_SERVICE);
+    }
+}
+
 /// The faults found so far.
 pub(super) struct Faults {
     errors: Vec<FieldError>,
@@ -174,15 +191,6 @@ impl Faults {
             field: field.into(),
             message: message.into(),
         });
-    }
-
-    /// Whether something below a field is at fault, and was taken out of it.
-    pub(super) fn is_below(&self, field: &str) -> bool {
-        let below = |error: &FieldError| {
-            let rest = error.field.strip_prefix(field);
-            rest.is_some_and(|rest| rest.starts_with('.'))
-        };
-        self.errors.iter().any(below)
     }
 
     /// Says of each word of a list that is not of its form where it stands and

@@ -107,7 +107,7 @@ fn path_match(
     match (&path.exact, &path.prefix) {
         (Some(text), None) => Some(v1::r#match::Path::PathExact(text.clone())),
         (None, Some(text)) => Some(v1::r#match::Path::PathPrefix(text.clone())),
-        (None, None) if faults.is_below(at) => None,
+        (None, None) if faults.are_below(at) => None,
         _ => {
             faults.add(at, "must have exactly one of: exact, prefix");
             None

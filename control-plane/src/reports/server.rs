@@ -108,7 +108,7 @@ async fn take(
         if let Some((node, _, open)) = &connected {
             let usages = &report.mesh_limits;
             let mesh = sidecars.mesh();
-            mesh.report(open, sequence, usages, clock::unix_ms());
+            mesh.report(open, sequence, usages, clock::unix_ms())?;
             sidecars.report(node, report, first);
         }
         if sender

@@ -43,6 +43,9 @@ struct State {
     pods: BTreeMap<Node, Verdict>,
     /// Pods whose verdict the core has not been told.
     changed: Vec<Node>,
+    /// What the leader told of pods whose sidecars had a stream here: it tells it once, and it
+    /// counts when that stream is gone.
+    withheld: BTreeMap<Node, Vec<v1::PortHealth>>,
     /// Whether the stream of a leader that told the verdicts which are `followed` is there.
     is_following: bool,
 }
@@ -83,6 +86,30 @@ impl Verdict {
                 Health::Healthy | Health::Unhealthy => {}
             }
         }
+    }
+}
+
+impl State {
+    /// Takes the leader's word on a pod; no ports: nothing is known of it.
+    fn follow(&mut self, node: Node, ports: &[v1::PortHealth], now_ms: u64) {
+        if ports.is_empty() {
+            if self.pods.remove(&node).is_some() {
+                self.changed.push(node);
+            }
+            return;
+        }
+        if self.pods.len() >= MAX_PODS && !self.pods.contains_key(&node) {
+            return;
+        }
+        let mut now = Verdict::new(now_ms);
+        now.followed = true;
+        now.take(ports);
+        let held = self.pods.get(&node);
+        if held.is_none_or(|held| held.ports != now.ports) {
+            self.changed.push(node.clone());
+        }
+        now.since_ms = held.map_or(now_ms, |held| held.since_ms);
+        self.pods.insert(node, now);
     }
 }
 
@@ -130,6 +157,7 @@ impl Verdicts {
     pub fn begin_following(&self) {
         let mut state = self.lock();
         state.is_following = true;
+        state.withheld.clear();
         for verdict in state.pods.values_mut() {
             verdict.followed = false;
         }
@@ -141,6 +169,7 @@ impl Verdicts {
         if !std::mem::take(&mut state.is_following) {
             return;
         }
+        state.withheld.clear();
         for verdict in state.pods.values_mut().filter(|one| one.followed) {
             verdict.heard_ms = now_ms;
         }
@@ -157,28 +186,12 @@ impl Verdicts {
             let Ok(node) = Node::parse(&id) else {
                 continue;
             };
-            if is_heard(&node) {
-                continue;
+            if !is_heard(&node) {
+                state.withheld.remove(&node);
+                state.follow(node, &one.ports, now_ms);
+            } else if state.withheld.len() < MAX_PODS || state.withheld.contains_key(&node) {
+                state.withheld.insert(node, one.ports.clone());
             }
-            if one.ports.is_empty() {
-                if state.pods.remove(&node).is_some() {
-                    state.changed.push(node);
-                }
-                continue;
-            }
-            let has_room = state.pods.len() < MAX_PODS || state.pods.contains_key(&node);
-            if !has_room {
-                continue;
-            }
-            let mut now = Verdict::new(now_ms);
-            now.followed = true;
-            now.take(&one.ports);
-            let held = state.pods.get(&node);
-            if held.is_none_or(|held| held.ports != now.ports) {
-                state.changed.push(node.clone());
-            }
-            now.since_ms = held.map_or(now_ms, |held| held.since_ms);
-            state.pods.insert(node, now);
         }
         if state.changed.len() > before {
             self.changed_now();
@@ -217,6 +230,13 @@ impl Verdicts {
     ) {
         let mut state = self.lock();
         let state = &mut *state;
+        let held = std::mem::take(&mut state.withheld).into_iter();
+        let (heard, silent) = held.partition(|(node, _)| is_heard(node));
+        state.withheld = heard;
+        let silent: BTreeMap<_, _> = silent;
+        for (node, ports) in silent {
+            state.follow(node, &ports, now_ms);
+        }
         let mut gone = Vec::new();
         for (node, verdict) in &mut state.pods {
             if is_heard(node) || (state.is_following && verdict.followed) {

@@ -86,6 +86,8 @@ pub const GOOD: &[&str] = &[
     "healthCheck: {http: {path: /, expectedStatuses: [200-200, 599]}, window: 100, unhealthyThreshold: 100}",
     "fallback: {response: {}}",
     "fallback: {backendRef: {name: a, port: 65535}}",
+    "fallback: {backendRef: {name: catalog, namespace: other, port: 80}}",
+    "{targetRefs: [{kind: Namespace, name: shop}], fallback: {backendRef: {name: shop, port: 80}}}",
     "fallback: {response: {status: 599, body: \"ü\", headers: []}, when: [timeout]}",
     "fault: {delay: {duration: 1s}, abort: {reset: true}}",
     "fault: {abort: {grpcStatus: 0, percent: 0}, match: {}}",
@@ -264,6 +266,10 @@ pub const FAULTS: &[(&str, &str)] = &[
     (
         "spec.fallback.response.grpcMessage",
         "fallback: {response: {grpcMessage: \"a\\nb\"}}",
+    ),
+    (
+        "spec.fallback.backendRef",
+        "{targetRefs: [{kind: Service, name: b}, {kind: Service, name: a}], fallback: {backendRef: {name: a, port: 80}}}",
     ),
     (
         "spec.fallback.backendRef.name",

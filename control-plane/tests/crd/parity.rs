@@ -90,6 +90,7 @@ fn the_defaults_of_the_descriptions_are_the_defaults() {
         let (parent, name) = field.pointer.rsplit_once('/').unwrap();
         let in_words = [
             "not limited",
+            "1024, by each sidecar",
             "none",
             "empty",
             "any body",

@@ -252,6 +252,11 @@ pub fn bad() -> Vec<Bad> {
     bad.extend(of_routes());
     // No rule of a schema sees the object's own namespace.
     bad.push(Bad {
+        spec: spec("fallback: {backendRef: {name: catalog, namespace: shop, port: 80}}"),
+        field: "spec.fallback.backendRef".to_owned(),
+        server: Server::Keeps,
+    });
+    bad.push(Bad {
         spec: spec("targetRefs: [{group: \"\", kind: Namespace, name: other}]"),
         field: "spec.targetRefs[0].name".to_owned(),
         server: Server::Keeps,

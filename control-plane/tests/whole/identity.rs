@@ -34,30 +34,35 @@ fn pod(name: &str, address: &str) -> String {
 }
 
 /// A control plane with identities over folders of its own.
-struct Mesh {
-    folder: tempfile::TempDir,
-    running: Running,
+pub struct Mesh {
+    pub folder: tempfile::TempDir,
+    pub running: Running,
     key: TokenKey,
 }
 
 impl Mesh {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let objects = folder.path().join("objects");
-        std::fs::create_dir(&objects).unwrap();
         let pods = pod("web-1", "127.0.0.2") + &pod("web-2", "127.0.0.3");
-        std::fs::write(objects.join("pods.yaml"), pods).unwrap();
+        Self::over(&pods, LIFETIME).await
+    }
+
+    /// Over these objects; certificates live so many seconds.
+    pub async fn over(objects: &str, lifetime_seconds: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("objects");
+        std::fs::create_dir(&place).unwrap();
+        std::fs::write(place.join("all.yaml"), objects).unwrap();
         let key = folder.path().join("token.key");
         std::fs::write(&key, KEY).unwrap();
         std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
         let running = start(Options {
-            sources: vec![Source::Files(objects)],
+            sources: vec![Source::Files(place)],
             listen: "127.0.0.1:0".parse().unwrap(),
             admin: "127.0.0.1:0".parse().unwrap(),
             identity: IdentityOptions {
                 ca_dir: Some(folder.path().join("ca")),
                 token_key: Some(key),
-                lifetime_seconds: LIFETIME,
+                lifetime_seconds,
                 ..IdentityOptions::default()
             },
         });
@@ -66,13 +71,19 @@ impl Mesh {
             folder,
             key: TokenKey::parse(KEY).unwrap(),
         };
-        while !fetch(mesh.running.admin, "/ready").await.0.contains("200") {
+        while !fetch(mesh.running.admin, "/ready").await.0.contains("200")
+            || !mesh.ca().join("ca.crt").exists()
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         mesh
     }
 
-    fn ca(&self) -> std::path::PathBuf {
+    pub fn mint(&self, caller: &Caller) -> String {
+        self.key.mint(caller, clock::unix_seconds() + 600)
+    }
+
+    pub fn ca(&self) -> std::path::PathBuf {
         self.folder.path().join("ca")
     }
 
@@ -82,10 +93,10 @@ impl Mesh {
 
     fn token(&self, pod: &str) -> String {
         let caller = Caller::new("shop", "web", pod, &format!("{pod}-uid")).unwrap();
-        self.key.mint(&caller, clock::unix_seconds() + 600)
+        self.mint(&caller)
     }
 
-    async fn channel(&self, from: &str) -> Channel {
+    pub async fn channel(&self, from: &str) -> Channel {
         channel(self.running.listen, from, self.roots()).await
     }
 
@@ -249,7 +260,7 @@ async fn with_a_pod_that_has_ended_or_is_gone_its_token_and_its_streams_end() {
     // An evicted pod stays for as long as nobody deletes it; its address may be
     // another's, and it has none.
     let ended = pod("web-1", "127.0.0.2").replace("status: {", "status: {phase: Failed, ");
-    let pods = mesh.folder.path().join("objects/pods.yaml");
+    let pods = mesh.folder.path().join("objects/all.yaml");
     std::fs::write(pods, ended).unwrap();
     for stream in &mut streams {
         let patience = Duration::from_secs(15);

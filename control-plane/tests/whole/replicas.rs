@@ -1,6 +1,5 @@
 //! Two control planes: one to which sidecars report, and one that follows it.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +9,13 @@ use remora_control_plane::core::store::{ResourceType, Store};
 use remora_control_plane::identity::Options as IdentityOptions;
 use remora_control_plane::identity::folder::Folder;
 use remora_control_plane::identity::keep::{self, Keeping, Trust};
-use remora_control_plane::identity::material::certificates;
 use remora_control_plane::identity::tokens::Caller;
-use remora_control_plane::identity::tokens::key::TokenKey;
 use remora_control_plane::leader::{Leadership, View};
 use remora_control_plane::replicas::connect::Credentials;
 use remora_control_plane::replicas::follow;
 use remora_control_plane::reports::{Sidecars, verdicts};
 use remora_control_plane::source::files::Files;
-use remora_control_plane::{Options, Running, Source, clock, start};
+use remora_control_plane::{Options, Running, Source, start};
 use remora_proto::spiffe::SpiffeId;
 use remora_proto::v1;
 use remora_proto::v1::replicas_client::ReplicasClient;
@@ -28,11 +25,10 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::client::Plane;
+use crate::identity::Mesh;
 use crate::reports::{Reporter, SHOP};
-use crate::sidecar::{PATIENCE, Sidecar, fetch};
-use crate::tls::{channel, with_token};
-
-const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+use crate::sidecar::{PATIENCE, Sidecar};
+use crate::tls::with_token;
 
 /// A control plane that does not lead, over the same objects.
 struct Follower {
@@ -164,54 +160,20 @@ async fn a_leader_that_is_not_there_yet_is_tried_again() {
     follower.until(Health::Unhealthy).await;
 }
 
-/// A leader with identities over a folder of its own.
-struct Secured {
-    folder: tempfile::TempDir,
-    running: Running,
-    key: TokenKey,
+/// A leader with identities.
+async fn secured() -> Mesh {
+    Mesh::over(SHOP, 3_600).await
 }
 
-impl Secured {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let objects = folder.path().join("objects");
-        std::fs::create_dir(&objects).unwrap();
-        std::fs::write(objects.join("shop.yaml"), SHOP).unwrap();
-        let key = folder.path().join("token.key");
-        std::fs::write(&key, KEY).unwrap();
-        std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
-        let options = Options {
-            sources: vec![Source::Files(objects)],
-            listen: "127.0.0.1:0".parse().unwrap(),
-            admin: "127.0.0.1:0".parse().unwrap(),
-            identity: IdentityOptions {
-                ca_dir: Some(folder.path().join("ca")),
-                token_key: Some(key),
-                ..IdentityOptions::default()
-            },
-        };
-        let running = start(options).await.unwrap();
-        while !fetch(running.admin, "/ready").await.0.contains("200")
-            || !folder.path().join("ca/ca.crt").exists()
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Self {
-            folder,
-            running,
-            key: TokenKey::parse(KEY).unwrap(),
-        }
-    }
-
-    fn token(&self, namespace: &str, account: &str, pod: &str) -> String {
-        let caller = Caller::new(namespace, account, pod, &format!("{pod}-uid")).unwrap();
-        self.key.mint(&caller, clock::unix_seconds() + 600)
+impl Mesh {
+    fn token_of(&self, namespace: &str, account: &str, pod: &str) -> String {
+        self.mint(&Caller::new(namespace, account, pod, &format!("{pod}-uid")).unwrap())
     }
 
     /// What a replica that trusts this one's CA has.
     fn trust(&self) -> watch::Receiver<Option<Arc<Trust>>> {
         let (told, trust) = watch::channel(None);
-        let place = Folder::new(&self.folder.path().join("ca")).unwrap();
+        let place = Folder::new(&self.ca()).unwrap();
         let keeping = Keeping {
             trust_domain: "cluster.local".to_owned(),
             lifetime_seconds: 3_600,
@@ -235,9 +197,7 @@ impl Secured {
 
     /// What is answered to who asks for verdicts so.
     async fn asked(&self, token: Option<&str>) -> Result<(), tonic::Status> {
-        let roots = std::fs::read(self.folder.path().join("ca/ca.crt")).unwrap();
-        let roots = certificates(&roots).unwrap();
-        let channel = channel(self.running.listen, "127.0.0.1", roots).await;
+        let channel = self.channel("127.0.0.1").await;
         let request = VerdictsRequest::default();
         let request = match token {
             Some(token) => with_token(request, token),
@@ -249,19 +209,17 @@ impl Secured {
 
     /// Reports of catalog-1, with its own token.
     async fn report(&self, health: Health) -> mpsc::Sender<v1::SidecarReport> {
-        let roots = std::fs::read(self.folder.path().join("ca/ca.crt")).unwrap();
-        let roots = certificates(&roots).unwrap();
-        let channel = channel(self.running.listen, "127.0.0.1", roots).await;
+        let channel = self.channel("127.0.0.1").await;
         let caller = Caller::new("shop", "default", "catalog-1", "u1").unwrap();
-        let token = self.key.mint(&caller, clock::unix_seconds() + 600);
+        let token = self.mint(&caller);
         crate::reports::first(channel, "catalog-1", "u1", &token, says(health)).await
     }
 }
 
 #[tokio::test]
 async fn the_control_planes_own_account_alone_may_follow_and_may_nothing_else() {
-    let leader = Secured::new().await;
-    let replica = leader.token("remora-system", "remora-control-plane", "plane-2");
+    let leader = secured().await;
+    let replica = leader.token_of("remora-system", "remora-control-plane", "plane-2");
     leader.asked(Some(&replica)).await.unwrap();
     let code = async |token: Option<&str>| leader.asked(token).await.unwrap_err().code();
     assert_eq!(code(None).await, Code::Unauthenticated);
@@ -272,14 +230,12 @@ async fn the_control_planes_own_account_alone_may_follow_and_may_nothing_else() 
         ("remora-system", "remora-injector", "injector-1"),
         ("remora-system", "default", "plane-2"),
     ] {
-        let token = leader.token(namespace, account, pod);
+        let token = leader.token_of(namespace, account, pod);
         let refused = code(Some(&token)).await;
         assert_eq!(refused, Code::PermissionDenied, "{namespace}/{account}");
     }
     // It is no sidecar, and reads nothing of theirs.
-    let roots = std::fs::read(leader.folder.path().join("ca/ca.crt")).unwrap();
-    let roots = certificates(&roots).unwrap();
-    let channel = channel(leader.running.listen, "127.0.0.1", roots).await;
+    let channel = leader.channel("127.0.0.1").await;
     let id = "sidecar/remora-system/plane-2/plane-2-uid".to_owned();
     let refused = Sidecar::begin(channel, id, Some(&replica)).await.err();
     assert_eq!(refused.map(|one| one.code()), Some(Code::PermissionDenied));
@@ -287,16 +243,16 @@ async fn the_control_planes_own_account_alone_may_follow_and_may_nothing_else() 
 
 #[tokio::test]
 async fn verdicts_go_over_tls_to_who_shows_the_own_account_and_knows_the_leader() {
-    let leader = Secured::new().await;
+    let leader = secured().await;
     let _reports = leader.report(Health::Unhealthy).await;
-    let replica = leader.token("remora-system", "remora-control-plane", "plane-2");
+    let replica = leader.token_of("remora-system", "remora-control-plane", "plane-2");
     let objects = leader.folder.path().join("objects");
     let follower = Follower::of(&objects, Some(leader.credentials(&replica)));
     follower.follow("plane-1", &leader.running);
     follower.until(Health::Unhealthy).await;
 
     // Another mesh's control plane at this address, or a name that is not there.
-    let other = Secured::new().await;
+    let other = secured().await;
     let strangers = [
         Credentials {
             trust: other.trust(),

@@ -52,14 +52,15 @@ pub struct Reporter {
     sequence: u64,
 }
 
-/// Begins a stream of reports over this connection; it ends with what is given back.
-pub async fn first(
-    channel: tonic::transport::Channel,
+/// What a sidecar sends on a stream of reports, of which this is the first.
+async fn beginning(
     pod: &str,
     uid: &str,
-    token: &str,
     first: v1::SidecarReport,
-) -> mpsc::Sender<v1::SidecarReport> {
+) -> (
+    mpsc::Sender<v1::SidecarReport>,
+    ReceiverStream<v1::SidecarReport>,
+) {
     let (sender, receiver) = mpsc::channel(16);
     let sidecar = v1::SidecarIdentity {
         namespace: "shop".into(),
@@ -73,7 +74,19 @@ pub async fn first(
         ..first
     };
     sender.send(first).await.unwrap();
-    let request = crate::tls::with_token(ReceiverStream::new(receiver), token);
+    (sender, ReceiverStream::new(receiver))
+}
+
+/// Begins a stream of reports over this connection; it ends with what is given back.
+pub async fn first(
+    channel: tonic::transport::Channel,
+    pod: &str,
+    uid: &str,
+    token: &str,
+    first: v1::SidecarReport,
+) -> mpsc::Sender<v1::SidecarReport> {
+    let (sender, reports) = beginning(pod, uid, first).await;
+    let request = crate::tls::with_token(reports, token);
     let answers = ReportsClient::new(channel).report(request).await.unwrap();
     let mut answers = answers.into_inner();
     assert_eq!(answers.message().await.unwrap().unwrap().sequence, 1);
@@ -84,20 +97,8 @@ pub async fn first(
 impl Reporter {
     pub async fn of(listen: SocketAddr, pod: &str, uid: &str, first: v1::SidecarReport) -> Self {
         let client = ReportsClient::connect(format!("http://{listen}")).await;
-        let (sender, receiver) = mpsc::channel(16);
-        let sidecar = v1::SidecarIdentity {
-            namespace: "shop".into(),
-            pod: pod.into(),
-            pod_uid: uid.into(),
-            version: "1".into(),
-        };
-        let first = v1::SidecarReport {
-            sequence: 1,
-            sidecar: Some(sidecar),
-            ..first
-        };
-        sender.send(first).await.unwrap();
-        let answers = client.unwrap().report(ReceiverStream::new(receiver)).await;
+        let (sender, reports) = beginning(pod, uid, first).await;
+        let answers = client.unwrap().report(reports).await;
         Self {
             sender,
             answers: answers.unwrap().into_inner(),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,19 +10,16 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, header};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::Shopper;
 use super::counts::Outcome;
 use crate::demo::client::{Answer, Call, Client};
 use crate::demo::dial::Dialer;
 use crate::demo::trouble::{value, values};
-use crate::demo::{clock, inventory, tally};
+use crate::demo::{clock, inventory, pace, tally};
 
 /// How long a request may take before it counts as unanswered.
 const TIMEOUT: Duration = Duration::from_secs(8);
-/// How often what is due is sent.
-const TICK: Duration = Duration::from_millis(2);
 /// Requests a second, at most.
 const MAX_RATE: u32 = 10_000;
 /// The longest that a connection of TCP is held.
@@ -144,21 +142,13 @@ impl Stream {
     }
 
     /// Sends for as long as it is not dropped.
-    pub async fn run(self: Arc<Self>) {
-        let begin = clock::now();
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pub async fn run(self: Arc<Self>) -> Infallible {
         let mut under_way = JoinSet::new();
-        let mut sent = 0_u64;
-        loop {
-            ticks.tick().await;
+        let send = |n| {
             while under_way.try_join_next().is_some() {}
-            let due = (clock::now() - begin).as_micros() * u128::from(self.asked.rate) / 1_000_000;
-            while u128::from(sent) < due {
-                self.send(sent, &mut under_way);
-                sent += 1;
-            }
-        }
+            self.send(n, &mut under_way);
+        };
+        pace::keep(self.asked.rate, send).await
     }
 
     fn send(self: &Arc<Self>, n: u64, under_way: &mut JoinSet<()>) {

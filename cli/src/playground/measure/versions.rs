@@ -1,5 +1,6 @@
-//! How long a changed route takes to be in force: from the file's rename until
-//! every sidecar that has the Service shows another version of it in `/config`.
+//! How long a change takes to be in force, by what sidecars show in `/config`: of a
+//! route until every one that has the Service has another version of it
+//! ([`Versions`]), of policies until nothing changes any more ([`Applied`]).
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use crate::playground::clock;
 
 /// How often a sidecar is asked while a change is on its way.
 const ASK_EVERY: Duration = Duration::from_millis(3);
+/// After the last change so long nothing has to change for all to be in force.
+const QUIET: Duration = Duration::from_millis(150);
 
 /// Which version of a Service each sidecar has that has it at all.
 #[derive(Debug)]
@@ -47,9 +50,6 @@ impl Versions {
         took?.into_iter().max()
     }
 }
-
-/// After the last change so long nothing has to change for all to be in force.
-const QUIET: Duration = Duration::from_millis(150);
 
 /// What some sidecars have, each with the versions of it.
 #[derive(Debug)]

@@ -117,9 +117,18 @@ pub fn fallback(index: &Index, written: &FallbackBackend) -> Option<Unresolved> 
     })
 }
 
-/// The same in words.
-pub fn cannot(index: &Index) -> impl Fn(&FallbackBackend) -> Option<String> {
-    |backend| fallback(index, backend).map(|unresolved| unresolved.message)
+/// The same in words, of the calls to a Service: to send one of them there again would be a retry
+/// that no budget knows.
+pub fn cannot<'a>(
+    index: &'a Index,
+    called: Option<&'a Id>,
+) -> impl Fn(&FallbackBackend) -> Option<String> + 'a {
+    move |backend| match called.filter(|called| **called == backend.service) {
+        Some(itself) => Some(format!(
+            "spec.fallback.backendRef: Service {itself} is the called one itself, must be another"
+        )),
+        None => fallback(index, backend).map(|unresolved| unresolved.message),
+    }
 }
 
 fn not_granted(id: &Id, kind: &Kind, namespace: &str) -> String {

@@ -182,7 +182,7 @@ fn conduct(
     resolved.rate_limits = resolve::caller_rate_limits(&own);
     if own.fallback.is_some() {
         let fallback = merged().fallback.unwrap_or_default();
-        resolved.fallback = Some(fallback.proto(references::cannot(index)));
+        resolved.fallback = Some(fallback.proto(references::cannot(index, None)));
     }
     if own.fault.is_some() {
         resolved.fault = Some(merged().fault.unwrap_or_default().proto());

@@ -122,6 +122,21 @@ fn a_fallback_is_in_force_as_soon_as_its_service_is_there_and_granted() {
 }
 
 #[test]
+fn a_service_is_no_fallback_of_its_own() {
+    let mut world = cart_and_web(pod);
+    world.apply([written(
+        "all",
+        "{targetRefs: [{kind: Namespace, name: shop}], fallback: {backendRef: {name: cart, port: 80}}}",
+    )]);
+    assert!(cannot(&world).contains("itself"), "{}", cannot(&world));
+    let web = world.service("shop/web").unwrap().policy.unwrap();
+    let Some(v1::fallback::Action::Backend(backend)) = web.fallback.unwrap().action else {
+        panic!("no backend");
+    };
+    assert_eq!(backend.cannot, "", "of others it is one");
+}
+
+#[test]
 fn a_status_shows_what_is_in_force_with_the_policy_that_says_so() {
     let mut world = cart_and_web(pod);
     world.apply([

@@ -29,7 +29,7 @@ pub struct CircuitBreaker {
     /// The most requests of one sidecar that wait for a connection at once; more are refused with
     /// 503. 0 lets none wait.
     ///
-    /// Default: not limited. Example: 100.
+    /// Default: 1024, by each sidecar. Example: 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1_000_000))]
     pub max_pending_requests: Option<u32>,

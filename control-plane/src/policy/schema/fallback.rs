@@ -163,3 +163,18 @@ pub const ONE_ACTION: &str = "must have exactly one of: response, backendRef";
 fn one_action() -> Rule {
     Rule::new("has(self.response) != has(self.backendRef)").message(ONE_ACTION)
 }
+
+/// What a backend is beside the targets of its policy.
+pub const OTHER_SERVICE: &str = "must be another Service than those that the policy is for";
+
+/// For `spec`. Of a namespace that is given no rule can say whether it is the policy's own: then
+/// the control plane does.
+pub fn other_service() -> Rule {
+    Rule::new(
+        "!has(self.fallback) || !has(self.fallback.backendRef) || \
+         has(self.fallback.backendRef.namespace) || !has(self.targetRefs) || \
+         !self.targetRefs.exists(t, t.kind == 'Service' && t.name == self.fallback.backendRef.name)",
+    )
+    .message(OTHER_SERVICE)
+    .field_path(".fallback.backendRef")
+}

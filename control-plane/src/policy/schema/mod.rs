@@ -13,9 +13,10 @@
 //! - `deny_unknown_fields` holds for files. An API server prunes fields that it
 //!   does not know; kubectl asks it to refuse them by name
 //!   (`--validate=strict`, its default).
-//! - That a target of kind Namespace is the policy's own namespace cannot be
-//!   seen by rules of a schema (they know only the name of the object's own
-//!   metadata): the control plane judges it, and says so in `status`.
+//! - Whether a namespace is the policy's own (of a target of kind Namespace, of a
+//!   fallback's Service) cannot be seen by rules of a schema (they know only the name
+//!   of the object's own metadata): the control plane judges it, and says so in
+//!   `status`.
 
 mod admission;
 mod balancing;
@@ -43,7 +44,7 @@ pub use balancing::{
     PERMANENT_ENDS, SessionPersistence, SessionType, SlowStart, Zones,
 };
 pub use breaker::{CircuitBreaker, Limits, Outbound, Scope};
-pub use fallback::{BackendRef, Fallback, Field, ONE_ACTION, Refusal, Response};
+pub use fallback::{BackendRef, Fallback, Field, ONE_ACTION, OTHER_SERVICE, Refusal, Response};
 pub use fault::{Abort, Delay, Fault, ONE_END, RESET_IS_TRUE};
 pub use health::{GrpcCheck, HealthCheck, HttpCheck, ONE_CHECK, TcpCheck};
 pub use mtls::{Mtls, MtlsMode};
@@ -162,6 +163,7 @@ use super::status::TrafficPolicyStatus;
 #[x_kube(validation = routes::not_of_routes("circuitBreaker.maxEjectedPercent"))]
 #[x_kube(validation = routes::not_of_routes("circuitBreaker.minEndpoints"))]
 #[x_kube(validation = routes::at_caller())]
+#[x_kube(validation = fallback::other_service())]
 pub struct TrafficPolicySpec {
     /// What the policy is for: Services of its own namespace, or that namespace itself as the
     /// default for all of its Services, or routes of that namespace or single rules of them (such a

@@ -142,16 +142,23 @@ impl MeshLimits {
     }
 
     /// What one report of a sidecar says.
-    pub fn report(&self, open: &Open, sequence: u64, usages: &[v1::MeshUsage], now_ms: u64) {
+    ///
+    /// # Errors
+    /// When the stream must end: a newer one has taken its place, or who leads has changed.
+    pub fn report(
+        &self,
+        open: &Open,
+        sequence: u64,
+        usages: &[v1::MeshUsage],
+        now_ms: u64,
+    ) -> Result<(), Status> {
         let mut state = self.lock();
         let state = &mut *state;
         let node = &open.node;
-        let Some(stream) = state.streams.get_mut(node) else {
-            return;
+        let stream = state.streams.get_mut(node);
+        let Some(stream) = stream.filter(|stream| stream.id == open.id) else {
+            return Err(begin_anew());
         };
-        if stream.id != open.id {
-            return;
-        }
         stream.sequence = sequence;
         state.untold.remove(node);
         for usage in usages.iter().take(MAX_TOLD) {
@@ -178,6 +185,7 @@ impl MeshLimits {
             let first = stream.told.insert(key);
             limit.tell(node, told, first, now_ms);
         }
+        Ok(())
     }
 
     /// What the core knows from now on.
@@ -192,23 +200,29 @@ impl MeshLimits {
     }
 
     /// Whether this replica leads from now on. One that begins to knows nothing of shares that
-    /// others gave: everybody tells again.
-    pub fn lead(&self, leads: bool) {
+    /// others gave: everybody tells again, on a new stream, since what was told on one of now may
+    /// be another share by now. Where this replica `is_alone` nobody else gives any, and what was
+    /// told before it knew its limits waits.
+    pub fn lead(&self, leads: bool, is_alone: bool) {
         let mut state = self.lock();
         if state.leads == leads {
             return;
         }
+        let state = &mut *state;
         state.leads = leads;
         state.limits.clear();
         state.untold = state.known.sidecars.clone();
-        let state = &mut *state;
-        for stream in state.streams.values_mut() {
-            // What was told while another one led, or none, may be another share by now.
-            stream.told.clear();
-            stream.waiting.clear();
-            let _ = stream.sender.try_send(Err(Status::unavailable(
-                "another replica leads now; connect again",
-            )));
+        if is_alone {
+            let has_told = |stream: &Stream| stream.sequence > 0;
+            let streams = &state.streams;
+            state
+                .untold
+                .retain(|node| !streams.get(node).is_some_and(has_told));
+            return;
+        }
+        for (_, stream) in state.streams.drain() {
+            // No place: then its next report is told so.
+            let _ = stream.sender.try_send(Err(begin_anew()));
         }
     }
 
@@ -264,6 +278,10 @@ impl MeshLimits {
     }
 }
 
+fn begin_anew() -> Status {
+    Status::unavailable("another replica leads now, or another stream is there; connect again")
+}
+
 /// Of a limit at the target the pods of the policy's namespace have shares, and no others.
 fn may_hold(known: &Known, key: &LimitKey, node: &Node) -> bool {
     let namespace = key.0.split('/').next().unwrap_or_default();
@@ -279,7 +297,11 @@ fn limit_of<'a>(
 ) -> Option<&'a mut Apportioner<Node>> {
     let whole = known.limits.get(key)?.whole;
     if !limits.contains_key(key) && limits.len() >= MAX_LIMITS {
-        return None;
+        // One that no policy has any more makes room: else new limits would refuse everything
+        // for as long as the pods live that once had a share of an old one.
+        let is_past = |one: &&LimitKey| !known.limits.contains_key(*one);
+        let past = limits.keys().find(is_past)?.clone();
+        limits.remove(&past);
     }
     let settled = untold.is_empty();
     let new = || Apportioner::new(whole, settled);
@@ -352,7 +374,7 @@ pub async fn keep(
         let leads = leadership
             .as_ref()
             .is_none_or(|leadership| leadership.is_leading(clock::now()));
-        limits.lead(leads);
+        limits.lead(leads, leadership.is_none());
         limits.turn(clock::unix_ms());
     }
 }

@@ -128,6 +128,23 @@ fn a_sidecar_that_is_heard_here_speaks_for_itself() {
 }
 
 #[test]
+fn what_the_leader_told_of_a_sidecar_that_was_heard_here_counts_when_it_is_not() {
+    let verdicts = Verdicts::default();
+    let node = Node::parse("sidecar/shop/a/u").unwrap();
+    let bad = health(80, Health::Unhealthy);
+    verdicts.report(&node, std::slice::from_ref(&bad), true, 0);
+    assert_eq!(told(&verdicts).len(), 1);
+    // It is on its way to the leader, who tells what it knows but once.
+    verdicts.begin_following();
+    verdicts.follow(&[says("a", &[bad])], 1, |heard| *heard == node);
+    verdicts.sweep(5_000, |_| true, NOBODY);
+    verdicts.sweep(10 * BELIEVED_MS, |_| true, NOBODY);
+    assert!(told(&verdicts).is_empty(), "it is as the leader told");
+    verdicts.follow(&[says("a", &[])], 10 * BELIEVED_MS, NOBODY);
+    assert_eq!(told(&verdicts), [Ports::new()]);
+}
+
+#[test]
 fn a_pod_that_is_told_of_before_its_watch_knows_it_is_not_forgotten() {
     let verdicts = Verdicts::default();
     verdicts.begin_following();

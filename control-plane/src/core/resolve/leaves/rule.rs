@@ -87,11 +87,14 @@ fn of_rule(index: &Index, service: &Id, route: &Route, rule: &Rule) -> Vec<RuleL
 
 /// Of a breaker a rule has limits of its own and nothing else; of every other block all.
 fn is_of_rule(field: &str, said: &[(&str, Value)]) -> bool {
-    let block = |field: &str| field.split('.').next().map(str::to_owned);
-    match block(field).as_deref() {
-        Some("circuitBreaker") => said.iter().any(|(one, _)| *one == field),
-        of => said.iter().any(|(one, _)| block(one).as_deref() == of),
+    match block(field) {
+        "circuitBreaker" => said.iter().any(|(one, _)| *one == field),
+        of => said.iter().any(|(one, _)| block(one) == of),
     }
+}
+
+fn block(field: &str) -> &str {
+    field.split('.').next().unwrap_or(field)
 }
 
 /// What the route itself says of a rule, as a policy would, over these retries of policies.
