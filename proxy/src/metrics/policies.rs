@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use remora_proto::bounds::WHOLE_PARTS_PER_MILLION;
 
-use super::exposition::{Subject, with};
+use super::exposition::{Subject, outbound, with};
 use super::text::{Exposition, Labels, Samples};
 use crate::policy::limit::Kind;
 use crate::policy::rate_limit::LimitState;
@@ -20,14 +20,10 @@ pub(super) fn write(shared: &Shared, subjects: &[Subject], text: &mut Exposition
 
 fn limits(subjects: &[Subject], text: &mut Exposition) {
     let (mut in_flight, mut max) = (Samples::new(), Samples::new());
-    for subject in subjects
-        .iter()
-        .filter(|subject| subject.direction == "outbound")
-    {
+    for subject in outbound(subjects) {
         let limits = &subject.runtime.limits;
         for kind in Kind::ALL {
-            let service: Labels = vec![("service", subject.service.to_string())];
-            let labels = with(service, "limit", kind.as_str());
+            let labels = with(subject.service(), "limit", kind.as_str());
             if let Some(limit) = limits.max(kind) {
                 max.push((labels.clone(), limit));
             }
