@@ -58,7 +58,11 @@ impl Decisions {
         self.limited += state.limited;
         self.would_limit += state.would_limit;
         self.overflowed += state.overflowed;
-        self.keys += state.keys;
+        self.keys = if state.mesh {
+            self.keys.max(state.keys)
+        } else {
+            self.keys + state.keys
+        };
     }
 }
 
@@ -145,4 +149,29 @@ fn decided(shared: &Shared) -> BTreeMap<Limit, Decisions> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_a_limit_of_the_mesh_are_the_same_at_all_its_places() {
+        for (mesh, keys) in [(false, 6), (true, 3)] {
+            let state = LimitState {
+                policy: "shop/web".into(),
+                name: "all".into(),
+                admitted: 2,
+                limited: 0,
+                would_limit: 0,
+                overflowed: 0,
+                keys: 3,
+                mesh,
+            };
+            let mut all = Decisions::default();
+            all.add(&state);
+            all.add(&state);
+            assert_eq!((all.admitted, all.keys), (4, keys));
+        }
+    }
 }
