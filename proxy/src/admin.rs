@@ -250,7 +250,7 @@ async fn stats(State(admin): State<Arc<Admin>>) -> Json<Value> {
         .inbound
         .counted_ports()
         .iter()
-        .map(|(_, runtime)| traffic_of("port", &runtime.name, runtime))
+        .map(|counted| traffic_of("port", &counted.runtime.name, &counted.runtime))
         .collect();
     Json(json!({
         "uptime_ms": clock::now().since(admin.started).as_millis() as u64,

@@ -203,7 +203,7 @@ fn in_flight(shared: &Shared) -> u64 {
         .inbound
         .counted_ports()
         .into_iter()
-        .map(|(_, runtime)| runtime);
+        .map(|counted| counted.runtime);
     let snapshot = shared.mesh.load();
     let outbound = snapshot
         .services()

@@ -23,7 +23,7 @@
 //! - [`health`]: probes of applications.
 //! - [`state`]: what the control plane says; [`stream`]: how it gets here.
 //! - [`admin`], [`metrics`], [`access_log`], [`probes`] with
-//!   `probes_grpc`: what is shown to others.
+//!   `probes_grpc`, `probes_http`: what is shown to others.
 //! - [`clock`], [`random`], [`ports`], [`alarm`], [`heap`]: small things; the only
 //!   clock and chance.
 
@@ -69,6 +69,7 @@ pub mod pool;
 pub mod ports;
 pub mod probes;
 mod probes_grpc;
+mod probes_http;
 pub mod random;
 pub mod relay;
 pub mod routes;

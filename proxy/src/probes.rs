@@ -10,13 +10,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use crate::socket;
+use crate::{probes_grpc, probes_http, socket};
 
 /// Probes that one pod may have: three for each of its containers, and hooks.
 const PROBES: usize = 1024;
@@ -159,7 +156,7 @@ async fn ask(target: &ProbeTarget, probe: &Probe) -> (StatusCode, String) {
         };
     }
     if let Some(grpc) = &probe.grpc {
-        return match crate::probes_grpc::check(stream, &grpc.service).await {
+        return match probes_grpc::check(stream, &grpc.service).await {
             Ok(true) => (StatusCode::OK, String::new()),
             Ok(false) => (StatusCode::SERVICE_UNAVAILABLE, "not SERVING\n".to_owned()),
             Err(error) => (
@@ -176,14 +173,9 @@ async fn ask_http(
     address: SocketAddr,
     probe: &HttpProbe,
 ) -> Result<StatusCode, Box<dyn std::error::Error + Send + Sync>> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driving = tokio::spawn(connection);
-    let mut request = Request::get(probe.path.parse::<Uri>()?).body(Empty::<Bytes>::new())?;
-    *request.headers_mut() = fields(address, &probe.headers)?;
-    let status = sender.send_request(request).await?.status();
-    driving.abort();
-    Ok(status)
+    let fields = fields(address, &probe.headers)?;
+    let answered = probes_http::get(stream, &probe.path, fields).await?;
+    Ok(answered.response.status())
 }
 
 /// What the probe says, a field as often as it stands there; ours where it says

@@ -33,7 +33,9 @@ pub async fn check(
 ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-    let driving = tokio::spawn(connection);
+    // Ends also where the probe is given up.
+    let mut driving = tokio::task::JoinSet::new();
+    driving.spawn(connection);
     let message = prost::Message::encode_to_vec(&HealthCheckRequest {
         service: service.to_owned(),
     });
@@ -55,7 +57,6 @@ pub async fn check(
         .collect()
         .await?
         .to_bytes();
-    driving.abort();
     let Some(message) = body.get(5..) else {
         return Ok(false);
     };

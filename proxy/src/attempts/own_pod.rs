@@ -44,9 +44,6 @@ impl Attempting<'_> {
             &caller,
             |limit| port.applies(limit),
         );
-        limited.or_else(|| {
-            let (address, own) = (self.peer.ip(), own.as_deref());
-            inbound::admit(&mut self.exchange, &port, &self.parts, address, own)
-        })
+        limited.or_else(|| inbound::admit(&mut self.exchange, &port, &self.parts, &caller))
     }
 }

@@ -1,12 +1,10 @@
 //! What the control plane is told besides the configuration.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use remora_proto::v1::{self, BreakerChange, PortHealth, PortUsage, ServiceUsage, breaker_change};
 
 use crate::clock;
-use crate::policy::admission::Gate;
 use crate::policy::breaker::State;
 use crate::policy::config::admission::Priority;
 use crate::runtime::label_of;
@@ -71,15 +69,13 @@ impl ReportSource for Source {
     }
 
     fn ports(&self) -> Vec<PortUsage> {
-        let inbound = &self.0.inbound;
-        let gates: BTreeMap<u16, Arc<Gate>> = inbound.gates().into_iter().collect();
-        let ports = inbound.counted_ports().into_iter();
-        let told = ports.map(|(port, runtime)| {
-            let totals = runtime.traffic.totals();
-            let shed = gates.get(&port).map(|gate| gate.figures().refused);
-            let shed = |priority: Priority| shed.map_or(0, |refused| refused[priority.index()]);
+        let ports = self.0.inbound.counted_ports().into_iter();
+        let told = ports.map(|counted| {
+            let totals = counted.runtime.traffic.totals();
+            let refused = counted.gate.figures().refused;
+            let shed = |priority: Priority| refused[priority.index()];
             PortUsage {
-                port: port.into(),
+                port: counted.port.into(),
                 requests: totals.requests,
                 rate_limited: totals.rate_limited,
                 shed_critical: shed(Priority::Critical),

@@ -4,14 +4,12 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, Uri, header};
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::BodyExt;
 use tokio::net::TcpStream;
 
 use crate::policy::config::health::{HttpProbe, Probe};
-use crate::{probes_grpc, socket};
+use crate::{probes_grpc, probes_http, socket};
 
 /// So much of an answer's body is looked at.
 const BODY_BYTES: usize = 64 * 1024;
@@ -37,23 +35,13 @@ pub async fn ask(probe: &Probe, address: SocketAddr, mark: Option<u32>) -> Resul
 
 async fn ask_http(stream: TcpStream, address: SocketAddr, probe: &HttpProbe) -> Result<(), String> {
     let broke = |error: &dyn Display| format!("{address}: {error}");
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| broke(&error))?;
-    // Ends with the sender, and when this probe is given up.
-    let mut driving = tokio::task::JoinSet::new();
-    driving.spawn(connection);
-    let target: Uri = probe.path.parse().map_err(|error| broke(&error))?;
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = target;
     let host = HeaderValue::try_from(address.to_string()).map_err(|error| broke(&error))?;
     let agent = HeaderValue::from_static("remora-probe");
-    request.headers_mut().insert(header::HOST, host);
-    request.headers_mut().insert(header::USER_AGENT, agent);
-    let response = sender
-        .send_request(request)
+    let fields = HeaderMap::from_iter([(header::HOST, host), (header::USER_AGENT, agent)]);
+    let mut answered = probes_http::get(stream, &probe.path, fields)
         .await
         .map_err(|error| broke(&error))?;
+    let response = &mut answered.response;
     let status = response.status().as_u16();
     let expected = &probe.expected_statuses;
     let is_expected = match expected.as_slice() {
@@ -66,7 +54,7 @@ async fn ask_http(stream: TcpStream, address: SocketAddr, probe: &HttpProbe) -> 
     if probe.expected_body.is_empty() {
         return Ok(());
     }
-    let body = beginning(response.into_body()).await?;
+    let body = beginning(response.body_mut()).await?;
     if memchr::memmem::find(&body, probe.expected_body.as_bytes()).is_some() {
         return Ok(());
     }
@@ -77,7 +65,7 @@ async fn ask_http(stream: TcpStream, address: SocketAddr, probe: &HttpProbe) -> 
 }
 
 /// What comes beyond it is not read.
-async fn beginning(mut body: hyper::body::Incoming) -> Result<Vec<u8>, String> {
+async fn beginning(body: &mut hyper::body::Incoming) -> Result<Vec<u8>, String> {
     let mut seen = Vec::new();
     while seen.len() < BODY_BYTES
         && let Some(frame) = body.frame().await

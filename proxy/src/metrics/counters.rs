@@ -213,6 +213,11 @@ const fn written_at(reason: Reason) -> Option<usize> {
     }
 }
 
+/// Whether an answer of Remora's own is one of [`TrafficTotals::failures`].
+const fn is_failure(reason: Reason) -> bool {
+    !reason.is_answer() && !matches!(reason, Reason::RateLimited | Reason::Denied)
+}
+
 impl Traffic {
     /// Counts an answer that the upstream gave.
     pub fn answered(&self, status: http::StatusCode) {
@@ -272,19 +277,18 @@ impl Traffic {
     /// A moment's reading.
     pub fn totals(&self) -> TrafficTotals {
         let classes = self.classes();
-        let sum = |which: fn(&Reason) -> bool| -> u64 {
-            let reasons = Reason::ALL.into_iter().filter(which);
-            reasons.map(|reason| self.reason(reason)).sum()
+        // Each is read once: others count meanwhile.
+        let reasons = Reason::ALL.map(|reason| (reason, self.reason(reason)));
+        let sum = |which: fn(Reason) -> bool| -> u64 {
+            let those = reasons.iter().filter(|(reason, _)| which(*reason));
+            those.map(|(_, count)| count).sum()
         };
-        let refused = sum(|reason| !reason.is_answer());
-        let given = sum(|reason| reason.is_answer());
-        let rate_limited = self.reason(Reason::RateLimited);
         TrafficTotals {
-            requests: classes.iter().sum::<u64>() + refused + given,
-            failures: classes[4] + refused - rate_limited - self.reason(Reason::Denied),
+            requests: classes.iter().sum::<u64>() + sum(|_| true),
+            failures: classes[4] + sum(is_failure),
             retries: self.retries.load(Relaxed) + self.resends.load(Relaxed),
-            rate_limited,
-            overloaded: self.reason(Reason::Overloaded) + self.reason(Reason::BreakerOpen),
+            rate_limited: sum(|reason| reason == Reason::RateLimited),
+            overloaded: sum(|reason| matches!(reason, Reason::Overloaded | Reason::BreakerOpen)),
             in_flight: self.in_flight.load(Relaxed),
             hedges: self.hedges.load(Relaxed),
             fallbacks: Reason::ALL.map(|it| self.fallbacks(it)).iter().sum(),
@@ -323,5 +327,22 @@ mod tests {
             (totals.requests, totals.failures, totals.rate_limited),
             (4, 2, 1)
         );
+    }
+
+    #[test]
+    fn totals_that_are_read_while_others_count_are_never_below_zero() {
+        let traffic = Traffic::default();
+        std::thread::scope(|scope| {
+            let counting = scope.spawn(|| {
+                for _ in 0..100_000 {
+                    for reason in [Reason::RateLimited, Reason::Denied] {
+                        traffic.refused(reason, reason.status());
+                    }
+                }
+            });
+            while !counting.is_finished() {
+                assert_eq!(traffic.totals().failures, 0);
+            }
+        });
     }
 }

@@ -29,6 +29,17 @@ impl Subject {
     pub(super) fn traffic(&self) -> &Traffic {
         &self.runtime.traffic
     }
+
+    /// The labels of what only callers have.
+    pub(super) fn service(&self) -> Labels {
+        vec![("service", self.service.to_string())]
+    }
+}
+
+/// Those of the caller's side.
+pub(super) fn outbound(subjects: &[Subject]) -> impl Iterator<Item = &Subject> {
+    let is_outbound = |subject: &&Subject| subject.direction == "outbound";
+    subjects.iter().filter(is_outbound)
 }
 
 /// `labels` and one more.
@@ -71,10 +82,10 @@ fn subjects(shared: &Shared) -> Vec<Subject> {
         .inbound
         .counted_ports()
         .into_iter()
-        .map(|(_, runtime)| Subject {
+        .map(|counted| Subject {
             direction: "inbound",
-            service: Arc::clone(&runtime.name),
-            runtime,
+            service: Arc::clone(&counted.runtime.name),
+            runtime: counted.runtime,
         });
     outbound.chain(inbound).collect()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use remora_proto::bounds::WHOLE_PARTS_PER_MILLION;
 
-use super::exposition::{Subject, with};
+use super::exposition::{Subject, outbound, with};
 use super::text::{Exposition, Labels, Samples};
 use crate::policy::limit::Kind;
 use crate::policy::rate_limit::LimitState;
@@ -20,14 +20,10 @@ pub(super) fn write(shared: &Shared, subjects: &[Subject], text: &mut Exposition
 
 fn limits(subjects: &[Subject], text: &mut Exposition) {
     let (mut in_flight, mut max) = (Samples::new(), Samples::new());
-    for subject in subjects
-        .iter()
-        .filter(|subject| subject.direction == "outbound")
-    {
+    for subject in outbound(subjects) {
         let limits = &subject.runtime.limits;
         for kind in Kind::ALL {
-            let service: Labels = vec![("service", subject.service.to_string())];
-            let labels = with(service, "limit", kind.as_str());
+            let labels = with(subject.service(), "limit", kind.as_str());
             if let Some(limit) = limits.max(kind) {
                 max.push((labels.clone(), limit));
             }
@@ -62,7 +58,11 @@ impl Decisions {
         self.limited += state.limited;
         self.would_limit += state.would_limit;
         self.overflowed += state.overflowed;
-        self.keys += state.keys;
+        self.keys = if state.mesh {
+            self.keys.max(state.keys)
+        } else {
+            self.keys + state.keys
+        };
     }
 }
 
@@ -149,4 +149,29 @@ fn decided(shared: &Shared) -> BTreeMap<Limit, Decisions> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_a_limit_of_the_mesh_are_the_same_at_all_its_places() {
+        for (mesh, keys) in [(false, 6), (true, 3)] {
+            let state = LimitState {
+                policy: "shop/web".into(),
+                name: "all".into(),
+                admitted: 2,
+                limited: 0,
+                would_limit: 0,
+                overflowed: 0,
+                keys: 3,
+                mesh,
+            };
+            let mut all = Decisions::default();
+            all.add(&state);
+            all.add(&state);
+            assert_eq!((all.admitted, all.keys), (4, keys));
+        }
+    }
 }

@@ -4,8 +4,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::counters::{LATENCY_BOUNDS_MS, RetryOutcome, Traffic};
-use super::exposition::{Subject, with};
-use super::text::{Distribution, Exposition, Labels, Samples};
+use super::exposition::{Subject, outbound, with};
+use super::text::{Distribution, Exposition, Samples};
 use crate::answer::Reason;
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -21,6 +21,12 @@ fn each(subjects: &[Subject], read: fn(&Traffic) -> u64) -> Samples<u64> {
     subjects
         .iter()
         .map(|subject| (subject.labels(), read(subject.traffic())))
+        .collect()
+}
+
+fn each_outbound(subjects: &[Subject], read: fn(&Traffic) -> u64) -> Samples<u64> {
+    outbound(subjects)
+        .map(|subject| (subject.service(), read(subject.traffic())))
         .collect()
 }
 
@@ -58,18 +64,10 @@ fn requests(subjects: &[Subject], text: &mut Exposition) {
         "Requests whose caller went away before the response had ended",
         &each(subjects, |traffic| traffic.cancelled.load(Relaxed)),
     );
-    let none: Samples<u64> = subjects
-        .iter()
-        .filter(|subject| subject.direction == "outbound")
-        .map(|subject| {
-            let labels: Labels = vec![("service", subject.service.to_string())];
-            (labels, subject.traffic().reason(Reason::NoEndpoints))
-        })
-        .collect();
     text.counter(
         "remora_no_endpoints",
         "Requests for which there was no endpoint that could take them",
-        &none,
+        &each_outbound(subjects, |traffic| traffic.reason(Reason::NoEndpoints)),
     );
 }
 
@@ -96,18 +94,12 @@ fn attempts(subjects: &[Subject], text: &mut Exposition) {
         "Attempts of requests that have ended",
         &each(subjects, |traffic| traffic.attempts.load(Relaxed)),
     );
-    let outbound = || {
-        subjects
-            .iter()
-            .filter(|subject| subject.direction == "outbound")
-    };
-    let service = |subject: &Subject| -> Labels { vec![("service", subject.service.to_string())] };
     let mut retries = Samples::new();
-    for subject in outbound() {
+    for subject in outbound(subjects) {
         for outcome in RetryOutcome::ALL {
             let count = subject.traffic().retry_outcomes.total(outcome);
             if count > 0 || outcome == RetryOutcome::Success {
-                let labels = with(service(subject), "outcome", outcome.word());
+                let labels = with(subject.service(), "outcome", outcome.word());
                 retries.push((labels, count));
             }
         }
@@ -117,13 +109,10 @@ fn attempts(subjects: &[Subject], text: &mut Exposition) {
         "Retries by the policy, by what they came to, and those that were not made for lack of budget or place",
         &retries,
     );
-    let resends: Samples<u64> = outbound()
-        .map(|subject| (service(subject), subject.traffic().resends.load(Relaxed)))
-        .collect();
     text.counter(
         "remora_resends",
         "Attempts sent again because nothing had reached the application",
-        &resends,
+        &each_outbound(subjects, |traffic| traffic.resends.load(Relaxed)),
     );
 }
 

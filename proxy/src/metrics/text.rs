@@ -90,13 +90,14 @@ impl Exposition {
         if samples.is_empty() {
             return;
         }
+        let total = format!("{name}_total");
         let family = match self.format {
-            Format::OpenMetrics => name.to_owned(),
-            Format::Prometheus => format!("{name}_total"),
+            Format::OpenMetrics => name,
+            Format::Prometheus => &total,
         };
-        self.describe(&family, "counter", help);
+        self.describe(family, "counter", help);
         for (labels, value) in samples {
-            self.sample(&format!("{name}_total"), labels, None, value);
+            self.sample(&total, labels, None, value);
         }
     }
 
@@ -117,16 +118,17 @@ impl Exposition {
             return;
         }
         self.describe(name, "histogram", help);
-        let bucket = format!("{name}_bucket");
+        let [bucket, sum, count] =
+            ["bucket", "sum", "count"].map(|suffix| format!("{name}_{suffix}"));
         for one in samples {
             let mut below = 0;
-            for (at, count) in one.counts.iter().enumerate() {
-                below += count;
+            for (at, inside) in one.counts.iter().enumerate() {
+                below += inside;
                 let bound = self.bound(bounds.get(at));
                 self.sample(&bucket, &one.labels, Some(&bound), &below);
             }
-            self.sample(&format!("{name}_sum"), &one.labels, None, &one.sum);
-            self.sample(&format!("{name}_count"), &one.labels, None, &below);
+            self.sample(&sum, &one.labels, None, &one.sum);
+            self.sample(&count, &one.labels, None, &below);
         }
     }
 

@@ -85,7 +85,6 @@ impl Act {
 
 /// Serves one connection until it ends or the process is killed.
 pub async fn serve(listening: Rc<Listening>, mut pipe: Pipe) {
-    let life = listening.life.get();
     let killed = listening.killed.notified();
     let is_doomed = listening.mood.get() == Mood::Breaking && book::random(|it| it.u8(..6)) == 0;
     if is_doomed {
@@ -97,7 +96,6 @@ pub async fn serve(listening: Rc<Listening>, mut pipe: Pipe) {
         () = killed => End::Reset,
         ended = serve_each(&listening, &mut pipe) => ended,
     };
-    debug_assert!(listening.life.get() >= life);
     if ended == End::Reset {
         pipe.reset();
     }

@@ -81,6 +81,40 @@ struct Plan {
     patience: Duration,
 }
 
+/// What chance says of a request.
+struct Drawn {
+    method: &'static str,
+    /// Its place in [`PREFIXES`]; beyond them: none of these.
+    rule: usize,
+    user: u8,
+    has_key: bool,
+    /// Of its body.
+    length: usize,
+    patience: Duration,
+}
+
+impl Drawn {
+    fn new(random: &mut fastrand::Rng) -> Self {
+        let method = *random
+            .choice(&["GET", "GET", "PUT", "POST", "POST"])
+            .unwrap_or(&"GET");
+        Self {
+            method,
+            rule: random.usize(..PREFIXES.len() + 1),
+            user: random.u8(..4),
+            has_key: random.u8(..4) == 0,
+            length: match method {
+                "GET" => 0,
+                _ => *random.choice(&[0, 10, 400, 2_000]).unwrap_or(&0),
+            },
+            patience: Duration::from_millis(match random.u8(..8) {
+                0 => random.u64(..200),
+                _ => random.u64(3_000..12_000),
+            }),
+        }
+    }
+}
+
 /// Whether the connection may be used again.
 async fn ask(pipe: &mut Pipe, service: usize) -> bool {
     let plan = book::with(|book| book.plan(service));
@@ -149,22 +183,15 @@ impl book::Book {
         self.last_request += 1;
         let id = self.last_request;
         let facts = self.facts[service].clone();
-        let random = &mut self.random;
-        let method = *random
-            .choice(&["GET", "GET", "PUT", "POST", "POST"])
-            .unwrap_or(&"GET");
-        let rule = random.usize(..PREFIXES.len() + 1);
+        let Drawn {
+            method,
+            rule,
+            user,
+            has_key,
+            length,
+            patience,
+        } = Drawn::new(&mut self.random);
         let path = PREFIXES.get(rule).copied().unwrap_or("/other");
-        let user = random.u8(..4);
-        let has_key = random.u8(..4) == 0;
-        let length = match method {
-            "GET" => 0,
-            _ => *random.choice(&[0, 10, 400, 2_000]).unwrap_or(&0),
-        };
-        let patience = match random.u8(..8) {
-            0 => random.u64(..200),
-            _ => random.u64(3_000..12_000),
-        };
         let backends = facts.rules.get(rule).cloned();
         let backends = backends.unwrap_or_else(|| vec![service]);
         let is_routed = backends != [service];
@@ -190,7 +217,7 @@ impl book::Book {
             } else {
                 0
             }),
-            patience: Duration::from_millis(patience),
+            patience,
         };
         let is_safe = method != "POST" || facts.posts_are_safe || (facts.has_key && has_key);
         let request = Request {

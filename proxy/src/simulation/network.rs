@@ -49,8 +49,7 @@ impl Mood {
 pub struct Listening {
     pub address: SocketAddr,
     pub mood: std::cell::Cell<Mood>,
-    /// Rises when the process is killed: connections of before are broken.
-    pub life: std::cell::Cell<u64>,
+    /// Its connections break off.
     pub killed: tokio::sync::Notify,
 }
 
@@ -85,7 +84,6 @@ impl Network {
     /// The process there ends without a word: what it was doing breaks off.
     pub fn kill(&self, address: SocketAddr) {
         if let Some(listening) = self.listening.borrow().get(&address) {
-            listening.life.set(listening.life.get() + 1);
             listening.killed.notify_waiters();
         }
     }

@@ -3,6 +3,7 @@
 use remora_proto::v1;
 
 use super::{SERVICES, control};
+use crate::answer::Reason;
 
 type Rng = fastrand::Rng;
 
@@ -12,19 +13,8 @@ pub const BUDGET_WINDOW_MS: u64 = 2_000;
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 /// Beginnings of paths; all else is for the last rule.
 pub const PREFIXES: [&str; 2] = ["/a", "/b"];
-
 /// A fault delays by no more.
 pub const MAX_DELAY_MS: u64 = 100;
-/// What a fallback may stand for.
-const REFUSALS: [&str; 6] = [
-    "breaker_open",
-    "overloaded",
-    "no_endpoints",
-    "timeout",
-    "retries_exhausted",
-    "rate_limited",
-];
-
 /// The policy of one service.
 pub fn policy(service: usize, random: &mut Rng) -> v1::ServicePolicy {
     let policy = plain_policy(random);
@@ -37,8 +27,9 @@ pub fn policy(service: usize, random: &mut Rng) -> v1::ServicePolicy {
 }
 
 fn fallback(service: usize, random: &mut Rng) -> v1::Fallback {
-    let when = REFUSALS.iter().filter(|_| random.bool());
-    let when = when.map(|word| (*word).to_owned()).collect();
+    let when = Reason::ALL.into_iter().filter(|it| it.may_fall_back());
+    let when = when.filter(|_| random.bool());
+    let when = when.map(|reason| reason.word().to_owned()).collect();
     let action = match random.u8(..3) {
         // Those without routes ask each other, so that it is known who was meant.
         0 if service > 0 => v1::fallback::Action::Backend(v1::FallbackBackend {

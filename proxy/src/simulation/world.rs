@@ -241,7 +241,6 @@ impl World {
         let listening = Rc::new(Listening {
             address,
             mood: Cell::new(Mood::Well),
-            life: Cell::new(0),
             killed: tokio::sync::Notify::new(),
         });
         self.network.listen(Rc::clone(&listening));

@@ -204,7 +204,8 @@ impl Reporter<'_> {
         let shares = self.source.shares();
         tokio::time::sleep_until(clock::instant(sent_at.after(MESH_AT_ONCE))).await;
         loop {
-            let wanted = self.composer.mesh_news(&shares.usage());
+            let limits = shares.usage();
+            let wanted = self.composer.mesh_news(&limits);
             let least = match wanted {
                 MeshNews::Share => MESH_AT_ONCE,
                 MeshNews::Demand => MESH_INTERVAL,
@@ -217,7 +218,7 @@ impl Reporter<'_> {
                 return;
             }
             let wait = match age.checked_sub(MESH_INTERVAL) {
-                Some(_) if shares.usage().is_empty() => JOURNAL_INTERVAL,
+                Some(_) if limits.is_empty() => JOURNAL_INTERVAL,
                 // Demand tells nobody: it is looked for.
                 Some(_) => MESH_INTERVAL / 4,
                 None => MESH_INTERVAL.saturating_sub(age),

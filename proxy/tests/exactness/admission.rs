@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use remora_proxy::clock::Timestamp;
 use remora_proxy::policy::admission::Gate;
-use remora_proxy::policy::config::admission::{Admission, Priority};
+use remora_proxy::policy::config::admission::{Adaptive, Admission, Priority};
 
 use crate::{OPERATIONS, WORKERS, on_workers};
 
@@ -22,8 +22,21 @@ fn at_most(max_requests: u32) -> [Admission; 1] {
     }]
 }
 
+/// With one beside it that is learnt, and would be far higher.
+fn at_most_and_learnt(max_requests: u32) -> [Admission; 1] {
+    let adaptive = Adaptive {
+        min_requests: 1,
+        max_requests: 1_000,
+        tolerance_percent: 200,
+    };
+    at_most(max_requests).map(|admission| Admission {
+        adaptive: Some(adaptive),
+        ..admission
+    })
+}
+
 /// `changes`: the limit falls and rises all the time, never above [`MOST`].
-fn play(changes: bool) {
+fn play(changes: bool, at_most: fn(u32) -> [Admission; 1]) {
     let gate = Gate::new();
     let begin = Timestamp::from_millis(1_000);
     gate.configure(&at_most(MOST), begin);
@@ -79,10 +92,17 @@ fn play(changes: bool) {
 
 #[test]
 fn a_million_operations_with_cancellations_never_exceed_max_requests() {
-    play(false);
+    play(false, at_most);
 }
 
 #[test]
 fn a_limit_that_changes_all_the_time_admits_nothing_above_the_highest() {
-    play(true);
+    play(true, at_most);
+}
+
+/// What is added to a learnt limit for the sake of its guards is within the fixed one.
+#[test]
+fn a_learnt_limit_and_its_guards_admit_no_more_than_max_requests() {
+    play(false, at_most_and_learnt);
+    play(true, at_most_and_learnt);
 }

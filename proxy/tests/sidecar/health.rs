@@ -1,8 +1,12 @@
 //! Probes: of the pod's own application, and of endpoints without a sidecar.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use remora_proto::v1::{self, Health, health_check::Kind};
 
 use crate::eventually;
+use crate::h2_app::{self, GRPC, Step};
 use crate::mesh::{Mesh, PORT, policy};
 use crate::upstream::{App, status};
 
@@ -160,4 +164,56 @@ async fn a_probe_looks_for_the_expected_body() {
     .await;
     is_told(&mesh, http("/ill"), Health::Unhealthy, "expectedBody").await;
     is_told(&mesh, http("/well"), Health::Healthy, "").await;
+}
+
+/// `HealthCheckResponse`s: SERVING, NOT_SERVING, and one without its status.
+const SAID: [&str; 3] = ["\0\0\0\0\x02\x08\x01", "\0\0\0\0\x02\x08\x02", "\0\0\0\0\0"];
+
+#[tokio::test]
+async fn a_grpc_probe_wants_serving_of_the_service_that_it_names() {
+    let mesh = Mesh::start().await;
+    let stage = Arc::new(AtomicUsize::new(0));
+    let said = Arc::clone(&stage);
+    let app = h2_app::App::start(mesh.net.at(2), move |_| {
+        let (ok, not_found) = (&[("grpc-status", "0")], &[("grpc-status", "5")]);
+        match (said.load(Relaxed), SAID.get(said.load(Relaxed))) {
+            (_, Some(said)) => vec![
+                Step::Read,
+                Step::Head(200, GRPC),
+                Step::Data(said),
+                Step::Trailers(ok),
+            ],
+            (3, None) => vec![Step::Read, Step::HeadAlone(200, not_found)],
+            _ => vec![Step::Never],
+        }
+    })
+    .await;
+    let of_catalog = || {
+        Kind::Grpc(v1::GrpcCheck {
+            service: "shop.Catalog".into(),
+        })
+    };
+    let well = async |mesh: &Mesh| {
+        stage.store(0, Relaxed);
+        is_told(mesh, of_catalog(), Health::Healthy, "").await;
+    };
+    well(&mesh).await;
+    let asked = &app.requests()[0];
+    assert_eq!(asked.path, "/grpc.health.v1.Health/Check");
+    assert_eq!(
+        (asked.header("content-type"), asked.header("te")),
+        ("application/grpc", "trailers")
+    );
+    assert_eq!(asked.body, b"\0\0\0\0\x0e\x0a\x0cshop.Catalog");
+    for (number, why) in [
+        (1, "not SERVING"),
+        (2, "not SERVING"),
+        (3, "not SERVING"),
+        (4, "no answer within 100 ms"),
+    ] {
+        stage.store(number, Relaxed);
+        is_told(&mesh, of_catalog(), Health::Unhealthy, why).await;
+        well(&mesh).await;
+    }
+    assert_eq!(app.in_flight(), 0, "what was given up is let go of");
 }

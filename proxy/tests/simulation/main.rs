@@ -1,6 +1,9 @@
 //! Balance, breaker, retry, budget, limits and rate limit together, under one
 //! virtual clock, against an upstream that does everything it should not.
 //!
+//! These are the machines alone, whose books can be read after every event; with engines,
+//! pools and the real pipeline around them they are played in `proxy/src/simulation`.
+//!
 //! A few hundred seeds are played in seconds. A seed that fails is named, and
 //! played again alone with `SIM_SEED=n cargo test -p remora-proxy --test simulation`.
 //!

@@ -98,14 +98,10 @@ impl Adaptive {
 
     /// How many may be in flight now.
     pub(super) fn limit(&self, config: &Config) -> u32 {
+        // Rounded away from the middle: between equals there is no slope.
         let limit = match self.phase {
-            Phase::Below => self.middle / STEP,
-            Phase::Above => self.middle * STEP,
-        };
-        // Neighbours must differ, or there is no slope between them.
-        let limit = match self.phase {
-            Phase::Below => limit.floor(),
-            Phase::Above => limit.ceil(),
+            Phase::Below => (self.middle / STEP).floor(),
+            Phase::Above => (self.middle * STEP).ceil(),
         };
         (limit as u32).clamp(config.min_requests, config.max_requests)
     }
@@ -175,7 +171,8 @@ impl Adaptive {
         self.bound(config);
     }
 
-    /// How many times the long-term latency it is; 1 where none is known.
+    /// How many times the long-term latency it is; 1 where none is known. A lower one
+    /// becomes the long-term latency, so it is never below 1.
     fn lift(&mut self, latency: f64) -> f64 {
         let Some(held) = self.long_term else {
             return 1.0;
@@ -185,6 +182,8 @@ impl Adaptive {
         latency / long_term
     }
 
+    /// The long-term latency comes nearer to one in which nothing waited: by `weight`,
+    /// and by half where it is lower.
     fn follow(&mut self, latency: f64, weight: f64) {
         let held = self.long_term.unwrap_or(latency);
         let weight = if latency < held { 0.5 } else { weight };

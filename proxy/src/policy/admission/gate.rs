@@ -5,7 +5,7 @@
 //! is worked out now and then by a request that happens to pass: none waits for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -50,6 +50,8 @@ pub struct Gate {
 /// Of the window that is under way.
 #[derive(Debug, Default)]
 struct Counted {
+    /// There is an adaptive limit; else nothing is counted.
+    is_wanted: AtomicBool,
     /// Which it is; what was admitted in an earlier one says nothing of its limit.
     number: AtomicU64,
     began: AtomicU64,
@@ -117,6 +119,9 @@ impl Gate {
             machine.bound(&wanted);
             (wanted, machine)
         });
+        self.window
+            .is_wanted
+            .store(slow.adaptive.is_some(), Ordering::Relaxed);
         self.set_limit(&slow);
         self.begin_window(now);
     }
@@ -243,7 +248,8 @@ impl Gate {
 
     fn observe(&self, permit: &Permit, now: Timestamp) {
         let counted = &self.window;
-        if counted.number.load(Ordering::Relaxed) != permit.window {
+        let is_wanted = counted.is_wanted.load(Ordering::Relaxed);
+        if !is_wanted || counted.number.load(Ordering::Relaxed) != permit.window {
             return;
         }
         let latency = now.since(permit.since);
@@ -262,7 +268,6 @@ impl Gate {
             return;
         };
         let Some((config, machine)) = &mut slow.adaptive else {
-            self.begin_window(now);
             return;
         };
         let counted = &self.window;

@@ -5,11 +5,11 @@ use super::Match;
 /// `admission`, of one policy.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admission {
-    /// `maxRequests`.
+    /// `maxRequests`: in flight at a time. Zero refuses all; `None`: not limited.
     pub max_requests: Option<u32>,
-    /// `adaptive`.
+    /// `adaptive`: beside `maxRequests` the lower of the two holds.
     pub adaptive: Option<Adaptive>,
-    /// `priorities`.
+    /// `priorities`: who is refused first.
     pub priorities: Priorities,
 }
 

@@ -109,6 +109,8 @@ pub struct LimitState {
     pub overflowed: u64,
     /// Keys that have a bucket now.
     pub keys: usize,
+    /// Its buckets are those of the whole sidecar, wherever it is enforced.
+    pub mesh: bool,
 }
 
 impl RateLimiter {
@@ -201,6 +203,7 @@ impl RateLimiter {
                 would_limit: rule.counters.would_limit.load(Ordering::Relaxed),
                 overflowed: rule.counters.overflowed.load(Ordering::Relaxed),
                 keys: rule.key_count(),
+                mesh: rule.config.mesh,
             })
             .collect()
     }

@@ -279,52 +279,18 @@ fn is_enforced(shared: &Arc<Shared>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::config::Match;
-    use crate::policy::rate_limit::{Decision, RateLimiter};
-
-    struct Call;
-
-    impl Facts for Call {
-        fn method(&self) -> &str {
-            "GET"
-        }
-
-        fn path(&self) -> &str {
-            "/"
-        }
-
-        fn header(&self, _: &str) -> Option<&[u8]> {
-            None
-        }
-
-        fn remote_address(&self) -> Option<IpAddr> {
-            None
-        }
-
-        fn client_identity(&self) -> Option<&str> {
-            None
-        }
-    }
+    use crate::policy::rate_limit::tests::{Call, GET};
+    use crate::policy::rate_limit::{Decision, RateLimiter, tests};
 
     const START: Timestamp = Timestamp::from_millis(1_000_000);
 
     fn limit(requests: u32, burst: u32) -> RateLimit {
         RateLimit {
-            name: Arc::from("all"),
-            policy: Arc::from("shop/web"),
-            requests,
-            per: Duration::from_secs(1),
-            burst,
-            matches: Match::default(),
-            key: Vec::new(),
-            shadow: false,
-            max_keys: 10,
             mesh: true,
+            ..tests::limit("all", requests, burst)
         }
     }
 
@@ -336,7 +302,7 @@ mod tests {
     }
 
     fn passes(limiter: &RateLimiter, now: Timestamp) -> bool {
-        limiter.check(&Call, now) == Decision::Admitted
+        limiter.check(&GET, now) == Decision::Admitted
     }
 
     #[test]
@@ -386,30 +352,6 @@ mod tests {
         assert_eq!(passed.count(), 10);
     }
 
-    struct Of(&'static str);
-
-    impl Facts for Of {
-        fn method(&self) -> &str {
-            self.0
-        }
-
-        fn path(&self) -> &str {
-            "/"
-        }
-
-        fn header(&self, _: &str) -> Option<&[u8]> {
-            None
-        }
-
-        fn remote_address(&self) -> Option<IpAddr> {
-            None
-        }
-
-        fn client_identity(&self) -> Option<&str> {
-            None
-        }
-    }
-
     #[test]
     fn with_a_key_each_bucket_has_the_share() {
         let shares = Arc::new(Shares::default());
@@ -419,7 +361,8 @@ mod tests {
         };
         let limiter = RateLimiter::with_shares(&[keyed], Arc::clone(&shares), START);
         let passed = |method, now| {
-            let calls = (0..20).filter(|_| limiter.check(&Of(method), now) == Decision::Admitted);
+            let call = Call { method, ..GET };
+            let calls = (0..20).filter(|_| limiter.check(&call, now) == Decision::Admitted);
             calls.count()
         };
         assert_eq!(passed("GET", START), 0, "no share, whatever the key");

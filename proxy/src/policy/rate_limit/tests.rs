@@ -14,11 +14,11 @@ use crate::policy::config::{HeaderMatch, KeyPart, Match, PathMatch};
 const START: Timestamp = Timestamp::from_millis(1_000_000);
 
 #[derive(Clone, Copy, Debug)]
-struct Call<'a> {
-    method: &'a str,
-    path: &'a str,
-    user: Option<&'a str>,
-    address: Option<IpAddr>,
+pub(super) struct Call<'a> {
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+    pub(super) user: Option<&'a str>,
+    pub(super) address: Option<IpAddr>,
 }
 
 impl Facts for Call<'_> {
@@ -40,7 +40,7 @@ impl Facts for Call<'_> {
     }
 }
 
-const GET: Call<'_> = Call {
+pub(super) const GET: Call<'_> = Call {
     method: "GET",
     path: "/cart/1",
     user: None,
@@ -55,7 +55,7 @@ fn user(name: &str) -> Call<'_> {
 }
 
 /// `requests` each second.
-fn limit(name: &str, requests: u32, burst: u32) -> RateLimit {
+pub(super) fn limit(name: &str, requests: u32, burst: u32) -> RateLimit {
     RateLimit {
         name: Arc::from(name),
         policy: Arc::from("shop/web"),

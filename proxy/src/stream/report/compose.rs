@@ -33,7 +33,7 @@ struct Told {
     ledger: u64,
     breakers: u64,
     usage: HashMap<String, ServiceUsage>,
-    health: BTreeMap<u16, PortHealth>,
+    health: BTreeMap<u32, PortHealth>,
     ports: HashMap<u32, PortUsage>,
     mesh: HashMap<LimitName, (Usage, Timestamp)>,
 }
@@ -41,8 +41,8 @@ struct Told {
 /// `namespace/policy` and the limit's name.
 type LimitName = (Arc<str>, Arc<str>);
 
-/// What limits of the mesh want of the next report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What limits of the mesh want of the next report, the least urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum MeshNews {
     /// Nothing.
     None,
@@ -104,21 +104,19 @@ impl Composer {
 
     /// How urgent limits of the mesh are.
     pub(super) fn mesh_news(&self, limits: &[Usage]) -> MeshNews {
-        let news = limits.iter().map(|usage| {
+        // No more are told of.
+        let news = limits.iter().take(MAX_USAGE).map(|usage| {
             let name = (Arc::clone(&usage.policy), Arc::clone(&usage.name));
             match self.told.mesh.get(&name) {
-                Some((told, _)) if (told.share, told.grant) == (usage.share, usage.grant) => {
-                    if told.asked == usage.asked {
-                        MeshNews::None
-                    } else {
-                        MeshNews::Demand
-                    }
+                Some((told, _)) if (told.share, told.grant) != (usage.share, usage.grant) => {
+                    MeshNews::Share
                 }
-                _ => MeshNews::Share,
+                Some((told, _)) if told.asked != usage.asked => MeshNews::Demand,
+                Some(_) => MeshNews::None,
+                None => MeshNews::Share,
             }
         });
-        news.max_by_key(|news| *news as u8)
-            .unwrap_or(MeshNews::None)
+        news.max().unwrap_or(MeshNews::None)
     }
 
     /// The next report.
@@ -143,7 +141,7 @@ impl Composer {
         let usage = usage_since(&mut told.usage, source.usage());
         let health = source.health();
         let changed_health = health_since(&told.health, &health);
-        told.health = by_port(health);
+        told.health = health.into_iter().map(|one| (one.port, one)).collect();
         let ports = ports_since(&mut told.ports, source.ports());
         let mesh_limits = mesh_since(&mut told.mesh, source.shares().usage(), now);
         self.sequence += 1;
@@ -263,20 +261,13 @@ fn difference(total: &ServiceUsage, before: Option<&ServiceUsage>) -> ServiceUsa
     }
 }
 
-fn by_port(health: Vec<PortHealth>) -> BTreeMap<u16, PortHealth> {
-    let ports = health.into_iter();
-    ports
-        .map(|one| (u16::try_from(one.port).unwrap_or_default(), one))
-        .collect()
-}
-
 /// Verdicts that are others than those `told`; of a port that is not probed any
 /// more that nothing is known. Words alone are no news.
-fn health_since(told: &BTreeMap<u16, PortHealth>, now: &[PortHealth]) -> Vec<PortHealth> {
-    let known = |port: u32| told.values().find(|one| one.port == port);
+fn health_since(told: &BTreeMap<u32, PortHealth>, now: &[PortHealth]) -> Vec<PortHealth> {
+    let known = |one: &PortHealth| told.get(&one.port);
     let changed = now
         .iter()
-        .filter(|one| known(one.port).is_none_or(|told| told.health != one.health))
+        .filter(|one| known(one).is_none_or(|told| told.health != one.health))
         .cloned();
     let gone = told
         .values()
@@ -302,7 +293,11 @@ fn ports_since(told: &mut HashMap<u32, PortUsage>, totals: Vec<PortUsage>) -> Ve
             shed_default: total.shed_default.saturating_sub(before.shed_default),
             shed_sheddable: total.shed_sheddable.saturating_sub(before.shed_sheddable),
         };
-        if since.requests > 0 {
+        let unused = PortUsage {
+            port: total.port,
+            ..PortUsage::default()
+        };
+        if since != unused {
             usage.push(since);
         }
     }

@@ -9,6 +9,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 use super::*;
+use crate::policy::config::{Match, RateLimit};
+use crate::policy::rate_limit::RateLimiter;
 use crate::state::controller::Identity;
 use crate::state::ledger::Ledger;
 use crate::stream::{ControlPlane, Kind, Options};
@@ -20,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Source {
     journal: Mutex<Vec<NumberedChange>>,
     usage: Mutex<Vec<ServiceUsage>>,
+    ports: Mutex<Vec<PortUsage>>,
+    shares: Arc<Shares>,
 }
 
 impl Source {
@@ -52,6 +56,14 @@ impl ReportSource for Source {
 
     fn usage(&self) -> Vec<ServiceUsage> {
         self.usage.lock().clone()
+    }
+
+    fn ports(&self) -> Vec<PortUsage> {
+        self.ports.lock().clone()
+    }
+
+    fn shares(&self) -> Arc<Shares> {
+        Arc::clone(&self.shares)
     }
 }
 
@@ -148,6 +160,59 @@ fn totals_that_begin_anew_are_told_whole() {
             .requests,
         3
     );
+}
+
+#[test]
+fn what_a_port_shed_is_told_though_the_request_is_counted_a_moment_later() {
+    let (ledger, source, mut composer) = (Ledger::default(), Source::default(), composer());
+    let mut told = PortUsage {
+        port: 80,
+        shed_default: 1,
+        ..Default::default()
+    };
+    let mut compose = |sequence, total| {
+        *source.ports.lock() = vec![total];
+        let report = composer.compose(&ledger, &source, clock::now()).unwrap();
+        composer.acknowledge(sequence);
+        report.ports
+    };
+    assert_eq!(compose(1, told), [told]);
+    told.requests = 1;
+    let since = PortUsage {
+        shed_default: 0,
+        ..told
+    };
+    assert_eq!(compose(2, told), [since]);
+    assert_eq!(compose(3, told), [], "nothing has happened");
+}
+
+#[test]
+fn limits_of_the_mesh_beyond_those_that_a_report_has_want_none() {
+    let (ledger, source, mut composer) = (Ledger::default(), Source::default(), composer());
+    let limits: Vec<RateLimit> = (0..=compose::MAX_USAGE)
+        .map(|number| RateLimit {
+            name: number.to_string().into(),
+            policy: Arc::from("shop/web"),
+            requests: 1,
+            per: Duration::from_secs(1),
+            burst: 1,
+            matches: Match::default(),
+            key: Vec::new(),
+            shadow: false,
+            max_keys: 1,
+            mesh: true,
+        })
+        .collect();
+    let shares = Arc::clone(&source.shares);
+    let _enforced = RateLimiter::with_shares(&limits, shares, clock::now());
+    assert_eq!(
+        composer.mesh_news(&source.shares.usage()),
+        MeshNews::Share,
+        "none is told"
+    );
+    composer.compose(&ledger, &source, clock::now()).unwrap();
+    composer.acknowledge(1);
+    assert_eq!(composer.mesh_news(&source.shares.usage()), MeshNews::None);
 }
 
 #[test]
