@@ -279,38 +279,13 @@ fn is_enforced(shared: &Arc<Shared>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use proptest::prelude::*;
 
     use super::*;
     use crate::policy::config::Match;
-    use crate::policy::rate_limit::{Decision, RateLimiter};
+    use crate::policy::rate_limit::{Bare, Decision, RateLimiter};
 
-    struct Call;
-
-    impl Facts for Call {
-        fn method(&self) -> &str {
-            "GET"
-        }
-
-        fn path(&self) -> &str {
-            "/"
-        }
-
-        fn header(&self, _: &str) -> Option<&[u8]> {
-            None
-        }
-
-        fn remote_address(&self) -> Option<IpAddr> {
-            None
-        }
-
-        fn client_identity(&self) -> Option<&str> {
-            None
-        }
-    }
-
+    const GET: Bare = Bare("GET");
     const START: Timestamp = Timestamp::from_millis(1_000_000);
 
     fn limit(requests: u32, burst: u32) -> RateLimit {
@@ -336,7 +311,7 @@ mod tests {
     }
 
     fn passes(limiter: &RateLimiter, now: Timestamp) -> bool {
-        limiter.check(&Call, now) == Decision::Admitted
+        limiter.check(&GET, now) == Decision::Admitted
     }
 
     #[test]
@@ -386,30 +361,6 @@ mod tests {
         assert_eq!(passed.count(), 10);
     }
 
-    struct Of(&'static str);
-
-    impl Facts for Of {
-        fn method(&self) -> &str {
-            self.0
-        }
-
-        fn path(&self) -> &str {
-            "/"
-        }
-
-        fn header(&self, _: &str) -> Option<&[u8]> {
-            None
-        }
-
-        fn remote_address(&self) -> Option<IpAddr> {
-            None
-        }
-
-        fn client_identity(&self) -> Option<&str> {
-            None
-        }
-    }
-
     #[test]
     fn with_a_key_each_bucket_has_the_share() {
         let shares = Arc::new(Shares::default());
@@ -419,7 +370,7 @@ mod tests {
         };
         let limiter = RateLimiter::with_shares(&[keyed], Arc::clone(&shares), START);
         let passed = |method, now| {
-            let calls = (0..20).filter(|_| limiter.check(&Of(method), now) == Decision::Admitted);
+            let calls = (0..20).filter(|_| limiter.check(&Bare(method), now) == Decision::Admitted);
             calls.count()
         };
         assert_eq!(passed("GET", START), 0, "no share, whatever the key");
