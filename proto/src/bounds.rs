@@ -173,21 +173,23 @@ pub fn is_header_name(name: &str) -> bool {
         && !name.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
+/// Headers that nobody may change, beside Remora's own: see [`is_changeable_header`].
+pub const KEPT_HEADERS: [&str; 9] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// The name of a header in lower case that a route may change. Those that frame
 /// a message or concern its connection would break what carries it; `host` is
 /// changed by a rewrite; and ours are nobody's to change.
 pub fn is_changeable_header(name: &str) -> bool {
-    const KEPT: [&str; 9] = [
-        "connection",
-        "content-length",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
     // To those behind CGI and their like `-` and `_` are the same.
     let ours = crate::well_known::header::PREFIX.bytes();
     let is_ours = name.len() >= ours.len()
@@ -195,7 +197,7 @@ pub fn is_changeable_header(name: &str) -> bool {
             .bytes()
             .zip(ours)
             .all(|(byte, ours)| byte == ours || (byte == b'_' && ours == b'-'));
-    is_header_name(name) && !KEPT.contains(&name) && !is_ours
+    is_header_name(name) && !KEPT_HEADERS.contains(&name) && !is_ours
 }
 
 /// The value of a header (RFC 9110, section 5.5): visible ASCII, spaces and

@@ -171,23 +171,25 @@ pub const HASH_PART: &str =
 
 /// Status codes from one to another: a number, or a string with a dash.
 pub fn status_range() -> Value {
-    let (least, most) = (
-        conditions::STATUS_CODES.start,
-        conditions::STATUS_CODES.end - 1,
-    );
+    let mut schema = status_or_word(7, "^[2-5][0-9]{2}(-[2-5][0-9]{2})?$");
+    schema["x-kubernetes-validations"] = json!([{
+        // Three digits each: they are in the order of numbers. What has no such form
+        // is the pattern's.
+        "rule": "type(self) == int || !self.matches('^[0-9]{3}-[0-9]{3}$') || \
+                 self.substring(0, 3) <= self.substring(4)",
+        "message": STATUS_RANGE,
+    }]);
+    schema
+}
+
+/// A status code as a number, or a string of a form.
+fn status_or_word(most: u32, pattern: &str) -> Value {
     json!({
         "x-kubernetes-int-or-string": true,
-        "minimum": least,
-        "maximum": most,
-        "maxLength": 7,
-        "pattern": "^[2-5][0-9]{2}(-[2-5][0-9]{2})?$",
-        "x-kubernetes-validations": [{
-            // Three digits each: they are in the order of numbers. What has no such form
-            // is the pattern's.
-            "rule": "type(self) == int || !self.matches('^[0-9]{3}-[0-9]{3}$') || \
-                     self.substring(0, 3) <= self.substring(4)",
-            "message": STATUS_RANGE,
-        }],
+        "minimum": conditions::STATUS_CODES.start,
+        "maximum": conditions::STATUS_CODES.end - 1,
+        "maxLength": most,
+        "pattern": pattern,
     })
 }
 
@@ -219,17 +221,7 @@ fn form(pattern: &str, message: &'static str) -> Rule {
 
 /// How an attempt can end: a word, or a status code as a number or a string.
 pub fn condition() -> Value {
-    let (least, most) = (
-        conditions::STATUS_CODES.start,
-        conditions::STATUS_CODES.end - 1,
-    );
-    json!({
-        "x-kubernetes-int-or-string": true,
-        "minimum": least,
-        "maximum": most,
-        "maxLength": 32,
-        "pattern": conditions::pattern(),
-    })
+    status_or_word(32, &conditions::pattern())
 }
 
 /// Headers that begin so are set by sidecars alone.
@@ -246,22 +238,11 @@ pub const CHANGEABLE: &str = "must not be a header that frames a message or conc
 
 /// A header that Remora may set ([`proto::is_changeable_header`]).
 pub fn changeable() -> Rule {
-    let names = [
-        "connection",
-        "content-length",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
     let prefix = well_known::header::PREFIX;
     Rule::new(format!(
         "!(self.lowerAscii() in ['{}']) && \
          !self.lowerAscii().replace('_', '-').startsWith('{prefix}')",
-        names.join("', '")
+        proto::KEPT_HEADERS.join("', '")
     ))
     .message(CHANGEABLE)
 }
