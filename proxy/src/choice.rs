@@ -5,11 +5,12 @@
 
 use std::net::IpAddr;
 
-use http::header::{self, HeaderMap};
+use http::header::HeaderMap;
 use http::request::Parts;
 
 use crate::balance::StableHash;
 use crate::clock;
+use crate::headers;
 use crate::policy::config::LoadBalancing;
 use crate::policy::config::balancing::{Algorithm, HashPart, Persistence};
 use crate::routes::request::View;
@@ -136,21 +137,12 @@ fn write(
     let Some(parts) = parts else { return false };
     let found = match part {
         HashPart::Header(name) => parts.headers.get(name).map(|value| value.as_bytes()),
-        HashPart::Cookie(name) => cookie(&parts.headers, name).map(str::as_bytes),
+        HashPart::Cookie(name) => headers::cookie(&parts.headers, name).map(str::as_bytes),
         HashPart::Path => Some(parts.uri.path().as_bytes()).filter(|path| !path.is_empty()),
         HashPart::Query(name) => View::of(parts).parameter(name).map(str::as_bytes),
         HashPart::SourceAddress => None,
     };
     found.map(&mut write).is_some()
-}
-
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::io::Stream;
 use crate::policy::config::Outbound;
 use crate::policy::limit::Kind;
 use crate::pool::{Idle, Lease, Lifetime, Place};
-use crate::runtime::{ConnectionPermits, EndpointRuntime, ServiceRuntime};
+use crate::runtime::{ConnectionPermits, ConnectionWaiter, EndpointRuntime, ServiceRuntime};
 use crate::shared::{Opening, Shared};
 use crate::state::Secured;
 use crate::tls::{self, Alpn, HandshakeError, HandshakeResult, Side};
@@ -227,6 +227,7 @@ async fn wait(
     let Some(_pending_there) = of_endpoint.try_acquire(Kind::Pending) else {
         return Err(overloaded("perEndpoint.maxPendingRequests"));
     };
+    let _waiting = ConnectionWaiter::new(target.service);
     let waiter = worker.pool.wait(target.service.id);
     let deadline = clock::instant(clock::now().after(target.outbound.connect_timeout));
     loop {

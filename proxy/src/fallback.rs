@@ -140,9 +140,9 @@ impl Kept {
                 };
             }
         }
-        exchange.did_not_fall_back(reason);
         // What the rule does with answers is done to it already.
         let answer = Response::from_parts(head, ResponseBody::own(bytes));
+        exchange.did_not_fall_back(reason, &answer, clock::now());
         answer.map(|body| body.answering(exchange))
     }
 
@@ -167,29 +167,24 @@ impl Kept {
             Reason::Timeout => ends.max(at_least),
             _ => ends,
         });
+        // First, as the fallback may name the very service that was called.
+        exchange.leaves_service();
         let mesh = &self.worker.shared.mesh;
         let Some(service) = mesh.resolve_backend(&backend.service).await else {
             return Err(exchange);
         };
-        let now = clock::now();
-        let Some(permit) = service.runtime.limits.try_acquire(Kind::Requests) else {
+        let runtime = &service.runtime;
+        exchange.permit = runtime.limits.try_acquire(Kind::Requests);
+        exchange.service_breaker = runtime.service_breaker().try_admit(clock::now());
+        if exchange.permit.is_none() || exchange.service_breaker.is_none() {
             return Err(exchange);
+        }
+        let destination = Destination {
+            address: None,
+            port: backend.port,
         };
-        let Some(breaker) = service.runtime.service_breaker().try_admit(now) else {
-            return Err(exchange);
-        };
-        exchange.goes_elsewhere(permit, breaker);
         let later = Later::default();
-        let way = Way {
-            service: &service,
-            target: &service,
-            destination: Destination {
-                address: None,
-                port: backend.port,
-            },
-            rule: None,
-            later: &later,
-        };
+        let way = Way::to(&service, destination, &later);
         let worker = Rc::clone(&self.worker);
         let attempting = Attempting::new(&worker, way, self.peer, parts, source, exchange);
         let ends = ends.or((reason == Reason::Timeout).then_some(at_least));

@@ -1,6 +1,7 @@
 //! What is taken off and put on a message's headers at each hop.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use remora_proto::bounds::MAX_SUBDOMAIN;
 use remora_proto::well_known::header as ours;
 
 /// Why Remora itself answered.
@@ -14,9 +15,20 @@ pub const CLIENT_IDENTITY: HeaderName = HeaderName::from_static(ours::CLIENT_IDE
 /// The pod that is to get the request.
 pub const ENDPOINT: HeaderName = HeaderName::from_static(ours::ENDPOINT);
 
+/// The value of the first cookie of this name (RFC 6265, section 4.2).
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
+}
+
 /// The pod that a request names; nothing where it names none. What names several, or
 /// none that there could be, is a name too, one that no pod has: a request that asked
-/// for a certain pod is never sent to just any.
+/// for a certain pod is never sent to just any. Of one that is longer than any pod's
+/// only so much is kept as shows that: it is told in refusals.
 pub fn pinned(headers: &HeaderMap) -> Option<Box<str>> {
     let mut named = headers.get_all(ENDPOINT).iter().map(HeaderValue::as_bytes);
     let first = named.next()?;
@@ -24,7 +36,7 @@ pub fn pinned(headers: &HeaderMap) -> Option<Box<str>> {
         all + ", " + String::from_utf8_lossy(next)
     });
     let pod = pod.trim();
-    (!pod.is_empty()).then(|| pod.into())
+    (!pod.is_empty()).then(|| pod.chars().take(MAX_SUBDOMAIN + 1).collect())
 }
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1).

@@ -137,24 +137,14 @@ impl Stream {
     /// # Errors
     /// As for [`Stream::try_read`].
     pub fn try_read_buf(&self, target: &mut Vec<u8>) -> io::Result<usize> {
-        match self {
-            Self::Plain(socket) => socket.try_read_buf(target),
-            Self::Tls(stream) => {
-                let before = target.len();
-                target.resize(target.capacity(), 0);
-                let read = stream.try_read(&mut target[before..]);
-                target.truncate(before + read.as_ref().map_or(0, |read| *read));
-                read
-            }
-            #[cfg(test)]
-            Self::Simulated(pipe) => {
-                let before = target.len();
-                target.resize(target.capacity(), 0);
-                let read = pipe.try_read(&mut target[before..]);
-                target.truncate(before + read.as_ref().map_or(0, |read| *read));
-                read
-            }
+        if let Self::Plain(socket) = self {
+            return socket.try_read_buf(target);
         }
+        let before = target.len();
+        target.resize(target.capacity(), 0);
+        let read = self.try_read(&mut target[before..]);
+        target.truncate(before + read.as_ref().map_or(0, |read| *read));
+        read
     }
 
     /// See [`socket::has_no_more`]; under TLS it is said there.

@@ -114,13 +114,7 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
         return stop.end(exchange);
     }
     let later = Later::default();
-    let way = Way {
-        service: &service,
-        target: &service,
-        destination,
-        rule: None,
-        later: &later,
-    };
+    let way = Way::to(&service, destination, &later);
     let attempting = Attempting::new(&worker, way, peer, parts, source, exchange);
     Box::pin(attempting.run()).await
 }
@@ -175,13 +169,7 @@ async fn go(going: Box<Going>) -> Response<ResponseBody> {
         return stop.end(exchange);
     }
     let later = Later::default();
-    let way = Way {
-        service: &service,
-        target: &service,
-        destination,
-        rule: None,
-        later: &later,
-    };
+    let way = Way::to(&service, destination, &later);
     let mut attempting = Attempting::new(&worker, way, peer, parts, source, exchange);
     if policy.fault.is_some() {
         // Endpoints may have left while it was delayed.

@@ -2,7 +2,7 @@
 //! endpoints, and what outlives a change of their configuration.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -106,6 +106,8 @@ pub struct ServiceRuntime {
     pub connection_freed: Notify,
     /// Its endpoints are others than before.
     pub endpoints_changed: Notify,
+    /// Requests that wait for a connection, at whichever worker.
+    connection_waiters: AtomicU32,
     rate_limiter: Arc<RateLimiter>,
     breakers: Breakers,
     latencies: OnceLock<Box<Latencies>>,
@@ -153,6 +155,7 @@ impl ServiceRuntime {
             traffic: Traffic::default(),
             connection_freed: Notify::new(),
             endpoints_changed: Notify::new(),
+            connection_waiters: AtomicU32::new(0),
             rate_limiter,
             breakers: Breakers {
                 own: if mark_only {
@@ -240,9 +243,10 @@ impl ServiceRuntime {
         }
     }
 
-    /// Whether a request waits for a connection.
+    /// Whether a request waits for a connection. Not everybody who is pending does:
+    /// some wait for an endpoint, and a connection that is closed for them helps nobody.
     pub fn somebody_waits(&self) -> bool {
-        self.limits.in_use(Kind::Pending) > 0
+        self.connection_waiters.load(Ordering::SeqCst) > 0
     }
 
     fn breaker(
@@ -404,6 +408,24 @@ fn endpoint_limits(policy: &ServicePolicy) -> config::Limits {
         .as_ref()
         .map(|breaker| breaker.per_endpoint)
         .unwrap_or_default()
+}
+
+/// One request that waits for a connection, for as long as it lives.
+#[derive(Debug)]
+pub struct ConnectionWaiter<'a>(&'a ServiceRuntime);
+
+impl<'a> ConnectionWaiter<'a> {
+    /// It begins to wait.
+    pub fn new(service: &'a ServiceRuntime) -> Self {
+        service.connection_waiters.fetch_add(1, Ordering::SeqCst);
+        Self(service)
+    }
+}
+
+impl Drop for ConnectionWaiter<'_> {
+    fn drop(&mut self) {
+        self.0.connection_waiters.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// What an open connection holds of its service's and its endpoint's limits.

@@ -6,9 +6,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::balance::{self, Availability, Candidates, Ring, Standing};
+use crate::balance::{self, Availability, Candidates, Standing};
 use crate::clock::Timestamp;
-use crate::policy::config::balancing::Algorithm;
 use crate::policy::limit::Kind;
 use crate::state::{Endpoint, EndpointList, Health, Plan, Service};
 
@@ -63,7 +62,6 @@ pub struct Asking<'a> {
 
 struct View<'a> {
     list: &'a EndpointList,
-    is_even: bool,
     /// Those of this node alone.
     local: Option<&'a str>,
     /// While some have only just become ready.
@@ -84,7 +82,6 @@ impl<'a> View<'a> {
         let is_starting = asking.now < list.starting_until;
         Self {
             list,
-            is_even: list.is_even,
             local: service.config.internal_traffic_local.then_some(asking.node),
             slow_start: is_starting.then_some((policy.slow_start, random)),
             tried: asking.tried,
@@ -131,7 +128,7 @@ impl Candidates for View<'_> {
     }
 
     fn is_even(&self) -> bool {
-        self.is_even
+        self.list.is_even
     }
 
     fn weight(&self, index: usize) -> u32 {
@@ -163,8 +160,8 @@ impl Candidates for View<'_> {
         self.list[index].runtime.load.load(self.now)
     }
 
-    fn elsewhere(&self, index: usize) -> bool {
-        self.list.is_elsewhere(index) || self.is_unripe(index)
+    fn behind(&self, index: usize) -> u8 {
+        u8::from(self.list.is_elsewhere(index)) + u8::from(self.is_unripe(index))
     }
 }
 
@@ -192,8 +189,8 @@ impl Candidates for ByRequests<'_, '_> {
         self.0.in_flight(index).into()
     }
 
-    fn elsewhere(&self, index: usize) -> bool {
-        self.0.elsewhere(index)
+    fn behind(&self, index: usize) -> u8 {
+        self.0.behind(index)
     }
 }
 
@@ -224,14 +221,15 @@ pub fn pick<'a>(
         return Err(NoPick::NoEndpoints);
     };
     let mut view = View::new(service, list, asking, random);
-    if matches!((&list.plan, asking.hash), (Plan::Ring(_), Some(_))) {
+    let has_affinity = service.config.session_affinity.is_some();
+    if has_affinity || matches!((&list.plan, asking.hash), (Plan::Ring(_), Some(_))) {
         // Nobody is moved for a while and back again.
         view.slow_start = None;
     }
-    let picked = if service.config.session_affinity.is_some() {
+    let picked = if has_affinity {
         by_affinity(&view, asking.source)
     } else {
-        by_algorithm(service, &view, asking, random)
+        by_algorithm(&view, asking, random)
     };
     match picked {
         Some(index) => Ok(&list.endpoints[index]),
@@ -239,41 +237,20 @@ pub fn pick<'a>(
     }
 }
 
-fn by_algorithm(
-    service: &Service,
-    view: &View<'_>,
-    asking: &Asking<'_>,
-    random: u64,
-) -> Option<usize> {
+fn by_algorithm(view: &View<'_>, asking: &Asking<'_>, random: u64) -> Option<usize> {
     match (&view.list.plan, asking.hash) {
         (Plan::PeakEwma, _) | (Plan::Ring(_), None) => balance::pick(view, random),
         (Plan::LeastRequest, _) => balance::least_requests(&ByRequests(view), random),
         (Plan::Random, _) => balance::by_chance(view, random),
         (Plan::Turns(turns), _) => turns.pick(&view.list.position, view),
-        (Plan::Ring(ring), Some(hash)) => {
-            let bound = match &service.config.policy.load_balancing.algorithm {
-                Algorithm::ConsistentHash(hash) => hash.load_bound_percent,
-                // Only while the lists are made anew for a changed policy.
-                _ => DEFAULT_LOAD_BOUND_PERCENT,
-            };
-            by_hash(view, ring, hash, bound)
-        }
+        (Plan::Ring(ring), Some(hash)) => ring.pick(hash, view.count(), |index| {
+            Some(balance::Load {
+                tier: view.tier(index)?,
+                in_flight: view.in_flight(index),
+                weight: view.weight(index),
+            })
+        }),
     }
-}
-
-/// What the schema says where a policy says nothing.
-const DEFAULT_LOAD_BOUND_PERCENT: u32 = 125;
-
-fn by_hash(view: &View<'_>, ring: &Ring, hash: u64, bound_percent: u32) -> Option<usize> {
-    let tiers = (0..view.count()).filter_map(|index| view.tier(index));
-    let best = tiers.min()?;
-    let load = |index| {
-        (view.tier(index) == Some(best)).then(|| balance::Load {
-            in_flight: view.in_flight(index),
-            weight: view.list[index].config.weight,
-        })
-    };
-    ring.pick(hash, bound_percent, view.count(), load)
 }
 
 /// The endpoint that `is_it` knows, where it may be taken. `strictly`: there is no

@@ -50,7 +50,7 @@ struct Upstream<'a> {
     permits: ConnectionPermits,
     breaker: BreakerPermit,
     load: LoadGuard,
-    service_breaker: Option<BreakerPermit>,
+    service_breaker: BreakerPermit,
 }
 
 /// Carries a raw connection to `service`.
@@ -223,19 +223,14 @@ async fn open<'a>(
         };
         let address = endpoint.config.address_for(destination);
         let own_port = allowed::itself(worker, peer, address)?;
-        match dial(worker, service, endpoint, address, places).await {
-            Some(upstream) => {
-                return Some(Upstream {
-                    own_port,
-                    ..upstream
-                });
-            }
-            None => {
-                refused += 1;
-                if refused > MAX_RESENDS || service.is_direct() {
-                    return None;
-                }
-            }
+        let to = (endpoint, address, own_port);
+        let upstream = dial(worker, service, to, places).await;
+        if upstream.is_some() {
+            return upstream;
+        }
+        refused += 1;
+        if refused > MAX_RESENDS || service.is_direct() {
+            return None;
         }
     }
     None
@@ -253,8 +248,7 @@ struct Places {
 async fn dial<'a>(
     worker: &Rc<Worker>,
     service: &Service,
-    endpoint: &'a Endpoint,
-    address: SocketAddr,
+    (endpoint, address, own_port): (&'a Endpoint, SocketAddr, Option<u16>),
     places: Places,
 ) -> Option<Upstream<'a>> {
     let Places {
@@ -276,11 +270,11 @@ async fn dial<'a>(
             Some(Upstream {
                 stream,
                 endpoint,
-                own_port: None,
+                own_port,
                 permits,
                 breaker,
                 load,
-                service_breaker: Some(service_breaker),
+                service_breaker,
             })
         }
         Err(error) => {
@@ -341,14 +335,12 @@ async fn carry(
     } = upstream;
     let _open = OpenConnection::count(&service.runtime);
     let mut outcome = Some(breaker);
-    let mut service_outcome = service_breaker;
+    let mut service_outcome = Some(service_breaker);
     let idle = service.config.policy.timeouts.idle;
     let answered = || {
         let now = clock::now();
-        if let Some(breaker) = outcome.take() {
-            breaker.record(Outcome::Success, None, now, crate::random::next());
-        }
-        if let Some(breaker) = service_outcome.take() {
+        let breakers = [outcome.take(), service_outcome.take()];
+        for breaker in breakers.into_iter().flatten() {
             breaker.record(Outcome::Success, None, now, crate::random::next());
         }
     };

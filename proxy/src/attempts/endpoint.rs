@@ -202,16 +202,17 @@ impl<'a> Attempting<'a> {
 
     /// The pod that the request names, and no other.
     fn take_pinned(&mut self, now: Timestamp) -> Result<&'a Endpoint, Refused> {
-        let target = self.way.target;
-        let pod = self.pin().unwrap_or_default().to_owned();
+        let (target, port) = (self.way.target, self.way.destination.port);
         let name = &target.runtime.name;
+        let pod = self.pin().unwrap_or_default();
         let is_it = |endpoint: &Endpoint| endpoint.config.pod == pod;
-        let mut all = target.all_endpoints();
+        let mut all = target.endpoints(port).into_iter().flat_map(|it| it.iter());
         let Some(known) = all.find(|it| is_it(it) && select::serves(it)) else {
             let detail = format!("{name} has no endpoint {pod:?}, which the request names");
             return Err((Reason::NoEndpoints, detail));
         };
         let found = select::pinned(target, &self.asking(now), true, is_it);
+        let pod = &known.config.pod;
         let refused = |reason, why| Err((reason, format!("endpoint {pod:?} of {name} {why}")));
         match found {
             Some(endpoint) if self.take(endpoint, now) => Ok(endpoint),

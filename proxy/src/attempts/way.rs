@@ -1,11 +1,23 @@
 //! Whose policy counts for which part of a request, where a rule led to it.
 
-use super::{Attempting, Way};
+use super::{Attempting, Later, Way};
 use crate::policy::budget::RetryBudget;
 use crate::policy::config::{AttemptEnd, Retries, Timeouts};
 use crate::policy::limit::{Kind, Permit};
+use crate::state::{Destination, Service};
 
 impl<'a> Way<'a> {
+    /// Straight to the service that was called.
+    pub fn to(service: &'a Service, destination: Destination, later: &'a Later) -> Self {
+        Self {
+            service,
+            target: service,
+            destination,
+            rule: None,
+            later,
+        }
+    }
+
     /// What becomes of an attempt that failed.
     pub fn retries(&self) -> Option<&'a Retries> {
         let of_rule = self.rule.and_then(|rule| rule.config.retries.as_ref());

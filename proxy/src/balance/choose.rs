@@ -3,13 +3,13 @@
 //! | tier | endpoints |
 //! | --- | --- |
 //! | 0 | serving, not tried yet by this request |
-//! | 2 | serving, already tried |
-//! | 4 | doubtful (terminating, or on a node that is not heard of), not tried yet |
-//! | 6 | doubtful, already tried |
+//! | 3 | serving, already tried |
+//! | 6 | doubtful (terminating, or on a node that is not heard of), not tried yet |
+//! | 9 | doubtful, already tried |
 //! | none | not available: its breaker refuses |
 //!
-//! One that topology hints reserve for other zones comes after its like: one tier
-//! further.
+//! One that topology hints reserve for other zones comes after its like, one tier
+//! further; and so does one that starts slowly, in most picks.
 //!
 //! Of two endpoints of a tier the one with the lower load for its weight is
 //! taken. One whose breaker waits for an answer is taken before that, whatever
@@ -47,7 +47,7 @@ impl Standing {
         if matches!(self.availability, Availability::No) {
             return None;
         }
-        Some(self.doubtful as u8 * 4 + self.tried as u8 * 2)
+        Some(self.doubtful as u8 * 6 + self.tried as u8 * 3)
     }
 
     const fn waits_for_answer(self) -> bool {
@@ -67,14 +67,14 @@ pub trait Candidates {
     fn standing(&self, index: usize) -> Standing;
     /// How loaded it is, [`super::LoadMeter::load`]: lower is better.
     fn load(&self, index: usize) -> f64;
-    /// Whether it comes after its like: topology hints reserve it for other zones.
-    fn elsewhere(&self, _index: usize) -> bool {
-        false
+    /// How far it comes after its like, 0 to 2: one step for each reason.
+    fn behind(&self, _index: usize) -> u8 {
+        0
     }
     /// Lower is better; `None` must not be taken.
     fn tier(&self, index: usize) -> Option<u8> {
         let tier = self.standing(index).tier()?;
-        Some(tier + u8::from(self.elsewhere(index)))
+        Some(tier + self.behind(index))
     }
 }
 

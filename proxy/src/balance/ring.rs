@@ -26,11 +26,15 @@ const MAX_STEPS: usize = 4096;
 #[derive(Debug)]
 pub struct Ring {
     points: Box<[(u64, u32)]>,
+    /// None has more than so much of the mean in flight.
+    bound_percent: u32,
 }
 
 /// What the walk asks of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
+    /// Lower is better, see [`super::Candidates::tier`].
+    pub tier: u8,
     /// Requests in flight.
     pub in_flight: u32,
     /// Its weight.
@@ -38,8 +42,12 @@ pub struct Load {
 }
 
 impl Ring {
-    /// Of these endpoints: what each is known by everywhere, and its weight.
-    pub fn new<'a>(members: impl Iterator<Item = (&'a str, u32)> + Clone) -> Self {
+    /// Of these endpoints: what each is known by everywhere, and its weight. None is to
+    /// have more than `bound_percent` of the mean in flight, which is at least 100.
+    pub fn new<'a>(
+        members: impl Iterator<Item = (&'a str, u32)> + Clone,
+        bound_percent: u32,
+    ) -> Self {
         let count = members.clone().count().max(1);
         let lightest = members.clone().map(|(_, weight)| weight.max(1)).min();
         let lightest = lightest.unwrap_or(1);
@@ -62,41 +70,82 @@ impl Ring {
         points.sort_unstable();
         Self {
             points: points.into(),
+            bound_percent,
         }
     }
 
-    /// The endpoint for `hash`: the first from there that `load` knows (it may be
-    /// taken) and that has room: at most `bound_percent` of the mean in flight.
+    /// The endpoint for `hash`: the first from there that is of the best tier and has
+    /// room. `load` is nothing for one that may not be taken.
+    ///
+    /// At rest one endpoint is looked at, however many there are; all of them where the
+    /// first has a request in flight.
     pub fn pick(
         &self,
         hash: u64,
-        bound_percent: u32,
         count: usize,
         load: impl Fn(usize) -> Option<Load>,
     ) -> Option<usize> {
-        let (mut in_flight, mut weight) = (0_u64, 0_u64);
-        let mut least: Option<(u64, usize)> = None;
-        for index in 0..count {
-            let Some(load) = load(index) else { continue };
-            in_flight += u64::from(load.in_flight);
-            weight += u64::from(load.weight);
-            let cost = u64::from(load.in_flight) * 1024 / u64::from(load.weight.max(1));
-            if least.is_none_or(|(lowest, _)| cost < lowest) {
-                least = Some((cost, index));
-            }
-        }
-        let (_, least) = least?;
-        let has_room = |load: Load| {
-            let whole = u128::from(in_flight + 1) * u128::from(bound_percent);
-            let most = (whole * u128::from(load.weight)).div_ceil(u128::from(weight.max(1)) * 100);
-            u128::from(load.in_flight) < most
-        };
         let first = self.points.partition_point(|(at, _)| *at < hash);
         let (before, after) = self.points.split_at(first);
         let walk = after.iter().chain(before).take(MAX_STEPS);
         let mut walk = walk.map(|(_, index)| *index as usize);
+        if let Some(own) = walk.clone().next()
+            && load(own).is_some_and(|load| load.tier == 0 && load.in_flight == 0)
+        {
+            // None is better, and whoever has nothing has room.
+            return Some(own);
+        }
+        let all = Together::of((0..count).filter_map(|index| Some((index, load(index)?))))?;
+        let has_room = |load| all.leaves_room(load, self.bound_percent);
         let found = walk.find(|index| load(*index).is_some_and(has_room));
-        Some(found.unwrap_or(least))
+        Some(found.unwrap_or(all.least))
+    }
+}
+
+/// The endpoints of the best tier that has any.
+struct Together {
+    tier: u8,
+    in_flight: u64,
+    weight: u64,
+    /// Who has the least for its weight, and how much.
+    least: usize,
+    least_cost: u64,
+}
+
+impl Together {
+    fn of(loads: impl Iterator<Item = (usize, Load)>) -> Option<Self> {
+        let mut all: Option<Self> = None;
+        for (index, load) in loads {
+            let cost = u64::from(load.in_flight) * 1024 / u64::from(load.weight.max(1));
+            match &mut all {
+                Some(all) if all.tier < load.tier => {}
+                Some(all) if all.tier == load.tier => {
+                    all.in_flight += u64::from(load.in_flight);
+                    all.weight += u64::from(load.weight);
+                    if cost < all.least_cost {
+                        (all.least, all.least_cost) = (index, cost);
+                    }
+                }
+                _ => {
+                    all = Some(Self {
+                        tier: load.tier,
+                        in_flight: load.in_flight.into(),
+                        weight: load.weight.into(),
+                        least: index,
+                        least_cost: cost,
+                    });
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether one of them has room for a request more.
+    fn leaves_room(&self, load: Load, bound_percent: u32) -> bool {
+        let whole = u128::from(self.in_flight + 1) * u128::from(bound_percent);
+        let weights = u128::from(self.weight.max(1)) * 100;
+        let most = (whole * u128::from(load.weight)).div_ceil(weights);
+        load.tier == self.tier && u128::from(load.in_flight) < most
     }
 }
 
@@ -144,8 +193,8 @@ mod tests {
 
     use super::*;
 
-    fn ring(names: &[String]) -> Ring {
-        Ring::new(names.iter().map(|name| (name.as_str(), 1)))
+    fn ring(names: &[String], bound_percent: u32) -> Ring {
+        Ring::new(names.iter().map(|name| (name.as_str(), 1)), bound_percent)
     }
 
     fn names(count: usize) -> Vec<String> {
@@ -153,12 +202,13 @@ mod tests {
     }
 
     const IDLE: Option<Load> = Some(Load {
+        tier: 0,
         in_flight: 0,
         weight: 1,
     });
 
     fn owner(names: &[String], hash: u64) -> &str {
-        let at = ring(names).pick(hash, 1000, names.len(), |_| IDLE).unwrap();
+        let at = ring(names, 125).pick(hash, names.len(), |_| IDLE).unwrap();
         &names[at]
     }
 
@@ -172,32 +222,51 @@ mod tests {
     #[test]
     fn endpoints_share_about_evenly_and_by_weight() {
         let names = names(10);
-        let even = ring(&names);
+        let even = ring(&names, 125);
         let mut counts = [0_u32; 10];
         for key in 0..20_000_u64 {
-            counts[even.pick(mixed(key), 1000, 10, |_| IDLE).unwrap()] += 1;
+            counts[even.pick(mixed(key), 10, |_| IDLE).unwrap()] += 1;
         }
         assert!(
             counts.iter().all(|count| (1200..2900).contains(count)),
             "{counts:?}"
         );
-        let uneven = Ring::new([("a", 10), ("b", 30)].into_iter());
+        let uneven = Ring::new([("a", 10), ("b", 30)].into_iter(), 125);
         let load = |at: usize| {
             let weight = [10, 30][at];
             let in_flight = 0;
-            Some(Load { in_flight, weight })
+            let tier = 0;
+            Some(Load {
+                tier,
+                in_flight,
+                weight,
+            })
         };
-        let of_b = (0..20_000_u64).filter(|key| uneven.pick(mixed(*key), 1000, 2, load) == Some(1));
+        let of_b = (0..20_000_u64).filter(|key| uneven.pick(mixed(*key), 2, load) == Some(1));
         let of_b = of_b.count();
         assert!((13_500..16_500).contains(&of_b), "{of_b}");
     }
 
     #[test]
+    fn at_rest_one_is_looked_at_however_many_there_are() {
+        let (names, looks) = (names(10_000), std::cell::Cell::new(0));
+        let ring = ring(&names, 125);
+        for key in 0..100_u64 {
+            let load = |_| {
+                looks.set(looks.get() + 1);
+                IDLE
+            };
+            assert!(ring.pick(mixed(key), names.len(), load).is_some());
+        }
+        assert_eq!(looks.get(), 100);
+    }
+
+    #[test]
     fn a_ring_of_very_many_is_bounded() {
         let names = names(5000);
-        assert!(ring(&names).points.len() <= MAX_POINTS);
+        assert!(ring(&names, 125).points.len() <= MAX_POINTS);
         assert!(
-            Ring::new([("a", 1), ("b", 1_000_000)].into_iter())
+            Ring::new([("a", 1), ("b", 1_000_000)].into_iter(), 125)
                 .points
                 .len()
                 < 10_000
@@ -221,18 +290,23 @@ mod tests {
 
         #[test]
         fn none_gets_more_than_its_bound_while_another_has_room(
-            loads in prop::collection::vec(prop::option::of((0..20_u32, 1..4_u32)), 1..8),
+            loads in prop::collection::vec(prop::option::of((0..3_u8, 0..20_u32, 1..4_u32)), 1..8),
             hash in any::<u64>(),
             bound in 100..300_u32,
         ) {
             let names = names(loads.len());
-            let load = |at: usize| loads[at].map(|(in_flight, weight)| Load { in_flight, weight });
-            let picked = ring(&names).pick(hash, bound, loads.len(), load);
-            prop_assert_eq!(picked.is_some(), loads.iter().any(Option::is_some));
+            let load = |at: usize| {
+                loads[at].map(|(tier, in_flight, weight)| Load { tier, in_flight, weight })
+            };
+            let picked = ring(&names, bound).pick(hash, loads.len(), load);
+            let best = loads.iter().flatten().map(|(tier, ..)| *tier).min();
+            prop_assert_eq!(picked.is_some(), best.is_some());
             if let Some(picked) = picked {
-                let (own, weight) = loads[picked].unwrap();
-                let sum: u32 = loads.iter().flatten().map(|(in_flight, _)| in_flight).sum();
-                let weights: u32 = loads.iter().flatten().map(|(_, weight)| weight).sum();
+                let (tier, own, weight) = loads[picked].unwrap();
+                prop_assert_eq!(Some(tier), best);
+                let of_best = || loads.iter().flatten().filter(|(tier, ..)| Some(*tier) == best);
+                let sum: u32 = of_best().map(|(_, in_flight, _)| in_flight).sum();
+                let weights: u32 = of_best().map(|(.., weight)| weight).sum();
                 let mean = f64::from(sum + 1) * f64::from(weight) / f64::from(weights);
                 prop_assert!(f64::from(own) < (mean * f64::from(bound) / 100.0).ceil() + 1e-9);
             }

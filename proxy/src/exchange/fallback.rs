@@ -5,8 +5,6 @@ use http::Response;
 use super::Exchange;
 use crate::answer::Reason;
 use crate::clock::Timestamp;
-use crate::policy::breaker::BreakerPermit;
-use crate::policy::limit::Permit;
 
 impl Exchange {
     /// There is a fallback for these: what is refused for one of them is not yet the answer.
@@ -34,11 +32,10 @@ impl Exchange {
     }
 
     /// The refusal is the answer after all.
-    pub fn did_not_fall_back(&mut self, reason: Reason) {
+    pub fn did_not_fall_back<B>(&mut self, reason: Reason, answer: &Response<B>, now: Timestamp) {
         self.falls_back = 0;
-        self.reason = Some(reason);
         self.forget_service_breakers();
-        self.count_refusal(reason);
+        self.refused(reason, answer, now);
     }
 
     /// The refusal is the answer, which is known by now.
@@ -52,16 +49,55 @@ impl Exchange {
         }
     }
 
-    /// It goes to another service than the one that was called, by its fallback: of
-    /// the called one it holds nothing any more.
-    pub fn goes_elsewhere(&mut self, permit: Permit, breaker: BreakerPermit) {
+    /// It leaves the service that was called for its fallback's: of the called one it
+    /// holds nothing any more, and the pod that it names is none of the other's. What is
+    /// refused there is not the answer, whatever for.
+    pub fn leaves_service(&mut self) {
+        self.falls_back = u16::MAX;
         self.live = None;
+        self.pin = None;
+        self.permit = None;
         self.forget_service_breakers();
         if let Some(routed) = &mut self.routed {
             routed.sessions = None;
             routed.permits[1] = None;
         }
-        self.permit = Some(permit);
-        self.service_breaker = Some(breaker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::answer;
+    use crate::caller::{Caller, CallerState};
+    use crate::clock;
+    use crate::exchange::Side;
+    use crate::simulation;
+
+    #[tokio::test]
+    async fn what_is_refused_at_the_fallback_is_not_counted_beside_the_answer() {
+        let (worker, service) = simulation::worker_and_service();
+        let (now, peer) = (clock::now(), ([10, 0, 0, 7], 4000).into());
+        let caller = Caller {
+            state: CallerState::new(now, false),
+            interim: Rc::default(),
+        };
+        let side = Side::Outbound(service.runtime.clone());
+        let mut exchange = Exchange::new(&worker, caller, side, peer, now);
+        let refuse = |reason: Reason| answer::refuse(reason, "no".into(), false);
+        let refusal = refuse(Reason::NoEndpoints);
+        exchange.falls_back_on(&[Reason::NoEndpoints]);
+        exchange.refused(Reason::NoEndpoints, &refusal, now);
+        exchange.leaves_service();
+        // As the rules of the pod itself do, where the fallback leads there.
+        exchange.refused(Reason::Denied, &refuse(Reason::Denied), now);
+        exchange.did_not_fall_back(Reason::NoEndpoints, &refusal, now);
+        assert_eq!(exchange.status, Some(refusal.status()));
+        drop(exchange);
+        let traffic = &service.runtime.traffic;
+        let counted = [Reason::NoEndpoints, Reason::Denied].map(|it| traffic.reason(it));
+        assert_eq!((counted, traffic.totals().requests), ([1, 0], 1));
     }
 }

@@ -36,34 +36,15 @@ fn hits(parts_per_million: u32, lot: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use http::StatusCode;
     use proptest::prelude::*;
 
     use super::*;
     use crate::policy::config::Match;
     use crate::policy::config::trouble::{FaultAbort, FaultDelay};
+    use crate::policy::rate_limit::Bare;
 
-    struct Get;
-
-    impl Facts for Get {
-        fn method(&self) -> &str {
-            "GET"
-        }
-        fn path(&self) -> &str {
-            "/"
-        }
-        fn header(&self, _: &str) -> Option<&[u8]> {
-            None
-        }
-        fn remote_address(&self) -> Option<IpAddr> {
-            None
-        }
-        fn client_identity(&self) -> Option<&str> {
-            None
-        }
-    }
+    const GET: Bare = Bare("GET");
 
     fn fault(delay: u32, abort: u32, method: &str) -> Fault {
         Fault {
@@ -86,15 +67,15 @@ mod tests {
     fn all_and_none_are_just_that() {
         let all = fault(1_000_000, 1_000_000, "GET");
         for lot in [0, 1, u64::MAX / 2, u64::MAX] {
-            let drawn = draw(&all, &Get, [lot, lot]);
+            let drawn = draw(&all, &GET, [lot, lot]);
             assert!(drawn.delay.is_some() && drawn.abort.is_some());
             assert_eq!(
-                draw(&fault(0, 0, "GET"), &Get, [lot, lot]),
+                draw(&fault(0, 0, "GET"), &GET, [lot, lot]),
                 Drawn::default()
             );
         }
         let others = fault(1_000_000, 1_000_000, "POST");
-        assert_eq!(draw(&others, &Get, [0, 0]), Drawn::default());
+        assert_eq!(draw(&others, &GET, [0, 0]), Drawn::default());
     }
 
     proptest! {

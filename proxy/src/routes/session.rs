@@ -21,6 +21,7 @@ use http::header::{self, HeaderValue};
 
 use super::config::{SessionCarrier, SessionPersistence};
 use crate::balance::StableHash;
+use crate::headers;
 
 /// Sessions in one token: further backends push the oldest out.
 const MAX_SESSIONS: usize = 8;
@@ -109,12 +110,7 @@ impl Sessions {
     pub fn of(config: &SessionPersistence, request: &HeaderMap) -> Self {
         let token = match &config.carrier {
             SessionCarrier::Header(name) => request.get(name).and_then(|value| value.to_str().ok()),
-            SessionCarrier::Cookie { name, .. } => request
-                .get_all(header::COOKIE)
-                .iter()
-                .filter_map(|value| value.to_str().ok())
-                .flat_map(|value| value.split(';'))
-                .find_map(|pair| pair.trim().strip_prefix(name.as_str())?.strip_prefix('=')),
+            SessionCarrier::Cookie { name, .. } => headers::cookie(request, name),
         };
         Self {
             held: token.map(read).unwrap_or_default(),

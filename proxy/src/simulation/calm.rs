@@ -2,7 +2,7 @@
 //! seeds, told by the real controller, and picks of them with requests held in flight.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use remora_proto::v1::load_balancing::Algorithm;
@@ -49,10 +49,18 @@ impl Calm {
 
     /// Where the next request goes, and its place there.
     fn pick(&mut self, key: Option<u64>) -> (SocketAddr, Option<Permit>) {
+        self.pick_for(None, key)
+    }
+
+    fn pick_for(
+        &mut self,
+        source: Option<IpAddr>,
+        key: Option<u64>,
+    ) -> (SocketAddr, Option<Permit>) {
         let service = self.control.service(0).expect("it is known");
         let asking = Asking {
             port: PORT,
-            source: None,
+            source,
             node: "",
             hash: key.map(spread),
             counted: Kind::Requests,
@@ -267,8 +275,8 @@ fn other_zones_are_left_alone_while_one_of_this_can_be_taken() {
         let pods: Vec<u8> = pods.iter().copied().chain([12, 16]).collect();
         let mut calm = Calm::new(seed, balancing, &pods);
         let is_far = |at: &SocketAddr| match at.ip() {
-            std::net::IpAddr::V4(ip) => ip.octets()[3] % 4 == 0,
-            std::net::IpAddr::V6(_) => false,
+            IpAddr::V4(ip) => ip.octets()[3] % 4 == 0,
+            IpAddr::V6(_) => false,
         };
         let picks: Vec<_> = (0..400).map(|key| calm.pick(Some(key)).0).collect();
         let far = picks.iter().any(is_far);
@@ -277,5 +285,47 @@ fn other_zones_are_left_alone_while_one_of_this_can_be_taken() {
             calm.control.put_pod(0, *pod, None);
         }
         assert!(is_far(&calm.pick(Some(7)).0), "seed {seed}");
+    });
+}
+
+#[test]
+fn one_that_comes_starts_slowly_where_all_are_kept_for_another_zone_too() {
+    each_seed(|seed, _| {
+        let balancing = LoadBalancing {
+            slow_start_ms: 60_000,
+            ignore_zones: false,
+            ..by(Algorithm::Random)
+        };
+        // Every fourth is kept for another zone.
+        let mut calm = Calm::new(seed, balancing, &[4, 8]);
+        calm.counts(10);
+        calm.control.put_pod(0, 12, Some(READY));
+        let counts = calm.counts(300);
+        let new = counts.get(&control::address(0, 12)).copied();
+        // An even share is 100, and it begins with a tenth of that.
+        assert!(new.unwrap_or(0) < 45, "seed {seed}: {counts:?}");
+    });
+}
+
+#[test]
+fn a_source_with_affinity_is_not_moved_to_and_fro_while_its_endpoint_starts() {
+    each_seed(|seed, pods| {
+        let balancing = LoadBalancing {
+            slow_start_ms: 60_000,
+            ..by(Algorithm::PeakEwma)
+        };
+        let mut calm = Calm::new(seed, balancing, pods);
+        calm.control.has_affinity = true;
+        calm.control.put_service(0);
+        calm.counts(1);
+        let new = pods.len() as u8 + 1;
+        calm.control.put_pod(0, new, Some(READY));
+        for host in 0..20 {
+            let source = Some(IpAddr::V4(Ipv4Addr::new(10, 2, 0, host)));
+            let first = calm.pick_for(source, None).0;
+            for _ in 0..10 {
+                assert_eq!(calm.pick_for(source, None).0, first, "seed {seed}");
+            }
+        }
     });
 }

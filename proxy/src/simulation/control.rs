@@ -41,6 +41,8 @@ pub struct Control {
     /// Of the first service.
     pub routes: Vec<Vec<(usize, u32)>>,
     pub pods: BTreeMap<(usize, u8), Pod>,
+    /// `sessionAffinity: ClientIP`, of all services.
+    pub has_affinity: bool,
     _questions: mpsc::Receiver<Demand>,
 }
 
@@ -87,6 +89,7 @@ impl Control {
             policies,
             routes: Vec::new(),
             pods: BTreeMap::new(),
+            has_affinity: false,
             _questions: questions,
         };
         let workload = v1::Workload {
@@ -117,6 +120,7 @@ impl Control {
     pub fn put_service(&mut self, service: usize) {
         let mut resource = testing::service(NAMES[service], service as u8 + 1);
         resource.policy = Some(self.policies[service].clone());
+        resource.session_affinity_seconds = self.has_affinity.then_some(10_800);
         if service == 0 && !self.routes.is_empty() {
             resource.routes = vec![self.port_routes()];
         }

@@ -34,6 +34,8 @@ use std::collections::BTreeMap;
 
 use world::play;
 
+pub use world::worker_and_service;
+
 /// Services of the world; the first has routes to the others.
 const SERVICES: usize = 3;
 /// Played in the ordinary run of the tests.

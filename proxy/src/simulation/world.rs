@@ -25,6 +25,7 @@ use crate::inbound::Inbound;
 use crate::patience::Patience;
 use crate::pool::Pool;
 use crate::relay::Scratch;
+use crate::state::Service;
 use crate::worker::{self, ConnectionCounters, Shared, Worker};
 
 /// Workers of the sidecar; what they share is what races.
@@ -309,6 +310,18 @@ impl World {
             rules: rules.iter().map(backends).collect(),
         }
     }
+}
+
+/// A worker, and a service that it knows.
+pub fn worker_and_service() -> (Rc<Worker>, Arc<Service>) {
+    let mut control = Control::new(vec![settings::generous(); SERVICES]);
+    let told = Pod {
+        ready: true,
+        serving: true,
+    };
+    control.put_pod(0, 1, Some(told));
+    let service = control.service(0).expect("it is known");
+    (workers(&control).remove(0), service)
 }
 
 /// As many workers as there are, of one sidecar.

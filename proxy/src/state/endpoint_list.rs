@@ -102,13 +102,13 @@ fn plan(endpoints: &[Endpoint], policy: &LoadBalancing) -> Plan {
             let weights: Vec<u32> = endpoints.iter().map(|it| it.config.weight).collect();
             Plan::Turns(Arc::new(Turns::new(&weights)))
         }
-        Algorithm::ConsistentHash(_) => {
+        Algorithm::ConsistentHash(hash) => {
             let names: Vec<(String, u32)> = endpoints
                 .iter()
                 .map(|it| (it.config.member(), it.config.weight))
                 .collect();
             let members = names.iter().map(|(name, weight)| (name.as_str(), *weight));
-            Plan::Ring(Arc::new(Ring::new(members)))
+            Plan::Ring(Arc::new(Ring::new(members, hash.load_bound_percent)))
         }
     }
 }

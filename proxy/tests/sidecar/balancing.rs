@@ -6,18 +6,9 @@ use remora_proto::v1::load_balancing::Algorithm;
 use remora_proto::v1::{self, LoadBalancing};
 
 use crate::eventually;
-use crate::mesh::{Mesh, policy};
+use crate::mesh::{Mesh, balancing, policy};
 use crate::sidecar::Options;
 use crate::upstream::{App, status};
-
-fn balancing(change: impl FnOnce(&mut LoadBalancing)) -> v1::ServicePolicy {
-    let mut balancing = LoadBalancing::default();
-    change(&mut balancing);
-    v1::ServicePolicy {
-        load_balancing: Some(balancing),
-        ..policy()
-    }
-}
 
 fn by(algorithm: Algorithm) -> v1::ServicePolicy {
     balancing(|it| it.algorithm = algorithm as i32)
@@ -231,6 +222,13 @@ async fn a_request_goes_to_the_pod_that_it_names_and_nowhere_else() {
     let answer = pinned(&mesh, "catalog-9").await;
     assert_eq!((answer.status, answer.reason()), (503, "no_endpoints"));
     assert!(answer.text().contains("catalog-9"), "{}", answer.text());
+    let long = pinned(&mesh, &"x".repeat(60_000)).await;
+    assert_eq!((long.status, long.reason()), (503, "no_endpoints"));
+    let told = long.text().len();
+    assert!(
+        told < 500,
+        "{told} bytes: no caller is told all that it said"
+    );
     // Who asks for a certain pod, and does it badly, gets none rather than any.
     let twice = "x-remora-endpoint: catalog-1\r\nx-remora-endpoint: catalog-2\r\n";
     for fields in [twice, "x-remora-endpoint: catalög-1\r\n"] {

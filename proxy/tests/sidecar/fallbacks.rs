@@ -356,3 +356,52 @@ async fn a_service_whose_endpoints_all_refuse_has_every_attempt_failed() {
         .counter("remora_fallbacks_total", "connect_failed");
     assert_eq!(told.await, 1);
 }
+
+/// It may name another port, or stand in for one endpoint that was slow.
+#[tokio::test]
+async fn a_fallback_to_the_service_itself_needs_no_second_place_there() {
+    let mesh = Mesh::start().await;
+    let seen = std::sync::atomic::AtomicUsize::new(0);
+    let app = App::start(mesh.net.at(10), move |_| {
+        match seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => Reply::Never,
+            _ => status(203),
+        }
+    })
+    .await;
+    let mut narrow = limits(|limits| limits.max_requests = Some(1));
+    narrow.timeouts = Some(v1::Timeouts {
+        request_ms: Some(200),
+        ..v1::Timeouts::default()
+    });
+    mesh.catalog(
+        falling_back(narrow, &["timeout"], asking("catalog")),
+        &[app.address()],
+    );
+    let answer = mesh.get("/").await;
+    assert_eq!((answer.status, answer.reason()), (203, "fallback"));
+}
+
+#[tokio::test]
+async fn the_pod_that_a_request_names_is_none_of_the_service_that_its_fallback_asks() {
+    let mesh = Mesh::start().await;
+    let standby = App::start(mesh.net.at(20), |_| status(203)).await;
+    mesh.endpoint("standby", 0, standby.address(), |_| ());
+    let balancing = v1::LoadBalancing {
+        pinning: true,
+        ..v1::LoadBalancing::default()
+    };
+    let mut pinning = policy();
+    pinning.load_balancing = Some(balancing.clone());
+    mesh.service("standby", pinning);
+    let mut full = limits(|limits| limits.max_requests = Some(0));
+    full.load_balancing = Some(balancing);
+    mesh.catalog(
+        falling_back(full, &ALL, asking("standby")),
+        &[mesh.net.at(10)],
+    );
+    let mut client = mesh.client().await;
+    let (host, pin) = ("catalog:8080", "x-remora-endpoint: catalog-0\r\n");
+    let answer = client.request("GET", host, "/", pin, "").await;
+    assert_eq!((answer.status, answer.reason()), (203, "fallback"));
+}

@@ -319,6 +319,16 @@ pub fn breaker(change: impl FnOnce(&mut v1::CircuitBreaker)) -> v1::ServicePolic
     }
 }
 
+/// `loadBalancing` as the control plane resolves it where it is empty, changed by `change`.
+pub fn balancing(change: impl FnOnce(&mut v1::LoadBalancing)) -> v1::ServicePolicy {
+    let mut balancing = v1::LoadBalancing::default();
+    change(&mut balancing);
+    v1::ServicePolicy {
+        load_balancing: Some(balancing),
+        ..policy()
+    }
+}
+
 /// Limits over the whole service.
 pub fn limits(change: impl FnOnce(&mut v1::Limits)) -> v1::ServicePolicy {
     breaker(|breaker| change(breaker.limits.as_mut().unwrap()))

@@ -7,24 +7,15 @@ use prost::bytes::Bytes;
 use remora_proto::v1::fallback::Action;
 use remora_proto::v1::persistence::Kind;
 use remora_proto::v1::trip::Scope;
-use remora_proto::v1::{self, Fallback, FallbackResponse, LoadBalancing, Persistence, Protocol};
+use remora_proto::v1::{self, Fallback, FallbackResponse, Persistence, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::mesh::{Mesh, policy, trip};
+use crate::mesh::{Mesh, balancing, trip};
 use crate::upstream::{App, status};
 use crate::{eventually, h2_app, soon};
 
 const WAIT: Duration = Duration::from_millis(300);
-
-fn balancing(change: impl FnOnce(&mut LoadBalancing)) -> v1::ServicePolicy {
-    let mut balancing = LoadBalancing::default();
-    change(&mut balancing);
-    v1::ServicePolicy {
-        load_balancing: Some(balancing),
-        ..policy()
-    }
-}
 
 fn waiting() -> v1::ServicePolicy {
     balancing(|it| it.wait_for_endpoints_ms = 10_000)
@@ -195,4 +186,42 @@ async fn a_raw_connection_that_waits_is_let_go_when_its_caller_breaks_off() {
         !is_reset(&mut connect().await).await
     })
     .await;
+}
+
+#[tokio::test]
+async fn while_one_waits_for_its_endpoint_the_others_keep_their_connections() {
+    let mesh = Mesh::start().await;
+    let apps = [
+        App::ok(mesh.net.at(10)).await,
+        App::ok(mesh.net.at(11)).await,
+    ];
+    let strict = balancing(|it| {
+        it.wait_for_endpoints_ms = 2_000;
+        it.persistence = Some(Persistence {
+            kind: Some(Kind::Header("x-session".into())),
+            strict: true,
+            absolute_timeout_ms: 0,
+        });
+    });
+    mesh.catalog(strict, &[apps[0].address(), apps[1].address()]);
+    let session = mesh.get("/").await.header("x-session").to_owned();
+    let gone = apps.iter().position(|app| app.count() == 1).unwrap();
+    eventually("all is told", async || mesh.control.is_settled()).await;
+    let acks = mesh.control.acks();
+    mesh.remove_endpoint("catalog", gone);
+    eventually("it is known", async || mesh.control.acks() > acks).await;
+    let left = &apps[1 - gone];
+    let fields = format!("x-session: {session}\r\n");
+    let mut waiting = mesh.client().await;
+    let waiting = waiting.request("GET", "catalog:8080", "/", &fields, "");
+    let (waited, ()) = tokio::join!(waiting, async {
+        tokio::time::sleep(WAIT).await;
+        let before = left.accepted();
+        let mut client = mesh.client().await;
+        for _ in 0..10 {
+            assert_eq!(client.get("catalog:8080", "/").await.status, 200);
+        }
+        assert!(left.accepted() <= before + 1, "they share one connection");
+    });
+    assert_eq!((waited.status, waited.reason()), (503, "no_endpoints"));
 }

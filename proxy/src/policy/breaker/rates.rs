@@ -30,6 +30,9 @@ const RING: usize = SLOTS as usize + 1;
 const FULL: u64 = (1 << COUNT_BITS) - 1;
 const COUNT_BITS: u32 = 20;
 const TAG_BITS: u32 = 24;
+/// No worker's reading of the clock is older by so many slots (51 s of the shortest
+/// window's); what seems to lie further ahead has lain there for days.
+const MOST_AHEAD: u64 = 1 << 10;
 
 /// Attempts of one window.
 #[derive(Debug)]
@@ -114,7 +117,7 @@ const fn mask(bits: u32) -> u64 {
 /// Whether slot `held` lies after `tag`, on the circle of tags.
 const fn is_later(held: u64, tag: u64) -> bool {
     let ahead = held.wrapping_sub(tag) & mask(TAG_BITS);
-    ahead != 0 && ahead < 1 << (TAG_BITS - 1)
+    ahead != 0 && ahead < MOST_AHEAD
 }
 
 const fn pack(tag: u64, tally: Tally) -> u64 {
@@ -292,6 +295,18 @@ mod tests {
             took(251).unwrap().to_string(),
             "1 of 2 calls took longer than 250ms within 10s (50%, threshold 50%)"
         );
+    }
+
+    #[test]
+    fn what_was_counted_days_ago_is_not_taken_for_later() {
+        let day = Duration::from_secs(86_400);
+        for days in 1..=30 {
+            let window = Window::new(Duration::from_secs(1));
+            let start = Timestamp::from_millis(1_000_000);
+            window.count(true, start);
+            let tally = window.count(false, start.after(day * days));
+            assert_eq!(tally, Tally { total: 1, bad: 0 }, "after {days} days");
+        }
     }
 
     #[test]

@@ -85,3 +85,30 @@ impl Keys {
         (u128::from(high.finish()) << 64) | u128::from(low.finish())
     }
 }
+
+/// A request of this method for `/`, of which nothing else is known.
+#[cfg(test)]
+pub struct Bare(pub &'static str);
+
+#[cfg(test)]
+impl Facts for Bare {
+    fn method(&self) -> &str {
+        self.0
+    }
+
+    fn path(&self) -> &str {
+        "/"
+    }
+
+    fn header(&self, _: &str) -> Option<&[u8]> {
+        None
+    }
+
+    fn remote_address(&self) -> Option<IpAddr> {
+        None
+    }
+
+    fn client_identity(&self) -> Option<&str> {
+        None
+    }
+}

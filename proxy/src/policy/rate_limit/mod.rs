@@ -33,6 +33,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+#[cfg(test)]
+pub use facts::Bare;
 pub use facts::{Caller, Facts, matches};
 
 use self::bucket::Halt;
