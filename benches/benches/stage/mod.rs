@@ -5,8 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use remora_proxy::stream::{
 };
 use remora_proxy::worker::{self, ConnectionCounters, Listeners, Shared};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{oneshot, watch};
 
@@ -215,27 +214,31 @@ fn on_a_thread(work: impl Future<Output = ()> + Send + 'static) {
     });
 }
 
-/// Answers each request with the same body; gives its port.
+/// Answers each request with the same body; gives its port. One thread has all
+/// connections: with one for each, where the system put it decided over what a request
+/// of its service cost.
 fn start_upstream() -> u16 {
     // On all of 127/8, for services of several endpoints.
-    let listener = TcpListener::bind("0.0.0.0:0").expect("a listener");
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a listener");
     let port = listener.local_addr().expect("an address").port();
+    listener.set_nonblocking(true).expect("a listener");
     let body = "x".repeat(BODY_BYTES);
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY_BYTES}\r\n\r\n{body}");
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let answer = answer.clone();
-            std::thread::spawn(move || answer_all(stream, answer.as_bytes()));
+    let answer: Arc<str> = answer.into();
+    on_a_thread(async move {
+        let listener = TcpListener::from_std(listener).expect("a listener");
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer_all(stream, Arc::clone(&answer)));
         }
     });
     port
 }
 
-fn answer_all(mut stream: std::net::TcpStream, answer: &[u8]) {
+async fn answer_all(mut stream: TcpStream, answer: Arc<str>) {
     let mut buffer = vec![0; 16 * 1024];
     let mut filled = 0;
     loop {
-        match stream.read(&mut buffer[filled..]) {
+        match stream.read(&mut buffer[filled..]).await {
             Ok(read) if read > 0 => filled += read,
             _ => return,
         }
@@ -250,7 +253,7 @@ fn answer_all(mut stream: std::net::TcpStream, answer: &[u8]) {
         };
         if filled >= head + 4 + body {
             filled = 0;
-            if stream.write_all(answer).is_err() {
+            if stream.write_all(answer.as_bytes()).await.is_err() {
                 return;
             }
         }
