@@ -72,7 +72,7 @@ impl Kept {
         peer: SocketAddr,
         (parts, source): (&Parts, &RequestSource),
         exchange: &mut Exchange,
-    ) -> Option<Box<Self>> {
+    ) -> Option<Self> {
         let fallback = policy.fallback?;
         if let FallbackAction::Response(response) = &fallback.action
             && parts.method == Method::CONNECT
@@ -87,7 +87,7 @@ impl Kept {
         let ends = [policy.timeout, of_call.flatten()];
         let ends = ends.into_iter().flatten().min();
         let is_grpc = exchange.is_grpc;
-        Some(Box::new(Self {
+        Some(Self {
             fallback: Arc::clone(fallback),
             worker: Rc::clone(worker),
             peer,
@@ -95,12 +95,12 @@ impl Kept {
             is_safe: asks
                 && retry::Request::of(parts, is_grpc, policy.retries).may_repeat(policy.retries),
             ends: ends.map(|span| exchange.started().after(span)),
-        }))
+        })
     }
 
     /// What is answered where `going` gives the answer without a fallback.
     pub async fn guard(
-        self: Box<Self>,
+        self,
         going: impl Future<Output = Response<ResponseBody>>,
     ) -> Response<ResponseBody> {
         let answer = going.await;
@@ -108,10 +108,7 @@ impl Kept {
     }
 
     /// What is answered: `answer`, or what the policy has in its place.
-    async fn instead(
-        mut self: Box<Self>,
-        answer: Response<ResponseBody>,
-    ) -> Response<ResponseBody> {
+    async fn instead(mut self, answer: Response<ResponseBody>) -> Response<ResponseBody> {
         let word = answer.headers().get(REASON);
         let reason = word.and_then(|word| Reason::from_word(word.as_bytes()));
         let Some(reason) = reason.filter(|reason| self.fallback.when.contains(reason)) else {

@@ -107,8 +107,8 @@ pub async fn outbound(call: Call, request: Request<Incoming>) -> Response<Respon
             source,
             exchange,
         };
-        // In boxes: few policies have any, and all would carry its size.
-        return Box::pin(troubled(Box::new(going))).await;
+        // In a box: few policies have any, and all would carry its size.
+        return Box::pin(troubled(going)).await;
     }
     if let Some(stop) = stop(&worker, &mut exchange, runtime, &parts, peer) {
         return stop.end(exchange);
@@ -131,7 +131,7 @@ struct Going {
 }
 
 /// The same under a policy with a fault or a fallback.
-async fn troubled(mut going: Box<Going>) -> Response<ResponseBody> {
+async fn troubled(mut going: Going) -> Response<ResponseBody> {
     let policy = &going.service.config.policy;
     let of_policy = fallback::Policy {
         fallback: policy.fallback.as_ref(),
@@ -143,11 +143,11 @@ async fn troubled(mut going: Box<Going>) -> Response<ResponseBody> {
     let kept = Kept::of(&of_policy, worker, peer, request, &mut going.exchange);
     match kept {
         None => go(going).await,
-        Some(kept) => Box::pin(kept.guard(go(going))).await,
+        Some(kept) => kept.guard(go(going)).await,
     }
 }
 
-async fn go(going: Box<Going>) -> Response<ResponseBody> {
+async fn go(going: Going) -> Response<ResponseBody> {
     let Going {
         worker,
         service,
@@ -156,7 +156,7 @@ async fn go(going: Box<Going>) -> Response<ResponseBody> {
         parts,
         source,
         mut exchange,
-    } = *going;
+    } = going;
     let policy = &service.config.policy;
     if let Some(fault) = &policy.fault {
         let timeout = policy.timeouts.request;

@@ -37,13 +37,6 @@ struct Racer<'a> {
     is_hedge: bool,
 }
 
-enum Event {
-    /// The attempt at this place has come to something.
-    Ended(usize, Box<Answered>),
-    /// Another is to be sent.
-    Due,
-}
-
 impl<'a> Attempting<'a> {
     /// The hedges of an attempt that begins now; nothing for nearly every request.
     pub(super) fn hedges(&self, now: Timestamp) -> Option<Hedges> {
@@ -74,18 +67,15 @@ impl<'a> Attempting<'a> {
         let mut racers = Vec::with_capacity(2);
         racers.extend(self.start(endpoint, false));
         loop {
-            let (at, answered) = match next(&mut racers, hedges.due()).await {
-                Event::Due => {
-                    match self.hedge() {
-                        Some(racer) => {
-                            hedges.sent(racer.began);
-                            racers.push(racer);
-                        }
-                        None => hedges.stop(),
+            let Some((at, answered)) = next(&mut racers, hedges.due()).await else {
+                match self.hedge() {
+                    Some(racer) => {
+                        hedges.sent(racer.began);
+                        racers.push(racer);
                     }
-                    continue;
+                    None => hedges.stop(),
                 }
-                Event::Ended(at, answered) => (at, *answered),
+                continue;
             };
             let Racer {
                 sending,
@@ -269,11 +259,13 @@ fn is_put_aside(attempted: &Attempted) -> bool {
     )
 }
 
-async fn next(racers: &mut [Racer<'_>], due: Option<Timestamp>) -> Event {
+/// Which of the attempts has come to something, and to what; nothing once another is
+/// to be sent.
+async fn next(racers: &mut [Racer<'_>], due: Option<Timestamp>) -> Option<(usize, Answered)> {
     let ended = poll_fn(|cx| {
         for (at, racer) in racers.iter_mut().enumerate() {
             if let Poll::Ready(answered) = racer.sending.as_mut().poll(cx) {
-                return Poll::Ready(Event::Ended(at, Box::new(answered)));
+                return Poll::Ready(Some((at, answered)));
             }
         }
         Poll::Pending
@@ -281,7 +273,7 @@ async fn next(racers: &mut [Racer<'_>], due: Option<Timestamp>) -> Event {
     let Some(due) = due else { return ended.await };
     tokio::select! {
         biased;
-        event = ended => event,
-        () = tokio::time::sleep_until(clock::instant(due)) => Event::Due,
+        ended = ended => ended,
+        () = tokio::time::sleep_until(clock::instant(due)) => None,
     }
 }

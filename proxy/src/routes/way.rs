@@ -139,7 +139,7 @@ impl Arriving {
     }
 
     /// What the fallback needs, of the rule or else of the service.
-    fn keep(&mut self, rule: &RoutedRule) -> Option<Box<Kept>> {
+    fn keep(&mut self, rule: &RoutedRule) -> Option<Kept> {
         let policy = &self.service.config.policy;
         let fallback = rule.config.fallback.as_ref().or(policy.fallback.as_ref());
         let timeouts = rule.config.timeouts.as_ref().unwrap_or(&policy.timeouts);
