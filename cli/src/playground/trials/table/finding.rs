@@ -78,7 +78,7 @@ pub(super) const HEALTH_CHECK: Trial = Trial {
         at_least(
             "A pod that is well is called.",
             "calm:reviews.0.requests",
-            20.0,
+            60.0,
         ),
         // The probes go to its port too, and are no requests of the shop: /well is not counted.
         at_most("One that is not is not.", "avoided:reviews.0.requests", 0.0),
@@ -95,7 +95,7 @@ pub(super) const HEALTH_CHECK: Trial = Trial {
         at_least(
             "When it is well it is called again.",
             "back:reviews.0.requests",
-            10.0,
+            60.0,
         ),
     ],
 };
