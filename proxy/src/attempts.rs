@@ -35,6 +35,7 @@ use crate::upstream::Head;
 use crate::wire::Wire;
 use crate::worker::Worker;
 
+mod elsewhere;
 mod endings;
 mod endpoint;
 mod hedged;
@@ -178,9 +179,8 @@ impl<'a> Attempting<'a> {
                         self.let_go(response);
                     }
                     self.exchange.again(free);
-                    if !after.is_zero() {
-                        tokio::time::sleep(after).await;
-                    }
+                    // In a box: it is rare, and all would carry its size.
+                    Box::pin(self.pause(after, free, end)).await;
                 }
                 Decision::No(why) => {
                     let is_good = attempted.is_ok() && why == retry::Reason::NotListed;

@@ -199,6 +199,7 @@ impl Attempts {
         }
         // Resent at once: it goes to another endpoint, nobody has worked on it
         // yet, and where every endpoint refuses the caller should hear it soon.
+        // Only where there is no other endpoint the pipeline waits a moment for one.
         let untouched = never_reached_application(ended.end);
         if untouched && self.resends < MAX_RESENDS {
             return allow(Duration::ZERO, true, ended);

@@ -294,6 +294,44 @@ async fn connect_failed_from_the_target_makes_the_caller_resend_every_method() {
 }
 
 #[tokio::test]
+async fn who_is_refused_by_the_only_endpoint_is_served_by_the_one_that_comes_a_moment_later() {
+    let mesh = Mesh::start().await;
+    let _old = mesh.beside(3, Options::default()).await;
+    let _new = mesh.beside(5, Options::default()).await;
+    // The application of the old one does not listen any more.
+    let app = App::ok(mesh.net.at(6)).await;
+    mesh.meshed(policy(), &[3]);
+    let mut client = mesh.client().await;
+    let answer = client.post("catalog:8080", "/charge", "x").await;
+    assert_eq!((answer.status, answer.reason()), (503, "connect_failed"));
+    let mut again = 0;
+    for _ in 0..10 {
+        mesh.remove_endpoint("catalog", 1);
+        until_known(&mesh, 1).await;
+        let comes = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            mesh.meshed(policy(), &[3, 5]);
+        };
+        let (answer, ()) = tokio::join!(client.post("catalog:8080", "/charge", "x"), comes);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let last = app.requests().pop().unwrap();
+        again += usize::from(last.header("x-remora-attempt") != "1");
+        until_known(&mesh, 2).await;
+    }
+    assert_eq!(app.count(), 10);
+    assert!(again >= 5, "{again} met the old one first");
+}
+
+/// Completes when the caller has so many endpoints of the catalog.
+async fn until_known(mesh: &Mesh, count: usize) {
+    crate::eventually("so many endpoints are known", async || {
+        let service = mesh.sidecar.service_breaker().await;
+        service["endpoints"].as_array().map(Vec::len) == Some(count)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_the_target_refuses_is_told_with_its_reason_and_is_no_failure() {
     let pair = Pair::start(trip(|trip| trip.consecutive_failures = 1)).await;
     let app = App::ok(pair.application()).await;

@@ -12,6 +12,8 @@ use serde_json::Value;
 static ALONE: Mutex<()> = Mutex::new(());
 /// How often something that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often at most something is read again that could not be read.
+const READ_AGAIN: u32 = 3;
 
 /// How long the API server may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -110,10 +112,18 @@ impl Cluster {
         }
     }
 
-    /// What `kubectl ... -o json` gives.
+    /// What `kubectl get ... -o json` gives. An API server that is short of breath for a
+    /// moment is asked again: what is read may be read twice.
     #[track_caller]
     pub fn json(&self, arguments: &[&str]) -> Value {
         let all = [arguments, &["-o", "json"]].concat();
+        for _ in 0..READ_AGAIN {
+            match self.try_kubectl(&all, None) {
+                Ok(said) => return serde_json::from_str(&said).unwrap(),
+                Err(said) => eprintln!("asked again: kubectl {}: {said}", all.join(" ")),
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
         serde_json::from_str(&self.kubectl(&all)).unwrap()
     }
 
