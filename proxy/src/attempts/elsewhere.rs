@@ -70,7 +70,7 @@ impl Attempting<'_> {
     fn patience(&self) -> Duration {
         let outbound = &self.way.target.config.policy.outbound;
         let longest = outbound.connect_timeout / PART_OF_CONNECT_TIMEOUT;
-        let pause = (PAUSE * self.attempts.repeated()).min(longest);
+        let pause = (PAUSE * self.attempts.resends()).min(longest);
         pause / 2 + (pause / 2).mul_f64(crate::random::unit(crate::random::next()))
     }
 

@@ -158,6 +158,11 @@ impl Attempts {
         self.resends + self.retries
     }
 
+    /// Free repetitions so far.
+    pub fn resends(&self) -> u32 {
+        self.resends
+    }
+
     /// Retries so far that the policy counts.
     pub fn retries(&self) -> u32 {
         self.retries
