@@ -243,6 +243,32 @@ impl ServiceRuntime {
         }
     }
 
+    /// What `look` finds: it is asked now, after each change of the endpoints, and once
+    /// more at `ends`.
+    pub async fn look_until<T>(
+        &self,
+        ends: Timestamp,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        loop {
+            // Asked for before the look, so that no change is missed.
+            let changed = self.endpoints_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let now = clock::now();
+            let found = look();
+            if found.is_some() || now >= ends {
+                return found;
+            }
+            tokio::select! {
+                // In an order that chance has no part in, so that it can be played again.
+                biased;
+                () = changed => {}
+                () = tokio::time::sleep_until(clock::instant(ends)) => {}
+            }
+        }
+    }
+
     /// Whether a request waits for a connection. Not everybody who is pending does:
     /// some wait for an endpoint, and a connection that is closed for them helps nobody.
     pub fn somebody_waits(&self) -> bool {

@@ -47,22 +47,9 @@ impl Attempting<'_> {
             return;
         }
         let runtime = &self.way.target.runtime;
-        let until = clock::instant(began.after(pause));
-        loop {
-            // Asked for before the look, so that no change is missed.
-            let changed = runtime.endpoints_changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if self.has_another() {
-                return;
-            }
-            tokio::select! {
-                // In an order that chance has no part in, so that it can be played again.
-                biased;
-                () = changed => {}
-                () = tokio::time::sleep_until(until) => return,
-            }
-        }
+        let look = || self.has_another().then_some(());
+        // Whether or not it came: the next attempt goes by what is there.
+        let _ = runtime.look_until(began.after(pause), look).await;
     }
 
     /// Longer each time, and between half of that and the whole: those who are refused

@@ -62,28 +62,18 @@ impl<'a> Attempting<'a> {
         let until = *self.wait_until.get_or_insert(until);
         let of_request = self.deadlines.request();
         let ends = of_request.map_or(until, |at| at.min(until));
-        loop {
-            // Asked for before the look, so that no change is missed.
-            let changed = runtime.endpoints_changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
+        let look = || {
             self.renew_where_found();
-            let now = clock::now();
-            match self.take_endpoint(now) {
-                Ok(endpoint) => {
-                    runtime.traffic.found_after_wait.fetch_add(1, Relaxed);
-                    return Ok(endpoint);
-                }
-                Err((Reason::NoEndpoints, _)) if now < ends => {}
-                Err(refused) if refused.0 != Reason::NoEndpoints => return Err(refused),
-                Err(_) => break,
+            match self.take_endpoint(clock::now()) {
+                Err((Reason::NoEndpoints, _)) => None,
+                taken => Some(taken),
             }
-            tokio::select! {
-                // In an order that chance has no part in, so that it can be played again.
-                biased;
-                () = changed => {}
-                () = tokio::time::sleep_until(clock::instant(ends)) => {}
+        };
+        if let Some(taken) = runtime.look_until(ends, look).await {
+            if taken.is_ok() {
+                runtime.traffic.found_after_wait.fetch_add(1, Relaxed);
             }
+            return taken;
         }
         runtime.traffic.gone_after_wait.fetch_add(1, Relaxed);
         if of_request.is_some_and(|at| at <= clock::now()) {

@@ -25,25 +25,20 @@ pub(super) async fn wait<'a>(
 ) -> Option<(&'a Service, &'a Later)> {
     let runtime = Arc::clone(&service.runtime);
     let _waiting = Waiting::take(&runtime)?;
-    loop {
-        // Asked for before the look, so that no change is missed.
-        let changed = runtime.endpoints_changed.notified();
-        tokio::pin!(changed);
-        changed.as_mut().enable();
-        let now = clock::now();
-        let newest = worker.shared.mesh.load().service(&service.name).cloned();
-        let asking = Asking { now, ..*asking };
-        if let Some(newest) = newest.filter(|it| select::pick(it, &asking, 0).is_ok()) {
-            runtime.traffic.found_after_wait.fetch_add(1, Relaxed);
-            return Some(later.keep(newest));
-        }
-        if now >= ends {
-            runtime.traffic.gone_after_wait.fetch_add(1, Relaxed);
-            return None;
-        }
-        tokio::select! {
-            () = changed => {}
-            () = tokio::time::sleep_until(clock::instant(ends)) => {}
-        }
-    }
+    let look = || {
+        let newest = worker.shared.mesh.load().service(&service.name).cloned()?;
+        let asking = Asking {
+            now: clock::now(),
+            ..*asking
+        };
+        let is_worth = select::pick(&newest, &asking, 0).is_ok();
+        is_worth.then_some(newest)
+    };
+    let newest = runtime.look_until(ends, look).await;
+    let outcome = match newest {
+        Some(_) => &runtime.traffic.found_after_wait,
+        None => &runtime.traffic.gone_after_wait,
+    };
+    outcome.fetch_add(1, Relaxed);
+    newest.map(|newest| later.keep(newest))
 }

@@ -12,8 +12,8 @@ use serde_json::Value;
 static ALONE: Mutex<()> = Mutex::new(());
 /// How often something that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often at most something is read again that could not be read.
-const READ_AGAIN: u32 = 3;
+/// For so long something is read again that could not be read.
+const READ_SECONDS: u64 = 4;
 
 /// How long the API server may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -117,14 +117,9 @@ impl Cluster {
     #[track_caller]
     pub fn json(&self, arguments: &[&str]) -> Value {
         let all = [arguments, &["-o", "json"]].concat();
-        for _ in 0..READ_AGAIN {
-            match self.try_kubectl(&all, None) {
-                Ok(said) => return serde_json::from_str(&said).unwrap(),
-                Err(said) => eprintln!("asked again: kubectl {}: {said}", all.join(" ")),
-            }
-            std::thread::sleep(Duration::from_secs(1));
-        }
-        serde_json::from_str(&self.kubectl(&all)).unwrap()
+        let what = format!("kubectl {} answers", all.join(" "));
+        let said = eventually(READ_SECONDS, &what, || self.try_kubectl(&all, None));
+        serde_json::from_str(&said).unwrap()
     }
 
     /// What the API server has at a path.
